@@ -33,7 +33,9 @@ func NewHasher(size int64, contentType string, metadata map[string]string) (*Has
 		PieceLength: PieceLength(size),
 		PartLength:  PartLength(size),
 		ContentType: contentType,
-		Metadata:    maps.Clone(metadata),
+	}
+	if len(metadata) > 0 {
+		h.m.Metadata = maps.Clone(metadata) // an empty map would be encoded
 	}
 	if size < 0 || size > MaxSize {
 		return nil, fmt.Errorf("%w: size %d", ErrInvalid, size)

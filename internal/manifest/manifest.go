@@ -150,7 +150,14 @@ func ParseInfo(b []byte) (*Manifest, error) {
 	if d.Name != m.SHA256Hex() {
 		return nil, fmt.Errorf("%w: name %q is not the build's SHA-256", ErrInvalid, d.Name)
 	}
-	return m, m.check()
+	if err := m.check(); err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(m.InfoBytes(), b) {
+		// The infohash of what InfoBytes returns would be another one.
+		return nil, fmt.Errorf("%w: not encoded as Landfall does, or with keys it does not know", ErrInvalid)
+	}
+	return m, nil
 }
 
 // ParseInline decodes and checks the landfall dictionary of a build of 0 bytes.
