@@ -1,0 +1,276 @@
+// Package announce holds the signed documents that make agents start and stop:
+// the announcement of an execution and the notice of its end. It signs, checks
+// and remembers them; package gossip carries them.
+//
+// A document travels as
+//
+//	"landfall-announcement-v1\n" or "landfall-end-v1\n"
+//	32 bytes  Ed25519 public key
+//	64 bytes  Ed25519 signature over the first line and the body
+//	JSON      body
+//
+// so the signature covers the exact bytes sent, and a body of one kind or
+// version can never be taken for another.
+package announce
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+	"unicode/utf8"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/landfall-dist/landfall/internal/manifest"
+)
+
+const (
+	// MaxLength bounds a document on the wire in bytes.
+	MaxLength = 16 << 10
+	// MaxKeyLength is S3's limit on an object's key in bytes.
+	MaxKeyLength = 1024
+	// MaxDestinations bounds the destination buckets of one execution.
+	MaxDestinations = 64
+	// Lifetime is how long an announcement holds: clocks differ and regions
+	// sleep, so never less than a week.
+	Lifetime = 7 * 24 * time.Hour
+	// maxLifetime bounds what a member has to remember of a foreign clock.
+	maxLifetime = 31 * 24 * time.Hour
+	// maxBucketName is S3's limit on the length of a bucket's name.
+	maxBucketName = 63
+
+	announcementPrefix = "landfall-announcement-v1\n"
+	endPrefix          = "landfall-end-v1\n"
+)
+
+var (
+	// ErrInvalid is wrapped by errors about a document that is malformed or
+	// breaks a bound.
+	ErrInvalid = errors.New("invalid document")
+	// ErrUntrusted is wrapped when the signature is not one of a trusted key.
+	ErrUntrusted = errors.New("untrusted document")
+	// ErrExpired is wrapped when a document's time is over.
+	ErrExpired = errors.New("expired document")
+)
+
+// InfoHash is a build's infohash (BEP 3); zero for a build of 0 bytes.
+type InfoHash [20]byte
+
+func (h InfoHash) String() string { return hex.EncodeToString(h[:]) }
+
+// MarshalText encodes as lower-case hexadecimal.
+func (h InfoHash) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
+
+// UnmarshalText decodes hexadecimal of exactly 20 bytes.
+func (h *InfoHash) UnmarshalText(b []byte) error {
+	if len(b) != 2*len(h) {
+		return fmt.Errorf("infohash of %d characters", len(b))
+	}
+	_, err := hex.Decode(h[:], b)
+	return err
+}
+
+// Announcement makes the agents of its destinations fetch and land a build.
+type Announcement struct {
+	ExecutionID  string   `json:"executionId"` // ULID
+	Key          string   `json:"key"`
+	SourceBucket string   `json:"sourceBucket"`
+	Destinations []string `json:"destinationBuckets"`
+	InfoHash     InfoHash `json:"infohash"`
+	Size         int64    `json:"size"` // bytes
+	// Landfall is the bencoded landfall dictionary of a build of 0 bytes,
+	// which has no swarm to get it from; nil for any other.
+	Landfall []byte    `json:"landfall,omitempty"`
+	Issued   time.Time `json:"issued"`
+	Expires  time.Time `json:"expires"`
+}
+
+// Reasons of an End.
+const (
+	Completed  = "completed"
+	Failed     = "failed"
+	Superseded = "superseded"
+)
+
+// End retires the announcement of one execution.
+type End struct {
+	ExecutionID  string `json:"executionId"`
+	Key          string `json:"key"`
+	SourceBucket string `json:"sourceBucket"`
+	// Reason is Completed, Failed or Superseded.
+	Reason string    `json:"reason"`
+	Issued time.Time `json:"issued"`
+	// Expires is when the execution's id need not be remembered any more.
+	Expires time.Time `json:"expires"`
+}
+
+// Sign encodes and signs an *Announcement or an *End.
+func Sign(key ed25519.PrivateKey, doc any) ([]byte, error) {
+	var prefix string
+	switch d := doc.(type) {
+	case *Announcement:
+		prefix = announcementPrefix
+		if err := d.check(); err != nil {
+			return nil, err
+		}
+	case *End:
+		prefix = endPrefix
+		if err := d.check(); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, fmt.Errorf("%w: cannot sign a %T", ErrInvalid, doc)
+	}
+	body, err := json.Marshal(doc)
+	if err != nil {
+		return nil, fmt.Errorf("encoding %T: %w", doc, err)
+	}
+	signed := append([]byte(prefix), body...)
+	out := make([]byte, 0, len(signed)+ed25519.PublicKeySize+ed25519.SignatureSize)
+	out = append(out, prefix...)
+	out = append(out, key.Public().(ed25519.PublicKey)...)
+	out = append(out, ed25519.Sign(key, signed)...)
+	out = append(out, body...)
+	if len(out) > MaxLength {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d allowed", ErrInvalid, len(out), MaxLength)
+	}
+	return out, nil
+}
+
+// Open checks a document from the network against the trusted keys and returns
+// an *Announcement or an *End. Errors wrap ErrInvalid, ErrUntrusted or
+// ErrExpired.
+func Open(wire []byte, trusted []ed25519.PublicKey, now time.Time) (any, error) {
+	if len(wire) > MaxLength {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d allowed", ErrInvalid, len(wire), MaxLength)
+	}
+	for _, prefix := range []string{announcementPrefix, endPrefix} {
+		rest, ok := bytes.CutPrefix(wire, []byte(prefix))
+		if !ok {
+			continue
+		}
+		body, err := verify(prefix, rest, trusted)
+		if err != nil {
+			return nil, err
+		}
+		if prefix == endPrefix {
+			return decode(body, new(End), now)
+		}
+		return decode(body, new(Announcement), now)
+	}
+	return nil, fmt.Errorf("%w: unknown kind", ErrInvalid)
+}
+
+func verify(prefix string, rest []byte, trusted []ed25519.PublicKey) (body []byte, err error) {
+	if len(rest) < ed25519.PublicKeySize+ed25519.SignatureSize {
+		return nil, fmt.Errorf("%w: cut short", ErrInvalid)
+	}
+	key := ed25519.PublicKey(rest[:ed25519.PublicKeySize])
+	rest = rest[ed25519.PublicKeySize:]
+	signature, body := rest[:ed25519.SignatureSize], rest[ed25519.SignatureSize:]
+	if !slices.ContainsFunc(trusted, func(t ed25519.PublicKey) bool { return t.Equal(key) }) {
+		return nil, fmt.Errorf("%w: signed by %s, which is not among the trusted keys", ErrUntrusted, FormatPublicKey(key))
+	}
+	if !ed25519.Verify(key, append([]byte(prefix), body...), signature) {
+		return nil, fmt.Errorf("%w: the signature does not match", ErrUntrusted)
+	}
+	return body, nil
+}
+
+type document interface {
+	check() error
+	expires() time.Time
+}
+
+func decode(body []byte, doc document, now time.Time) (any, error) {
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(doc); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if err := doc.check(); err != nil {
+		return nil, err
+	}
+	switch expires := doc.expires(); {
+	case expires.Before(now):
+		return nil, fmt.Errorf("%w: at %s", ErrExpired, expires.Format(time.RFC3339))
+	case expires.After(now.Add(maxLifetime)):
+		return nil, fmt.Errorf("%w: expires %s, more than %s from now", ErrInvalid, expires.Format(time.RFC3339), maxLifetime)
+	}
+	return doc, nil
+}
+
+func (a *Announcement) expires() time.Time { return a.Expires }
+
+func (a *Announcement) check() error {
+	if err := checkNames(a.ExecutionID, a.Key, a.SourceBucket); err != nil {
+		return err
+	}
+	if len(a.Destinations) == 0 || len(a.Destinations) > MaxDestinations {
+		return fmt.Errorf("%w: %d destination buckets", ErrInvalid, len(a.Destinations))
+	}
+	for _, b := range a.Destinations {
+		if err := CheckBucketName(b); err != nil {
+			return err
+		}
+	}
+	switch {
+	case a.Size < 0 || a.Size > manifest.MaxSize:
+		return fmt.Errorf("%w: size %d", ErrInvalid, a.Size)
+	case (a.Size == 0) != (len(a.Landfall) > 0):
+		return fmt.Errorf("%w: the landfall dictionary goes with a build of 0 bytes only", ErrInvalid)
+	case (a.Size == 0) != (a.InfoHash == InfoHash{}):
+		return fmt.Errorf("%w: infohash of a build of %d bytes", ErrInvalid, a.Size)
+	}
+	return nil
+}
+
+func (e *End) expires() time.Time { return e.Expires }
+
+func (e *End) check() error {
+	if len(e.Reason) > 64 {
+		return fmt.Errorf("%w: reason of %d bytes", ErrInvalid, len(e.Reason))
+	}
+	return checkNames(e.ExecutionID, e.Key, e.SourceBucket)
+}
+
+func checkNames(executionID, key, bucket string) error {
+	if _, err := ulid.ParseStrict(executionID); err != nil {
+		return fmt.Errorf("%w: executionId %q: %w", ErrInvalid, executionID, err)
+	}
+	if err := CheckKey(key); err != nil {
+		return err
+	}
+	return CheckBucketName(bucket)
+}
+
+// CheckKey reports whether S3 and DynamoDB both carry key as it is.
+func CheckKey(key string) error {
+	switch {
+	case key == "":
+		return fmt.Errorf("%w: empty key", ErrInvalid)
+	case len(key) > MaxKeyLength:
+		return fmt.Errorf("%w: key of %d bytes, S3 allows %d", ErrInvalid, len(key), MaxKeyLength)
+	case !utf8.ValidString(key):
+		return fmt.Errorf("%w: key %q is not UTF-8", ErrInvalid, key)
+	}
+	return nil
+}
+
+// CheckBucketName bounds a bucket's name; S3 itself knows the finer rules.
+func CheckBucketName(name string) error {
+	if len(name) < 3 || len(name) > maxBucketName {
+		return fmt.Errorf("%w: bucket name %q of %d characters, S3 allows 3 to %d", ErrInvalid, name, len(name), maxBucketName)
+	}
+	for _, c := range []byte(name) {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '.' {
+			return fmt.Errorf("%w: bucket name %q: %q is not allowed", ErrInvalid, name, c)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,306 @@
+package announce
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+)
+
+var (
+	// The key of all tests: signatures must not differ from run to run.
+	key   = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))
+	other = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{8}, ed25519.SeedSize))
+	trust = []ed25519.PublicKey{key.Public().(ed25519.PublicKey)}
+	noon  = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
+)
+
+func id(n byte) string {
+	var u ulid.ULID
+	u[15] = n
+	return u.String()
+}
+
+func announcement(n byte) *Announcement {
+	return &Announcement{
+		ExecutionID:  id(n),
+		Key:          "releases/build ü+%.zip",
+		SourceBucket: "global-builds",
+		Destinations: []string{"region-a-builds", "region-b-builds"},
+		InfoHash:     InfoHash{1},
+		Size:         42,
+		Issued:       noon,
+		Expires:      noon.Add(Lifetime),
+	}
+}
+
+func end(n byte, issued time.Time) *End {
+	return &End{ExecutionID: id(n), Key: "a", SourceBucket: "global-builds", Reason: "completed", Issued: issued, Expires: issued.Add(Lifetime)}
+}
+
+func sign(t testing.TB, doc any) []byte {
+	t.Helper()
+	wire, err := Sign(key, doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return wire
+}
+
+func TestSignAndOpen(t *testing.T) {
+	want := announcement(1)
+	got, err := Open(sign(t, want), trust, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a := got.(*Announcement); a.Key != want.Key || a.InfoHash != want.InfoHash || len(a.Destinations) != 2 {
+		t.Errorf("got %+v", a)
+	}
+	if got, err := Open(sign(t, end(1, noon)), trust, noon); err != nil || got.(*End).Reason != "completed" {
+		t.Errorf("end: %+v, %v", got, err)
+	}
+}
+
+func TestEveryChangedByteIsRefused(t *testing.T) {
+	wire := sign(t, announcement(1))
+	for i := range wire {
+		spoiled := bytes.Clone(wire)
+		spoiled[i] ^= 0x20
+		if _, err := Open(spoiled, trust, noon); err == nil {
+			t.Fatalf("byte %d changed and nobody saw", i)
+		}
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	foreign, err := Sign(other, announcement(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// An end's body under an announcement's name, rightly signed as an end.
+	confused := append([]byte(announcementPrefix), bytes.TrimPrefix(sign(t, end(1, noon)), []byte(endPrefix))...)
+	for name, c := range map[string]struct {
+		wire []byte
+		now  time.Time
+		want error
+	}{
+		"another key":     {foreign, noon, ErrUntrusted},
+		"another kind":    {confused, noon, ErrUntrusted},
+		"too late":        {sign(t, announcement(1)), noon.Add(Lifetime + time.Second), ErrExpired},
+		"far future":      {sign(t, announcement(1)), noon.Add(-maxLifetime), ErrInvalid},
+		"nothing":         {nil, noon, ErrInvalid},
+		"only the prefix": {[]byte(announcementPrefix), noon, ErrInvalid},
+		"too long":        {append(sign(t, announcement(1)), make([]byte, MaxLength)...), noon, ErrInvalid},
+	} {
+		if _, err := Open(c.wire, trust, c.now); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", name, err, c.want)
+		}
+	}
+}
+
+func TestSignRefuses(t *testing.T) {
+	for name, spoil := range map[string]func(*Announcement){
+		"no key":             func(a *Announcement) { a.Key = "" },
+		"long key":           func(a *Announcement) { a.Key = strings.Repeat("k", MaxKeyLength+1) },
+		"key is not UTF-8":   func(a *Announcement) { a.Key = "\xff" },
+		"no ULID":            func(a *Announcement) { a.ExecutionID = "1" },
+		"no destination":     func(a *Announcement) { a.Destinations = nil },
+		"odd bucket":         func(a *Announcement) { a.Destinations = []string{"../etc"} },
+		"negative size":      func(a *Announcement) { a.Size = -1 },
+		"empty, no manifest": func(a *Announcement) { a.Size, a.InfoHash = 0, InfoHash{} },
+		"no infohash":        func(a *Announcement) { a.InfoHash = InfoHash{} },
+	} {
+		a := announcement(1)
+		spoil(a)
+		if _, err := Sign(key, a); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestLongestAnnouncementFits(t *testing.T) {
+	a := announcement(1)
+	a.Key = strings.Repeat("\"", MaxKeyLength) // two bytes each in JSON
+	a.Destinations = nil
+	for range MaxDestinations {
+		a.Destinations = append(a.Destinations, strings.Repeat("b", maxBucketName))
+	}
+	if n := len(sign(t, a)); n > MaxLength {
+		t.Errorf("%d bytes", n)
+	}
+}
+
+func TestBook(t *testing.T) {
+	now := noon
+	b := NewBook(trust, func() time.Time { return now })
+	add := func(doc any) Added {
+		t.Helper()
+		added, err := b.Add(sign(t, doc))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return added
+	}
+	if added := add(announcement(1)); added.Announcement == nil {
+		t.Fatal("first announcement is no news")
+	}
+	if added := add(announcement(1)); added.Announcement != nil {
+		t.Error("the same announcement is news twice")
+	}
+	if added := add(end(1, noon.Add(time.Second))); added.End == nil || len(b.Active()) != 0 {
+		t.Error("end did not retire the announcement")
+	}
+	if added := add(announcement(1)); added.Announcement != nil || added.Reply == nil {
+		t.Error("an ended execution's old announcement must be answered with its end")
+	}
+	again := announcement(1)
+	again.Issued = noon.Add(2 * time.Second)
+	if added := add(again); added.Announcement == nil {
+		t.Error("announced again after its end, and not taken")
+	}
+	if added := add(end(1, noon.Add(time.Second))); added.End != nil || len(b.Active()) != 1 {
+		t.Error("an old end retired a newer announcement")
+	}
+	now = noon.Add(Lifetime + time.Minute)
+	if len(b.Active()) != 0 {
+		t.Error("announcement outlived its time")
+	}
+}
+
+func TestIssueGoesForwardWhenTheClockGoesBack(t *testing.T) {
+	now := noon
+	b := NewBook(trust, func() time.Time { return now })
+	if _, err := b.Add(sign(t, announcement(1))); err != nil {
+		t.Fatal(err)
+	}
+	now = noon.Add(-time.Hour)
+	if issued := b.Issue(id(1)); !issued.After(noon) {
+		t.Errorf("issued at %s", issued)
+	}
+}
+
+func TestStateBringsALatecomerUpToDate(t *testing.T) {
+	b := NewBook(trust, func() time.Time { return noon })
+	for n := range byte(5) {
+		if _, err := b.Add(sign(t, announcement(n))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := b.Add(sign(t, end(0, noon.Add(time.Second)))); err != nil {
+		t.Fatal(err)
+	}
+	late := NewBook(trust, func() time.Time { return noon })
+	EachInState(b.State(), func(wire []byte) {
+		if _, err := late.Add(wire); err != nil {
+			t.Error(err)
+		}
+	})
+	if got := len(late.Active()); got != 4 {
+		t.Errorf("latecomer has %d of 4 active announcements", got)
+	}
+}
+
+func TestEndsAreForgottenInTime(t *testing.T) {
+	now := noon
+	b := NewBook(trust, func() time.Time { return now })
+	if _, err := b.Add(sign(t, end(1, noon))); err != nil {
+		t.Fatal(err)
+	}
+	now = noon.Add(tellEndsFor + time.Second)
+	if len(b.State()) != 0 {
+		t.Error("an old end is still told to everyone")
+	}
+	if added, err := b.Add(sign(t, announcement(1))); err != nil || added.Reply == nil {
+		t.Error("but whoever still announces it must be told")
+	}
+}
+
+func TestKeyFiles(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "seeder.key")
+	public, err := WriteSigningKey(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := ReadSigningKey(file)
+	if err != nil || !private.Public().(ed25519.PublicKey).Equal(public) {
+		t.Fatalf("read back: %v", err)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	if _, err := WriteSigningKey(file); !errors.Is(err, os.ErrExist) {
+		t.Errorf("a key was overwritten: %v", err)
+	}
+	keys, err := ReadTrust([]string{file + ".pub", FormatPublicKey(trust[0])})
+	if err != nil || len(keys) != 2 || !keys[0].Equal(public) {
+		t.Errorf("trust: %v, %v", keys, err)
+	}
+	if _, err := ReadTrust([]string{file}); err == nil {
+		t.Error("a private key was taken for a public one")
+	}
+	if _, err := ReadSigningKey(file + ".none"); err == nil || !strings.Contains(err.Error(), "seeder keygen") {
+		t.Errorf("the error does not say what to do: %v", err)
+	}
+}
+
+func FuzzOpen(f *testing.F) {
+	f.Add(sign(f, announcement(1)))
+	f.Add(sign(f, end(1, noon)))
+	f.Fuzz(func(t *testing.T, wire []byte) {
+		doc, err := Open(wire, trust, noon)
+		if err != nil {
+			return
+		}
+		if _, err := Sign(key, doc); err != nil {
+			t.Errorf("opened a document that cannot be signed: %v", err)
+		}
+	})
+}
+
+// FuzzDecode goes past the signature, which no fuzzer can guess.
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte(`{"executionId":"00000000000000000000000001","key":"a","sourceBucket":"abc","destinationBuckets":["abc"],"infohash":"0100000000000000000000000000000000000000","size":1,"issued":"2026-06-01T12:00:00Z","expires":"2026-06-02T12:00:00Z"}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if len(body) > MaxLength {
+			return
+		}
+		doc, err := decode(body, new(Announcement), noon)
+		if err != nil {
+			return
+		}
+		if a := doc.(*Announcement); a.Size < 0 || len(a.Key) > MaxKeyLength || len(a.Destinations) > MaxDestinations {
+			t.Errorf("out of bounds: %+v", a)
+		}
+	})
+}
+
+func FuzzState(f *testing.F) {
+	b := NewBook(trust, func() time.Time { return noon })
+	if _, err := b.Add(sign(f, announcement(1))); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b.State())
+	f.Fuzz(func(t *testing.T, state []byte) {
+		total := 0
+		EachInState(state, func(wire []byte) { total += 2 + len(wire) })
+		if total > len(state) {
+			t.Errorf("%d bytes out of %d", total, len(state))
+		}
+	})
+}
+
+func BenchmarkOpen(b *testing.B) {
+	wire := sign(b, announcement(1))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Open(wire, trust, noon); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

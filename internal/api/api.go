@@ -1,0 +1,167 @@
+// Package api holds the JSON that seeder and agent speak over HTTP, and a client
+// for it. Commands and servers share these types, so they cannot drift apart.
+package api
+
+import "time"
+
+// States of a destination and of a build at an agent.
+const (
+	StateQueued      = "queued"      // waiting: for the pull, for a slot, for disk
+	StateUnserved    = "unserved"    // no living member serves the bucket
+	StateDownloading = "downloading" // from the swarm
+	StateLanding     = "landing"     // all pieces verified, parts still going up
+	StateLanded      = "landed"      // complete, verified and recorded
+	StateFailed      = "failed"
+)
+
+// Phases of an execution at the seeder.
+const (
+	PhaseQueued       = "queued"
+	PhasePulling      = "pulling"
+	PhaseDistributing = "distributing"
+	PhaseEnded        = "ended"
+)
+
+// Execution is one distribution of one build. Sizes are in bytes, rates in
+// bytes/s; times that have not come yet are absent.
+type Execution struct {
+	ExecutionID  string        `json:"executionId"`
+	Status       string        `json:"status"`
+	Phase        string        `json:"phase"`
+	Key          string        `json:"key"`
+	SourceBucket string        `json:"sourceBucket"`
+	Size         int64         `json:"size"`
+	SourceETag   string        `json:"sourceEtag"`
+	SHA256       string        `json:"sha256,omitempty"`
+	InfoHash     string        `json:"infohash,omitempty"`
+	PulledBytes  int64         `json:"pulledBytes"`
+	SentBytes    int64         `json:"sentBytes"` // by the seeder to peers since it started
+	StartTime    time.Time     `json:"startTime"`
+	CompletedAt  *time.Time    `json:"completedAt,omitempty"`
+	Error        string        `json:"error,omitempty"`
+	Destinations []Destination `json:"destinations"`
+}
+
+// Ended reports whether nothing more will happen by itself.
+func (e *Execution) Ended() bool { return e.Status != "IN_PROGRESS" }
+
+// Destination is one bucket of an execution.
+type Destination struct {
+	Bucket        string  `json:"bucket"`
+	Region        string  `json:"region,omitempty"`
+	State         string  `json:"state"`
+	VerifiedBytes int64   `json:"verifiedBytes"`
+	LandedBytes   int64   `json:"landedBytes"`
+	Rate          int64   `json:"rate"`
+	Seconds       float64 `json:"seconds,omitempty"`
+	Agent         string  `json:"agent,omitempty"`
+	ETag          string  `json:"etag,omitempty"`
+	Error         string  `json:"error,omitempty"`
+}
+
+// Executions is a page of the list, newest first.
+type Executions struct {
+	Executions []Execution `json:"executions"`
+	// Next is the executionId to give as ?after= for the next page; absent on
+	// the last.
+	Next string `json:"next,omitempty"`
+}
+
+// DeployRequest asks for an execution. No destinations means the seeder's own.
+type DeployRequest struct {
+	SourceBucket       string   `json:"sourceBucket"`
+	SourceKey          string   `json:"sourceKey"`
+	DestinationBuckets []string `json:"destinationBuckets"`
+}
+
+// DeployAnswer is the execution, and how it came about.
+type DeployAnswer struct {
+	Execution
+	// Joined: a running execution of the same bytes covers the destinations.
+	Joined bool `json:"joined,omitempty"`
+	// Superseded is the execution that this one replaces.
+	Superseded string `json:"superseded,omitempty"`
+	// Inherited are destinations that the superseded one had not finished.
+	Inherited []string `json:"inherited,omitempty"`
+}
+
+// BuildRequest asks the seeder to fetch what was built of a commit.
+type BuildRequest struct {
+	Commit string `json:"commit"`
+}
+
+// BuildAnswer says where the build now is.
+type BuildAnswer struct {
+	Commit      string `json:"commit"`
+	FileName    string `json:"fileName"`
+	FileSize    int64  `json:"fileSize"`
+	S3Location  string `json:"s3Location"`
+	ETag        string `json:"etag"`
+	ExecutionID string `json:"executionId"`
+	Status      string `json:"status"`
+}
+
+// UploadAnswer says what PUT /uploads stored.
+type UploadAnswer struct {
+	Bucket string `json:"bucket"`
+	Key    string `json:"key"`
+	Size   int64  `json:"size"`
+	ETag   string `json:"etag"`
+}
+
+// Error is the body of every answer that is not a success.
+type Error struct {
+	Error string `json:"error"`
+	// Successor is the execution that replaced the one asked for (410).
+	Successor string `json:"successor,omitempty"`
+}
+
+// AgentStatus is the agent's GET /status.
+type AgentStatus struct {
+	Node    string   `json:"node"`
+	Region  string   `json:"region"`
+	Bucket  string   `json:"bucket"`
+	Version string   `json:"version"`
+	Members []Member `json:"members"`
+	Builds  []Build  `json:"builds"`
+}
+
+// Member is one process in the cluster.
+type Member struct {
+	Name   string `json:"name"`
+	Role   string `json:"role"`
+	Region string `json:"region"`
+	Addr   string `json:"addr"`
+	State  string `json:"state"`
+}
+
+// Build is one build at an agent.
+type Build struct {
+	Key             string     `json:"key"`
+	SourceBucket    string     `json:"sourceBucket"`
+	ExecutionID     string     `json:"executionId"`
+	InfoHash        string     `json:"infohash"`
+	Size            int64      `json:"size"`
+	State           string     `json:"state"`
+	VerifiedBytes   int64      `json:"verifiedBytes"`
+	LandedBytes     int64      `json:"landedBytes"`
+	DownloadedBytes int64      `json:"downloadedBytes"`
+	UploadedBytes   int64      `json:"uploadedBytes"`
+	DownRate        int64      `json:"downRate"`
+	UpRate          int64      `json:"upRate"`
+	Peers           []Peer     `json:"peers"`
+	LandedAt        *time.Time `json:"landedAt,omitempty"`
+	Error           string     `json:"error,omitempty"`
+}
+
+// Peer is one connection of a build's swarm.
+type Peer struct {
+	Name            string `json:"name"` // the member's, or its address
+	Region          string `json:"region,omitempty"`
+	Role            string `json:"role,omitempty"`
+	Addr            string `json:"addr"`
+	Pieces          int    `json:"pieces"` // that it holds
+	DownloadedBytes int64  `json:"downloadedBytes"`
+	UploadedBytes   int64  `json:"uploadedBytes"`
+	DownRate        int64  `json:"downRate"`
+}

@@ -1,0 +1,196 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// maxAnswer bounds a JSON answer in bytes.
+const maxAnswer = 64 << 20
+
+// Client speaks to a seeder or an agent.
+type Client struct {
+	// URL is the base, such as http://127.0.0.1:7070.
+	URL string
+	// HTTP may be nil for http.DefaultClient.
+	HTTP *http.Client
+}
+
+// StatusError is an answer that is not a success.
+type StatusError struct {
+	Code int // HTTP status
+	Body Error
+}
+
+func (e *StatusError) Error() string {
+	if e.Body.Successor != "" {
+		return fmt.Sprintf("%s (now: %s)", e.Body.Error, e.Body.Successor)
+	}
+	return e.Body.Error
+}
+
+// NotFound reports whether err is a 404.
+func NotFound(err error) bool {
+	var s *StatusError
+	return errors.As(err, &s) && s.Code == http.StatusNotFound
+}
+
+// Deploy asks for an execution.
+func (c *Client) Deploy(ctx context.Context, r DeployRequest) (*DeployAnswer, error) {
+	return call[DeployAnswer](ctx, c, http.MethodPost, "/deploy", r)
+}
+
+// Upload streams size bytes into the global bucket under key.
+func (c *Client) Upload(ctx context.Context, key string, body io.Reader, size int64, contentType string) (*UploadAnswer, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, c.URL+"/uploads/"+escapeKey(key), body)
+	if err != nil {
+		return nil, err
+	}
+	req.ContentLength = size
+	if size == 0 {
+		req.Body = http.NoBody // an unset length would mean chunks
+	}
+	req.Header.Set("Content-Type", contentType)
+	return do[UploadAnswer](c, req)
+}
+
+// escapeKey keeps slashes, and escapes dots that stand alone, which clients and
+// servers would resolve as path segments.
+func escapeKey(key string) string {
+	parts := strings.Split(key, "/")
+	for i, p := range parts {
+		if p == "." || p == ".." {
+			parts[i] = strings.ReplaceAll(p, ".", "%2E")
+			continue
+		}
+		parts[i] = url.PathEscape(p)
+	}
+	return strings.Join(parts, "/")
+}
+
+// Executions lists executions, newest first; after is empty for the first page,
+// limit 0 for the server's own.
+func (c *Client) Executions(ctx context.Context, limit int, after string) (*Executions, error) {
+	q := url.Values{}
+	if limit > 0 {
+		q.Set("limit", strconv.Itoa(limit))
+	}
+	if after != "" {
+		q.Set("after", after)
+	}
+	return call[Executions](ctx, c, http.MethodGet, "/executions?"+q.Encode(), nil)
+}
+
+// ByKey returns the newest execution of a key.
+func (c *Client) ByKey(ctx context.Context, key string) (*Execution, error) {
+	q := url.Values{"key": {key}, "limit": {"1"}}
+	page, err := call[Executions](ctx, c, http.MethodGet, "/executions?"+q.Encode(), nil)
+	if err != nil {
+		return nil, err
+	}
+	if len(page.Executions) == 0 {
+		return nil, fmt.Errorf("no execution of %q: `seeder list` shows what there is", key)
+	}
+	return &page.Executions[0], nil
+}
+
+// Execution returns one execution.
+func (c *Client) Execution(ctx context.Context, id string) (*Execution, error) {
+	return call[Execution](ctx, c, http.MethodGet, "/executions/"+url.PathEscape(id), nil)
+}
+
+// Cancel stops an execution: its unfinished destinations are failed.
+func (c *Client) Cancel(ctx context.Context, id string) (*Execution, error) {
+	return call[Execution](ctx, c, http.MethodPost, "/executions/"+url.PathEscape(id)+"/cancel", struct{}{})
+}
+
+// Retry sends the unfinished destinations of an execution again.
+func (c *Client) Retry(ctx context.Context, id string) (*Execution, error) {
+	return call[Execution](ctx, c, http.MethodPost, "/executions/"+url.PathEscape(id)+"/retry", struct{}{})
+}
+
+// AgentStatus returns an agent's status.
+func (c *Client) AgentStatus(ctx context.Context) (*AgentStatus, error) {
+	return call[AgentStatus](ctx, c, http.MethodGet, "/status", nil)
+}
+
+// Healthy asks for /healthz.
+func (c *Client) Healthy(ctx context.Context) error { return c.ping(ctx, "/healthz") }
+
+// Ready asks for /readyz; the error says what is missing.
+func (c *Client) Ready(ctx context.Context) error { return c.ping(ctx, "/readyz") }
+
+// ping expects a success and no particular body.
+func (c *Client) ping(ctx context.Context, path string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.URL+path, nil)
+	if err != nil {
+		return err
+	}
+	res, err := c.send(req)
+	if err != nil {
+		return err
+	}
+	return res.Body.Close()
+}
+
+func call[T any](ctx context.Context, c *Client, method, path string, body any) (*T, error) {
+	var r io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return nil, err
+		}
+		r = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.URL+path, r)
+	if err != nil {
+		return nil, err
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	return do[T](c, req)
+}
+
+func do[T any](c *Client, req *http.Request) (*T, error) {
+	res, err := c.send(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	out := new(T)
+	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(out); err != nil {
+		return nil, fmt.Errorf("%s %s: answer is not the JSON expected: %w", req.Method, req.URL, err)
+	}
+	return out, nil
+}
+
+// send returns a success; any other answer is a *StatusError. The caller closes
+// the body.
+func (c *Client) send(req *http.Request) (*http.Response, error) {
+	client := c.HTTP
+	if client == nil {
+		client = http.DefaultClient
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if res.StatusCode/100 == 2 {
+		return res, nil
+	}
+	defer res.Body.Close()
+	e := &StatusError{Code: res.StatusCode}
+	if json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&e.Body) != nil || e.Body.Error == "" {
+		e.Body.Error = fmt.Sprintf("%s %s: %s", req.Method, req.URL, res.Status)
+	}
+	return nil, e
+}

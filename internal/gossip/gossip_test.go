@@ -1,0 +1,260 @@
+package gossip
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"go.uber.org/goleak"
+
+	"github.com/landfall-dist/landfall/internal/announce"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var (
+	key   = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))
+	trust = []ed25519.PublicKey{key.Public().(ed25519.PublicKey)}
+)
+
+// node is one member under test and what it was told.
+type node struct {
+	*Gossip
+	documents chan announce.Added
+	progress  chan Progress
+	members   chan struct{}
+	stop      func()
+}
+
+func start(t *testing.T, meta Meta, change func(*Config)) *node {
+	t.Helper()
+	n := &node{
+		documents: make(chan announce.Added, 100),
+		progress:  make(chan Progress, 100),
+		members:   make(chan struct{}, 100),
+	}
+	cfg := Config{
+		Meta:       meta,
+		Listen:     "127.0.0.1:0",
+		Book:       announce.NewBook(trust, nil),
+		OnDocument: func(a announce.Added) { n.documents <- a },
+		OnProgress: func(p Progress) { n.progress <- p },
+		OnMembers:  func() { n.members <- struct{}{} },
+		Logger:     slog.New(slog.DiscardHandler),
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	g, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Gossip = g
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- g.Run(ctx) }()
+	n.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("ending %s: %v", meta.ID, err)
+		}
+	})
+	t.Cleanup(n.stop)
+	return n
+}
+
+func join(to *node) func(*Config) {
+	return func(c *Config) { c.Join = []string{to.Addr()} }
+}
+
+func seeder(id string) Meta { return Meta{ID: id, Role: Seeder, PeerPort: 1, HTTPPort: 2} }
+
+func agent(id, region string) Meta {
+	return Meta{ID: id, Role: Agent, Region: region, Bucket: region + "-builds", PeerPort: 1, HTTPPort: 2}
+}
+
+// await waits until the node sees as many members.
+func (n *node) await(t *testing.T, members int) {
+	t.Helper()
+	deadline := time.After(30 * time.Second)
+	for len(n.Members()) != members {
+		select {
+		case <-n.members:
+		case <-deadline:
+			t.Fatalf("%s sees %v, want %d members", n.Name(), n.Members(), members)
+		}
+	}
+}
+
+func receive[T any](t *testing.T, from <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-from:
+		return v
+	case <-time.After(30 * time.Second):
+		t.Fatal("nothing came")
+		panic("unreachable")
+	}
+}
+
+func announcement(t *testing.T) []byte {
+	t.Helper()
+	now := time.Now()
+	wire, err := announce.Sign(key, &announce.Announcement{
+		ExecutionID: ulid.Make().String(), Key: strings.Repeat("k", announce.MaxKeyLength), SourceBucket: "global-builds",
+		Destinations: []string{"a-builds"}, InfoHash: announce.InfoHash{1}, Size: 1, Issued: now, Expires: now.Add(announce.Lifetime),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return wire
+}
+
+func TestDocumentsReachEveryMember(t *testing.T) {
+	s := start(t, seeder("s"), nil)
+	a := start(t, agent("a", "a"), join(s))
+	b := start(t, agent("b", "b"), join(a)) // knows only a
+	s.await(t, 3)
+	// Longer than a gossip packet, which is why it goes by TCP.
+	if err := s.Broadcast(announcement(t)); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []*node{a, b} {
+		if d := receive(t, n.documents); d.Announcement == nil {
+			t.Errorf("%s got %+v", n.Name(), d)
+		}
+	}
+}
+
+func TestLatecomerIsBroughtUpToDate(t *testing.T) {
+	s := start(t, seeder("s"), nil)
+	if err := s.Broadcast(announcement(t)); err != nil {
+		t.Fatal(err)
+	}
+	late := start(t, agent("late", "a"), join(s))
+	if d := receive(t, late.documents); d.Announcement == nil {
+		t.Errorf("latecomer got %+v", d)
+	}
+}
+
+func TestProgressGoesToSeeders(t *testing.T) {
+	s := start(t, seeder("s"), nil)
+	a := start(t, agent("a", "a"), join(s))
+	a.await(t, 2)
+	want := BuildProgress{ExecutionID: ulid.Make().String(), State: "downloading", Verified: 7}
+	for _, p := range Pack("a", "a", "a-builds", []BuildProgress{want}) {
+		a.Report(p)
+	}
+	if got := receive(t, s.progress); len(got.Builds) != 1 || got.Builds[0] != want {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestRestartUnderTheSameIdentity(t *testing.T) {
+	s := start(t, seeder("s"), nil)
+	first := start(t, agent("a", "a"), join(s))
+	s.await(t, 2)
+	first.stop()
+	s.await(t, 1)
+	start(t, agent("a", "a"), join(s))
+	s.await(t, 2)
+	if m := s.Members()[0]; m.ID != "a" || m.Region != "a" || m.PeerAddr().Port() != 1 {
+		t.Errorf("came back as %+v", m)
+	}
+}
+
+func TestOtherKeysAreKeptOut(t *testing.T) {
+	keyed := func(b byte, to ...*node) func(*Config) {
+		return func(c *Config) {
+			c.Keys = [][]byte{bytes.Repeat([]byte{b}, keyLength)}
+			for _, n := range to {
+				c.Join = append(c.Join, n.Addr())
+			}
+		}
+	}
+	s := start(t, seeder("s"), keyed(1))
+	stranger := start(t, agent("x", "x"), keyed(2, s))
+	start(t, agent("a", "a"), keyed(1, s))
+	s.await(t, 2) // the one with the key came in, after the stranger's first try
+	if n := len(stranger.Members()); n != 1 {
+		t.Errorf("the stranger sees %d members", n)
+	}
+}
+
+func TestBeyondLoopbackNeedsAKey(t *testing.T) {
+	for _, addr := range []string{"0.0.0.0:0", ":0", "[::]:0"} {
+		_, err := New(Config{Meta: seeder("s"), Listen: addr, Book: announce.NewBook(trust, nil), Logger: slog.New(slog.DiscardHandler)})
+		if err == nil || !strings.Contains(err.Error(), "--gossip-key") {
+			t.Errorf("%s: %v", addr, err)
+		}
+	}
+}
+
+func TestPackFitsPackets(t *testing.T) {
+	var builds []BuildProgress
+	for range 100 {
+		builds = append(builds, BuildProgress{
+			ExecutionID: ulid.Make().String(), State: "downloading", Verified: 1 << 40, Landed: 1 << 40,
+			DownRate: 1 << 30, UpRate: 1 << 30, Peers: 99, Error: strings.Repeat("e", 1000),
+		})
+	}
+	total := 0
+	for _, p := range Pack("agent-1", "region-a", "region-a-builds", builds) {
+		wire, err := p.encode()
+		if err != nil || len(wire) > MaxProgress {
+			t.Fatalf("%d bytes, %v", len(wire), err)
+		}
+		got, err := decodeProgress(wire[1:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		total += len(got.Builds)
+	}
+	if total != len(builds) {
+		t.Errorf("%d of %d builds packed", total, len(builds))
+	}
+}
+
+func TestKeyFiles(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "gossip.key")
+	if err := WriteKey(file); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := ReadKeys(file)
+	if err != nil || len(keys) != 1 || len(keys[0]) != keyLength {
+		t.Errorf("%d keys, %v", len(keys), err)
+	}
+	if err := WriteKey(file); err == nil {
+		t.Error("a key was overwritten")
+	}
+	if _, err := ReadKeys(file + ".none"); err == nil || !strings.Contains(err.Error(), "seeder keygen") {
+		t.Errorf("the error does not say what to do: %v", err)
+	}
+}
+
+func FuzzProgress(f *testing.F) {
+	p := Progress{"a", "r", "r-builds", []BuildProgress{{ExecutionID: ulid.Make().String(), State: "landed"}}}
+	wire, err := p.encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(wire[1:])
+	f.Fuzz(func(t *testing.T, body []byte) {
+		p, err := decodeProgress(body)
+		if err != nil {
+			return
+		}
+		for _, b := range p.Builds {
+			if b.Verified < 0 || b.Landed < 0 {
+				t.Errorf("negative: %+v", b)
+			}
+		}
+	})
+}

@@ -1,0 +1,107 @@
+package gossip
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/landfall-dist/landfall/internal/announce"
+)
+
+// The first byte of a message says what it is. kindState never travels: it
+// marks push/pull state in the queue.
+const (
+	kindDocument = 'D'
+	kindProgress = 'P'
+	kindState    = 'S'
+)
+
+const (
+	// MaxProgress bounds a progress message in bytes: it must fit a packet.
+	MaxProgress = 1 << 10
+	// maxProgressError bounds an error's text in it, in bytes.
+	maxProgressError = 200
+)
+
+// Progress is what an agent tells the seeders of some of its builds.
+type Progress struct {
+	Node   string          `json:"n"`
+	Region string          `json:"r"`
+	Bucket string          `json:"b"`
+	Builds []BuildProgress `json:"e"`
+}
+
+// BuildProgress is one build's at one agent; sizes in bytes, rates in bytes/s.
+type BuildProgress struct {
+	ExecutionID string `json:"i"`
+	State       string `json:"s"`
+	Verified    int64  `json:"v,omitempty"`
+	Landed      int64  `json:"l,omitempty"`
+	DownRate    int64  `json:"d,omitempty"`
+	UpRate      int64  `json:"u,omitempty"`
+	Peers       int    `json:"p,omitempty"`
+	Error       string `json:"x,omitempty"`
+}
+
+// Pack cuts a long list of builds into messages that each fit a packet.
+func Pack(node, region, bucket string, builds []BuildProgress) []Progress {
+	var out []Progress
+	for len(builds) > 0 {
+		n := len(builds)
+		p := Progress{node, region, bucket, builds[:n]}
+		for n > 1 && !fits(p) {
+			n = (n + 1) / 2
+			p.Builds = builds[:n]
+		}
+		out = append(out, p)
+		builds = builds[n:]
+	}
+	return out
+}
+
+func fits(p Progress) bool {
+	_, err := p.encode()
+	return err == nil
+}
+
+func (p Progress) encode() ([]byte, error) {
+	for i, b := range p.Builds {
+		if len(b.Error) > maxProgressError {
+			p.Builds[i].Error = b.Error[:maxProgressError]
+		}
+	}
+	body, err := json.Marshal(p)
+	if err != nil {
+		return nil, fmt.Errorf("encoding progress: %w", err)
+	}
+	if len(body)+1 > MaxProgress {
+		return nil, fmt.Errorf("progress of %d bytes, at most %d", len(body)+1, MaxProgress)
+	}
+	return append([]byte{kindProgress}, body...), nil
+}
+
+func decodeProgress(body []byte) (Progress, error) {
+	var p Progress
+	if len(body) >= MaxProgress {
+		return p, fmt.Errorf("progress of %d bytes", len(body)+1)
+	}
+	if err := json.Unmarshal(body, &p); err != nil {
+		return p, fmt.Errorf("progress: %w", err)
+	}
+	if len(p.Node) > 2*maxName || len(p.Region) > maxName {
+		return p, fmt.Errorf("progress: name too long")
+	}
+	if err := announce.CheckBucketName(p.Bucket); err != nil {
+		return p, fmt.Errorf("progress: %w", err)
+	}
+	for _, b := range p.Builds {
+		if _, err := ulid.ParseStrict(b.ExecutionID); err != nil {
+			return p, fmt.Errorf("progress: executionId %q: %w", b.ExecutionID, err)
+		}
+		if b.Verified < 0 || b.Landed < 0 || b.DownRate < 0 || b.UpRate < 0 || b.Peers < 0 || len(b.State) > 16 {
+			return p, fmt.Errorf("progress of %s: out of range", b.ExecutionID)
+		}
+	}
+	return p, nil
+}
