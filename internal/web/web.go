@@ -1,0 +1,231 @@
+// Package web is what seeder and agent share of HTTP: a server that ends with
+// its context, JSON in and out with bounds, health and readiness, metrics,
+// server-sent events and the page for people.
+package web
+
+import (
+	"bytes"
+	"context"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/landfall-dist/landfall/internal/api"
+)
+
+const (
+	// maxBody bounds a JSON request in bytes.
+	maxBody = 1 << 20
+	// headerTimeout bounds how slowly a client may send its headers.
+	headerTimeout = 10 * time.Second
+	// shutdownTimeout is how long requests under way may still take at the end.
+	shutdownTimeout = 3 * time.Second
+	// eventInterval is how often a page hears of changes.
+	eventInterval = time.Second
+)
+
+//go:embed page
+var pages embed.FS
+
+// Error is an error with the HTTP status to answer.
+type Error struct {
+	Code int
+	Err  error
+	// Successor goes into the answer's body where set.
+	Successor string
+}
+
+func (e *Error) Error() string { return e.Err.Error() }
+func (e *Error) Unwrap() error { return e.Err }
+
+// Errorf makes an Error.
+func Errorf(code int, format string, args ...any) *Error {
+	return &Error{Code: code, Err: fmt.Errorf(format, args...)}
+}
+
+// Listen binds addr for HTTP; the error names the port.
+func Listen(addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listening for HTTP on %s: %w", addr, err)
+	}
+	return l, nil
+}
+
+// Serve serves until ctx ends, then lets requests under way finish for a moment.
+func Serve(ctx context.Context, l net.Listener, h http.Handler, logger *slog.Logger) error {
+	server := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: headerTimeout,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+		// Long answers (events, watches) end when the process does.
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(l) }()
+	select {
+	case err := <-done:
+		return fmt.Errorf("serving HTTP on %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+	defer cancel()
+	if err := server.Shutdown(end); err != nil {
+		server.Close()
+	}
+	<-done
+	return nil
+}
+
+// Mux is an http.ServeMux with what every member serves.
+type Mux struct {
+	*http.ServeMux
+	logger *slog.Logger
+}
+
+// Options say what the shared paths answer.
+type Options struct {
+	// Page is the name of the page for people: "seeder" or "agent".
+	Page string
+	// Ready says why the process is not ready yet, nil when it is.
+	Ready func() error
+	// State is what the page shows; sent over /events whenever it changed.
+	State func() any
+	// Metrics may hold collectors beside Go's and the process's own.
+	Metrics *prometheus.Registry
+	Logger  *slog.Logger
+}
+
+// NewMux serves /healthz, /readyz, /metrics, /events and /.
+func NewMux(o Options) *Mux {
+	m := &Mux{http.NewServeMux(), o.Logger}
+	m.JSON("GET /healthz", func(*http.Request) (int, any, error) {
+		return http.StatusOK, map[string]string{"status": "ok"}, nil
+	})
+	m.JSON("GET /readyz", func(*http.Request) (int, any, error) {
+		if err := o.Ready(); err != nil {
+			return 0, nil, &Error{Code: http.StatusServiceUnavailable, Err: err}
+		}
+		return http.StatusOK, map[string]string{"status": "ready"}, nil
+	})
+	m.Handle("GET /metrics", promhttp.HandlerFor(o.Metrics, promhttp.HandlerOpts{}))
+	m.HandleFunc("GET /events", func(w http.ResponseWriter, r *http.Request) { events(w, r, o.State) })
+	m.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		http.ServeFileFS(w, r, pages, "page/"+o.Page+".html")
+	})
+	for _, asset := range []string{"page.js", "page.css"} {
+		m.HandleFunc("GET /"+asset, func(w http.ResponseWriter, r *http.Request) {
+			http.ServeFileFS(w, r, pages, "page/"+asset)
+		})
+	}
+	return m
+}
+
+// JSON registers a handler whose answer is encoded as JSON; see Answer.
+func (m *Mux) JSON(pattern string, f func(*http.Request) (code int, body any, err error)) {
+	m.HandleFunc(pattern, m.Answer(f))
+}
+
+// Answer makes a handler of f. An *Error keeps its status; any other error is a
+// 500 and is logged.
+func (m *Mux) Answer(f func(*http.Request) (code int, body any, err error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		code, body, err := f(r)
+		if err != nil {
+			var e *Error
+			if !errors.As(err, &e) {
+				e = &Error{Code: http.StatusInternalServerError, Err: err}
+				if r.Context().Err() == nil {
+					m.logger.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+				}
+			}
+			code, body = e.Code, api.Error{Error: err.Error(), Successor: e.Successor}
+		}
+		Write(w, code, body)
+	}
+}
+
+// Write answers with body as indented JSON.
+func Write(w http.ResponseWriter, code int, body any) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(body); err != nil {
+		http.Error(w, `{"error":"encoding the answer failed"}`, http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	w.Write(b.Bytes()) //nolint:errcheck // the client hung up; nobody is left to tell
+}
+
+// Read decodes a JSON request. Every error is an *Error: 400 for a wrong content
+// type, wrong JSON, an unknown field or something after it, 413 past maxBody.
+func Read(r *http.Request, into any) error {
+	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
+		return Errorf(http.StatusBadRequest, "Content-Type is %q, expected application/json", r.Header.Get("Content-Type"))
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return Errorf(http.StatusRequestEntityTooLarge, "body is over %d bytes", maxBody)
+	case err != nil:
+		return Errorf(http.StatusBadRequest, "reading the body: %w", err)
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return Errorf(http.StatusBadRequest, "body is not the JSON expected: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return Errorf(http.StatusBadRequest, "body goes on after the JSON value")
+	}
+	return nil
+}
+
+// events sends the state whenever it changed, as server-sent events.
+func events(w http.ResponseWriter, r *http.Request, state func() any) {
+	flush := http.NewResponseController(w)
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	ticker := time.NewTicker(eventInterval)
+	defer ticker.Stop()
+	var last []byte
+	for id := 1; ; id++ {
+		b, err := json.Marshal(state())
+		if err != nil {
+			return
+		}
+		if !bytes.Equal(b, last) {
+			last = b
+			if _, err := fmt.Fprintf(w, "id: %d\ndata: %s\n\n", id, b); err != nil {
+				return
+			}
+		} else if _, err := io.WriteString(w, ":\n\n"); err != nil {
+			return // nothing new; this finds out whether the reader is still there
+		}
+		if flush.Flush() != nil {
+			return
+		}
+		select {
+		case <-r.Context().Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
