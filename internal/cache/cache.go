@@ -1,0 +1,270 @@
+// Package cache keeps builds on local disk, whole or on their way: for each a
+// directory named by the infohash, with the bytes (data), the info dictionary
+// (info) and a bitmap of the verified pieces (have). All of it survives a kill
+// -9: a bit is written after its piece, and the page cache outlives the process.
+//
+// It knows nothing of peers or S3; who may be evicted is said by pins.
+package cache
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/gofrs/flock"
+	"golang.org/x/sys/unix"
+
+	"github.com/landfall-dist/landfall/internal/manifest"
+)
+
+const (
+	// maxEntries bounds the builds kept: each is a torrent in the engine, with
+	// goroutines and hashes in memory.
+	maxEntries = 128
+	// minFree is left free on the disk, for logs and everyone else.
+	minFree = 64 << 20
+	pulls   = "pulls"
+)
+
+var (
+	// ErrNoSpace says that the disk lacks room; the text says how much.
+	ErrNoSpace = errors.New("not enough disk space")
+	// ErrInUse says that another process has the directory.
+	ErrInUse = errors.New("directory is in use by another process")
+	// errDamaged says that an entry's files do not agree with each other.
+	errDamaged = errors.New("damaged entry")
+)
+
+// InfoHash names an entry.
+type InfoHash = [20]byte
+
+// Cache is a directory of entries. It is safe for concurrent use.
+type Cache struct {
+	dir   string
+	limit int64
+	lock  *flock.Flock
+	free  func() (int64, error) // bytes that may still be written
+
+	mu      sync.Mutex
+	entries map[InfoHash]*Entry
+	pulling map[*Pulling]struct{}
+}
+
+// Open locks and reads a directory, which is made when missing. ErrInUse when
+// another process has it. Entries that are damaged and pulls that were not
+// finished are removed. limit is what Evict keeps the entries below, in bytes.
+func Open(dir string, limit int64) (_ *Cache, err error) {
+	if err := os.MkdirAll(filepath.Join(dir, pulls), 0o755); err != nil {
+		return nil, fmt.Errorf("cache: %w; choose another --data-dir", err)
+	}
+	c := &Cache{
+		dir:     dir,
+		limit:   limit,
+		lock:    flock.New(filepath.Join(dir, "lock")),
+		free:    func() (int64, error) { return freeSpace(dir) },
+		entries: make(map[InfoHash]*Entry),
+		pulling: make(map[*Pulling]struct{}),
+	}
+	locked, err := c.lock.TryLock()
+	if err != nil {
+		return nil, fmt.Errorf("cache %s: %w", dir, err)
+	}
+	if !locked {
+		return nil, fmt.Errorf("cache %s: %w", dir, ErrInUse)
+	}
+	if err := c.load(); err != nil {
+		return nil, errors.Join(err, c.lock.Close())
+	}
+	return c, nil
+}
+
+func freeSpace(dir string) (int64, error) {
+	var s unix.Statfs_t
+	if err := unix.Statfs(dir, &s); err != nil {
+		return 0, fmt.Errorf("asking for the free space of %s: %w", dir, err)
+	}
+	return int64(s.Bavail) * s.Bsize, nil
+}
+
+func (c *Cache) load() error {
+	leftovers, err := os.ReadDir(filepath.Join(c.dir, pulls))
+	if err != nil {
+		return fmt.Errorf("cache: %w", err)
+	}
+	for _, f := range leftovers {
+		if err := os.Remove(filepath.Join(c.dir, pulls, f.Name())); err != nil {
+			return fmt.Errorf("cache: removing what was left of a pull: %w", err)
+		}
+	}
+	found, err := os.ReadDir(c.dir)
+	if err != nil {
+		return fmt.Errorf("cache: %w", err)
+	}
+	for _, d := range found {
+		b, err := hex.DecodeString(d.Name())
+		if err != nil || len(b) != len(InfoHash{}) || !d.IsDir() {
+			continue
+		}
+		e, err := load(c.path(InfoHash(b)), InfoHash(b))
+		switch {
+		case err == nil:
+			c.entries[e.infohash] = e
+		case errors.Is(err, errDamaged), errors.Is(err, fs.ErrNotExist), errors.Is(err, manifest.ErrInvalid):
+			if err := os.RemoveAll(c.path(InfoHash(b))); err != nil {
+				return fmt.Errorf("cache: removing a damaged entry: %w", err)
+			}
+		default:
+			return fmt.Errorf("cache: %w", err)
+		}
+	}
+	return nil
+}
+
+func (c *Cache) path(infohash InfoHash) string {
+	return filepath.Join(c.dir, hex.EncodeToString(infohash[:]))
+}
+
+// Close closes all files and frees the directory. Again it does nothing.
+func (c *Cache) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var errs []error
+	for _, e := range c.entries {
+		errs = append(errs, e.close())
+	}
+	c.entries = nil
+	return errors.Join(append(errs, c.lock.Close())...)
+}
+
+// Entry returns the entry of an infohash, whole or not.
+func (c *Cache) Entry(infohash InfoHash) (*Entry, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, ok := c.entries[infohash]
+	return e, ok
+}
+
+// Size is the length of all builds kept, whole or not, in bytes.
+func (c *Cache) Size() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.size()
+}
+
+func (c *Cache) size() (n int64) {
+	for _, e := range c.entries {
+		n += e.m.Size
+	}
+	return n
+}
+
+// Create makes the entry of a build whose bytes will come from peers; one that
+// exists is returned as it is. The whole length is reserved before: ErrNoSpace.
+func (c *Cache) Create(m *manifest.Manifest) (*Entry, error) {
+	info := m.InfoBytes()
+	infohash := hashOf(info)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e, ok := c.entries[infohash]; ok {
+		return e, nil
+	}
+	if err := c.reserve(m.Size); err != nil {
+		return nil, err
+	}
+	dir := c.path(infohash)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	data, err := os.OpenFile(filepath.Join(dir, "data"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err == nil {
+		err = errors.Join(data.Truncate(m.Size), data.Close())
+	}
+	var e *Entry
+	if err == nil {
+		e, err = c.finish(dir, info, infohash, make([]byte, bitmapLength(m)))
+	}
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return e, nil
+}
+
+// finish writes the files beside the data and takes the entry in. The info comes
+// last: without it an entry does not count.
+func (c *Cache) finish(dir string, info []byte, infohash InfoHash, have []byte) (*Entry, error) {
+	for _, f := range []struct {
+		name string
+		b    []byte
+	}{{"have", have}, {"info", info}} {
+		if err := os.WriteFile(filepath.Join(dir, f.name), f.b, 0o644); err != nil {
+			return nil, fmt.Errorf("cache: %w", err)
+		}
+	}
+	e, err := load(dir, infohash)
+	if err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	c.entries[infohash] = e
+	return e, nil
+}
+
+// reserve checks that size bytes more fit beside what is promised already.
+func (c *Cache) reserve(size int64) error {
+	free, err := c.free()
+	if err != nil {
+		return err
+	}
+	free -= minFree
+	for _, e := range c.entries {
+		free -= e.m.Size - e.VerifiedBytes()
+	}
+	for p := range c.pulling {
+		free -= p.size - p.written.Load()
+	}
+	if size > free {
+		return fmt.Errorf("cache %s: %w: %d bytes are missing", c.dir, ErrNoSpace, size-free)
+	}
+	return nil
+}
+
+// Evict removes entries that nobody has pinned, the longest unused first, until
+// the rest is within the limit and a build of room bytes would find space. drop
+// is called with each before its files go.
+func (c *Cache) Evict(room int64, drop func(InfoHash)) error {
+	for {
+		e := c.victim(room)
+		if e == nil {
+			return nil
+		}
+		drop(e.infohash)
+		if err := e.remove(); err != nil {
+			return err
+		}
+	}
+}
+
+// victim takes the next entry to go out of the cache; nil when none must or may.
+func (c *Cache) victim(room int64) *Entry {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.size() <= c.limit && len(c.entries) <= maxEntries && (room == 0 || c.reserve(room) == nil) {
+		return nil
+	}
+	var unpinned []*Entry
+	for _, e := range c.entries {
+		if e.pins.Load() == 0 {
+			unpinned = append(unpinned, e)
+		}
+	}
+	if len(unpinned) == 0 {
+		return nil
+	}
+	oldest := slices.MinFunc(unpinned, func(a, b *Entry) int { return a.used().Compare(b.used()) })
+	delete(c.entries, oldest.infohash)
+	return oldest
+}

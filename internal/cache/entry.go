@@ -1,0 +1,197 @@
+package cache
+
+import (
+	"crypto/sha1"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/manifest"
+)
+
+// Entry is one build on disk. It is safe for concurrent use.
+type Entry struct {
+	infohash   InfoHash
+	dir        string
+	m          *manifest.Manifest
+	data, have *os.File
+	pins       atomic.Int32
+
+	mu       sync.Mutex
+	bits     []byte // as in the have file: piece i is bit 7-i%8 of byte i/8, as in BEP 3
+	verified int64  // bytes
+	missing  int    // pieces
+	lastUse  time.Time
+}
+
+func hashOf(info []byte) InfoHash { return sha1.Sum(info) }
+
+func bitmapLength(m *manifest.Manifest) int { return (m.NumPieces() + 7) / 8 }
+
+// load opens the entry in a directory. errDamaged when its files do not agree.
+func load(dir string, infohash InfoHash) (_ *Entry, err error) {
+	stat, err := os.Stat(filepath.Join(dir, "info"))
+	if err != nil {
+		return nil, err
+	}
+	if stat.Size() > manifest.MaxInfoLength {
+		return nil, fmt.Errorf("%w: info of %d bytes", errDamaged, stat.Size())
+	}
+	info, err := os.ReadFile(filepath.Join(dir, "info"))
+	if err != nil {
+		return nil, err
+	}
+	if hashOf(info) != infohash {
+		return nil, fmt.Errorf("%w: the info is another build's", errDamaged)
+	}
+	e := &Entry{infohash: infohash, dir: dir, lastUse: stat.ModTime()}
+	if e.m, err = manifest.ParseInfo(info); err != nil {
+		return nil, err
+	}
+	if e.bits, err = os.ReadFile(filepath.Join(dir, "have")); err != nil {
+		return nil, err
+	}
+	if len(e.bits) != bitmapLength(e.m) {
+		return nil, fmt.Errorf("%w: bitmap of %d bytes", errDamaged, len(e.bits))
+	}
+	for piece := range e.m.NumPieces() {
+		if e.bit(piece) {
+			_, length := e.m.PieceRange(piece)
+			e.verified += length
+		} else {
+			e.missing++
+		}
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, e.close())
+		}
+	}()
+	if e.data, err = os.OpenFile(filepath.Join(dir, "data"), os.O_RDWR, 0); err != nil {
+		return nil, err
+	}
+	if stat, err = e.data.Stat(); err != nil {
+		return nil, err
+	}
+	if stat.Size() != e.m.Size {
+		return nil, fmt.Errorf("%w: %d bytes of data, expected %d", errDamaged, stat.Size(), e.m.Size)
+	}
+	e.have, err = os.OpenFile(filepath.Join(dir, "have"), os.O_RDWR, 0)
+	return e, err
+}
+
+// InfoHash names the build in the swarm.
+func (e *Entry) InfoHash() InfoHash { return e.infohash }
+
+// Manifest describes the build.
+func (e *Entry) Manifest() *manifest.Manifest { return e.m }
+
+// ReadAt reads the build's bytes; those of pieces that are not complete are
+// undefined.
+func (e *Entry) ReadAt(p []byte, offset int64) (int, error) { return e.data.ReadAt(p, offset) }
+
+// WriteAt writes bytes of pieces that are not complete. It fails beyond the
+// build's end.
+func (e *Entry) WriteAt(p []byte, offset int64) (int, error) {
+	if offset < 0 || offset+int64(len(p)) > e.m.Size {
+		return 0, fmt.Errorf("write of %d bytes at %d, beyond the build's %d", len(p), offset, e.m.Size)
+	}
+	return e.data.WriteAt(p, offset)
+}
+
+// Complete reports whether a piece is there and verified.
+func (e *Entry) Complete(piece int) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.bit(piece)
+}
+
+func (e *Entry) bit(piece int) bool { return e.bits[piece/8]&(0x80>>(piece%8)) != 0 }
+
+// SetComplete notes that a piece was verified, or found bad.
+func (e *Entry) SetComplete(piece int, complete bool) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.bit(piece) == complete {
+		return nil
+	}
+	e.bits[piece/8] ^= 0x80 >> (piece % 8)
+	_, length := e.m.PieceRange(piece)
+	if complete {
+		e.verified += length
+		e.missing--
+	} else {
+		e.verified -= length
+		e.missing++
+	}
+	if _, err := e.have.WriteAt(e.bits[piece/8:piece/8+1], int64(piece/8)); err != nil {
+		return fmt.Errorf("cache: noting piece %d: %w", piece, err)
+	}
+	return nil
+}
+
+// Whole reports whether all pieces are complete.
+func (e *Entry) Whole() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.missing == 0
+}
+
+// VerifiedBytes is the length of all complete pieces.
+func (e *Entry) VerifiedBytes() int64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.verified
+}
+
+// Pin keeps the entry from being evicted until as many Unpin: while it is
+// downloaded, landed or sent.
+func (e *Entry) Pin() {
+	e.pins.Add(1)
+	e.touch()
+}
+
+// Unpin takes back one Pin.
+func (e *Entry) Unpin() {
+	e.touch()
+	e.pins.Add(-1)
+}
+
+// touch notes the time of use, for the next start in the info's own time.
+func (e *Entry) touch() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.lastUse = time.Now()
+	// Only the order of eviction hangs on it.
+	_ = os.Chtimes(filepath.Join(e.dir, "info"), e.lastUse, e.lastUse)
+}
+
+func (e *Entry) used() time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.lastUse
+}
+
+func (e *Entry) close() error {
+	var errs []error
+	for _, f := range []*os.File{e.data, e.have} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// remove closes the files and deletes them, the info first: without it what is
+// left does not count as an entry.
+func (e *Entry) remove() error {
+	err := errors.Join(e.close(), os.Remove(filepath.Join(e.dir, "info")), os.RemoveAll(e.dir))
+	if err != nil {
+		return fmt.Errorf("cache: removing %x: %w", e.infohash, err)
+	}
+	return nil
+}

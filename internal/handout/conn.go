@@ -1,0 +1,228 @@
+package handout
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+)
+
+// conn stands between the engine and one peer. Read watches what the peer
+// announces; Write hides what the engine announces and puts the queue's offers
+// between its messages.
+type conn struct {
+	net.Conn
+	set  *Set
+	in   inbound              // of the one who reads
+	link atomic.Pointer[link] // set when the peer's handshake named a torrent
+
+	writing sync.Mutex // held while writing to the socket
+	out     outbound
+	failed  error // the socket's; a message may have been cut off, nothing can follow
+
+	pendingMu sync.Mutex
+	pending   []int // offers not written yet
+	// waiting is set when there are some, so that Write need not lock to see
+	// that there are none.
+	waiting atomic.Bool
+	wake    chan struct{}
+
+	departed   chan struct{}
+	departOnce sync.Once
+}
+
+// link is the connection's place in a torrent's queue.
+type link struct {
+	queue *queue
+	peer  *peer
+}
+
+func newConn(c net.Conn, s *Set) *conn {
+	return &conn{
+		Conn:     c,
+		set:      s,
+		wake:     make(chan struct{}, 1),
+		departed: make(chan struct{}),
+	}
+}
+
+// Read reads from the peer. The bytes go to the engine unchanged. An error other
+// than a passed deadline makes the peer leave the queue.
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.in.feed(b[:n], c)
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		c.depart()
+	}
+	return n, err
+}
+
+// Close closes the connection; the peer leaves the queue.
+func (c *conn) Close() error {
+	c.depart()
+	return c.Conn.Close()
+}
+
+// CloseWrite shuts down the writing side where the connection below can, as
+// *net.TCPConn and *tls.Conn do; else it returns errors.ErrUnsupported.
+func (c *conn) CloseWrite() error {
+	half, ok := c.Conn.(interface{ CloseWrite() error })
+	if !ok {
+		return fmt.Errorf("closing one side of %T: %w", c.Conn, errors.ErrUnsupported)
+	}
+	return half.CloseWrite()
+}
+
+func (c *conn) depart() {
+	c.departOnce.Do(func() {
+		close(c.departed)
+		if l := c.link.Load(); l != nil {
+			l.queue.leave(l.peer)
+		}
+	})
+}
+
+// greeted makes the connection a peer of its torrent's queue.
+func (c *conn) greeted(infohash InfoHash) (pieces int) {
+	q := c.set.queue(infohash)
+	if q == nil {
+		return 0
+	}
+	p := q.connect(c.offer)
+	if p == nil {
+		c.set.logger.Warn("too many peers, one is refused",
+			"infohash", hex.EncodeToString(infohash[:]), "peer", c.RemoteAddr().String(), "limit", maxPeers)
+		_ = c.Conn.Close() // the engine sees its next read fail
+		return 0
+	}
+	c.link.Store(&link{q, p})
+	select {
+	case <-c.departed: // meanwhile, without seeing the link
+		q.leave(p)
+		return 0
+	default:
+	}
+	go c.inject()
+	return q.pieces
+}
+
+func (c *conn) announced(piece int) {
+	l := c.link.Load()
+	l.queue.have(l.peer, piece)
+}
+
+func (c *conn) opened(has bitmap) {
+	l := c.link.Load()
+	l.queue.join(l.peer, has)
+}
+
+// offer takes offers of the queue. It does not block: they are written by
+// whoever has the socket next.
+func (c *conn) offer(pieces ...int) {
+	c.pendingMu.Lock()
+	c.pending = append(c.pending, pieces...)
+	c.waiting.Store(true)
+	c.pendingMu.Unlock()
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// inject writes offers while the engine has nothing to write, until the peer
+// departs.
+func (c *conn) inject() {
+	for {
+		select {
+		case <-c.departed:
+			return
+		case <-c.wake:
+		}
+		if err := c.flush(); err != nil {
+			return // the engine gets it from its next Write
+		}
+	}
+}
+
+// flush writes what is pending, unless the engine is within a message: then it is
+// Write that does, at the message's end.
+func (c *conn) flush() error {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	if c.failed != nil || !c.out.between() {
+		return c.failed
+	}
+	return c.writeOffers()
+}
+
+// writeOffers writes what is pending. The caller holds writing and is between
+// two messages.
+func (c *conn) writeOffers() error {
+	c.pendingMu.Lock()
+	pieces := c.pending
+	c.pending = nil
+	c.waiting.Store(false)
+	c.pendingMu.Unlock()
+	b := make([]byte, 0, len(pieces)*haveLength)
+	for _, i := range pieces {
+		b = append(b, 0, 0, 0, haveLength-4, kindHave)
+		b = binary.BigEndian.AppendUint32(b, uint32(i))
+	}
+	return c.writeAll(b)
+}
+
+// Write writes the engine's bytes to the peer, without what they tell of its
+// pieces. After an error every further Write fails with the same one, a passed
+// deadline too: offers of the queue may be cut off, and the engine does not know
+// of them.
+func (c *conn) Write(b []byte) (int, error) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	if c.failed != nil {
+		return 0, c.failed
+	}
+	ours, peerFast := c.link.Load() != nil, c.in.fast.Load()
+	written, at := 0, 0 // what lies between them passes
+	for at < len(b) {
+		if c.out.handshake == handshakeLength && !ours {
+			c.out.through = true // the engine has answered a peer that is not in a queue
+		}
+		n, pass, instead := c.out.next(b[at:], peerFast)
+		if !pass {
+			if err := c.writeAll(b[written:at]); err != nil {
+				return written, err
+			}
+			written = at + n
+			if err := c.writeAll(instead); err != nil {
+				return written, err
+			}
+		}
+		at += n
+		if c.waiting.Load() && c.out.between() {
+			if err := c.writeAll(b[written:at]); err != nil {
+				return written, err
+			}
+			written = at
+			if err := c.writeOffers(); err != nil {
+				return written, err
+			}
+		}
+	}
+	if err := c.writeAll(b[written:]); err != nil {
+		return written, err
+	}
+	return len(b), nil
+}
+
+// writeAll writes to the socket and keeps its error. The caller holds writing.
+func (c *conn) writeAll(b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	_, c.failed = c.Conn.Write(b)
+	return c.failed
+}

@@ -1,0 +1,140 @@
+// Package handout is super-seeding (BEP 16) as a hand-out queue at the wire: a
+// seeder's engine that has everything shows its peers nothing, and each piece is
+// offered to one of them only, so that the seeder sends each piece about once
+// and the peers trade the rest.
+//
+// Set wraps the connections between engine and socket (conn.go), where it hides
+// the engine's pieces and puts Have messages of its own into the stream. Which
+// piece goes to whom is decided by a queue for each torrent (queue.go). The
+// engine knows nothing of it.
+package handout
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+)
+
+// tick is how often rates are measured and stalls are looked for.
+const tick = 250 * time.Millisecond
+
+// InfoHash names a torrent.
+type InfoHash = [20]byte
+
+// Config of a Set. The zero value logs nothing and reads the machine's clock.
+type Config struct {
+	// Logger may be nil.
+	Logger *slog.Logger
+	// Now tells the time; nil means time.Now.
+	Now func() time.Time
+}
+
+// Set is the queues of all torrents of one seeder. It is safe for concurrent
+// use.
+type Set struct {
+	logger *slog.Logger
+	now    func() time.Time
+
+	mu     sync.Mutex
+	queues map[InfoHash]*queue
+}
+
+// NewSet returns a Set without torrents. Run must run for as long as connections
+// are wrapped.
+func NewSet(cfg Config) *Set {
+	s := &Set{logger: cfg.Logger, now: cfg.Now, queues: make(map[InfoHash]*queue)}
+	if s.logger == nil {
+		s.logger = slog.New(slog.DiscardHandler)
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	return s
+}
+
+// Add prepares for a torrent of so many pieces of pieceLength bytes, both greater
+// than 0. The engine must not have it yet, or early peers are shown everything. A
+// torrent that is there stays as it is.
+func (s *Set) Add(infohash InfoHash, pieces int, pieceLength int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.queues[infohash] == nil {
+		s.queues[infohash] = newQueue(pieces, pieceLength, s.now)
+	}
+}
+
+// Remove forgets a torrent; one that is not there is fine. Connections made before
+// are the engine's to close, when it drops the torrent; those made after it pass
+// through untouched.
+func (s *Set) Remove(infohash InfoHash) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.queues, infohash)
+}
+
+func (s *Set) queue(infohash InfoHash) *queue {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.queues[infohash]
+}
+
+// Wrap puts the hand-out into a connection that the engine accepts, above TLS if
+// there is any. Which torrent it is about is read from the remote's handshake; one
+// for a torrent that is not in the Set, or no handshake at all, passes through
+// untouched. The engine must close the returned connection, and use no stream
+// encryption of its own.
+func (s *Set) Wrap(c net.Conn) net.Conn {
+	socket := c
+	if secured, ok := c.(interface{ NetConn() net.Conn }); ok { // *tls.Conn
+		socket = secured.NetConn()
+	}
+	if tcp, ok := socket.(*net.TCPConn); ok {
+		// The engine would do this, did it see the type: a connection that it
+		// closes is to be gone at once.
+		_ = tcp.SetLinger(0)
+	}
+	return newConn(c, s)
+}
+
+// Run measures rates and looks for stalls until ctx ends; it returns nil.
+func (s *Set) Run(ctx context.Context) error {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		s.mu.Lock()
+		queues := make([]*queue, 0, len(s.queues))
+		for _, q := range s.queues {
+			queues = append(queues, q)
+		}
+		s.mu.Unlock()
+		for _, q := range queues {
+			q.tick()
+		}
+	}
+}
+
+// Stats are counters of one torrent since it was added, in pieces but for Peers.
+type Stats struct {
+	Pieces   int // of the torrent
+	Peers    int // connected now
+	Owned    int // pieces that a connected peer has announced
+	Handed   int // offers of pieces that nobody had
+	Requeued int // offers taken back: their peer left, or took too long
+	Second   int // offers of pieces that others had
+}
+
+// Stats returns the counters; false for a torrent that is not in the Set.
+func (s *Set) Stats(infohash InfoHash) (Stats, bool) {
+	q := s.queue(infohash)
+	if q == nil {
+		return Stats{}, false
+	}
+	return q.stats(), true
+}

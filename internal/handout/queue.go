@@ -1,0 +1,400 @@
+package handout
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// secondWindow bounds the offers to one peer of pieces that others have:
+	// the peers' own trade is to bring those. minSecond are allowed at all
+	// peers together even when targetDelay comes to fewer.
+	secondWindow = 2
+	minSecond    = 16
+	// tailPatience is how long the last pieces may be outstanding before the
+	// second phase begins without them, for one slow peer has them.
+	tailPatience = 2 * time.Second
+	// goneGrace is how long the copies of a peer that had everything and left
+	// still count: it has finished and hung up, and is likely alive.
+	goneGrace = 30 * time.Second
+	// helloTimeout is waited for a peer to say what it has; one that has
+	// nothing need not (BEP 3).
+	helloTimeout = time.Second
+	// candidates bounds the pieces looked at for the rarest one.
+	candidates = 64
+	// maxPeers bounds the connections of one torrent. Each costs a bit for
+	// every piece.
+	maxPeers = 2000
+)
+
+// queue decides which piece is offered to which peer of one torrent.
+//
+// A piece is owned when a connected peer has announced it; it is open when it is
+// neither owned nor outstanding anywhere. Open pieces are offered in order, each
+// to one peer. When every piece has an owner, the second phase gives each peer a
+// few pieces that others have, the rarest first.
+//
+// Whatever the peers say or do, every live one finishes: an offer is never taken
+// back at the wire, a piece that is outstanding for too long becomes open again,
+// and the second phase opens up to a peer whom nobody else gives anything.
+type queue struct {
+	pieces      int
+	pieceLength int64
+	now         func() time.Time
+
+	mu       sync.Mutex
+	owners   []uint16 // peers that announced it, by piece
+	assigned []uint16 // peers it is outstanding at in good time, by piece
+	open     bitmap
+	low      int // no open piece is below it
+	unowned  int // pieces without an owner
+
+	peers       map[*peer]struct{}
+	seq         uint64 // of the newest peer
+	working     int    // peers that lack something
+	missing     int    // pieces that they lack, all together
+	outstanding int    // sum of assigned
+
+	// covered is until when a finished peer that left counts as owner of all.
+	covered time.Time
+	// exhausted is since when no piece is open; zero while one is.
+	exhausted time.Time
+
+	rate     float64 // bytes/s that come back announced
+	taken    int     // offers taken up since the last tick
+	lastTick time.Time
+	counters Stats
+}
+
+// peer is one connection as the queue sees it.
+type peer struct {
+	seq uint64
+	// offer passes Have messages on to the connection. It must not block, and
+	// not call the queue.
+	offer func(pieces ...int)
+
+	has         bitmap
+	count       int // of has
+	outstanding map[int]offered
+	joined      bool
+	since       time.Time // of the last announcement, at first of connecting
+	// pace is the usual time from an offer to its announcement.
+	pace time.Duration
+	// stalled: an offer has expired, and nothing was announced since.
+	stalled bool
+	// taken and others count pieces that it had from the seeder and from
+	// elsewhere since lastLook; second is how many second-phase offers it may
+	// have outstanding.
+	taken, others int
+	second        int
+	lastLook      time.Time
+	// starved: nothing was announced for stallAfter. What it lacks is offered
+	// to it whoever else was to have it, and beyond what all together may have.
+	starved bool
+	// low: no piece below it is missing.
+	low int
+}
+
+// offered is one outstanding piece.
+type offered struct {
+	at      time.Time
+	expired bool // others may have it as well
+}
+
+func newQueue(pieces int, pieceLength int64, now func() time.Time) *queue {
+	return &queue{
+		pieces:      pieces,
+		pieceLength: pieceLength,
+		now:         now,
+		owners:      make([]uint16, pieces),
+		assigned:    make([]uint16, pieces),
+		open:        fullBitmap(pieces),
+		unowned:     pieces,
+		peers:       make(map[*peer]struct{}),
+		lastTick:    now(),
+	}
+}
+
+// connect takes a peer in; nil when there are too many. It is offered nothing
+// before it joins.
+func (q *queue) connect(offer func(pieces ...int)) *peer {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.peers) >= maxPeers {
+		return nil
+	}
+	q.seq++
+	now := q.now()
+	p := &peer{
+		seq:         q.seq,
+		offer:       offer,
+		has:         newBitmap(q.pieces),
+		outstanding: make(map[int]offered),
+		since:       now,
+		second:      secondWindow,
+		lastLook:    now,
+	}
+	q.peers[p] = struct{}{}
+	q.working++
+	q.missing += q.pieces
+	return p
+}
+
+// join says what the peer has from the start; it can be offered pieces now.
+func (q *queue) join(p *peer, has bitmap) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if _, ok := q.peers[p]; !ok {
+		return
+	}
+	before := q.unowned
+	has.each(func(i int) { q.own(p, i) })
+	p.joined = true
+	q.refill(p, before)
+}
+
+// have takes an announcement: the peer has verified a piece.
+func (q *queue) have(p *peer, i int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if _, ok := q.peers[p]; !ok {
+		return
+	}
+	p.joined = true // it would have said before what it has
+	before := q.unowned
+	if q.own(p, i) {
+		q.settle(p, i)
+		q.refill(p, before)
+	}
+}
+
+// own notes that a peer has a piece; false when that is not new or cannot be.
+func (q *queue) own(p *peer, i int) bool {
+	if i < 0 || i >= q.pieces || p.has.get(i) {
+		return false
+	}
+	p.has.set(i)
+	p.count++
+	q.missing--
+	if p.count == q.pieces {
+		q.working--
+	}
+	if q.owners[i]++; q.owners[i] == 1 {
+		q.unowned--
+		q.open.clear(i)
+	}
+	return true
+}
+
+// settle ends the offer of a piece that the peer now has, if there was one.
+func (q *queue) settle(p *peer, i int) {
+	now := q.now()
+	p.since = now
+	o, ok := p.outstanding[i]
+	if !ok {
+		p.others++
+		return
+	}
+	delete(p.outstanding, i)
+	if !o.expired {
+		q.assigned[i]--
+		q.outstanding--
+	}
+	p.stalled = false
+	p.taken++
+	q.taken++
+	took := now.Sub(o.at)
+	if p.pace == 0 {
+		p.pace = took
+	}
+	p.pace += (took - p.pace) / 8
+}
+
+// leave forgets a peer. What was outstanding at it is open again, in order, and
+// its copies count no longer; those of a peer that had everything do for a
+// while.
+func (q *queue) leave(p *peer) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if _, ok := q.peers[p]; !ok {
+		return
+	}
+	delete(q.peers, p)
+	for i, o := range p.outstanding {
+		if !o.expired {
+			q.takeBack(i)
+		}
+	}
+	if p.count == q.pieces {
+		q.covered = q.now().Add(goneGrace)
+	} else {
+		q.working--
+		q.missing -= q.pieces - p.count
+	}
+	p.has.each(q.disown)
+	q.fillAll()
+}
+
+// takeBack ends an offer that was not taken up.
+func (q *queue) takeBack(i int) {
+	q.counters.Requeued++
+	q.outstanding--
+	if q.assigned[i]--; q.assigned[i] == 0 && q.owners[i] == 0 {
+		q.reopen(i)
+	}
+}
+
+func (q *queue) disown(i int) {
+	if q.owners[i]--; q.owners[i] == 0 {
+		q.unowned++
+		if q.assigned[i] == 0 {
+			q.reopen(i)
+		}
+	}
+}
+
+func (q *queue) reopen(i int) {
+	q.open.set(i)
+	q.low = min(q.low, i)
+}
+
+// second reports whether pieces are offered that others have.
+func (q *queue) second() bool {
+	switch {
+	case q.unowned == 0:
+		return true
+	case q.exhausted.IsZero() && q.covered.IsZero():
+		return false
+	}
+	now := q.now()
+	return now.Before(q.covered) || !q.exhausted.IsZero() && now.Sub(q.exhausted) > tailPatience
+}
+
+// refill offers pieces after an announcement of p, before which so many pieces
+// had no owner.
+func (q *queue) refill(p *peer, unownedBefore int) {
+	switch {
+	case q.unowned == 0 && unownedBefore > 0:
+		q.fillAll() // the second phase begins
+	case !p.starved && q.second() && q.working*secondWindow > q.secondBudget() && (q.pieces-p.count)*q.working < q.missing:
+		// There is not enough for all: who has more than the others waits
+		// until the next tick has served them.
+	default:
+		q.fill(p)
+	}
+}
+
+// fillAll offers pieces to everyone, those furthest behind first.
+func (q *queue) fillAll() {
+	if q.working == 0 {
+		return
+	}
+	peers := make([]*peer, 0, q.working)
+	for p := range q.peers {
+		if p.joined && p.count < q.pieces {
+			peers = append(peers, p)
+		}
+	}
+	slices.SortFunc(peers, func(a, b *peer) int {
+		return cmp.Or(cmp.Compare(a.count, b.count), cmp.Compare(a.seq, b.seq))
+	})
+	for _, p := range peers {
+		q.fill(p)
+	}
+}
+
+// fill offers a peer pieces up to its window.
+func (q *queue) fill(p *peer) {
+	if !p.joined || p.stalled || p.count == q.pieces {
+		return
+	}
+	window := q.window()
+	if len(p.outstanding) >= window {
+		return
+	}
+	var offers []int
+	if q.covered.IsZero() || !q.now().Before(q.covered) {
+		for len(p.outstanding) < window {
+			i, ok := q.nextOpen()
+			if !ok {
+				break
+			}
+			q.counters.Handed++
+			q.assign(p, i)
+			offers = append(offers, i)
+		}
+	}
+	offers = q.fillSecond(p, min(p.second, window), offers)
+	if len(offers) > 0 {
+		p.offer(offers...)
+	}
+}
+
+// fillSecond adds what the second phase has for a peer to its offers.
+func (q *queue) fillSecond(p *peer, window int, offers []int) []int {
+	if len(p.outstanding) >= window || !p.starved && !q.second() {
+		return offers
+	}
+	budget := q.secondBudget()
+	for len(p.outstanding) < window && (p.starved || q.outstanding < budget) {
+		i, ok := q.rarest(p)
+		if !ok {
+			break
+		}
+		q.counters.Second++
+		q.assign(p, i)
+		offers = append(offers, i)
+	}
+	return offers
+}
+
+func (q *queue) secondBudget() int { return max(q.budget(), minSecond) }
+
+func (q *queue) assign(p *peer, i int) {
+	q.open.clear(i)
+	q.assigned[i]++
+	q.outstanding++
+	p.outstanding[i] = offered{at: q.now()}
+}
+
+// nextOpen returns the first open piece.
+func (q *queue) nextOpen() (int, bool) {
+	i := q.open.next(q.low)
+	if i < 0 {
+		q.low = q.pieces
+		return 0, false
+	}
+	q.low = i
+	return i, true
+}
+
+// rarest returns a piece that the peer lacks and that few have, among the first
+// candidates. A first copy that is under way elsewhere is none, unless the peer
+// has waited long enough.
+func (q *queue) rarest(p *peer) (int, bool) {
+	best, seen := -1, 0
+	p.low = p.has.nextMissing(p.low)
+	for i := p.low; i < q.pieces && seen < candidates; i = p.has.nextMissing(i + 1) {
+		if _, outstanding := p.outstanding[i]; outstanding {
+			continue
+		}
+		if !p.starved && q.owners[i] == 0 && q.assigned[i] > 0 {
+			continue
+		}
+		if best < 0 || q.owners[i]+q.assigned[i] < q.owners[best]+q.assigned[best] {
+			best = i
+		}
+		seen++
+	}
+	return best, best >= 0
+}
+
+func (q *queue) stats() Stats {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := q.counters
+	s.Pieces, s.Peers, s.Owned = q.pieces, len(q.peers), q.pieces-q.unowned
+	return s
+}

@@ -1,0 +1,63 @@
+package swarm
+
+import (
+	"context"
+	"errors"
+
+	"github.com/anacrolix/torrent/metainfo"
+	"github.com/anacrolix/torrent/storage"
+
+	"github.com/landfall-dist/landfall/internal/cache"
+)
+
+// storageOf lets the engine read and write a torrent's cache entry.
+type storageOf struct{ t *Torrent }
+
+func (s storageOf) OpenTorrent(context.Context, *metainfo.Info, metainfo.Hash) (storage.TorrentImpl, error) {
+	return storage.TorrentImpl{
+		Piece: func(p metainfo.Piece) storage.PieceImpl {
+			return piece{s.t, s.t.entry, p.Index(), p.Offset()}
+		},
+	}, nil
+}
+
+// noStorage is the engine's default, so that it does not open one of its own in
+// the working directory; every torrent is given storageOf.
+type noStorage struct{}
+
+func (noStorage) OpenTorrent(context.Context, *metainfo.Info, metainfo.Hash) (storage.TorrentImpl, error) {
+	return storage.TorrentImpl{}, errors.New("no storage was given")
+}
+
+// piece is one piece of an entry. That a piece is complete is known from the
+// cache, so nothing is hashed again, or fetched again, after a restart.
+type piece struct {
+	t      *Torrent
+	entry  *cache.Entry
+	index  int
+	offset int64
+}
+
+// ReadAt reads for peers and for the engine's hashing. The engine sends what it
+// gets here without checking it once more.
+func (p piece) ReadAt(b []byte, offset int64) (int, error) {
+	return p.entry.ReadAt(b, p.offset+offset)
+}
+
+func (p piece) WriteAt(b []byte, offset int64) (int, error) {
+	return p.entry.WriteAt(b, p.offset+offset)
+}
+
+func (p piece) MarkComplete() error {
+	if err := p.entry.SetComplete(p.index, true); err != nil {
+		return err
+	}
+	p.t.verified(p.index)
+	return nil
+}
+
+func (p piece) MarkNotComplete() error { return p.entry.SetComplete(p.index, false) }
+
+func (p piece) Completion() storage.Completion {
+	return storage.Completion{Ok: true, Complete: p.entry.Complete(p.index)}
+}

@@ -1,0 +1,280 @@
+// Package swarm is the torrent engine set up as Landfall needs it: builds from
+// the cache are seeded, builds named by infohash are fetched into it. Peers are
+// those it is told of; there is no DHT, tracker, peer exchange, uTP or port
+// forwarding.
+package swarm
+
+import (
+	"context"
+	"crypto/sha1"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/anacrolix/torrent"
+	"github.com/anacrolix/torrent/bencode"
+	"github.com/anacrolix/torrent/metainfo"
+	"golang.org/x/time/rate"
+
+	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/handout"
+	"github.com/landfall-dist/landfall/internal/manifest"
+)
+
+const (
+	// chunkSize is what is asked of a peer at a time, in bytes: a whole piece
+	// of any build up to 16 GiB. With smaller ones the engine's queue of
+	// requests runs dry between pieces and a round trip is lost each time. It
+	// is the same on every member, since it is fixed before the info is known.
+	chunkSize = manifest.MinPieceLength
+	// stealGrace keeps the engine from asking a second peer for what the first
+	// is about to send; it saves a tenth of the bytes over long distances.
+	stealGrace = time.Second
+	// maxConns bounds the connections of one build.
+	maxConns = 200
+	// dialRate and dialTimeout: the engine's own 10 dials a second are meant
+	// for strangers found by the hundred; these are known members.
+	dialRate    = 1000
+	dialTimeout = 5 * time.Second
+	// acceptPause is waited after a failed accept, such as one for lack of
+	// file descriptors.
+	acceptPause = 100 * time.Millisecond
+	// writePause is waited after a failed write to the disk before the
+	// download is tried again.
+	writePause = 10 * time.Second
+
+	peerIDPrefix = "-LF0100-" // BEP 20
+)
+
+// Config says what a Swarm works with.
+type Config struct {
+	Cache *cache.Cache
+	// Listener takes connections of peers; the Swarm closes it.
+	Listener net.Listener
+	// Name is this member's; the peer id follows from it.
+	Name string
+	// HandOut makes the seeder's super-seeding (see package handout).
+	HandOut bool
+	// AllowPeer says who may connect; nil allows everyone.
+	AllowPeer func(netip.Addr) bool
+	Logger    *slog.Logger
+}
+
+// PeerID derives the peer id (BEP 3) from a member's name, so that every member
+// can tell who a peer is.
+func PeerID(name string) (id [20]byte) {
+	sum := sha1.Sum([]byte(name))
+	copy(id[copy(id[:], peerIDPrefix):], sum[:])
+	return id
+}
+
+// Swarm is a running engine.
+type Swarm struct {
+	cfg     Config
+	client  *torrent.Client
+	handout *handout.Set // nil unless HandOut
+	ctx     context.Context
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	closing sync.Once
+
+	mu       sync.Mutex
+	torrents map[cache.InfoHash]*Torrent
+}
+
+// New starts the engine on the listener. On error the listener stays open.
+func New(cfg Config) (*Swarm, error) {
+	id := PeerID(cfg.Name)
+	tc := torrent.NewDefaultClientConfig()
+	tc.PeerID = string(id[:])
+	tc.Bep20 = peerIDPrefix
+	tc.ExtendedHandshakeClientVersion = "Landfall"
+	tc.HTTPUserAgent = "Landfall"
+	tc.NoDHT, tc.DisableTrackers, tc.DisablePEX, tc.DisableUTP = true, true, true, true
+	tc.NoDefaultPortForwarding, tc.DisableWebtorrent, tc.DisableWebseeds = true, true, true
+	// Connections come from our own listener and dialer, so that they can be
+	// wrapped.
+	tc.DisableTCP, tc.DialForPeerConns = true, false
+	// The hand-out must read the wire: no stream encryption (MSE).
+	tc.HeaderObfuscationPolicy = torrent.HeaderObfuscationPolicy{Preferred: false, RequirePreferred: true}
+	tc.DefaultStorage = noStorage{}
+	tc.Seed = true
+	tc.AlwaysWantConns = true
+	tc.MaxUnverifiedBytes = 0 // hidden pieces would use the budget up
+	tc.StealRequestGrace = stealGrace
+	tc.DropDuplicatePeerIds = true
+	// A finished agent that hangs up would look like lost copies.
+	tc.DropMutuallyCompletePeers = false
+	tc.DisableAcceptRateLimiting = true
+	tc.EstablishedConnsPerTorrent = maxConns
+	tc.DialRateLimiter = rate.NewLimiter(dialRate, dialRate)
+	tc.NominalDialTimeout, tc.MinDialTimeout = dialTimeout, dialTimeout
+	tc.Slogger = slog.New(debugOnly{cfg.Logger.Handler()})
+	client, err := torrent.NewClient(tc)
+	if err != nil {
+		return nil, fmt.Errorf("starting the torrent engine: %w", err)
+	}
+	s := &Swarm{cfg: cfg, client: client, torrents: make(map[cache.InfoHash]*Torrent)}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	l := &listener{Listener: cfg.Listener, allow: cfg.AllowPeer, ctx: s.ctx}
+	if cfg.HandOut {
+		s.handout = handout.NewSet(handout.Config{Logger: cfg.Logger})
+		l.wrap = s.handout.Wrap
+		s.wg.Go(func() { s.handout.Run(s.ctx) })
+	}
+	client.AddDialer(torrent.NetworkDialer{Network: "tcp", Dialer: &net.Dialer{Timeout: dialTimeout}})
+	client.AddListener(l)
+	return s, nil
+}
+
+// Close ends all torrents and waits for their end. Again it does nothing.
+func (s *Swarm) Close() error {
+	var err error
+	s.closing.Do(func() {
+		s.cancel()
+		err = errors.Join(s.client.Close()...)
+		if closeErr := s.cfg.Listener.Close(); !errors.Is(closeErr, net.ErrClosed) {
+			err = errors.Join(err, closeErr)
+		}
+		s.wg.Wait()
+	})
+	if err != nil {
+		return fmt.Errorf("ending the torrent engine: %w", err)
+	}
+	return nil
+}
+
+// Torrent returns the torrent of an infohash that is in the engine.
+func (s *Swarm) Torrent(infohash cache.InfoHash) (*Torrent, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t, ok := s.torrents[infohash]
+	return t, ok
+}
+
+// Seed adds a whole entry, or returns the torrent that is there.
+func (s *Swarm) Seed(e *cache.Entry) (*Torrent, error) {
+	if !e.Whole() {
+		return nil, fmt.Errorf("seeding %x: pieces are missing", e.InfoHash())
+	}
+	return s.add(Fetch{InfoHash: e.InfoHash(), Size: e.Manifest().Size}, e)
+}
+
+// Fetch names a build to be downloaded.
+type Fetch struct {
+	InfoHash cache.InfoHash
+	// Size is the length that was announced, in bytes; an info dictionary that
+	// says otherwise is refused.
+	Size int64
+	// OnVerified is called for each piece when it becomes verified. It must
+	// not block. Nil where nobody asks.
+	OnVerified func(piece int)
+}
+
+// Fetch adds a build by infohash, continuing what the cache holds of it. When the
+// torrent is there already, OnVerified is called for its pieces from then on.
+func (s *Swarm) Fetch(f Fetch) (*Torrent, error) {
+	e, _ := s.cfg.Cache.Entry(f.InfoHash)
+	return s.add(f, e)
+}
+
+func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil {
+		return nil, errors.New("the torrent engine is ending")
+	}
+	if t, ok := s.torrents[f.InfoHash]; ok {
+		select {
+		case <-t.whole: // nothing to tell any more
+		default:
+			t.subscribe(f.OnVerified)
+		}
+		return t, nil
+	}
+	t := &Torrent{
+		swarm:   s,
+		fetch:   f,
+		opened:  make(chan struct{}),
+		whole:   make(chan struct{}),
+		dropped: make(chan struct{}),
+	}
+	t.subscribe(f.OnVerified)
+	opts := torrent.AddTorrentOpts{InfoHash: f.InfoHash, ChunkSize: chunkSize, DeferStorageOpen: true}
+	if e != nil {
+		opts.InfoBytes = e.Manifest().InfoBytes()
+		if s.handout != nil {
+			s.handout.Add(f.InfoHash, e.Manifest().NumPieces(), e.Manifest().PieceLength)
+		}
+	}
+	t.torrent, _ = s.client.AddTorrentOpt(opts)
+	t.torrent.SetOnWriteChunkError(t.writeFailed)
+	s.torrents[f.InfoHash] = t
+	if e != nil {
+		// Now, so that nobody connects to a torrent that has nothing yet.
+		if err := t.open(e); err != nil {
+			t.drop()
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+// TorrentFile returns the .torrent of a build (BEP 3), for ordinary clients.
+func TorrentFile(m *manifest.Manifest) []byte {
+	return bencode.MustMarshal(metainfo.MetaInfo{InfoBytes: m.InfoBytes()})
+}
+
+// listener hands the engine the connections it may have.
+type listener struct {
+	net.Listener
+	allow func(netip.Addr) bool
+	wrap  func(net.Conn) net.Conn
+	ctx   context.Context
+}
+
+// Accept never returns an error before the engine ends, which would ask again at
+// once, for ever.
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			if l.ctx.Err() != nil {
+				return nil, err
+			}
+			select {
+			case <-l.ctx.Done():
+			case <-time.After(acceptPause):
+			}
+			continue
+		}
+		addr, ok := conn.RemoteAddr().(*net.TCPAddr)
+		if l.allow != nil && (!ok || !l.allow(addr.AddrPort().Addr().Unmap())) {
+			conn.Close()
+			continue
+		}
+		if l.wrap != nil {
+			conn = l.wrap(conn)
+		}
+		return conn, nil
+	}
+}
+
+// debugOnly lets the engine's own words through as debug output.
+type debugOnly struct{ slog.Handler }
+
+func (h debugOnly) Enabled(ctx context.Context, _ slog.Level) bool {
+	return h.Handler.Enabled(ctx, slog.LevelDebug)
+}
+
+func (h debugOnly) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = slog.LevelDebug
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h debugOnly) WithAttrs(a []slog.Attr) slog.Handler { return debugOnly{h.Handler.WithAttrs(a)} }
+func (h debugOnly) WithGroup(n string) slog.Handler      { return debugOnly{h.Handler.WithGroup(n)} }

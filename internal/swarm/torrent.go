@@ -1,0 +1,304 @@
+package swarm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/anacrolix/torrent"
+
+	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/manifest"
+)
+
+// ErrDropped is returned by waits on a torrent that left the engine.
+var ErrDropped = errors.New("torrent was dropped")
+
+// Torrent is one build in the engine.
+type Torrent struct {
+	swarm   *Swarm
+	torrent *torrent.Torrent
+	fetch   Fetch
+	opened  chan struct{} // closed when entry is set
+	whole   chan struct{} // closed when all pieces are verified
+	dropped chan struct{}
+
+	mu         sync.Mutex
+	entry      *cache.Entry
+	onVerified []func(piece int)
+	isWhole    bool
+	isDropped  bool
+	high       [][2]int
+	paused     bool
+}
+
+// InfoHash names the build.
+func (t *Torrent) InfoHash() cache.InfoHash { return t.fetch.InfoHash }
+
+// Entry waits until the info dictionary is here, checks it, reserves the disk and
+// begins the download; at once when the cache had the build. Errors wrap
+// manifest.ErrInvalid for an info that cannot be right, and cache.ErrNoSpace: in
+// this case Entry can be called again.
+func (t *Torrent) Entry(ctx context.Context) (*cache.Entry, error) {
+	select {
+	case <-t.opened:
+		return t.entry, nil
+	case <-t.torrent.GotInfo():
+	case <-t.dropped:
+		return nil, ErrDropped
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	t.swarm.mu.Lock() // one opens; others find it open
+	defer t.swarm.mu.Unlock()
+	select {
+	case <-t.opened:
+		return t.entry, nil
+	default:
+	}
+	m, err := manifest.ParseInfo(t.torrent.Metainfo().InfoBytes)
+	if err != nil {
+		return nil, fmt.Errorf("info dictionary of %x: %w", t.fetch.InfoHash, err)
+	}
+	if m.Size != t.fetch.Size {
+		return nil, fmt.Errorf("info dictionary of %x: %w: %d bytes, announced were %d", t.fetch.InfoHash, manifest.ErrInvalid, m.Size, t.fetch.Size)
+	}
+	e, err := t.swarm.cfg.Cache.Create(m)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.open(e); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// open gives the engine its storage and begins.
+func (t *Torrent) open(e *cache.Entry) error {
+	t.mu.Lock()
+	t.entry = e
+	t.mu.Unlock()
+	if err := t.torrent.OpenStorage(t.swarm.ctx, storageOf{t}); err != nil {
+		return fmt.Errorf("opening %x: %w", t.fetch.InfoHash, err)
+	}
+	close(t.opened)
+	if e.Whole() {
+		t.markWhole()
+		return nil
+	}
+	t.torrent.DownloadAll()
+	return nil
+}
+
+func (t *Torrent) subscribe(f func(piece int)) {
+	if f == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.onVerified = append(t.onVerified, f)
+}
+
+// verified is told by the storage, under the engine's locks.
+func (t *Torrent) verified(piece int) {
+	t.mu.Lock()
+	subscribers := slices.Clone(t.onVerified)
+	t.mu.Unlock()
+	for _, f := range subscribers {
+		f(piece)
+	}
+	if t.entry.Whole() {
+		t.markWhole()
+	}
+}
+
+func (t *Torrent) markWhole() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.isWhole {
+		t.isWhole = true
+		close(t.whole)
+	}
+}
+
+// Whole is closed when all pieces are verified.
+func (t *Torrent) Whole() <-chan struct{} { return t.whole }
+
+// PeerAddr is where a peer listens, and who it is.
+type PeerAddr struct {
+	ID   [20]byte
+	Addr netip.AddrPort
+}
+
+// AddPeers names peers to connect to; those that are connected are left alone.
+// The engine forgets an address that it could not reach, so call it every second
+// or two as long as the build is not whole.
+func (t *Torrent) AddPeers(peers []PeerAddr) {
+	connected := make(map[[20]byte]bool)
+	for _, c := range t.torrent.PeerConns() {
+		connected[c.PeerID] = true
+	}
+	var add []torrent.PeerInfo
+	for _, p := range peers {
+		if !connected[p.ID] {
+			add = append(add, torrent.PeerInfo{
+				Id:      p.ID,
+				Addr:    net.TCPAddrFromAddrPort(p.Addr),
+				Source:  torrent.PeerSourceDirect,
+				Trusted: true,
+			})
+		}
+	}
+	if len(add) > 0 {
+		t.torrent.AddPeers(add)
+	}
+}
+
+// Prioritize asks for the pieces in high, each from first up to but without end,
+// before all others. What was high before and is not any more becomes normal.
+func (t *Torrent) Prioritize(high [][2]int) {
+	t.mu.Lock()
+	before := t.high
+	if slices.Equal(before, high) || t.isDropped {
+		t.mu.Unlock()
+		return
+	}
+	t.high = slices.Clone(high)
+	t.mu.Unlock()
+	for _, r := range before {
+		if !slices.Contains(high, r) {
+			t.setPriority(r, torrent.PiecePriorityNormal)
+		}
+	}
+	for _, r := range high {
+		if !slices.Contains(before, r) {
+			t.setPriority(r, torrent.PiecePriorityHigh)
+		}
+	}
+}
+
+func (t *Torrent) setPriority(r [2]int, p torrent.PiecePriority) {
+	for i := r[0]; i < r[1]; i++ {
+		t.torrent.Piece(i).SetPriority(p)
+	}
+}
+
+// Stats are counters of one torrent, in bytes of the build, and its peers.
+type Stats struct {
+	VerifiedBytes, DownloadedBytes, UploadedBytes int64
+	Peers                                         []Peer
+}
+
+// Peer is one connection. Downloaded came from it, Uploaded went to it, in bytes
+// of the build; Has is in pieces, DownRate in bytes/s.
+type Peer struct {
+	ID                   [20]byte
+	Addr                 string
+	Downloaded, Uploaded int64
+	Has                  int
+	DownRate             int64
+}
+
+// Stats reads the counters.
+func (t *Torrent) Stats() Stats {
+	all := t.torrent.Stats()
+	s := Stats{
+		DownloadedBytes: all.BytesReadData.Int64(),
+		UploadedBytes:   all.BytesWrittenData.Int64(),
+	}
+	t.mu.Lock()
+	if t.entry != nil {
+		s.VerifiedBytes = t.entry.VerifiedBytes()
+	}
+	t.mu.Unlock()
+	for _, c := range t.torrent.PeerConns() {
+		p := c.Stats()
+		s.Peers = append(s.Peers, Peer{
+			ID:         c.PeerID,
+			Addr:       c.RemoteAddr.String(),
+			Downloaded: p.BytesReadData.Int64(),
+			Uploaded:   p.BytesWrittenData.Int64(),
+			Has:        p.RemotePieceCount,
+			DownRate:   int64(p.DownloadRate),
+		})
+	}
+	slices.SortFunc(s.Peers, func(a, b Peer) int { return slices.Compare(a.ID[:], b.ID[:]) })
+	return s
+}
+
+// DisconnectComplete hangs up on peers that hold everything, when an execution
+// has ended: each connection costs 128 KiB of buffers.
+func (t *Torrent) DisconnectComplete() {
+	pieces := 0
+	if e := t.entryNow(); e != nil {
+		pieces = e.Manifest().NumPieces()
+	}
+	for _, c := range t.torrent.PeerConns() {
+		if pieces > 0 && c.Stats().RemotePieceCount == pieces {
+			// Its error is that of a connection that is gone already.
+			_ = c.Close()
+		}
+	}
+}
+
+func (t *Torrent) entryNow() *cache.Entry {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.entry
+}
+
+// Drop takes the torrent out of the engine; the entry stays in the cache.
+func (t *Torrent) Drop() {
+	t.swarm.mu.Lock()
+	defer t.swarm.mu.Unlock()
+	t.drop()
+}
+
+// drop is called with the swarm's lock held.
+func (t *Torrent) drop() {
+	t.mu.Lock()
+	gone := t.isDropped
+	t.isDropped = true
+	t.mu.Unlock()
+	if gone {
+		return
+	}
+	delete(t.swarm.torrents, t.fetch.InfoHash)
+	t.torrent.Drop()
+	if t.swarm.handout != nil {
+		t.swarm.handout.Remove(t.fetch.InfoHash)
+	}
+	close(t.dropped)
+}
+
+// writeFailed stops the download for a while after the disk refused a write: the
+// pieces are not lost, and the next try may find room.
+func (t *Torrent) writeFailed(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.paused || t.isDropped {
+		return
+	}
+	t.paused = true
+	t.swarm.cfg.Logger.Error("build not written to disk, trying again", "infohash", fmt.Sprintf("%x", t.fetch.InfoHash),
+		"error", err, "retryIn", writePause.String())
+	t.swarm.wg.Go(func() {
+		t.torrent.DisallowDataDownload()
+		select {
+		case <-time.After(writePause):
+		case <-t.dropped:
+			return
+		case <-t.swarm.ctx.Done():
+			return
+		}
+		t.mu.Lock()
+		t.paused = false
+		t.mu.Unlock()
+		t.torrent.AllowDataDownload()
+	})
+}
