@@ -1,0 +1,390 @@
+// Package ledger is the table of arrivals in DynamoDB: one item for the newest
+// execution of each object, written when it is accepted and changed as the build
+// arrives.
+//
+// Counts and status follow from sets, which DynamoDB cannot compute in the same
+// update. So every change is one consistent read, one change in memory and one
+// write on condition that the item is still as read, tried again on conflict.
+package ledger
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	mathrand "math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/oklog/ulid/v2"
+)
+
+const (
+	// maxTries bounds the writes tried for one change; dozens of arrivals of
+	// one execution at once all get through.
+	maxTries = 50
+	// firstBackoff and maxBackoff bound the wait after a conflict; it doubles,
+	// with full jitter.
+	firstBackoff, maxBackoff = 5 * time.Millisecond, 500 * time.Millisecond
+	// createTimeout bounds the wait for a new table.
+	createTimeout = 2 * time.Minute
+	// createInterval is the time between looks at it.
+	createInterval = 100 * time.Millisecond
+)
+
+// Ledger is one table. It is safe for concurrent use, by any number of
+// processes.
+type Ledger struct {
+	client *dynamodb.Client
+	table  string
+}
+
+// New returns the ledger kept in a table, which need not exist yet.
+func New(client *dynamodb.Client, table string) *Ledger { return &Ledger{client, table} }
+
+// Table is the table's name.
+func (l *Ledger) Table() string { return l.table }
+
+var keySchema = []types.KeySchemaElement{
+	{AttributeName: aws.String("fileKey"), KeyType: types.KeyTypeHash},
+	{AttributeName: aws.String("sourceBucket"), KeyType: types.KeyTypeRange},
+}
+
+// Create makes the table, billed by request, and waits until it can be used. It
+// returns false when the table was there.
+func (l *Ledger) Create(ctx context.Context) (created bool, err error) {
+	if err := l.Check(ctx); !errors.Is(err, ErrNoTable) {
+		return false, err
+	}
+	_, err = l.client.CreateTable(ctx, &dynamodb.CreateTableInput{
+		TableName:   &l.table,
+		KeySchema:   keySchema,
+		BillingMode: types.BillingModePayPerRequest,
+		AttributeDefinitions: []types.AttributeDefinition{
+			{AttributeName: aws.String("fileKey"), AttributeType: types.ScalarAttributeTypeS},
+			{AttributeName: aws.String("sourceBucket"), AttributeType: types.ScalarAttributeTypeS},
+		},
+	})
+	var exists *types.ResourceInUseException
+	if err != nil && !errors.As(err, &exists) {
+		return false, fmt.Errorf("making table %s: %w", l.table, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, createTimeout)
+	defer cancel()
+	for {
+		status, err := l.describe(ctx)
+		if err == nil && status != types.TableStatusCreating {
+			return exists == nil, nil
+		}
+		select {
+		case <-ctx.Done():
+			return false, fmt.Errorf("waiting for table %s: %w", l.table, errors.Join(ctx.Err(), err))
+		case <-time.After(createInterval):
+		}
+	}
+}
+
+// Check reports whether the table can be used: ErrNoTable when it is missing,
+// another error when its key is not the one expected.
+func (l *Ledger) Check(ctx context.Context) error {
+	_, err := l.describe(ctx)
+	return err
+}
+
+func (l *Ledger) describe(ctx context.Context) (types.TableStatus, error) {
+	out, err := l.client.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: &l.table})
+	if err != nil {
+		return "", l.explain(err)
+	}
+	same := slices.EqualFunc(out.Table.KeySchema, keySchema, func(a, b types.KeySchemaElement) bool {
+		return aws.ToString(a.AttributeName) == aws.ToString(b.AttributeName) && a.KeyType == b.KeyType
+	})
+	if !same {
+		return "", fmt.Errorf("table %s is another one: its key is not fileKey and sourceBucket; choose another name with --table", l.table)
+	}
+	return out.Table.TableStatus, nil
+}
+
+// explain turns a missing table into ErrNoTable, which says what to do.
+func (l *Ledger) explain(err error) error {
+	var missing *types.ResourceNotFoundException
+	if errors.As(err, &missing) {
+		return fmt.Errorf("table %s: %w; `seeder init` makes it", l.table, ErrNoTable)
+	}
+	return fmt.Errorf("table %s: %w", l.table, err)
+}
+
+// Get reads the item of a key, consistently. ErrNotFound when there is none.
+func (l *Ledger) Get(ctx context.Context, k Key) (*Record, error) {
+	if err := k.check(); err != nil {
+		return nil, err
+	}
+	out, err := l.client.GetItem(ctx, &dynamodb.GetItemInput{
+		TableName:      &l.table,
+		Key:            k.item(),
+		ConsistentRead: aws.Bool(true),
+	})
+	if err != nil {
+		return nil, l.explain(err)
+	}
+	if len(out.Item) == 0 {
+		return nil, fmt.Errorf("%w: %s from %s", ErrNotFound, k.FileKey, k.SourceBucket)
+	}
+	return decode(out.Item)
+}
+
+// Scan calls f with every record of the table, in no order.
+func (l *Ledger) Scan(ctx context.Context, f func(*Record) error) error {
+	pages := dynamodb.NewScanPaginator(l.client, &dynamodb.ScanInput{TableName: &l.table, ConsistentRead: aws.Bool(true)})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return l.explain(err)
+		}
+		for _, i := range page.Items {
+			r, err := decode(i)
+			if err != nil {
+				return err
+			}
+			if err := f(r); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Start asks for an execution.
+type Start struct {
+	Key
+	SourceETag   string
+	Size         int64 // bytes
+	Destinations []string
+	Now          time.Time
+}
+
+// Begun is what came of it.
+type Begun struct {
+	Record *Record
+	// Joined: a running execution of the same ETag covers the destinations.
+	// Record is that one, and nothing was written.
+	Joined bool
+	// Superseded is the executionId that this one replaces; empty if none.
+	Superseded string
+	// Inherited are the destinations taken over from a superseded execution
+	// that was running, beyond those asked for.
+	Inherited []string
+}
+
+// Begin writes a new execution of a key, in place of the one there was, or joins
+// the one that is running. Its id is greater than the replaced one's, whatever
+// the clock says.
+func (l *Ledger) Begin(ctx context.Context, s Start) (*Begun, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	destinations := sorted(s.Destinations)
+	var begun *Begun
+	err := l.withRetry(ctx, s.Key, func() error {
+		old, err := l.Get(ctx, s.Key)
+		if errors.Is(err, ErrNotFound) {
+			old = nil
+		} else if err != nil {
+			return err
+		}
+		begun = s.over(old, destinations)
+		if begun.Joined {
+			return nil
+		}
+		return l.put(ctx, begun.Record, old)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return begun, nil
+}
+
+// over is the execution that takes the place of old, which may be nil.
+func (s Start) over(old *Record, destinations []string) *Begun {
+	r := &Record{
+		Key:          s.Key,
+		Destinations: destinations,
+		StartTime:    s.Now.UTC(),
+		Results:      map[string]Result{},
+		Landings:     map[string]Landing{},
+		Size:         s.Size,
+		SourceETag:   s.SourceETag,
+		Version:      1,
+	}
+	b := &Begun{Record: r}
+	var last string
+	if old != nil {
+		if old.Status == InProgress && old.SourceETag == s.SourceETag && len(without(destinations, old.Destinations)) == 0 {
+			return &Begun{Record: old, Joined: true}
+		}
+		b.Superseded, last = old.ExecutionID, old.ExecutionID
+		r.Version = old.Version + 1
+		r.item = foreign(old)
+		if old.Status == InProgress {
+			b.Inherited = without(old.Unfinished(), destinations)
+			r.Destinations = sorted(append(slices.Clone(destinations), b.Inherited...))
+		}
+	}
+	r.ExecutionID = newID(s.Now, last)
+	r.settle(s.Now)
+	return b
+}
+
+// foreign returns the attributes of an item that are not ours.
+func foreign(r *Record) item {
+	i := r.encode()
+	for name := range (&Record{InfoHash: "-", SHA256: "-", CompletedAt: time.Unix(1, 0), Destinations: []string{"-"},
+		Successful: []string{"-"}, Failed: []string{"-"}}).encode() {
+		delete(i, name)
+	}
+	return i
+}
+
+// newID returns a ULID of now that is greater than last, which may be empty: a
+// clock that stands or was set back only adds one to last.
+func newID(now time.Time, last string) string {
+	id := ulid.MustNew(ulid.Timestamp(now), rand.Reader)
+	previous, err := ulid.ParseStrict(last)
+	if err != nil || id.Compare(previous) > 0 {
+		return id.String()
+	}
+	for i := len(previous) - 1; i >= 0; i-- {
+		if previous[i]++; previous[i] != 0 {
+			break
+		}
+	}
+	return previous.String()
+}
+
+func (s Start) check() error {
+	if err := s.Key.check(); err != nil {
+		return err
+	}
+	if n := len(sorted(s.Destinations)); n == 0 || n > maxDestinations {
+		return fmt.Errorf("%w: %d destinations, expected 1 to %d", errInvalid, n, maxDestinations)
+	}
+	if slices.Contains(s.Destinations, "") {
+		return fmt.Errorf("%w: a destination without a name", errInvalid)
+	}
+	if s.Size < 0 {
+		return fmt.Errorf("%w: size %d", errInvalid, s.Size)
+	}
+	return nil
+}
+
+// SetContent adds what is known once the build was pulled; infohash is empty for
+// a build of 0 bytes.
+func (l *Ledger) SetContent(ctx context.Context, k Key, executionID, infohash, sha256 string) (*Record, error) {
+	return l.update(ctx, k, executionID, func(r *Record) (bool, error) {
+		if r.InfoHash == infohash && r.SHA256 == sha256 {
+			return false, nil
+		}
+		r.InfoHash, r.SHA256 = infohash, sha256
+		return true, nil
+	})
+}
+
+// SetLanding notes the upload of a destination, so that a successor finds it.
+func (l *Ledger) SetLanding(ctx context.Context, k Key, executionID, bucket string, landing Landing) (*Record, error) {
+	return l.update(ctx, k, executionID, func(r *Record) (bool, error) {
+		if err := r.isDestination(bucket); err != nil {
+			return false, err
+		}
+		if r.Landings[bucket] == landing {
+			return false, nil
+		}
+		r.Landings[bucket] = landing
+		return true, nil
+	})
+}
+
+// Arrive records a build's arrival in a destination; again changes nothing. A
+// destination that had failed counts as successful from then on.
+func (l *Ledger) Arrive(ctx context.Context, k Key, executionID, bucket string, result Result) (*Record, error) {
+	return l.update(ctx, k, executionID, func(r *Record) (bool, error) { return r.arrive(bucket, result) })
+}
+
+// Fail records that a destination has failed; never over a success.
+func (l *Ledger) Fail(ctx context.Context, k Key, executionID, bucket string, result Result) (*Record, error) {
+	return l.update(ctx, k, executionID, func(r *Record) (bool, error) { return r.fail(bucket, result) })
+}
+
+// Retry makes failed destinations pending again.
+func (l *Ledger) Retry(ctx context.Context, k Key, executionID string) (*Record, error) {
+	return l.update(ctx, k, executionID, (*Record).retry)
+}
+
+// update reads, changes and writes the item of an execution. ErrSuperseded when
+// the item is another's.
+func (l *Ledger) update(ctx context.Context, k Key, executionID string, change func(*Record) (changed bool, err error)) (*Record, error) {
+	var r *Record
+	err := l.withRetry(ctx, k, func() error {
+		old, err := l.Get(ctx, k)
+		if err != nil {
+			return err
+		}
+		if old.ExecutionID != executionID {
+			return fmt.Errorf("%w: %s of %s is %s now", ErrSuperseded, executionID, k.FileKey, old.ExecutionID)
+		}
+		r = old.Clone()
+		changed, err := change(r)
+		if err != nil || !changed {
+			return err
+		}
+		r.settle(time.Now())
+		r.Version++
+		return l.put(ctx, r, old)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// put writes r on condition that the item is still old, or still absent when old
+// is nil.
+func (l *Ledger) put(ctx context.Context, r, old *Record) error {
+	in := &dynamodb.PutItemInput{
+		TableName:           &l.table,
+		Item:                r.encode(),
+		ConditionExpression: aws.String("attribute_not_exists(fileKey)"),
+	}
+	if old != nil {
+		in.ConditionExpression = aws.String("executionId = :id AND version = :version")
+		in.ExpressionAttributeValues = item{":id": text(old.ExecutionID), ":version": number(old.Version)}
+		// Names that DynamoDB reserves would need aliases; these two are free.
+	}
+	_, err := l.client.PutItem(ctx, in)
+	var conflict *types.ConditionalCheckFailedException
+	if err != nil && !errors.As(err, &conflict) {
+		return l.explain(err)
+	}
+	return err
+}
+
+// withRetry calls f again as long as it meets a conflict.
+func (l *Ledger) withRetry(ctx context.Context, k Key, f func() error) error {
+	wait := firstBackoff
+	for range maxTries {
+		err := f()
+		var conflict *types.ConditionalCheckFailedException
+		if !errors.As(err, &conflict) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(mathrand.N(wait)):
+			wait = min(2*wait, maxBackoff)
+		}
+	}
+	return fmt.Errorf("table %s: item of %s changes faster than it can be written", l.table, k.FileKey)
+}

@@ -1,0 +1,396 @@
+package ledger
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/oklog/ulid/v2"
+	"go.uber.org/goleak"
+
+	"github.com/landfall-dist/landfall/internal/devcloud/cloudtest"
+)
+
+// otherEndpoint names a DynamoDB to run the tests against as well: AWS's own
+// DynamoDB Local in CI.
+const otherEndpoint = "LANDFALL_TEST_DYNAMODB"
+
+var (
+	cloud  *cloudtest.Cloud
+	golden = filepath.Join(must(filepath.Abs("testdata")), "item.json")
+	write  = flag.Bool("write", false, "write the golden file")
+	noon   = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
+	key    = Key{"releases/build ü+%.zip", "global-builds"}
+)
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+type withCloud struct{ *testing.M }
+
+func (m withCloud) Run() int {
+	var stop func()
+	cloud, stop = cloudtest.Start()
+	defer stop()
+	return m.M.Run()
+}
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(withCloud{m}) }
+
+// everywhere runs a test against each DynamoDB there is, with a table of its own.
+func everywhere(t *testing.T, test func(t *testing.T, l *Ledger)) {
+	t.Run("embedded", func(t *testing.T) { test(t, New(cloud.DynamoDB, cloud.Table(t))) })
+	t.Run("dynamodb-local", func(t *testing.T) {
+		endpoint := os.Getenv(otherEndpoint)
+		if endpoint == "" {
+			t.Skipf("%s names no endpoint", otherEndpoint)
+		}
+		client := dynamodb.NewFromConfig(cloud.AWS, func(o *dynamodb.Options) { o.BaseEndpoint = &endpoint })
+		l := New(client, "t"+ulid.Make().String())
+		if created, err := l.Create(t.Context()); err != nil || !created {
+			t.Fatalf("created %v, %v", created, err)
+		}
+		t.Cleanup(func() {
+			client.DeleteTable(context.Background(), &dynamodb.DeleteTableInput{TableName: aws.String(l.Table())})
+		})
+		test(t, l)
+	})
+}
+
+func start(etag string, to ...string) Start {
+	return Start{Key: key, SourceETag: etag, Size: 42, Destinations: to, Now: noon}
+}
+
+func begin(t *testing.T, l *Ledger, s Start) *Begun {
+	t.Helper()
+	b, err := l.Begin(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestLifeOfAnExecution(t *testing.T) {
+	everywhere(t, func(t *testing.T, l *Ledger) {
+		ctx := t.Context()
+		if _, err := l.Get(ctx, key); !errors.Is(err, ErrNotFound) {
+			t.Fatalf("before the first execution: %v", err)
+		}
+		b := begin(t, l, start("etag-1", "b", "a", "a"))
+		id := b.Record.ExecutionID
+		if b.Joined || b.Superseded != "" || !slices.Equal(b.Record.Destinations, []string{"a", "b"}) {
+			t.Fatalf("begun %+v", b)
+		}
+		step := func(r *Record, err error) *Record {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+			stored, err := l.Get(ctx, key)
+			if err != nil || stored.Version != r.Version || stored.Status != r.Status {
+				t.Fatalf("table has %+v, %v; told %+v", stored, err, r)
+			}
+			return stored
+		}
+		r := step(l.SetContent(ctx, key, id, "ih", "sum"))
+		if r.InfoHash != "ih" || r.SHA256 != "sum" {
+			t.Errorf("content %+v", r)
+		}
+		r = step(l.SetLanding(ctx, key, id, "a", Landing{"agent-1", "upload", id}))
+		if r.Landings["a"].UploadID != "upload" {
+			t.Errorf("landings %+v", r.Landings)
+		}
+		result := Result{Timestamp: noon, ETag: "e", Bytes: 42, Seconds: 1.5, Region: "r", Agent: "agent-1", SHA256: "sum"}
+		r = step(l.Arrive(ctx, key, id, "a", result))
+		if r.Status != InProgress || !r.Results["a"].Success || !slices.Equal(r.Pending(), []string{"b"}) {
+			t.Errorf("after the first arrival %+v", r)
+		}
+		version := r.Version
+		if r = step(l.Arrive(ctx, key, id, "a", result)); r.Version != version {
+			t.Error("a repeated arrival changed the item")
+		}
+		r = step(l.Fail(ctx, key, id, "b", Result{Timestamp: noon, Error: strings.Repeat("ü", maxErrorLength)}))
+		if r.Status != Failed || r.CompletedAt.IsZero() || len(r.Results["b"].Error) > maxErrorLength {
+			t.Errorf("after the failure %+v", r)
+		}
+		r = step(l.Retry(ctx, key, id))
+		if r.Status != InProgress || !r.CompletedAt.IsZero() || len(r.Failed) != 0 {
+			t.Errorf("after the retry %+v", r)
+		}
+		step(l.Fail(ctx, key, id, "b", Result{Timestamp: noon, Error: "late"}))
+		r = step(l.Arrive(ctx, key, id, "b", result))
+		if r.Status != Completed || len(r.Failed) != 0 || r.CompletedAt.IsZero() {
+			t.Errorf("a late arrival leaves %+v", r)
+		}
+		if r = step(l.Fail(ctx, key, id, "b", Result{Timestamp: noon, Error: "too late"})); r.Status != Completed {
+			t.Error("a failure overrode a success")
+		}
+		if _, err := l.Arrive(ctx, key, id, "elsewhere", result); err == nil {
+			t.Error("an arrival where nobody sent it")
+		}
+		if _, err := l.Arrive(ctx, key, ulid.Make().String(), "b", result); !errors.Is(err, ErrSuperseded) {
+			t.Errorf("another execution's arrival: %v", err)
+		}
+		n := 0
+		if err := l.Scan(ctx, func(*Record) error { n++; return nil }); err != nil || n != 1 {
+			t.Errorf("scan saw %d items, %v", n, err)
+		}
+	})
+}
+
+func TestBegin(t *testing.T) {
+	everywhere(t, func(t *testing.T, l *Ledger) {
+		first := begin(t, l, start("x", "a", "b", "c")).Record
+		if b := begin(t, l, start("x", "b")); !b.Joined || b.Record.ExecutionID != first.ExecutionID {
+			t.Errorf("covered by what runs: %+v", b)
+		}
+		if _, err := l.Arrive(t.Context(), key, first.ExecutionID, "a", Result{Timestamp: noon}); err != nil {
+			t.Fatal(err)
+		}
+		second := begin(t, l, start("y", "c", "d"))
+		if second.Superseded != first.ExecutionID || !slices.Equal(second.Inherited, []string{"b"}) ||
+			!slices.Equal(second.Record.Destinations, []string{"b", "c", "d"}) {
+			t.Errorf("superseding %+v", second)
+		}
+		if _, err := l.Arrive(t.Context(), key, first.ExecutionID, "b", Result{}); !errors.Is(err, ErrSuperseded) {
+			t.Errorf("the old execution's arrival: %v", err)
+		}
+		back := start("x", "b", "c", "d")
+		back.Now = noon.Add(-time.Hour) // the clock was set back
+		third := begin(t, l, back)
+		if third.Record.ExecutionID <= second.Record.ExecutionID || third.Record.Version <= second.Record.Version {
+			t.Errorf("%s does not come after %s", third.Record.ExecutionID, second.Record.ExecutionID)
+		}
+		for _, b := range []string{"b", "c", "d"} {
+			if _, err := l.Fail(t.Context(), key, third.Record.ExecutionID, b, Result{Timestamp: noon, Error: "x"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if b := begin(t, l, start("z", "e")); len(b.Inherited) != 0 || b.Superseded != third.Record.ExecutionID {
+			t.Errorf("nothing is inherited from what had ended: %+v", b)
+		}
+	})
+}
+
+func TestBeginRefuses(t *testing.T) {
+	l := New(cloud.DynamoDB, cloud.Table(t))
+	many := make([]string, maxDestinations+1)
+	for i := range many {
+		many[i] = fmt.Sprint("bucket-", i)
+	}
+	for name, s := range map[string]Start{
+		"no destination":        start("x"),
+		"too many destinations": start("x", many...),
+		"empty key":             {Key: Key{"", "b"}, Destinations: []string{"a"}},
+		"long key":              {Key: Key{strings.Repeat("k", maxKeyLength+1), "b"}, Destinations: []string{"a"}},
+		"key is not UTF-8":      {Key: Key{"\xff", "b"}, Destinations: []string{"a"}},
+		"negative size":         {Key: key, Size: -1, Destinations: []string{"a"}},
+	} {
+		if _, err := l.Begin(t.Context(), s); !errors.Is(err, errInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestRaces(t *testing.T) {
+	everywhere(t, func(t *testing.T, l *Ledger) {
+		const n = 32
+		var wg sync.WaitGroup
+		ids := make([]string, n)
+		for i := range n {
+			wg.Go(func() {
+				b, err := l.Begin(t.Context(), start(fmt.Sprint("etag-", i), "a"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				ids[i] = b.Record.ExecutionID
+			})
+		}
+		wg.Wait()
+		if slices.Sort(ids); len(slices.Compact(ids)) != n {
+			t.Error("two executions share an id")
+		}
+		r, err := l.Get(t.Context(), key)
+		if err != nil || r.ExecutionID != ids[n-1] || r.Version != n {
+			t.Errorf("the table has %+v, %v; the greatest id is %s", r, err, ids[n-1])
+		}
+		var buckets []string
+		for i := range n {
+			buckets = append(buckets, fmt.Sprintf("bucket-%02d", i))
+		}
+		id := begin(t, l, start("all", buckets...)).Record.ExecutionID
+		for _, b := range buckets {
+			wg.Go(func() {
+				if _, err := l.Arrive(t.Context(), key, id, b, Result{Timestamp: noon}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if r, err := l.Get(t.Context(), key); err != nil || len(r.Successful) != n || !slices.Equal(r.Pending(), []string{"a"}) {
+			t.Errorf("after %d arrivals at once: %+v, %v", n, r, err)
+		}
+	})
+}
+
+// The item's form is a contract with whoever reads the table.
+func TestItemFormat(t *testing.T) {
+	r := &Record{
+		Key: key, ExecutionID: "01ARZ3NDEKTSV4RRFFQ69G5FAV", StartTime: noon,
+		Destinations: []string{"a", "b"}, Successful: []string{"a"}, Failed: []string{"b"},
+		Results: map[string]Result{
+			"a": {Success: true, Timestamp: noon, ETag: "e", Bytes: 42, Seconds: 1.5, Region: "r", Agent: "g", SHA256: "s"},
+			"b": {Timestamp: noon, Error: "denied"},
+		},
+		Landings: map[string]Landing{"b": {"g", "u", "01ARZ3NDEKTSV4RRFFQ69G5FAV"}},
+		Size:     42, SourceETag: "e", InfoHash: "i", SHA256: "s", Version: 7,
+	}
+	r.settle(noon.Add(time.Second))
+	got, err := json.MarshalIndent(plain(&types.AttributeValueMemberM{Value: r.encode()}), "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *write {
+		if err := os.WriteFile(golden, append(got, '\n'), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil || strings.TrimSpace(string(want)) != string(got) {
+		t.Errorf("the item is\n%s\n(%v)", got, err)
+	}
+	again, err := decode(r.encode())
+	if err != nil || again.Results["a"] != r.Results["a"] || again.Status != Failed {
+		t.Errorf("decoded %+v, %v", again, err)
+	}
+}
+
+// plain is an attribute in DynamoDB's own JSON.
+func plain(v types.AttributeValue) map[string]any {
+	switch v := v.(type) {
+	case *types.AttributeValueMemberS:
+		return map[string]any{"S": v.Value}
+	case *types.AttributeValueMemberN:
+		return map[string]any{"N": v.Value}
+	case *types.AttributeValueMemberBOOL:
+		return map[string]any{"BOOL": v.Value}
+	case *types.AttributeValueMemberSS:
+		return map[string]any{"SS": v.Value}
+	case *types.AttributeValueMemberM:
+		m := map[string]any{}
+		for k, inner := range v.Value {
+			m[k] = plain(inner)
+		}
+		return map[string]any{"M": m}
+	}
+	return nil
+}
+
+func TestAttributesOfOthersStay(t *testing.T) {
+	everywhere(t, func(t *testing.T, l *Ledger) {
+		id := begin(t, l, start("x", "a")).Record.ExecutionID
+		_, err := l.client.UpdateItem(t.Context(), &dynamodb.UpdateItemInput{
+			TableName: &l.table, Key: key.item(),
+			UpdateExpression:          aws.String("SET note = :n"),
+			ExpressionAttributeValues: item{":n": text("theirs")},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.Arrive(t.Context(), key, id, "a", Result{Timestamp: noon}); err != nil {
+			t.Fatal(err)
+		}
+		begin(t, l, start("y", "b"))
+		r, err := l.Get(t.Context(), key)
+		if err != nil || (&reader{item: r.item}).text("note") != "theirs" {
+			t.Errorf("%v, %v", r.item["note"], err)
+		}
+		if len(r.Successful) != 0 || r.Status != InProgress {
+			t.Errorf("what was the old execution's stayed: %+v", r)
+		}
+	})
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	good := (&Record{Key: key, ExecutionID: "x", StartTime: noon}).encode()
+	for name, spoil := range map[string]func(item){
+		"text for a number": func(i item) { i["size"] = text("1") },
+		"no number":         func(i item) { i["size"] = &types.AttributeValueMemberN{Value: "x"} },
+		"negative size":     func(i item) { i["size"] = number(-1) },
+		"no time":           func(i item) { i["startTime"] = text("noon") },
+		"text in results":   func(i item) { i["copyResults"] = &types.AttributeValueMemberM{Value: item{"a": text("x")}} },
+	} {
+		i := item{}
+		for k, v := range good {
+			i[k] = v
+		}
+		spoil(i)
+		if r, err := decode(i); err == nil {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+}
+
+func TestMissingTable(t *testing.T) {
+	l := New(cloud.DynamoDB, "no-such-table")
+	for name, err := range map[string]error{
+		"Check": l.Check(t.Context()),
+		"Get":   func() error { _, err := l.Get(t.Context(), key); return err }(),
+		"Begin": func() error { _, err := l.Begin(t.Context(), start("x", "a")); return err }(),
+	} {
+		if !errors.Is(err, ErrNoTable) || !strings.Contains(err.Error(), "no-such-table") || !strings.Contains(err.Error(), "seeder init") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestCreate(t *testing.T) {
+	l := New(cloud.DynamoDB, "created-"+ulid.Make().String())
+	if created, err := l.Create(t.Context()); !created || err != nil {
+		t.Fatalf("first: %v, %v", created, err)
+	}
+	if created, err := l.Create(t.Context()); created || err != nil {
+		t.Errorf("second: %v, %v", created, err)
+	}
+	other := "other-" + ulid.Make().String()
+	_, err := cloud.DynamoDB.CreateTable(t.Context(), &dynamodb.CreateTableInput{
+		TableName: &other, BillingMode: types.BillingModePayPerRequest,
+		KeySchema:            []types.KeySchemaElement{{AttributeName: aws.String("id"), KeyType: types.KeyTypeHash}},
+		AttributeDefinitions: []types.AttributeDefinition{{AttributeName: aws.String("id"), AttributeType: types.ScalarAttributeTypeS}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := New(cloud.DynamoDB, other).Check(t.Context()); err == nil || !strings.Contains(err.Error(), "--table") {
+		t.Errorf("a table of another kind: %v", err)
+	}
+}
+
+func TestNewIDIsGreater(t *testing.T) {
+	for _, last := range []string{
+		"", "not an id", newID(noon, ""), newID(noon.Add(time.Hour), ""),
+		newID(noon, "")[:10] + "ZZZZZZZZZZZZZZZZ", // its random part is full
+	} {
+		if id := newID(noon, last); cmp.Compare(id, last) <= 0 && last != "not an id" {
+			t.Errorf("%s after %s", id, last)
+		}
+	}
+}

@@ -1,0 +1,206 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+	"unicode/utf8"
+)
+
+const (
+	// DefaultTable is the table's usual name.
+	DefaultTable = "FileCopyTracking"
+	// maxDestinations bounds the buckets of one execution, so that its item
+	// stays far below DynamoDB's 400 KB.
+	maxDestinations = 64
+	// maxKeyLength is S3's limit on a key in bytes.
+	maxKeyLength = 1024
+	// maxErrorLength bounds the text of an error kept in the item, in bytes.
+	maxErrorLength = 1 << 10
+)
+
+var (
+	// ErrNotFound says that the table has no item of the key.
+	ErrNotFound = errors.New("no such execution")
+	// ErrSuperseded says that the item belongs to another execution now.
+	ErrSuperseded = errors.New("execution superseded")
+	// ErrNoTable says that the table does not exist.
+	ErrNoTable = errors.New("table does not exist")
+	// errInvalid is wrapped by what a caller must not ask for.
+	errInvalid = errors.New("invalid execution")
+)
+
+// Status of an execution, derived from the sets of buckets.
+type Status string
+
+// The statuses.
+const (
+	InProgress Status = "IN_PROGRESS"
+	Completed  Status = "COMPLETED"
+	Failed     Status = "FAILED"
+)
+
+// Key is the table's key: an object of a bucket. FileKey is carried byte for
+// byte.
+type Key struct{ FileKey, SourceBucket string }
+
+// Record is one item: the newest execution of a key.
+type Record struct {
+	Key
+	ExecutionID string // ULID
+	Status      Status
+	StartTime   time.Time
+	CompletedAt time.Time // zero while it runs
+	// Destinations, Successful and Failed are sorted, without duplicates, nil
+	// when empty.
+	Destinations, Successful, Failed []string
+	Results                          map[string]Result  // by bucket
+	Landings                         map[string]Landing // by bucket
+	Size                             int64              // bytes
+	SourceETag                       string
+	InfoHash, SHA256                 string // hexadecimal; empty until the build was pulled
+	Version                          int64  // grows with every change
+
+	item item // as it was read, with attributes of others
+}
+
+// Result is how a destination ended.
+type Result struct {
+	Success   bool
+	Timestamp time.Time
+	ETag      string
+	Bytes     int64
+	Seconds   float64
+	Region    string
+	Agent     string
+	SHA256    string
+	Error     string
+}
+
+// Landing is an upload under way, so that a successor can continue it.
+type Landing struct{ Agent, UploadID, ExecutionID string }
+
+// Unfinished returns the destinations that have not arrived, failed ones too.
+func (r *Record) Unfinished() []string { return without(r.Destinations, r.Successful) }
+
+// Pending returns the destinations that have neither arrived nor failed.
+func (r *Record) Pending() []string { return without(r.Unfinished(), r.Failed) }
+
+// Clone returns a copy that shares nothing that is changed in place.
+func (r *Record) Clone() *Record {
+	c := *r
+	c.Destinations = slices.Clone(r.Destinations)
+	c.Successful = slices.Clone(r.Successful)
+	c.Failed = slices.Clone(r.Failed)
+	c.Results = maps.Clone(r.Results)
+	c.Landings = maps.Clone(r.Landings)
+	c.item = maps.Clone(r.item)
+	return &c
+}
+
+// arrive notes a success; false when it was known.
+func (r *Record) arrive(bucket string, result Result) (changed bool, err error) {
+	if err := r.isDestination(bucket); err != nil {
+		return false, err
+	}
+	if slices.Contains(r.Successful, bucket) {
+		return false, nil
+	}
+	result.Success, result.Error = true, ""
+	r.Successful = sorted(append(r.Successful, bucket))
+	r.Failed = without(r.Failed, []string{bucket})
+	r.Results[bucket] = result
+	delete(r.Landings, bucket)
+	return true, nil
+}
+
+// fail notes a failure, which never overrides a success.
+func (r *Record) fail(bucket string, result Result) (changed bool, err error) {
+	if err := r.isDestination(bucket); err != nil {
+		return false, err
+	}
+	result.Success = false
+	if len(result.Error) > maxErrorLength {
+		result.Error = result.Error[:maxErrorLength]
+		for !utf8.ValidString(result.Error) { // cut within a character
+			result.Error = result.Error[:len(result.Error)-1]
+		}
+	}
+	known := slices.Contains(r.Failed, bucket)
+	if slices.Contains(r.Successful, bucket) || known && r.Results[bucket].Error == result.Error {
+		return false, nil
+	}
+	r.Failed = sorted(append(r.Failed, bucket))
+	r.Results[bucket] = result
+	return true, nil
+}
+
+// retry makes failed destinations pending again.
+func (r *Record) retry() (changed bool, err error) {
+	if len(r.Failed) == 0 {
+		return false, nil
+	}
+	for _, b := range r.Failed {
+		delete(r.Results, b)
+	}
+	r.Failed = nil
+	return true, nil
+}
+
+// settle derives the status from the sets. now becomes CompletedAt when the
+// execution has just ended.
+func (r *Record) settle(now time.Time) {
+	switch {
+	case len(r.Unfinished()) == 0:
+		r.Status = Completed
+	case len(r.Pending()) == 0:
+		r.Status = Failed
+	default:
+		r.Status = InProgress
+	}
+	switch {
+	case r.Status == InProgress:
+		r.CompletedAt = time.Time{}
+	case r.CompletedAt.IsZero() || r.Status == Completed:
+		r.CompletedAt = now.UTC()
+	}
+}
+
+func (r *Record) isDestination(bucket string) error {
+	if !slices.Contains(r.Destinations, bucket) {
+		return fmt.Errorf("%w: %s is no destination of %s", errInvalid, bucket, r.ExecutionID)
+	}
+	return nil
+}
+
+func (k Key) check() error {
+	switch {
+	case k.FileKey == "" || len(k.FileKey) > maxKeyLength:
+		return fmt.Errorf("%w: key of %d bytes, expected 1 to %d", errInvalid, len(k.FileKey), maxKeyLength)
+	case !utf8.ValidString(k.FileKey):
+		return fmt.Errorf("%w: key %q is not UTF-8", errInvalid, k.FileKey)
+	case k.SourceBucket == "":
+		return fmt.Errorf("%w: no source bucket", errInvalid)
+	}
+	return nil
+}
+
+// sorted returns a set: in order, without duplicates, nil when empty.
+func sorted(s []string) []string {
+	if len(s) == 0 {
+		return nil
+	}
+	return slices.Compact(slices.Sorted(slices.Values(s)))
+}
+
+func without(s, gone []string) []string {
+	var out []string
+	for _, v := range s {
+		if !slices.Contains(gone, v) {
+			out = append(out, v)
+		}
+	}
+	return out
+}
