@@ -1,0 +1,245 @@
+// Package bucket is one S3 bucket: the calls that Landfall makes of it, and what
+// their errors mean. It works against AWS and against servers that speak the S3
+// API behind an endpoint of their own.
+//
+// It knows nothing of builds, executions or parts that are ready; what is sent
+// when, and under which condition, is decided by its callers.
+package bucket
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+)
+
+const (
+	// defaultRegion is where buckets without a location constraint are, and the
+	// region whose endpoint can be asked about any bucket.
+	defaultRegion = "us-east-1"
+	// regionHeader tells a bucket's region in answers of every status.
+	regionHeader = "X-Amz-Bucket-Region"
+)
+
+// Object is one object of a bucket.
+type Object struct {
+	// Key is carried byte for byte.
+	Key string
+	// ETag is as S3 gives it, quotes included.
+	ETag string
+	// Size is in bytes.
+	Size int64
+	// ContentType and Metadata are empty in a listing. Metadata's keys are
+	// lower-case and without the x-amz-meta- prefix.
+	ContentType string
+	Metadata    map[string]string
+	// LastModified is zero in the answer to an upload.
+	LastModified time.Time
+}
+
+// Options are the choices that Open leaves to its caller.
+type Options struct {
+	// Region is the AWS region of the bucket. Empty means what HeadBucket
+	// answers, then that of the aws.Config.
+	Region string
+}
+
+// Bucket is a bucket that was found. It is safe for concurrent use.
+type Bucket struct {
+	client *s3.Client
+	name   string
+	region string
+}
+
+// Open finds the bucket and its region with HeadBucket. Addresses are path-style
+// whenever an endpoint is set, in cfg or by AWS_ENDPOINT_URL or
+// AWS_ENDPOINT_URL_S3. A bucket that does not exist is ErrNoBucket.
+func Open(ctx context.Context, cfg aws.Config, name string, o Options) (*Bucket, error) {
+	region := cmp.Or(o.Region, cfg.Region, defaultRegion)
+	b := &Bucket{client: newClient(cfg, region), name: name, region: region}
+	answered, err := b.head(ctx)
+	if o.Region == "" && answered != "" && answered != region {
+		// Asked in the wrong place, S3 answers 301 or 400 and says the right one.
+		b.region, b.client = answered, newClient(cfg, answered)
+		if err != nil {
+			_, err = b.head(ctx)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// Create makes the bucket in the region unless the caller's account has it
+// already: then created is false. An empty region is that of cfg, else
+// us-east-1.
+func Create(ctx context.Context, cfg aws.Config, name, region string) (created bool, err error) {
+	region = cmp.Or(region, cfg.Region, defaultRegion)
+	_, err = Open(ctx, cfg, name, Options{})
+	if !errors.Is(err, ErrNoBucket) {
+		return false, err
+	}
+	in := &s3.CreateBucketInput{Bucket: &name}
+	if region != defaultRegion {
+		in.CreateBucketConfiguration = &types.CreateBucketConfiguration{
+			LocationConstraint: types.BucketLocationConstraint(region),
+		}
+	}
+	_, err = newClient(cfg, region).CreateBucket(ctx, in)
+	if owned := (*types.BucketAlreadyOwnedByYou)(nil); errors.As(err, &owned) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("creating bucket %s: %w", name, err)
+	}
+	return true, nil
+}
+
+func newClient(cfg aws.Config, region string) *s3.Client {
+	return s3.NewFromConfig(cfg, func(o *s3.Options) {
+		o.Region = region
+		o.UsePathStyle = o.BaseEndpoint != nil
+		// Only ranges are read, which carry no checksum that could be verified;
+		// the digests of a build are computed over what was read.
+		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
+	})
+}
+
+// Name is the bucket's name.
+func (b *Bucket) Name() string { return b.name }
+
+// Region is the AWS region of the bucket, which need not be the region that
+// Landfall's users speak of.
+func (b *Bucket) Region() string { return b.region }
+
+// Check asks whether the bucket is there and may be used.
+func (b *Bucket) Check(ctx context.Context) error {
+	_, err := b.head(ctx)
+	return err
+}
+
+// head calls HeadBucket. The region may be known even when the call failed.
+func (b *Bucket) head(ctx context.Context) (region string, err error) {
+	out, err := b.client.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &b.name})
+	if err == nil {
+		return aws.ToString(out.BucketRegion), nil
+	}
+	var response *awshttp.ResponseError
+	if errors.As(err, &response) && response.Response != nil {
+		region = response.Response.Header.Get(regionHeader)
+	}
+	if status(err) == http.StatusNotFound {
+		return region, fmt.Errorf("%w: %s (`seeder init` makes missing buckets)", ErrNoBucket, b.name)
+	}
+	return region, fmt.Errorf("looking for bucket %s: %w", b.name, err)
+}
+
+// Head returns the object of that key, or ErrNotFound.
+func (b *Bucket) Head(ctx context.Context, key string) (*Object, error) {
+	out, err := b.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &b.name, Key: &key})
+	if err != nil {
+		return nil, b.wrap("looking for", key, err, nil)
+	}
+	return &Object{
+		Key:          key,
+		ETag:         aws.ToString(out.ETag),
+		Size:         aws.ToInt64(out.ContentLength),
+		ContentType:  aws.ToString(out.ContentType),
+		Metadata:     lowerKeys(out.Metadata),
+		LastModified: aws.ToTime(out.LastModified),
+	}, nil
+}
+
+// List calls fn for every object whose key begins with prefix, in the order of
+// S3 (ListObjectsV2), page by page. The first error of fn ends it and is
+// returned as it is.
+func (b *Bucket) List(ctx context.Context, prefix string, fn func(Object) error) error {
+	in := &s3.ListObjectsV2Input{
+		Bucket: &b.name,
+		Prefix: &prefix,
+		// XML cannot hold every character that a key may have.
+		EncodingType: types.EncodingTypeUrl,
+	}
+	for {
+		out, err := b.client.ListObjectsV2(ctx, in)
+		if err != nil {
+			return b.wrap("listing", prefix, err, nil)
+		}
+		for _, o := range out.Contents {
+			key, err := decodeKey(aws.ToString(o.Key), out.EncodingType)
+			if err != nil {
+				return fmt.Errorf("listing %s: %w", b.name, err)
+			}
+			if err := fn(Object{
+				Key:          key,
+				ETag:         aws.ToString(o.ETag),
+				Size:         aws.ToInt64(o.Size),
+				LastModified: aws.ToTime(o.LastModified),
+			}); err != nil {
+				return err
+			}
+		}
+		if !aws.ToBool(out.IsTruncated) {
+			return nil
+		}
+		next := aws.ToString(out.NextContinuationToken)
+		if next == "" || next == aws.ToString(in.ContinuationToken) {
+			return fmt.Errorf("listing %s: the answer is cut short and does not say how to go on", b.name)
+		}
+		in.ContinuationToken = &next
+	}
+}
+
+// decodeKey undoes the url encoding of a listing. A server that does not know it
+// does not name it in its answer.
+func decodeKey(key string, encoding types.EncodingType) (string, error) {
+	if encoding != types.EncodingTypeUrl {
+		return key, nil
+	}
+	return url.QueryUnescape(key) // S3 writes a space as +
+}
+
+// GetRange reads length bytes from offset of the object that has the ETag; any
+// when the ETag is empty. ErrChanged says that the key has another object now,
+// ErrNotFound that it has none. The reader gives at most length bytes, and an
+// error when the connection breaks earlier.
+func (b *Bucket) GetRange(ctx context.Context, key, etag string, offset, length int64) (io.ReadCloser, error) {
+	if length == 0 {
+		return http.NoBody, nil // HTTP has no empty range
+	}
+	bytes := fmt.Sprintf("bytes=%d-%d", offset, offset+length-1)
+	in := &s3.GetObjectInput{Bucket: &b.name, Key: &key, Range: &bytes}
+	if etag != "" {
+		in.IfMatch = &etag
+	}
+	out, err := b.client.GetObject(ctx, in)
+	if err != nil {
+		return nil, b.wrap("reading", key, err, ErrChanged)
+	}
+	got, start := aws.ToInt64(out.ContentLength), fmt.Sprintf("bytes %d-", offset)
+	if got != length || !strings.HasPrefix(aws.ToString(out.ContentRange), start) {
+		out.Body.Close()
+		return nil, fmt.Errorf("reading %s in %s: asked for %s, got %d bytes of range %q",
+			key, b.name, bytes, got, aws.ToString(out.ContentRange))
+	}
+	return out.Body, nil
+}
+
+func lowerKeys(metadata map[string]string) map[string]string {
+	lower := make(map[string]string, len(metadata))
+	for k, v := range metadata {
+		lower[strings.ToLower(k)] = v
+	}
+	return lower
+}

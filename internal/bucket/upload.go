@@ -1,0 +1,177 @@
+package bucket
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/landfall-dist/landfall/internal/manifest"
+)
+
+const (
+	// streamPart is the part length of an uploaded stream. A part is held in
+	// memory while it is sent, since a stream cannot be read again.
+	streamPart = 16 << 20
+	// streamParallel is the number of parts under way, beside the one that is
+	// being read: three of them are 48 MiB, whatever the length of the stream.
+	streamParallel = 2
+	// MaxUpload is the longest stream that Upload takes, in bytes (156.25 GiB):
+	// S3 allows 10,000 parts, and memory bounds a part.
+	MaxUpload = manifest.MaxParts * streamPart
+	// abortTimeout bounds the clearing away of an upload whose own context may
+	// be over.
+	abortTimeout = 10 * time.Second
+)
+
+// Upload stores what r gives until io.EOF as the object of the key, with bounded
+// memory. size is the length promised, which r must keep, or -1 if unknown; more
+// than MaxUpload is ErrTooLarge. Any other end of r leaves neither an object nor
+// an upload. When ctx ends, a Read of r that is under way is waited for.
+//
+// The transfer manager of the SDK is not used: it does not hold a reader to its
+// promise and writes to the standard logger.
+func (b *Bucket) Upload(ctx context.Context, key string, r io.Reader, size int64, contentType string, metadata map[string]string) (*Object, error) {
+	s := &stream{r: r, size: size}
+	if size > MaxUpload {
+		return nil, fmt.Errorf("uploading %s to %s: %w", key, b.name, s.tooLarge())
+	}
+	first := int64(streamPart)
+	if size >= 0 {
+		first = min(first, size+1) // one more, to see the end
+	}
+	buf, err := s.fill(make([]byte, first))
+	if err != nil {
+		return nil, fmt.Errorf("uploading %s to %s: %w", key, b.name, err)
+	}
+	var etag string
+	if s.ended {
+		etag, err = b.put(ctx, key, buf, contentType, metadata, Condition{})
+	} else {
+		etag, err = b.uploadParts(ctx, key, s, buf, contentType, metadata)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Object{Key: key, ETag: etag, Size: s.read, ContentType: contentType, Metadata: lowerKeys(metadata)}, nil
+}
+
+func (b *Bucket) uploadParts(ctx context.Context, key string, s *stream, first []byte, contentType string, metadata map[string]string) (etag string, err error) {
+	id, err := b.CreateUpload(ctx, key, contentType, metadata)
+	if err != nil {
+		return "", err
+	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
+		defer cancel()
+		if abort := b.AbortUpload(ctx, key, id); abort != nil {
+			err = errors.Join(err, abort)
+		}
+	}()
+	parts, err := b.sendStream(ctx, key, id, s, first)
+	if err != nil {
+		return "", err
+	}
+	return b.CompleteUpload(ctx, key, id, parts, Condition{})
+}
+
+// sendStream uploads first and then the rest of s. It returns when nothing is
+// under way any more.
+func (b *Bucket) sendStream(ctx context.Context, key, id string, s *stream, first []byte) ([]Part, error) {
+	group, ctx := errgroup.WithContext(ctx)
+	free := make(chan []byte, streamParallel+1)
+	for range streamParallel {
+		free <- nil // made when it is needed
+	}
+	var sent []*Part
+	send := func(buf []byte) {
+		sum := sha256.Sum256(buf)
+		p := &Part{Number: len(sent), SHA256: sum[:], Size: int64(len(buf))}
+		sent = append(sent, p)
+		group.Go(func() (err error) {
+			p.ETag, err = b.UploadPart(ctx, key, id, p.Number, bytes.NewReader(buf), p.Size, p.SHA256)
+			free <- buf[:cap(buf)]
+			return err
+		})
+	}
+	send(first)
+	for !s.ended && ctx.Err() == nil {
+		var buf []byte
+		select {
+		case buf = <-free:
+		case <-ctx.Done():
+			continue
+		}
+		if buf == nil {
+			buf = make([]byte, streamPart)
+		}
+		buf, err := s.fill(buf)
+		if err != nil {
+			group.Go(func() error { return fmt.Errorf("uploading %s to %s: %w", key, b.name, err) })
+			break
+		}
+		if len(buf) > 0 {
+			send(buf)
+		}
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil && !s.ended {
+		return nil, err
+	}
+	parts := make([]Part, len(sent))
+	for i, p := range sent {
+		parts[i] = *p
+	}
+	return parts, nil
+}
+
+// stream reads r in parts and holds it to its promised size.
+type stream struct {
+	r     io.Reader
+	size  int64 // -1 if unknown
+	read  int64
+	ended bool
+}
+
+// fill reads until buf is full or the stream has ended, which io.ReadFull would
+// not tell from a body that was cut short.
+func (s *stream) fill(buf []byte) ([]byte, error) {
+	n := 0
+	for n < len(buf) {
+		m, err := s.r.Read(buf[n:])
+		n += m
+		s.read += int64(m)
+		switch {
+		case s.read > MaxUpload:
+			return nil, s.tooLarge()
+		case s.size >= 0 && s.read > s.size:
+			return nil, fmt.Errorf("more than the %d bytes promised", s.size)
+		}
+		if err == io.EOF {
+			s.ended = true
+			if s.size >= 0 && s.read < s.size {
+				return nil, fmt.Errorf("%d of %d bytes: %w", s.read, s.size, io.ErrUnexpectedEOF)
+			}
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("after %d bytes: %w", s.read, err)
+		}
+	}
+	return buf[:n], nil
+}
+
+func (s *stream) tooLarge() error {
+	return fmt.Errorf("%w: more than %d bytes (%d GiB); put it into the bucket with a tool that reads files, such as the AWS CLI",
+		ErrTooLarge, int64(MaxUpload), int64(MaxUpload)>>30)
+}

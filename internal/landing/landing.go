@@ -1,0 +1,402 @@
+// Package landing brings a build into the regional bucket: a multipart upload in
+// step with the download, part by part as their pieces are verified, that ends
+// in a whole and verified object or in none. It then records the arrival.
+//
+// Which agent lands, and when to begin again after an error, is left to the
+// caller; so is everything about the swarm, of which it knows only pieces.
+//
+// Equal bytes have equal ETags, so S3's conditions alone do not tell one
+// execution from another. What keeps an execution that is over from writing is
+// the order of steps in Run: it reads the table before it creates and before it
+// completes the upload, completes only over the object that it has looked at,
+// and removes all other uploads of the key before it records.
+package landing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/manifest"
+)
+
+const (
+	// digestMetadata and executionMetadata are the user metadata of a landed
+	// object, beside the build's own: the SHA-256 of the whole in hexadecimal,
+	// and the execution that landed it.
+	digestMetadata    = "landfall-sha256"
+	executionMetadata = "landfall-execution"
+
+	// maxRounds bounds how often one Run decides again: each round means that
+	// somebody else wrote to the key, or removed the upload, in the meantime.
+	maxRounds = 5
+	// maxConflicts is the number of new uploads after a 409 of S3.
+	maxConflicts = 1
+	// settleTimeout bounds the steps that are finished although ctx is over.
+	settleTimeout = 10 * time.Second
+)
+
+var (
+	// ErrSuperseded says that the execution is not the key's current one any
+	// more: stop, there is nothing to retry. It is ledger.ErrSuperseded.
+	ErrSuperseded = ledger.ErrSuperseded
+	// ErrEnded is for callers that end an execution from outside: a context
+	// ended with a cause that wraps it or ErrSuperseded makes Run remove its
+	// upload, where after any other end a successor may continue it.
+	ErrEnded = errors.New("execution was ended")
+	// errReplaced says that the key has no object, or another one.
+	errReplaced = errors.New("the bucket does not hold this build")
+)
+
+// Ledger is what a landing needs of the table; *ledger.Ledger has it.
+type Ledger interface {
+	Get(ctx context.Context, key ledger.Key) (*ledger.Record, error)
+	SetLanding(ctx context.Context, key ledger.Key, executionID, bucket string, l ledger.Landing) (*ledger.Record, error)
+	Arrive(ctx context.Context, key ledger.Key, executionID, bucket string, r ledger.Result) (*ledger.Record, error)
+}
+
+// Job is one landing: a build, of one execution, into one bucket. Its fields are
+// not changed while Run runs.
+type Job struct {
+	Bucket      *bucket.Bucket
+	Ledger      Ledger
+	Key         ledger.Key
+	ExecutionID string
+
+	// Manifest describes the build; only Record does without.
+	Manifest *manifest.Manifest
+	// Content has the bytes of every piece that the Tracker was told of. Both
+	// are nil for a build of 0 bytes. Run begins by forgetting which parts the
+	// Tracker handed out before; no other Run may use it at the same time.
+	Content io.ReaderAt
+	Tracker *Tracker
+
+	// Agent and Region are told in the result; Agent also in the table while
+	// the landing is under way.
+	Agent, Region string
+	// Slots bounds the parts that all landings of the agent send at once: each
+	// puts a value in while it is sent. Its capacity, at least 1, is also the
+	// most parts of this build at a time. Nil only for a build of 0 bytes.
+	Slots chan struct{}
+	// Started is when the work on the build began; zero leaves the result
+	// without seconds.
+	Started time.Time
+	// Logger may be nil.
+	Logger *slog.Logger
+	// Progress, which may be nil, hears the bytes that are in the upload after
+	// each part, one call at a time. It falls back when an upload was lost.
+	Progress func(landedBytes int64)
+	// Now is the clock of the result; nil means time.Now.
+	Now func() time.Time
+}
+
+// Run lands the build, waiting for its pieces, and records the arrival. It
+// returns the result as the table has it.
+//
+// It continues the upload that the table names for this execution. When it fails
+// it removes its upload. When ctx ends the upload is left for a successor,
+// unless the cause is ErrSuperseded or ErrEnded.
+func (j *Job) Run(ctx context.Context) (ledger.Result, error) {
+	l := &landing{Job: j, digest: j.Manifest.SHA256Hex()}
+	result, err := l.run(ctx)
+	if err != nil {
+		return ledger.Result{}, fmt.Errorf("landing %s in %s: %w", j.Key.FileKey, j.Bucket.Name(), err)
+	}
+	return result, nil
+}
+
+// Present reports whether the bucket already holds this build, so that it can be
+// recorded without moving a byte: the key's object says that its SHA-256, in
+// hexadecimal, is this one, and has the size in bytes. The object is nil when
+// the key has none.
+func Present(ctx context.Context, b *bucket.Bucket, key, sha256 string, size int64) (*bucket.Object, bool, error) {
+	object, err := b.Head(ctx, key)
+	if errors.Is(err, bucket.ErrNotFound) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	return object, sha256 != "" && object.Metadata[digestMetadata] == sha256 && object.Size == size, nil
+}
+
+// Record records the arrival of a build that Present has found, whose SHA-256 is
+// in hexadecimal and whose size is in bytes. First it removes every upload of
+// exactly that key, so that nothing can replace the object later, and looks at
+// the object once more. It needs neither Manifest, Content, Tracker nor Slots.
+func (j *Job) Record(ctx context.Context, sha256 string, size int64) (ledger.Result, error) {
+	result, err := j.record(ctx, sha256, size)
+	if err != nil {
+		return ledger.Result{}, fmt.Errorf("recording %s in %s: %w", j.Key.FileKey, j.Bucket.Name(), err)
+	}
+	return result, nil
+}
+
+func (j *Job) record(ctx context.Context, sha256 string, size int64) (ledger.Result, error) {
+	uploads, err := j.Bucket.Uploads(ctx, j.Key.FileKey)
+	if err != nil {
+		return ledger.Result{}, err
+	}
+	for _, id := range uploads {
+		if err := j.Bucket.AbortUpload(ctx, j.Key.FileKey, id); err != nil {
+			return ledger.Result{}, err
+		}
+	}
+	object, ok, err := Present(ctx, j.Bucket, j.Key.FileKey, sha256, size)
+	if err != nil {
+		return ledger.Result{}, err
+	}
+	if !ok {
+		return ledger.Result{}, errReplaced
+	}
+	now := j.now()
+	result := ledger.Result{
+		Success:   true,
+		Timestamp: now,
+		ETag:      object.ETag,
+		Bytes:     size,
+		Region:    j.Region,
+		Agent:     j.Agent,
+		SHA256:    sha256,
+	}
+	if !j.Started.IsZero() {
+		result.Seconds = now.Sub(j.Started).Seconds()
+	}
+	record, err := j.Ledger.Arrive(ctx, j.Key, j.ExecutionID, j.Bucket.Name(), result)
+	if err != nil {
+		return ledger.Result{}, err
+	}
+	if j.Progress != nil {
+		j.Progress(size)
+	}
+	return record.Results[j.Bucket.Name()], nil
+}
+
+func (j *Job) now() time.Time {
+	if j.Now == nil {
+		return time.Now()
+	}
+	return j.Now()
+}
+
+func (j *Job) logger() *slog.Logger {
+	if j.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return j.Logger
+}
+
+// landing is one Run of a Job.
+type landing struct {
+	*Job
+	digest string
+	// uploadID is the upload that is this landing's to complete or to remove;
+	// empty while there is none.
+	uploadID string
+}
+
+func (l *landing) run(ctx context.Context) (result ledger.Result, err error) {
+	defer func() {
+		if err != nil && l.uploadID != "" && !left(ctx) {
+			err = errors.Join(err, l.abort(ctx))
+		}
+	}()
+	conflicts := 0
+	for range maxRounds {
+		result, err = l.round(ctx)
+		switch {
+		case errors.Is(err, bucket.ErrNoUpload):
+			l.uploadID = ""
+		case errors.Is(err, bucket.ErrConflict):
+			if conflicts++; conflicts > maxConflicts {
+				return ledger.Result{}, err
+			}
+			if err := l.abort(ctx); err != nil {
+				return ledger.Result{}, err
+			}
+		case errors.Is(err, bucket.ErrExists), errors.Is(err, bucket.ErrNotFound),
+			errors.Is(err, bucket.ErrPart), errors.Is(err, errReplaced):
+		default:
+			return result, err
+		}
+		l.logger().Info("landing decides again", "key", l.Key.FileKey, "executionId", l.ExecutionID,
+			"bucket", l.Bucket.Name(), "reason", err)
+	}
+	return ledger.Result{}, fmt.Errorf("given up after %d rounds: %w", maxRounds, err)
+}
+
+// left reports whether ctx has ended in a way that leaves the upload to a
+// successor.
+func left(ctx context.Context) bool {
+	cause := context.Cause(ctx)
+	return cause != nil && !errors.Is(cause, ErrSuperseded) && !errors.Is(cause, ErrEnded)
+}
+
+// round goes from the item in the table to the arrival. An error about what
+// others did to the key or the upload meanwhile is for run to decide on.
+func (l *landing) round(ctx context.Context) (ledger.Result, error) {
+	record, err := l.fence(ctx)
+	if err != nil {
+		return ledger.Result{}, err
+	}
+	have, err := l.resume(ctx, record)
+	if err != nil {
+		return ledger.Result{}, err
+	}
+	// Looked at after the upload: one that has vanished may have become this
+	// object.
+	condition, present, err := l.look(ctx)
+	if err != nil {
+		return ledger.Result{}, err
+	}
+	if present {
+		return l.record(ctx, l.digest, l.Manifest.Size)
+	}
+	if l.Manifest.Size == 0 {
+		err = l.putEmpty(ctx, condition)
+	} else {
+		err = l.upload(ctx, have, condition)
+	}
+	if err != nil {
+		return ledger.Result{}, err
+	}
+	l.uploadID = "" // is the object now
+	return l.record(ctx, l.digest, l.Manifest.Size)
+}
+
+// fence reads the item consistently and fails when it is another execution's.
+func (l *landing) fence(ctx context.Context) (record *ledger.Record, err error) {
+	err = l.retry(ctx, "fence", func() error {
+		record, err = l.Ledger.Get(ctx, l.Key)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if record.ExecutionID != l.ExecutionID {
+		return nil, fmt.Errorf("%w: %s by %s", ErrSuperseded, l.ExecutionID, record.ExecutionID)
+	}
+	return record, nil
+}
+
+// resume finds the upload to continue, of this run or of a predecessor, and the
+// parts that it has.
+func (l *landing) resume(ctx context.Context, record *ledger.Record) ([]bucket.Part, error) {
+	begun := record.Landings[l.Bucket.Name()]
+	if l.uploadID == "" && begun.ExecutionID == l.ExecutionID {
+		l.uploadID = begun.UploadID
+	}
+	if l.uploadID == "" {
+		return nil, nil
+	}
+	have, err := l.Bucket.ListParts(ctx, l.Key.FileKey, l.uploadID)
+	if errors.Is(err, bucket.ErrNoUpload) {
+		l.uploadID = ""
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	l.logger().Info("landing continues", "key", l.Key.FileKey, "executionId", l.ExecutionID,
+		"bucket", l.Bucket.Name(), "begunBy", begun.Agent, "parts", len(have))
+	return have, nil
+}
+
+// look finds what is at the key: this build, or what the upload may replace.
+func (l *landing) look(ctx context.Context) (c bucket.Condition, present bool, err error) {
+	object, present, err := Present(ctx, l.Bucket, l.Key.FileKey, l.digest, l.Manifest.Size)
+	switch {
+	case err != nil || present:
+		return bucket.Condition{}, present, err
+	case object == nil:
+		return bucket.Condition{IfNoneMatch: true}, false, nil
+	}
+	// Another source bucket's build of the same key is not fenced by the item.
+	// Whoever writes nonsense there is not newer than anything.
+	other := object.Metadata[executionMetadata]
+	if _, err := ulid.ParseStrict(other); err == nil && other > l.ExecutionID {
+		return bucket.Condition{}, false, fmt.Errorf("%w: %s by %s, whose object is in the bucket", ErrSuperseded, l.ExecutionID, other)
+	}
+	return bucket.Condition{IfMatch: object.ETag}, false, nil
+}
+
+func (l *landing) putEmpty(ctx context.Context, c bucket.Condition) error {
+	if _, err := l.fence(ctx); err != nil {
+		return err
+	}
+	_, err := l.Bucket.PutEmpty(ctx, l.Key.FileKey, l.Manifest.ContentType, l.metadata(), c)
+	return err
+}
+
+// upload brings the parts into the upload that resume has found, or into a new
+// one, and completes it.
+func (l *landing) upload(ctx context.Context, have []bucket.Part, c bucket.Condition) error {
+	if l.uploadID == "" {
+		if err := l.begin(ctx); err != nil {
+			return err
+		}
+	}
+	parts, err := l.send(ctx, have)
+	if err != nil {
+		return err
+	}
+	if _, err := l.fence(ctx); err != nil {
+		return err
+	}
+	return l.retry(ctx, "complete", func() error {
+		_, err := l.Bucket.CompleteUpload(ctx, l.Key.FileKey, l.uploadID, parts, c)
+		return err
+	})
+}
+
+// begin creates the upload and tells the table of it.
+func (l *landing) begin(ctx context.Context) (err error) {
+	l.uploadID, err = l.Bucket.CreateUpload(ctx, l.Key.FileKey, l.Manifest.ContentType, l.metadata())
+	if err != nil {
+		return err
+	}
+	// A successor finds the upload only through the table, so a process that
+	// stops just now still writes it down.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer cancel()
+	_, err = l.Ledger.SetLanding(ctx, l.Key, l.ExecutionID, l.Bucket.Name(), ledger.Landing{
+		Agent:       l.Agent,
+		UploadID:    l.uploadID,
+		ExecutionID: l.ExecutionID,
+	})
+	return err
+}
+
+// abort removes this landing's upload, even when ctx is over.
+func (l *landing) abort(ctx context.Context) error {
+	if l.uploadID == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer cancel()
+	err := l.Bucket.AbortUpload(ctx, l.Key.FileKey, l.uploadID)
+	if err == nil {
+		l.uploadID = ""
+	}
+	return err
+}
+
+// metadata is the build's user metadata and the landing's own, which wins over
+// what a build that was landed before brings along.
+func (l *landing) metadata() map[string]string {
+	metadata := make(map[string]string, len(l.Manifest.Metadata)+2)
+	for k, v := range l.Manifest.Metadata {
+		metadata[strings.ToLower(k)] = v
+	}
+	metadata[digestMetadata] = l.digest
+	metadata[executionMetadata] = l.ExecutionID
+	return metadata
+}

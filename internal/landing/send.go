@@ -1,0 +1,139 @@
+package landing
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/ledger"
+)
+
+const (
+	// maxTries, firstBackoff and maxBackoff bound the tries of one step, on top
+	// of the SDK's own, which are over in seconds: half a minute of waiting in
+	// the mean. A wait is drawn from zero to the backoff (full jitter), which
+	// doubles.
+	maxTries     = 8
+	firstBackoff = 500 * time.Millisecond
+	maxBackoff   = 30 * time.Second
+	// A try of a part may take partGrace and one second for each slowestRate
+	// bytes; what takes longer hangs on a dead connection.
+	partGrace   = time.Minute
+	slowestRate = 64 << 10
+)
+
+// send uploads the parts that the upload does not have yet, each when it is
+// whole, and returns all of them in order. Nothing is under way when it returns.
+func (l *landing) send(ctx context.Context, have []bucket.Part) ([]bucket.Part, error) {
+	parts := make([]bucket.Part, l.Manifest.NumParts())
+	l.Tracker.reset()
+	for _, p := range have {
+		if l.agrees(p) {
+			parts[p.Number] = p
+			l.Tracker.Skip(p.Number)
+		}
+	}
+	var mu sync.Mutex // of Progress
+	progress := func() {
+		if l.Progress != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			l.Progress(l.Tracker.LandedBytes())
+		}
+	}
+	progress()
+	group, ctx := errgroup.WithContext(ctx)
+	for range min(cap(l.Slots), len(parts)) {
+		group.Go(func() error {
+			for {
+				part, err := l.Tracker.Next(ctx)
+				if err == io.EOF {
+					return nil
+				}
+				if err != nil {
+					return err
+				}
+				if parts[part], err = l.sendPart(ctx, part); err != nil {
+					// Not given back: another worker would take it before the
+					// group is told. What comes after begins with a reset.
+					return fmt.Errorf("part %d: %w", part, err)
+				}
+				l.Tracker.Landed(part)
+				progress()
+			}
+		})
+	}
+	return parts, group.Wait()
+}
+
+// agrees reports whether a part that S3 has is the build's.
+func (l *landing) agrees(p bucket.Part) bool {
+	if p.Number < 0 || p.Number >= l.Manifest.NumParts() {
+		return false
+	}
+	_, length := l.Manifest.PartRange(p.Number)
+	return p.Size == length && bytes.Equal(p.SHA256, l.Manifest.PartSHA256(p.Number))
+}
+
+// sendPart uploads one part from the content, without holding it in memory. It
+// keeps a slot while it sends, not while it waits to try again.
+func (l *landing) sendPart(ctx context.Context, part int) (bucket.Part, error) {
+	offset, length := l.Manifest.PartRange(part)
+	sent := bucket.Part{Number: part, SHA256: l.Manifest.PartSHA256(part), Size: length}
+	err := l.retry(ctx, "part", func() (err error) {
+		select {
+		case l.Slots <- struct{}{}:
+			defer func() { <-l.Slots }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		ctx, cancel := context.WithTimeout(ctx, partGrace+time.Duration(length/slowestRate)*time.Second)
+		defer cancel()
+		body := io.NewSectionReader(l.Content, offset, length)
+		sent.ETag, err = l.Bucket.UploadPart(ctx, l.Key.FileKey, l.uploadID, part, body, length, sent.SHA256)
+		return err
+	})
+	return sent, err
+}
+
+// retry calls op until it succeeds, or fails in a way that another try does not
+// change, or ctx is over.
+func (j *Job) retry(ctx context.Context, step string, op func() error) error {
+	for try := 1; ; try++ {
+		err := op()
+		if err == nil || settled(err) || ctx.Err() != nil || try == maxTries {
+			return err
+		}
+		delay := rand.N(min(maxBackoff, firstBackoff<<(try-1)))
+		j.logger().Warn("landing tries again", "key", j.Key.FileKey, "executionId", j.ExecutionID,
+			"bucket", j.Bucket.Name(), "step", step, "try", try, "error", err, "retryIn", delay)
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// settled reports whether an error is an answer rather than a failure to get
+// one.
+func settled(err error) bool {
+	for _, target := range []error{
+		ErrSuperseded, ledger.ErrNotFound, ledger.ErrNoTable,
+		bucket.ErrNoBucket, bucket.ErrNotFound, bucket.ErrExists, bucket.ErrNoUpload,
+		bucket.ErrConflict, bucket.ErrDigest, bucket.ErrPart,
+	} {
+		if errors.Is(err, target) {
+			return true
+		}
+	}
+	return false
+}
