@@ -1,0 +1,329 @@
+// Package agent is the role that runs in every region: it hears of builds,
+// downloads them with the swarm, lands them in the regional bucket and records
+// their arrival.
+//
+// Agent keeps one build for each execution announced to its bucket (build.go)
+// and one download for each infohash (download.go), which several executions of
+// the same bytes share.
+package agent
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/swarm"
+	"github.com/landfall-dist/landfall/internal/web"
+)
+
+// Defaults of Config.
+const (
+	// DefaultLandParallel is how many parts go up at a time over all builds: a
+	// few hide S3's latency, more compete with serving the peers.
+	DefaultLandParallel = 4
+	// DefaultMaxActive is how many builds are downloaded and landed at a time.
+	DefaultMaxActive = 16
+)
+
+const (
+	// tick is how often peers are looked up, rates measured, progress told.
+	tick = time.Second
+	// maxFinished bounds the builds that GET /status still shows after their
+	// end.
+	maxFinished = 200
+)
+
+// Config says what an agent serves and with what.
+type Config struct {
+	Region string
+	Bucket *bucket.Bucket
+	Ledger *ledger.Ledger
+	Cache  *cache.Cache
+	// Peers and HTTP are listeners; the agent closes them.
+	Peers, HTTP net.Listener
+	// Gossip's address, keys and members to join; role, region, bucket, ports,
+	// book and callbacks are filled in by New.
+	Gossip gossip.Config
+	// Trust are the public keys whose announcements are followed.
+	Trust []ed25519.PublicKey
+	// AllowPeers are networks whose peers may connect beside the members.
+	AllowPeers []netip.Prefix
+	// LandParallel and MaxActive default to the constants of that name.
+	LandParallel, MaxActive int
+	Version                 string
+	Logger                  *slog.Logger
+}
+
+// Agent is one region's, or one of several.
+type Agent struct {
+	cfg    Config
+	book   *announce.Book
+	gossip *gossip.Gossip
+	swarm  *swarm.Swarm
+	slots  chan struct{} // parts on their way up
+	active chan struct{} // builds being worked on
+	// membersChanged is closed and replaced at every change, so that any
+	// number of builds can wait for it.
+	membersChanged *notice
+	// landedNow asks for a report before the next tick.
+	landedNow chan struct{}
+
+	mu        sync.Mutex
+	builds    map[string]*build // by executionId
+	downloads map[announce.InfoHash]*download
+	running   context.Context // set by Run; nil before
+	group     *errgroup.Group
+	waiting   []*announce.Announcement // heard before Run
+}
+
+// New opens the ports. On error the listeners in cfg are closed.
+func New(cfg Config) (_ *Agent, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, cfg.Peers.Close(), cfg.HTTP.Close())
+		}
+	}()
+	if len(cfg.Trust) == 0 {
+		return nil, errors.New("no trusted key: give the seeder's public key with --trust")
+	}
+	if cfg.LandParallel <= 0 {
+		cfg.LandParallel = DefaultLandParallel
+	}
+	if cfg.MaxActive <= 0 {
+		cfg.MaxActive = DefaultMaxActive
+	}
+	a := &Agent{
+		cfg:            cfg,
+		book:           announce.NewBook(cfg.Trust, nil),
+		slots:          make(chan struct{}, cfg.LandParallel),
+		active:         make(chan struct{}, cfg.MaxActive),
+		membersChanged: newNotice(),
+		landedNow:      make(chan struct{}, 1),
+		builds:         make(map[string]*build),
+		downloads:      make(map[announce.InfoHash]*download),
+	}
+	g := cfg.Gossip
+	g.Role, g.Region, g.Bucket = gossip.Agent, cfg.Region, cfg.Bucket.Name()
+	g.PeerPort, g.HTTPPort = port(cfg.Peers), port(cfg.HTTP)
+	g.Book, g.Logger = a.book, cfg.Logger
+	g.OnDocument, g.OnMembers = a.document, a.membersChanged.tell
+	if a.gossip, err = gossip.New(g); err != nil {
+		return nil, err
+	}
+	a.swarm, err = swarm.New(swarm.Config{
+		Cache:     cfg.Cache,
+		Listener:  cfg.Peers,
+		Name:      a.gossip.Name(),
+		AllowPeer: gossip.PeerPolicy(a.gossip, cfg.AllowPeers),
+		Logger:    cfg.Logger,
+	})
+	if err != nil {
+		return nil, errors.Join(err, a.gossip.Close())
+	}
+	return a, nil
+}
+
+func port(l net.Listener) uint16 { return uint16(l.Addr().(*net.TCPAddr).Port) }
+
+// Run works until ctx ends and then leaves the cluster; unfinished landings stay
+// where they are for the next start or another agent.
+func (a *Agent) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	a.mu.Lock()
+	a.running, a.group = ctx, group
+	waiting := a.waiting
+	a.waiting = nil
+	a.mu.Unlock()
+	a.cfg.Logger.Info("agent is up", "region", a.cfg.Region, "bucket", a.cfg.Bucket.Name(),
+		"http", a.cfg.HTTP.Addr().String(), "peers", a.cfg.Peers.Addr().String(), "gossip", a.gossip.Addr())
+	group.Go(func() error { return a.gossip.Run(ctx) })
+	group.Go(func() error { return web.Serve(ctx, a.cfg.HTTP, a.handler(), a.cfg.Logger) })
+	group.Go(func() error { return a.tick(ctx) })
+	for _, ann := range waiting {
+		a.announced(ann)
+	}
+	err := group.Wait()
+	if closeErr := a.swarm.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return fmt.Errorf("agent of %s: %w", a.cfg.Bucket.Name(), err)
+	}
+	return nil
+}
+
+// Close frees what New opened, for an agent that is not Run; after Run it does
+// nothing.
+func (a *Agent) Close() error {
+	a.cfg.HTTP.Close()
+	return errors.Join(a.gossip.Close(), a.swarm.Close())
+}
+
+// document takes what the cluster has to say.
+func (a *Agent) document(d announce.Added) {
+	switch {
+	case d.Announcement != nil:
+		a.announced(d.Announcement)
+	case d.End != nil:
+		a.ended(d.End)
+	}
+}
+
+func (a *Agent) announced(ann *announce.Announcement) {
+	logger := a.cfg.Logger.With("key", ann.Key, "executionId", ann.ExecutionID)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.running == nil {
+		a.waiting = append(a.waiting, ann)
+		return
+	}
+	if a.running.Err() != nil {
+		return
+	}
+	if !slices.Contains(ann.Destinations, a.cfg.Bucket.Name()) {
+		a.assist(ann, logger)
+		return
+	}
+	if b, ok := a.builds[ann.ExecutionID]; ok && !b.finished() {
+		return // announced again for somebody else's sake
+	}
+	for _, other := range a.builds {
+		if other.ann.Key != ann.Key || other.ann.SourceBucket != ann.SourceBucket || other.finished() {
+			continue
+		}
+		if other.ann.ExecutionID > ann.ExecutionID {
+			logger.Info("announcement is older than what is under way", "current", other.ann.ExecutionID)
+			return
+		}
+		other.stop(errSuperseded)
+	}
+	b := newBuild(a, ann, logger)
+	a.builds[ann.ExecutionID] = b
+	a.forgetFinished()
+	ctx := a.running
+	a.group.Go(func() error { b.run(ctx); return nil })
+}
+
+// assist seeds a build that goes to other buckets and is in the cache here.
+func (a *Agent) assist(ann *announce.Announcement, logger *slog.Logger) {
+	entry, ok := a.cfg.Cache.Entry(ann.InfoHash)
+	if !ok || !entry.Whole() {
+		return
+	}
+	if _, err := a.swarm.Seed(entry); err != nil {
+		logger.Warn("cached build not seeded", "error", err)
+	}
+}
+
+func (a *Agent) ended(end *announce.End) {
+	a.mu.Lock()
+	b := a.builds[end.ExecutionID]
+	a.mu.Unlock()
+	if b == nil {
+		return
+	}
+	b.ended(end)
+	a.evict(0)
+}
+
+// evict brings the cache below its limit, makes room for a build of so many
+// bytes if it can, and takes what goes out of the engine.
+func (a *Agent) evict(room int64) {
+	err := a.cfg.Cache.Evict(room, func(infohash cache.InfoHash) {
+		if t, ok := a.swarm.Torrent(infohash); ok {
+			t.Drop()
+		}
+	})
+	if err != nil {
+		a.cfg.Logger.Warn("cache not cleaned", "error", err)
+	}
+}
+
+// forgetFinished bounds the builds remembered. The caller holds mu.
+func (a *Agent) forgetFinished() {
+	var finished []*build
+	for _, b := range a.builds {
+		if b.finished() {
+			finished = append(finished, b)
+		}
+	}
+	if len(finished) <= maxFinished {
+		return
+	}
+	slices.SortFunc(finished, func(x, y *build) int { return x.started.Compare(y.started) })
+	for _, b := range finished[:len(finished)-maxFinished] {
+		delete(a.builds, b.ann.ExecutionID)
+	}
+}
+
+// tick looks up peers, measures rates and tells the seeders.
+func (a *Agent) tick(ctx context.Context) error {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.landedNow:
+			a.report()
+		case now := <-ticker.C:
+			members := a.gossip.Members()
+			for _, d := range a.allDownloads() {
+				d.measure(now.Sub(last))
+				d.addPeers(members)
+			}
+			last = now
+			a.report()
+		}
+	}
+}
+
+// report sends the progress of every build that is not over, and for a while
+// the end of those that are: a packet can be lost.
+func (a *Agent) report() {
+	var progress []gossip.BuildProgress
+	for _, b := range a.allBuilds() {
+		if p, ok := b.progress(); ok {
+			progress = append(progress, p)
+		}
+	}
+	for _, p := range gossip.Pack(a.cfg.Gossip.ID, a.cfg.Region, a.cfg.Bucket.Name(), progress) {
+		a.gossip.Report(p)
+	}
+}
+
+func (a *Agent) allBuilds() []*build {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := make([]*build, 0, len(a.builds))
+	for _, b := range a.builds {
+		out = append(out, b)
+	}
+	slices.SortFunc(out, func(x, y *build) int { return y.started.Compare(x.started) })
+	return out
+}
+
+func (a *Agent) allDownloads() []*download {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := make([]*download, 0, len(a.downloads))
+	for _, d := range a.downloads {
+		out = append(out, d)
+	}
+	return out
+}

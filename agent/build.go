@@ -1,0 +1,563 @@
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/landing"
+	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/swarm"
+)
+
+const (
+	// firstRetry and maxRetry bound the wait before a failed build is tried
+	// again; it doubles in between, with full jitter.
+	firstRetry, maxRetry = time.Second, 30 * time.Second
+	// standbyInterval is how often an agent that does not land looks whether
+	// the one that does has recorded the arrival.
+	standbyInterval = 5 * time.Second
+	// reportAfterEnd is how many more times the end of a build is reported.
+	reportAfterEnd = 10
+)
+
+var (
+	// errSuperseded stops a build whose key has a newer execution.
+	errSuperseded = fmt.Errorf("%w by a newer one", landing.ErrSuperseded)
+	// errEnded stops a build whose execution was ended from outside.
+	errEnded = landing.ErrEnded
+	// errCompleted is the end that everyone hopes for.
+	errCompleted = fmt.Errorf("%w: every destination has it", landing.ErrEnded)
+)
+
+// build is one execution at this agent, from its announcement to its end.
+type build struct {
+	agent   *Agent
+	ann     *announce.Announcement
+	key     ledger.Key
+	logger  *slog.Logger
+	started time.Time
+	stopped chan struct{} // closed by stop
+	done    chan struct{} // closed when run has returned
+
+	mu       sync.Mutex
+	state    string
+	err      error // the newest failure, nil once landed
+	cause    error // why it was stopped
+	landedAt time.Time
+	landed   int64 // bytes
+	reports  int   // left to send after the end
+	download *download
+	entry    *cache.Entry
+	traffic  swarm.Stats // at the end of the download
+}
+
+func newBuild(a *Agent, ann *announce.Announcement, logger *slog.Logger) *build {
+	return &build{
+		agent:   a,
+		ann:     ann,
+		key:     ledger.Key{FileKey: ann.Key, SourceBucket: ann.SourceBucket},
+		logger:  logger.With("infohash", ann.InfoHash.String()),
+		started: time.Now(),
+		stopped: make(chan struct{}),
+		done:    make(chan struct{}),
+		state:   api.StateQueued,
+		reports: reportAfterEnd,
+	}
+}
+
+// run works on the build until it has landed, was stopped, or ctx ends. What
+// fails is tried again.
+func (b *build) run(ctx context.Context) {
+	defer close(b.done)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-b.stopped:
+			cancel(b.stopCause())
+		case <-ctx.Done():
+		}
+	}()
+	defer b.leaveSwarm()
+	wait := firstRetry
+	for {
+		err := b.attempt(ctx)
+		switch {
+		case err == nil:
+			b.logger.Info("landed", "bucket", b.agent.cfg.Bucket.Name(), "bytes", b.ann.Size, "seconds", time.Since(b.started).Seconds())
+			b.seedUntilEnd(ctx)
+			return
+		case ctx.Err() != nil:
+			switch cause := context.Cause(ctx); {
+			case errors.Is(cause, errCompleted):
+				// Another agent of this bucket has landed it.
+				b.succeed(ledger.Result{Timestamp: time.Now()})
+			case errors.Is(cause, errSuperseded), errors.Is(cause, errEnded):
+				b.fail(cause)
+				b.logger.Info("stopped", "reason", cause)
+			}
+			return
+		case errors.Is(err, landing.ErrSuperseded):
+			b.fail(errSuperseded)
+			b.logger.Info("stopped", "reason", errSuperseded)
+			return
+		}
+		delay := rand.N(wait) + firstRetry/10
+		wait = min(2*wait, maxRetry)
+		b.mu.Lock()
+		b.err = err
+		b.mu.Unlock()
+		b.logger.Warn("build not landed yet", "error", err, "retryIn", delay.Round(time.Millisecond).String())
+		select {
+		case <-ctx.Done():
+		case <-time.After(delay):
+		}
+	}
+}
+
+// attempt brings the build into the bucket and its arrival into the table.
+func (b *build) attempt(ctx context.Context) error {
+	a := b.agent
+	if b.healthy() {
+		b.set(api.StateQueued)
+	}
+	select {
+	case a.active <- struct{}{}:
+		defer func() { <-a.active }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	record, err := b.record(ctx)
+	if err != nil {
+		return err
+	}
+	if slices.Contains(record.Successful, a.cfg.Bucket.Name()) {
+		b.succeed(record.Results[a.cfg.Bucket.Name()])
+		b.joinCached()
+		return nil
+	}
+	if record.SHA256 != "" {
+		if done, err := b.present(ctx, record); done || err != nil {
+			return err
+		}
+	}
+	if b.ann.Size == 0 {
+		m, err := manifest.ParseInline(b.ann.Landfall)
+		if err != nil {
+			return err
+		}
+		return b.land(ctx, m, nil, nil)
+	}
+	return b.swarm(ctx)
+}
+
+// record reads the item of this execution; another execution's stops the build.
+func (b *build) record(ctx context.Context) (*ledger.Record, error) {
+	record, err := b.agent.cfg.Ledger.Get(ctx, b.key)
+	if err != nil {
+		return nil, err
+	}
+	if record.ExecutionID != b.ann.ExecutionID {
+		return nil, fmt.Errorf("%w: the table has %s", landing.ErrSuperseded, record.ExecutionID)
+	}
+	return record, nil
+}
+
+// present records the arrival of a build that the bucket already holds.
+func (b *build) present(ctx context.Context, record *ledger.Record) (bool, error) {
+	job := b.job(nil, nil, nil)
+	_, present, err := landing.Present(ctx, job.Bucket, b.key.FileKey, record.SHA256, record.Size)
+	if err != nil || !present {
+		return false, err
+	}
+	result, err := job.Record(ctx, record.SHA256, record.Size)
+	if err != nil {
+		return false, err
+	}
+	b.logger.Info("bucket holds this build already", "bucket", job.Bucket.Name())
+	b.succeed(result)
+	b.joinCached()
+	return true, nil
+}
+
+// joinCached takes part in the swarm with a copy from the cache, for the others'
+// sake.
+func (b *build) joinCached() {
+	if entry, ok := b.agent.cfg.Cache.Entry(b.ann.InfoHash); ok && entry.Whole() {
+		if _, err := b.agent.swarm.Seed(entry); err != nil {
+			b.logger.Warn("cached build not seeded", "error", err)
+		}
+	}
+}
+
+// swarm downloads with the others and lands meanwhile.
+func (b *build) swarm(ctx context.Context) error {
+	progress := newNotice()
+	var tracker *landing.Tracker
+	var trackerMu sync.Mutex // pieces can be verified before the tracker exists
+	download, err := b.joinSwarm(func(piece int) {
+		trackerMu.Lock()
+		defer trackerMu.Unlock()
+		if tracker != nil {
+			tracker.Verified(piece)
+			progress.tell()
+		}
+	})
+	if err != nil {
+		return err
+	}
+	b.set(api.StateDownloading)
+	entry, err := download.torrent.Entry(ctx)
+	if err != nil {
+		if errors.Is(err, cache.ErrNoSpace) {
+			b.set(api.StateQueued)
+			b.agent.evict(b.ann.Size) // for the next try
+		}
+		b.leaveSwarm()
+		return err
+	}
+	b.hold(entry)
+	m := entry.Manifest()
+	trackerMu.Lock()
+	tracker = landing.NewTracker(m)
+	trackerMu.Unlock()
+	for piece := range m.NumPieces() {
+		if entry.Complete(piece) {
+			tracker.Verified(piece)
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	steered := make(chan struct{})
+	go func() {
+		defer close(steered)
+		b.steer(ctx, tracker, progress)
+	}()
+	defer func() { cancel(); <-steered }()
+	return b.land(ctx, m, entry, tracker)
+}
+
+// steer keeps the first incomplete parts at high priority.
+func (b *build) steer(ctx context.Context, tracker *landing.Tracker, progress *notice) {
+	m := b.entry.Manifest()
+	for {
+		changed := progress.next()
+		if tracker.Whole() {
+			b.set(api.StateLanding)
+			return
+		}
+		var high [][2]int
+		for _, part := range tracker.Window(partsAhead) {
+			first, end := m.PartPieces(part)
+			high = append(high, [2]int{first, end})
+		}
+		b.download.torrent.Prioritize(high)
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+// land lands when this agent leads its bucket, and otherwise waits until the one
+// that does has recorded the arrival, or is gone.
+func (b *build) land(ctx context.Context, m *manifest.Manifest, content io.ReaderAt, tracker *landing.Tracker) error {
+	for {
+		changed := b.agent.membersChanged.next()
+		record, err := b.record(ctx)
+		if err != nil {
+			return err
+		}
+		name := b.agent.cfg.Bucket.Name()
+		if slices.Contains(record.Successful, name) {
+			b.succeed(record.Results[name])
+			return b.wholeForOthers(ctx)
+		}
+		if b.agent.leads(record) {
+			result, err := b.job(m, content, tracker).Run(ctx)
+			if err != nil {
+				return err
+			}
+			b.succeed(result)
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		case <-time.After(standbyInterval):
+		}
+	}
+}
+
+// wholeForOthers lets a standby's download end, so that it can serve.
+func (b *build) wholeForOthers(ctx context.Context) error {
+	if b.download == nil {
+		return nil
+	}
+	select {
+	case <-b.download.torrent.Whole():
+	case <-b.stopped:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+func (b *build) job(m *manifest.Manifest, content io.ReaderAt, tracker *landing.Tracker) *landing.Job {
+	a := b.agent
+	return &landing.Job{
+		Bucket:      a.cfg.Bucket,
+		Ledger:      a.cfg.Ledger,
+		Key:         b.key,
+		ExecutionID: b.ann.ExecutionID,
+		Manifest:    m,
+		Content:     content,
+		Tracker:     tracker,
+		Agent:       a.cfg.Gossip.ID,
+		Region:      a.cfg.Region,
+		Slots:       a.slots,
+		Started:     b.started,
+		Logger:      b.logger,
+		Progress: func(landed int64) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.landed = landed
+		},
+		Now: time.Now,
+	}
+}
+
+// leads reports whether this agent is the one to land: the living member that
+// has begun, else the rendezvous winner among the living members of the bucket.
+func (a *Agent) leads(record *ledger.Record) bool {
+	var ids []string
+	for _, m := range a.gossip.Members() {
+		if m.Role == gossip.Agent && m.Bucket == a.cfg.Bucket.Name() {
+			ids = append(ids, m.ID)
+		}
+	}
+	self := a.cfg.Gossip.ID
+	if begun := record.Landings[a.cfg.Bucket.Name()]; begun.ExecutionID == record.ExecutionID && slices.Contains(ids, begun.Agent) {
+		return begun.Agent == self
+	}
+	return rendezvous(record.ExecutionID, append(ids, self)) == self
+}
+
+// rendezvous picks one of ids by highest hash: everyone who knows the same ids
+// picks the same, and another execution spreads differently.
+func rendezvous(executionID string, ids []string) string {
+	var best string
+	var bestHash [sha256.Size]byte
+	for _, id := range ids {
+		if h := sha256.Sum256([]byte(executionID + "\x00" + id)); best == "" || slices.Compare(h[:], bestHash[:]) > 0 {
+			best, bestHash = id, h
+		}
+	}
+	return best
+}
+
+// joinSwarm takes part in the build's swarm, once.
+func (b *build) joinSwarm(verified func(piece int)) (*download, error) {
+	b.leaveSwarm() // a retry brings a new tracker
+	d, err := b.agent.acquire(b, verified)
+	if err != nil {
+		return nil, err
+	}
+	d.addPeers(b.agent.gossip.Members())
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.download = d
+	return d, nil
+}
+
+func (b *build) hold(entry *cache.Entry) {
+	entry.Pin()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.entry = entry
+}
+
+func (b *build) leaveSwarm() {
+	b.mu.Lock()
+	d, entry := b.download, b.entry
+	b.download, b.entry = nil, nil
+	if d != nil {
+		b.traffic = d.torrent.Stats()
+		b.traffic.Peers = nil
+	}
+	b.mu.Unlock()
+	if entry != nil {
+		entry.Unpin()
+	}
+	if d != nil {
+		b.agent.release(d, b)
+		b.agent.evict(0)
+	}
+}
+
+// seedUntilEnd keeps the build pinned and serving until every destination has
+// it, or its announcement holds no longer.
+func (b *build) seedUntilEnd(ctx context.Context) {
+	expired := time.NewTimer(time.Until(b.ann.Expires))
+	defer expired.Stop()
+	select {
+	case <-ctx.Done():
+	case <-b.stopped:
+	case <-expired.C:
+	}
+}
+
+// healthy reports whether nothing has failed so far. The seeder's clock stands
+// still for a queued build, so one that fails again and again must not seem so.
+func (b *build) healthy() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.err == nil
+}
+
+func (b *build) set(state string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.state = state
+}
+
+func (b *build) fail(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.state != api.StateLanded {
+		b.state, b.err = api.StateFailed, err
+	}
+}
+
+func (b *build) succeed(r ledger.Result) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.state, b.err, b.landed, b.landedAt = api.StateLanded, nil, b.ann.Size, r.Timestamp
+	select {
+	case b.agent.landedNow <- struct{}{}:
+	default: // a report is due already
+	}
+}
+
+// stop ends the build from outside; the first cause counts.
+func (b *build) stop(cause error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cause == nil {
+		b.cause = cause
+		close(b.stopped)
+	}
+}
+
+func (b *build) stopCause() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.cause
+}
+
+// ended takes the signed notice that the execution is over.
+func (b *build) ended(end *announce.End) {
+	if end.Reason == announce.Completed {
+		b.stop(errCompleted)
+		return
+	}
+	b.stop(fmt.Errorf("%w: %s", errEnded, end.Reason))
+}
+
+// finished reports whether run has returned.
+func (b *build) finished() bool {
+	select {
+	case <-b.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// progress is what the seeders are told; false when there is nothing to tell.
+func (b *build) progress() (gossip.BuildProgress, bool) {
+	v := b.view(nil)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.state == api.StateLanded || b.state == api.StateFailed {
+		if b.reports == 0 {
+			return gossip.BuildProgress{}, false
+		}
+		b.reports--
+	}
+	return gossip.BuildProgress{
+		ExecutionID: v.ExecutionID,
+		State:       v.State,
+		Verified:    v.VerifiedBytes,
+		Landed:      v.LandedBytes,
+		DownRate:    v.DownRate,
+		UpRate:      v.UpRate,
+		Peers:       len(v.Peers),
+		Error:       v.Error,
+	}, true
+}
+
+// view is the build as GET /status shows it; names maps peer ids to members.
+func (b *build) view(names map[[20]byte]gossip.Member) api.Build {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	v := api.Build{
+		Key:          b.ann.Key,
+		SourceBucket: b.ann.SourceBucket,
+		ExecutionID:  b.ann.ExecutionID,
+		InfoHash:     b.ann.InfoHash.String(),
+		Size:         b.ann.Size,
+		State:        b.state,
+		LandedBytes:  b.landed,
+		Peers:        []api.Peer{},
+	}
+	if b.err != nil {
+		v.Error = b.err.Error()
+	}
+	if !b.landedAt.IsZero() {
+		at := b.landedAt.UTC()
+		v.LandedAt = &at
+	}
+	if b.state == api.StateLanded {
+		v.VerifiedBytes = b.ann.Size // found present, there was no download
+	}
+	stats := b.traffic
+	if b.download != nil {
+		stats = b.download.torrent.Stats()
+		v.VerifiedBytes = stats.VerifiedBytes
+		v.DownRate, v.UpRate = b.download.rates()
+	}
+	v.DownloadedBytes, v.UploadedBytes = stats.DownloadedBytes, stats.UploadedBytes
+	for _, p := range stats.Peers {
+		v.Peers = append(v.Peers, peerView(p, names))
+	}
+	return v
+}
+
+func peerView(p swarm.Peer, names map[[20]byte]gossip.Member) api.Peer {
+	v := api.Peer{
+		Name:            p.Addr,
+		Addr:            p.Addr,
+		Pieces:          p.Has,
+		DownloadedBytes: p.Downloaded,
+		UploadedBytes:   p.Uploaded,
+		DownRate:        p.DownRate,
+	}
+	if m, ok := names[p.ID]; ok {
+		v.Name, v.Region, v.Role = m.Name, m.Region, string(m.Role)
+	}
+	return v
+}

@@ -1,0 +1,134 @@
+package agent
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/swarm"
+)
+
+// partsAhead is how many incomplete parts are asked for before all others, so
+// that parts become whole, and go up, while the download runs. Two or three cost
+// nothing in the download and leave about a second of upload at its end.
+const partsAhead = 3
+
+// rateWeight is the share of the newest second in a rate shown to people.
+const rateWeight = 0.3
+
+// download is one infohash being fetched or seeded; the executions of the same
+// bytes share it.
+type download struct {
+	infohash announce.InfoHash
+	torrent  *swarm.Torrent
+	self     string // this member's name
+
+	mu           sync.Mutex
+	destinations []string // of all executions that hold it
+	verified     map[*build]func(piece int)
+	last         swarm.Stats
+	downRate     float64
+	upRate       float64
+}
+
+// acquire returns the download of a build, starting it if b is the first to ask.
+// verified is called for every piece that becomes verified until the release,
+// and must not block.
+func (a *Agent) acquire(b *build, verified func(piece int)) (*download, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ann := b.ann
+	d, ok := a.downloads[ann.InfoHash]
+	if !ok {
+		d = &download{infohash: ann.InfoHash, self: a.gossip.Name(), verified: make(map[*build]func(int))}
+		var err error
+		d.torrent, err = a.swarm.Fetch(swarm.Fetch{InfoHash: ann.InfoHash, Size: ann.Size, OnVerified: d.onVerified})
+		if err != nil {
+			return nil, err
+		}
+		a.downloads[ann.InfoHash] = d
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.verified[b] = verified
+	for _, name := range ann.Destinations {
+		if !slices.Contains(d.destinations, name) {
+			d.destinations = append(d.destinations, name)
+		}
+	}
+	return d, nil
+}
+
+// release ends one execution's interest. A whole build stays in the engine and
+// is seeded until the cache evicts it; an unfinished one that nobody wants any
+// more leaves the engine, its pieces stay on disk.
+func (a *Agent) release(d *download, b *build) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	// Not held below: the engine calls onVerified under its own lock.
+	d.mu.Lock()
+	delete(d.verified, b)
+	last := len(d.verified) == 0
+	d.mu.Unlock()
+	if !last {
+		return
+	}
+	delete(a.downloads, d.infohash)
+	select {
+	case <-d.torrent.Whole():
+		d.torrent.DisconnectComplete()
+	default:
+		d.torrent.Drop()
+	}
+}
+
+func (d *download) onVerified(piece int) {
+	d.mu.Lock()
+	subscribers := slices.Collect(maps.Values(d.verified))
+	d.mu.Unlock()
+	for _, f := range subscribers {
+		f(piece)
+	}
+}
+
+// addPeers tells the engine of every member that may hold pieces: the seeders,
+// and the agents of all destinations. The engine forgets an address that it
+// could not reach, hence again and again.
+func (d *download) addPeers(members []gossip.Member) {
+	select {
+	case <-d.torrent.Whole():
+		return
+	default:
+	}
+	d.mu.Lock()
+	destinations := d.destinations
+	d.mu.Unlock()
+	var peers []swarm.PeerAddr
+	for _, m := range members {
+		if m.Name != d.self && (m.Role == gossip.Seeder || slices.Contains(destinations, m.Bucket)) {
+			peers = append(peers, swarm.PeerAddr{ID: swarm.PeerID(m.Name), Addr: m.PeerAddr()})
+		}
+	}
+	d.torrent.AddPeers(peers)
+}
+
+// measure updates the rates after the time since its last call.
+func (d *download) measure(elapsed time.Duration) {
+	now := d.torrent.Stats()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	seconds := max(elapsed.Seconds(), 0.001)
+	d.downRate += rateWeight * (float64(now.DownloadedBytes-d.last.DownloadedBytes)/seconds - d.downRate)
+	d.upRate += rateWeight * (float64(now.UploadedBytes-d.last.UploadedBytes)/seconds - d.upRate)
+	d.last = now
+}
+
+// rates returns bytes/s down and up.
+func (d *download) rates() (down, up int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return int64(d.downRate), int64(d.upRate)
+}

@@ -1,0 +1,101 @@
+package agent
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/swarm"
+	"github.com/landfall-dist/landfall/internal/web"
+)
+
+// errAlone is why an agent is not ready: it can hear of nothing.
+var errAlone = errors.New("no seeder in sight yet: does --join name a living member?")
+
+func (a *Agent) handler() http.Handler {
+	mux := web.NewMux(web.Options{
+		Page:    "agent",
+		Ready:   a.ready,
+		State:   func() any { return a.status() },
+		Metrics: a.metrics(),
+		Logger:  a.cfg.Logger,
+	})
+	mux.JSON("GET /status", func(*http.Request) (int, any, error) { return http.StatusOK, a.status(), nil })
+	return mux
+}
+
+func (a *Agent) ready() error {
+	for _, m := range a.gossip.Members() {
+		if m.Role == gossip.Seeder {
+			return nil
+		}
+	}
+	return errAlone
+}
+
+func (a *Agent) status() *api.AgentStatus {
+	members := a.gossip.Members()
+	names := make(map[[20]byte]gossip.Member, len(members))
+	for _, m := range members {
+		names[swarm.PeerID(m.Name)] = m
+	}
+	s := &api.AgentStatus{
+		Node:    a.gossip.Name(),
+		Region:  a.cfg.Region,
+		Bucket:  a.cfg.Bucket.Name(),
+		Version: a.cfg.Version,
+		Members: gossip.View(members),
+		Builds:  []api.Build{},
+	}
+	for _, b := range a.allBuilds() {
+		s.Builds = append(s.Builds, b.view(names))
+	}
+	return s
+}
+
+func (a *Agent) metrics() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "landfall_members",
+			Help: "Living members of the cluster, this one included.",
+		}, func() float64 { return float64(len(a.gossip.Members())) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "landfall_cache_bytes",
+			Help: "Size of the builds in the cache.",
+		}, func() float64 { return float64(a.cfg.Cache.Size()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "landfall_gossip_dropped_total",
+			Help: "Messages not worked on because too many came at once.",
+		}, func() float64 { return float64(a.gossip.Dropped()) }),
+		buildsCollector{a},
+	)
+	return r
+}
+
+var buildsDesc = prometheus.NewDesc("landfall_builds", "Builds this agent remembers, by state.", []string{"state"}, nil)
+
+// buildsCollector counts builds by state when it is asked.
+type buildsCollector struct{ agent *Agent }
+
+func (c buildsCollector) Describe(ch chan<- *prometheus.Desc) { ch <- buildsDesc }
+
+func (c buildsCollector) Collect(ch chan<- prometheus.Metric) {
+	counts := map[string]int{
+		api.StateQueued: 0, api.StateDownloading: 0, api.StateLanding: 0, api.StateLanded: 0, api.StateFailed: 0,
+	}
+	for _, b := range c.agent.allBuilds() {
+		b.mu.Lock()
+		counts[b.state]++
+		b.mu.Unlock()
+	}
+	for state, n := range counts {
+		ch <- prometheus.MustNewConstMetric(buildsDesc, prometheus.GaugeValue, float64(n), state)
+	}
+}

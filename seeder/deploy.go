@@ -1,0 +1,217 @@
+package seeder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/web"
+)
+
+// cancelledError begins the error of a destination that was cancelled.
+const cancelledError = "cancelled by request"
+
+// errNoDestinations is why nothing can be sent anywhere.
+var errNoDestinations = errors.New("no destination: name buckets in the request, or start the seeder with --destinations")
+
+// deploy accepts an execution: it is in the table when deploy returns, and goes
+// on by itself.
+func (s *Seeder) deploy(ctx context.Context, r api.DeployRequest) (*api.DeployAnswer, error) {
+	destinations, err := s.destinations(r.DestinationBuckets)
+	if err != nil {
+		return nil, err
+	}
+	if r.SourceBucket == "" {
+		r.SourceBucket = s.cfg.Bucket.Name()
+	}
+	if err := announce.CheckKey(r.SourceKey); err != nil {
+		return nil, &web.Error{Code: http.StatusBadRequest, Err: fmt.Errorf("sourceKey: %w", err)}
+	}
+	if err := announce.CheckBucketName(r.SourceBucket); err != nil {
+		return nil, &web.Error{Code: http.StatusBadRequest, Err: fmt.Errorf("sourceBucket: %w", err)}
+	}
+	source, err := s.sources.get(ctx, r.SourceBucket)
+	if err != nil {
+		if errors.Is(err, bucket.ErrNoBucket) {
+			return nil, &web.Error{Code: http.StatusNotFound, Err: err}
+		}
+		return nil, err
+	}
+	object, err := source.Head(ctx, r.SourceKey)
+	if err != nil {
+		if errors.Is(err, bucket.ErrNotFound) {
+			return nil, &web.Error{Code: http.StatusNotFound, Err: err}
+		}
+		return nil, err
+	}
+	begun, err := s.accept(ctx, r.SourceBucket, object, destinations)
+	if err != nil {
+		return nil, err
+	}
+	s.reserved.release(r.SourceKey)
+	answer := &api.DeployAnswer{Joined: begun.Joined, Superseded: begun.Superseded, Inherited: begun.Inherited}
+	answer.Execution, _ = s.index.one(begun.Record.ExecutionID)
+	return answer, nil
+}
+
+func (s *Seeder) destinations(asked []string) ([]string, error) {
+	if len(asked) == 0 {
+		asked = s.cfg.Destinations
+	}
+	if len(asked) == 0 {
+		return nil, &web.Error{Code: http.StatusBadRequest, Err: errNoDestinations}
+	}
+	for _, b := range asked {
+		if err := announce.CheckBucketName(b); err != nil {
+			return nil, &web.Error{Code: http.StatusBadRequest, Err: fmt.Errorf("destinationBuckets: %w", err)}
+		}
+	}
+	out := slices.Compact(slices.Sorted(slices.Values(asked)))
+	if len(out) > announce.MaxDestinations {
+		return nil, web.Errorf(http.StatusBadRequest, "destinationBuckets: %d buckets, at most %d", len(out), announce.MaxDestinations)
+	}
+	return out, nil
+}
+
+// accept writes the execution to the table and starts it.
+func (s *Seeder) accept(ctx context.Context, source string, o *bucket.Object, destinations []string) (*ledger.Begun, error) {
+	s.begin.Lock()
+	defer s.begin.Unlock()
+	begun, err := s.cfg.Ledger.Begin(ctx, ledger.Start{
+		Key:          ledger.Key{FileKey: o.Key, SourceBucket: source},
+		SourceETag:   o.ETag,
+		Size:         o.Size,
+		Destinations: destinations,
+		Now:          time.Now(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	logger := s.cfg.Logger.With("key", o.Key, "executionId", begun.Record.ExecutionID)
+	switch {
+	case begun.Joined:
+		logger.Info("execution is under way already")
+	case begun.Superseded != "":
+		logger.Info("execution accepted", "bytes", o.Size, "destinations", begun.Record.Destinations,
+			"supersedes", begun.Superseded, "inherited", begun.Inherited)
+		s.retire(begun.Record.Key, begun.Superseded, announce.Superseded)
+	default:
+		logger.Info("execution accepted", "bytes", o.Size, "destinations", begun.Record.Destinations)
+	}
+	s.index.put(begun.Record)
+	if !begun.Joined {
+		s.start(begun.Record)
+	}
+	return begun, nil
+}
+
+// cancel fails every destination that has not arrived.
+func (s *Seeder) cancel(ctx context.Context, id string) error {
+	r, _, ok := s.index.get(id)
+	if !ok {
+		return s.noExecution(id)
+	}
+	if r.Status == ledger.Completed {
+		return web.Errorf(http.StatusConflict, "execution %s is completed, there is nothing to cancel", id)
+	}
+	for _, b := range r.Unfinished() {
+		updated, err := s.cfg.Ledger.Fail(ctx, r.Key, id, b, ledger.Result{Timestamp: time.Now(), Error: cancelledError})
+		if err != nil {
+			return err
+		}
+		s.index.put(updated)
+	}
+	s.cfg.Logger.Info("execution cancelled", "key", r.FileKey, "executionId", id)
+	return nil
+}
+
+// retry makes failed destinations pending again and sends to all that have not
+// arrived.
+func (s *Seeder) retry(ctx context.Context, id string) error {
+	r, _, ok := s.index.get(id)
+	if !ok {
+		return s.noExecution(id)
+	}
+	if r.Status == ledger.Completed {
+		return web.Errorf(http.StatusConflict, "execution %s is completed, there is nothing to send again; `seeder publish` starts another", id)
+	}
+	updated, err := s.cfg.Ledger.Retry(ctx, r.Key, id)
+	if err != nil {
+		return err
+	}
+	s.index.put(updated)
+	s.cfg.Logger.Info("execution is sent again", "key", r.FileKey, "executionId", id)
+	s.index.resend(id)
+	s.start(updated)
+	return nil
+}
+
+// noExecution is the answer for an id that is not in the index: gone with its
+// successor, or never known.
+func (s *Seeder) noExecution(id string) error {
+	if next, ok := s.index.successor(id); ok {
+		return &web.Error{Code: http.StatusGone, Err: fmt.Errorf("execution %s was superseded", id), Successor: next}
+	}
+	return web.Errorf(http.StatusNotFound, "no execution %s", id)
+}
+
+// reservations are the keys that the seeder itself is uploading: the watcher
+// leaves them to the publish that asked, which follows within reservedFor.
+type reservations struct {
+	mu   *sync.Mutex
+	keys map[string]time.Time // until when; zero while the upload runs
+}
+
+// reservedFor is how long after its upload a key waits for its publish before
+// the watcher takes it up: the publisher may have died.
+const reservedFor = 30 * time.Second
+
+func newReservations() reservations {
+	return reservations{new(sync.Mutex), make(map[string]time.Time)}
+}
+
+// take reserves a key; false when it is being uploaded already.
+func (r reservations) take(key string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if until, ok := r.keys[key]; ok && until.IsZero() {
+		return false
+	}
+	r.keys[key] = time.Time{}
+	return true
+}
+
+// uploaded ends the upload; the key stays reserved for its publish.
+func (r reservations) uploaded(key string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.keys[key] = time.Now().Add(reservedFor)
+}
+
+func (r reservations) release(key string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if until, ok := r.keys[key]; ok && !until.IsZero() {
+		delete(r.keys, key)
+	}
+}
+
+// held reports whether the watcher has to leave the key alone for now.
+func (r reservations) held(key string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	until, ok := r.keys[key]
+	if ok && !until.IsZero() && time.Now().After(until) {
+		delete(r.keys, key)
+		return false
+	}
+	return ok
+}

@@ -1,0 +1,440 @@
+package seeder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/swarm"
+)
+
+const (
+	// lookInterval is how often the table is asked about a running execution
+	// that no agent says has landed: their word can be lost.
+	lookInterval = 10 * time.Second
+	// firstRetry and maxRetry bound the wait after a failed pull or write; it
+	// doubles in between, with full jitter.
+	firstRetry, maxRetry = time.Second, time.Minute
+)
+
+// start carries an execution on, unless that is being done already.
+func (s *Seeder) start(r *ledger.Record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running == nil || s.running.Err() != nil || !s.index.claim(r.ExecutionID) {
+		return
+	}
+	ctx := s.running
+	s.group.Go(func() error {
+		defer s.index.unclaim(r.ExecutionID)
+		d := &distribution{
+			Seeder: s,
+			key:    r.Key,
+			id:     r.ExecutionID,
+			logger: s.cfg.Logger.With("key", r.FileKey, "executionId", r.ExecutionID),
+			since:  time.Now(),
+		}
+		d.run(ctx)
+		return nil
+	})
+}
+
+// distribution carries one execution from the queue to its end.
+type distribution struct {
+	*Seeder
+	key    ledger.Key
+	id     string
+	logger *slog.Logger
+	since  time.Time
+	entry  *cache.Entry // pinned while set
+}
+
+// run pulls, announces and follows. A failure that may pass is tried again; one
+// that cannot is recorded for every destination that has not arrived.
+func (d *distribution) run(ctx context.Context) {
+	defer d.unpin()
+	wait := firstRetry
+	for {
+		err := d.attempt(ctx)
+		d.index.update(d.id, func(l *live) { l.err = err })
+		switch {
+		case err == nil, ctx.Err() != nil, errors.Is(err, ledger.ErrSuperseded):
+			return
+		case errors.Is(err, bucket.ErrNotFound), errors.Is(err, manifest.ErrInvalid):
+			d.failAll(ctx, err)
+			return
+		case errors.Is(err, bucket.ErrChanged):
+			d.restart(ctx, err)
+			return
+		}
+		delay := rand.N(wait) + firstRetry/10
+		wait = min(2*wait, maxRetry)
+		d.logger.Warn("execution is stuck, trying again", "error", err, "retryIn", delay.Round(time.Millisecond).String())
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(delay):
+		}
+	}
+}
+
+func (d *distribution) attempt(ctx context.Context) error {
+	record, _, ok := d.index.get(d.id)
+	if !ok {
+		return ledger.ErrSuperseded
+	}
+	m, err := d.content(ctx, record)
+	if err != nil {
+		return err
+	}
+	for again := true; again; {
+		if record, _, ok = d.index.get(d.id); !ok {
+			return ledger.ErrSuperseded
+		}
+		if !wanted(record) { // cancelled meanwhile
+			d.end(record)
+			return nil
+		}
+		if err := d.announce(record, m); err != nil {
+			return err
+		}
+		if again, err = d.follow(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wanted reports whether a destination is left to be reached.
+func wanted(r *ledger.Record) bool {
+	return slices.ContainsFunc(r.Unfinished(), func(bucket string) bool { return !cancelled(r, bucket) })
+}
+
+// content has the build ready to be seeded: from the cache, or pulled.
+func (d *distribution) content(ctx context.Context, r *ledger.Record) (*manifest.Manifest, error) {
+	if entry, ok := d.cached(r); ok {
+		return entry.Manifest(), d.seed(entry)
+	}
+	d.phase(api.PhaseQueued)
+	release, err := d.puller.slot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if _, _, ok := d.index.get(d.id); !ok {
+		return nil, ledger.ErrSuperseded
+	}
+	d.phase(api.PhasePulling)
+	source, err := d.sources.get(ctx, r.SourceBucket)
+	if err != nil {
+		return nil, err
+	}
+	object, err := source.Head(ctx, r.FileKey)
+	if err != nil {
+		return nil, err
+	}
+	if object.ETag != r.SourceETag {
+		return nil, fmt.Errorf("%w: ETag is %s, was %s", bucket.ErrChanged, object.ETag, r.SourceETag)
+	}
+	started := time.Now()
+	m, entry, err := d.puller.pull(ctx, source, object, d.id, func(pulled int64) {
+		d.index.update(d.id, func(l *live) { l.pulled = pulled })
+	})
+	if err != nil {
+		if errors.Is(err, cache.ErrNoSpace) {
+			d.evict(r.Size) // for the next try
+		}
+		return nil, fmt.Errorf("pulling %s from %s: %w", r.FileKey, r.SourceBucket, err)
+	}
+	infohash := ""
+	if entry != nil {
+		infohash = announce.InfoHash(entry.InfoHash()).String()
+	}
+	d.logger.Info("pulled", "bytes", m.Size, "seconds", time.Since(started).Seconds(), "infohash", infohash)
+	updated, err := d.cfg.Ledger.SetContent(ctx, d.key, d.id, infohash, m.SHA256Hex())
+	if err != nil {
+		return nil, err
+	}
+	d.index.put(updated)
+	if entry == nil {
+		return m, nil
+	}
+	return m, d.seed(entry)
+}
+
+// cached returns the whole entry of a build that was pulled before.
+func (d *distribution) cached(r *ledger.Record) (*cache.Entry, bool) {
+	var infohash announce.InfoHash
+	if r.InfoHash == "" || infohash.UnmarshalText([]byte(r.InfoHash)) != nil {
+		return nil, false
+	}
+	entry, ok := d.cfg.Cache.Entry(infohash)
+	return entry, ok && entry.Whole()
+}
+
+func (d *distribution) seed(entry *cache.Entry) error {
+	if d.entry == nil {
+		entry.Pin()
+		d.entry = entry
+	}
+	torrent, err := d.swarm.Seed(entry)
+	if err != nil {
+		return err
+	}
+	before := torrent.Stats().UploadedBytes
+	d.index.update(d.id, func(l *live) {
+		l.pulled = entry.Manifest().Size
+		l.sent = func() int64 { return torrent.Stats().UploadedBytes - before }
+	})
+	d.evict(0)
+	return nil
+}
+
+// announce tells the cluster.
+func (d *distribution) announce(record *ledger.Record, m *manifest.Manifest) error {
+	a := &announce.Announcement{
+		ExecutionID:  d.id,
+		Key:          d.key.FileKey,
+		SourceBucket: d.key.SourceBucket,
+		Destinations: record.Destinations,
+		Size:         m.Size,
+		Issued:       d.book.Issue(d.id),
+	}
+	a.Expires = a.Issued.Add(announce.Lifetime)
+	if m.Size == 0 {
+		a.Landfall = m.InlineBytes()
+	} else {
+		a.InfoHash = d.entry.InfoHash()
+	}
+	wire, err := announce.Sign(d.cfg.SigningKey, a)
+	if err != nil {
+		return err
+	}
+	if err := d.gossip.Broadcast(wire); err != nil {
+		return err
+	}
+	d.phase(api.PhaseDistributing)
+	d.logger.Info("announced", "infohash", a.InfoHash.String(), "destinations", a.Destinations)
+	return nil
+}
+
+// follow waits until nothing is left to wait for, then retires the announcement;
+// or returns early, to announce again, when somebody asked for a retry.
+func (d *distribution) follow(ctx context.Context) (again bool, err error) {
+	announced := time.Now()
+	ticker := time.NewTicker(lookInterval)
+	defer ticker.Stop()
+	for {
+		record, changed, ok := d.index.get(d.id)
+		if !ok {
+			return false, ledger.ErrSuperseded
+		}
+		look, again := d.index.asked(d.id)
+		if again {
+			return true, nil
+		}
+		if look {
+			d.look(ctx)
+			continue
+		}
+		waiting, err := d.timeOut(ctx, record, announced)
+		if err != nil {
+			return false, err
+		}
+		if waiting == 0 {
+			d.end(record)
+			return false, nil
+		}
+		select {
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-changed:
+		case <-ticker.C:
+			d.look(ctx)
+		}
+	}
+}
+
+// look reads the item and takes in what it says.
+func (d *distribution) look(ctx context.Context) {
+	r, err := d.cfg.Ledger.Get(ctx, d.key)
+	if err != nil {
+		if ctx.Err() == nil {
+			d.logger.Warn("table not read", "error", err)
+		}
+		return
+	}
+	d.index.put(r)
+}
+
+// timeOut fails the destinations that have made no progress for too long, and
+// counts those still waited for. One that has failed already is waited for as
+// well, as long as its agents move: it may arrive after all.
+func (d *distribution) timeOut(ctx context.Context, r *ledger.Record, announced time.Time) (waiting int, err error) {
+	for _, b := range r.Unfinished() {
+		if cancelled(r, b) {
+			continue
+		}
+		moved, complaint := d.index.idle(d.id, b)
+		if moved.Before(announced) {
+			moved = announced
+		}
+		if time.Since(moved) < d.cfg.ArrivalTimeout {
+			waiting++
+			continue
+		}
+		if slices.Contains(r.Failed, b) {
+			continue
+		}
+		reason := fmt.Sprintf("no progress for %s", d.cfg.ArrivalTimeout)
+		switch {
+		case complaint != "":
+			reason += ": " + complaint
+		case !d.isServed(b):
+			reason += ": no living member serves this bucket"
+		}
+		d.logger.Error("destination failed", "bucket", b, "error", reason)
+		updated, err := d.cfg.Ledger.Fail(ctx, d.key, d.id, b, ledger.Result{Timestamp: time.Now(), Error: reason})
+		if err != nil {
+			return 0, err
+		}
+		d.index.put(updated)
+	}
+	return waiting, nil
+}
+
+// end retires the announcement and says in one line how it went.
+func (d *distribution) end(r *ledger.Record) {
+	d.phase(api.PhaseEnded)
+	reason := announce.Completed
+	if r.Status != ledger.Completed {
+		reason = announce.Failed
+	}
+	d.retire(d.key, d.id, reason)
+	attrs := []any{"status", string(r.Status), "bytes", r.Size, "seconds", time.Since(d.since).Seconds(), "successful", len(r.Successful), "failed", len(r.Failed)}
+	if e, ok := d.index.one(d.id); ok {
+		attrs = append(attrs, "sentBytes", e.SentBytes)
+	}
+	d.logger.Info("execution ended", attrs...)
+	if d.entry != nil {
+		if t, ok := d.swarm.Torrent(d.entry.InfoHash()); ok {
+			t.DisconnectComplete()
+		}
+	}
+	d.unpin()
+	d.evict(0)
+}
+
+// retire sends the signed notice that an execution is over.
+func (s *Seeder) retire(k ledger.Key, id, reason string) {
+	issued := s.book.Issue(id)
+	wire, err := announce.Sign(s.cfg.SigningKey, &announce.End{
+		ExecutionID:  id,
+		Key:          k.FileKey,
+		SourceBucket: k.SourceBucket,
+		Reason:       reason,
+		Issued:       issued,
+		Expires:      issued.Add(announce.Lifetime),
+	})
+	if err == nil {
+		err = s.gossip.Broadcast(wire)
+	}
+	if err != nil {
+		s.cfg.Logger.Warn("end of execution not told", "executionId", id, "error", err)
+	}
+}
+
+// failAll records why nothing more will come.
+func (d *distribution) failAll(ctx context.Context, cause error) {
+	d.logger.Error("execution failed", "error", cause)
+	record, _, ok := d.index.get(d.id)
+	if !ok {
+		return
+	}
+	for _, b := range record.Pending() {
+		updated, err := d.cfg.Ledger.Fail(ctx, d.key, d.id, b, ledger.Result{Timestamp: time.Now(), Error: cause.Error()})
+		if err != nil {
+			d.logger.Error("failure not recorded", "bucket", b, "error", err)
+			return
+		}
+		d.index.put(updated)
+	}
+	d.phase(api.PhaseEnded)
+	d.retire(d.key, d.id, announce.Failed)
+}
+
+// restart begins again with the object as it is now: it was replaced while it
+// was pulled, or since.
+func (d *distribution) restart(ctx context.Context, cause error) {
+	d.logger.Warn("object changed underneath, starting afresh", "error", cause)
+	record, _, ok := d.index.get(d.id)
+	if !ok {
+		return
+	}
+	source, err := d.sources.get(ctx, d.key.SourceBucket)
+	if err == nil {
+		var object *bucket.Object
+		if object, err = source.Head(ctx, d.key.FileKey); err == nil {
+			_, err = d.accept(ctx, d.key.SourceBucket, object, record.Unfinished())
+		}
+	}
+	if err != nil {
+		d.failAll(ctx, fmt.Errorf("%w, and the new one could not be taken up: %w", cause, err))
+	}
+}
+
+// progress takes an agent's report.
+func (s *Seeder) progress(p gossip.Progress) {
+	for _, b := range p.Builds {
+		s.index.heard(p, b, time.Now())
+	}
+}
+
+func (d *distribution) phase(p string) {
+	d.index.update(d.id, func(l *live) { l.phase = p })
+}
+
+func (d *distribution) unpin() {
+	if d.entry != nil {
+		d.entry.Unpin()
+		d.entry = nil
+	}
+}
+
+// evict brings the cache below its limit, and makes room for a build of so many
+// bytes if it can.
+func (s *Seeder) evict(room int64) {
+	err := s.cfg.Cache.Evict(room, func(infohash cache.InfoHash) {
+		if t, ok := s.swarm.Torrent(infohash); ok {
+			t.Drop()
+		}
+	})
+	if err != nil {
+		s.cfg.Logger.Warn("cache not cleaned", "error", err)
+	}
+}
+
+// torrentFile returns the bencoded .torrent of an execution (BEP 3), for
+// ordinary clients.
+func (s *Seeder) torrentFile(r *ledger.Record) ([]byte, error) {
+	var infohash announce.InfoHash
+	if err := infohash.UnmarshalText([]byte(r.InfoHash)); err != nil {
+		return nil, errors.New("the build was not pulled yet, or has 0 bytes")
+	}
+	entry, ok := s.cfg.Cache.Entry(infohash)
+	if !ok {
+		return nil, errors.New("the build is not in the seeder's cache any more")
+	}
+	return swarm.TorrentFile(entry.Manifest()), nil
+}

@@ -1,0 +1,215 @@
+package seeder
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/aws/smithy-go"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/web"
+)
+
+const (
+	// defaultPage and maxPage are how many executions one answer lists.
+	defaultPage, maxPage = 50, 1000
+	// shownOnPage is how many the page for people shows.
+	shownOnPage = 50
+	// uploadsPath begins the path of an upload; the rest is the key.
+	uploadsPath = "/uploads/"
+)
+
+func (s *Seeder) handler() http.Handler {
+	mux := web.NewMux(web.Options{
+		Page:    "seeder",
+		Ready:   s.isReady,
+		State:   s.state,
+		Metrics: s.metrics(),
+		Logger:  s.cfg.Logger,
+	})
+	mux.JSON("POST /deploy", s.postDeploy)
+	mux.JSON("POST /builds", s.postBuild)
+	mux.JSON("GET /executions", s.getExecutions)
+	mux.JSON("GET /executions/{id}", s.getExecution)
+	mux.JSON("POST /executions/{id}/cancel", func(r *http.Request) (int, any, error) {
+		return s.change(r, s.cancel(r.Context(), r.PathValue("id")))
+	})
+	mux.JSON("POST /executions/{id}/retry", func(r *http.Request) (int, any, error) {
+		return s.change(r, s.retry(r.Context(), r.PathValue("id")))
+	})
+	mux.HandleFunc("GET /executions/{id}/torrent", s.getTorrent)
+	uploads := mux.Answer(s.putUpload)
+	// ServeMux would clean the path of a key such as a//b or ../c, and redirect.
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.EscapedPath(), uploadsPath) {
+			uploads(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func (s *Seeder) postDeploy(r *http.Request) (int, any, error) {
+	var request api.DeployRequest
+	if err := web.Read(r, &request); err != nil {
+		return 0, nil, err
+	}
+	if request.SourceBucket == "" || request.SourceKey == "" {
+		return 0, nil, web.Errorf(http.StatusBadRequest, "sourceBucket and sourceKey are required")
+	}
+	answer, err := s.deploy(r.Context(), request)
+	return http.StatusAccepted, answer, err
+}
+
+func (s *Seeder) getExecutions(r *http.Request) (int, any, error) {
+	q := r.URL.Query()
+	limit := defaultPage
+	if v := q.Get("limit"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 1 || n > maxPage {
+			return 0, nil, web.Errorf(http.StatusBadRequest, "limit is %q, expected 1 to %d", v, maxPage)
+		}
+		limit = n
+	}
+	var page api.Executions
+	page.Executions, page.Next = s.index.page(limit, q.Get("after"), q.Get("key"))
+	return http.StatusOK, page, nil
+}
+
+func (s *Seeder) getExecution(r *http.Request) (int, any, error) {
+	id := r.PathValue("id")
+	e, ok := s.index.one(id)
+	if !ok {
+		return 0, nil, s.noExecution(id)
+	}
+	return http.StatusOK, e, nil
+}
+
+// change answers with the execution as it is after a cancel or a retry.
+func (s *Seeder) change(r *http.Request, err error) (int, any, error) {
+	if errors.Is(err, ledger.ErrSuperseded) {
+		err = &web.Error{Code: http.StatusConflict, Err: err}
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	return s.getExecution(r)
+}
+
+func (s *Seeder) getTorrent(w http.ResponseWriter, r *http.Request) {
+	id := r.PathValue("id")
+	record, _, ok := s.index.get(id)
+	if !ok {
+		var e *web.Error
+		err := s.noExecution(id)
+		errors.As(err, &e)
+		web.Write(w, e.Code, api.Error{Error: e.Error(), Successor: e.Successor})
+		return
+	}
+	file, err := s.torrentFile(record)
+	if err != nil {
+		web.Write(w, http.StatusNotFound, api.Error{Error: err.Error()})
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-bittorrent")
+	w.Header().Set("Content-Disposition", `attachment; filename="`+record.SHA256+`.torrent"`)
+	w.Write(file) //nolint:errcheck // the client hung up; nobody is left to tell
+}
+
+// putUpload streams a body into the global bucket.
+func (s *Seeder) putUpload(r *http.Request) (int, any, error) {
+	if r.Method != http.MethodPut {
+		return 0, nil, web.Errorf(http.StatusMethodNotAllowed, "%s %s: only PUT is allowed", r.Method, uploadsPath)
+	}
+	key, err := url.PathUnescape(strings.TrimPrefix(r.URL.EscapedPath(), uploadsPath))
+	if err == nil {
+		err = announce.CheckKey(key)
+	}
+	if err != nil {
+		return 0, nil, &web.Error{Code: http.StatusBadRequest, Err: err}
+	}
+	if !s.reserved.take(key) {
+		return 0, nil, web.Errorf(http.StatusConflict, "%s is being uploaded already", key)
+	}
+	defer s.reserved.uploaded(key)
+	object, err := s.cfg.Bucket.Upload(r.Context(), key, r.Body, r.ContentLength, r.Header.Get("Content-Type"), nil)
+	if err != nil {
+		return 0, nil, refused(err)
+	}
+	s.cfg.Logger.Info("uploaded", "key", key, "bytes", object.Size)
+	return http.StatusOK, api.UploadAnswer{Bucket: s.cfg.Bucket.Name(), Key: key, Size: object.Size, ETag: object.ETag}, nil
+}
+
+// refused gives an upload that S3 refused, or that is too large, its status.
+func refused(err error) error {
+	var answer smithy.APIError
+	switch {
+	case errors.Is(err, bucket.ErrTooLarge):
+		return &web.Error{Code: http.StatusRequestEntityTooLarge, Err: err}
+	case errors.As(err, &answer) && answer.ErrorFault() == smithy.FaultClient:
+		return &web.Error{Code: http.StatusBadRequest, Err: err}
+	}
+	return err
+}
+
+// pageState is what the page for people shows.
+type pageState struct {
+	Bucket     string          `json:"bucket"`
+	Version    string          `json:"version"`
+	Members    []api.Member    `json:"members"`
+	Executions []api.Execution `json:"executions"`
+}
+
+func (s *Seeder) state() any {
+	executions, _ := s.index.page(shownOnPage, "", "")
+	return pageState{
+		Bucket:     s.cfg.Bucket.Name(),
+		Version:    s.cfg.Version,
+		Members:    gossip.View(s.gossip.Members()),
+		Executions: executions,
+	}
+}
+
+func (s *Seeder) metrics() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "landfall_members",
+			Help: "Living members of the cluster, this one included.",
+		}, func() float64 { return float64(len(s.gossip.Members())) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "landfall_cache_bytes",
+			Help: "Size of the builds in the cache.",
+		}, func() float64 { return float64(s.cfg.Cache.Size()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "landfall_gossip_dropped_total",
+			Help: "Messages not worked on because too many came at once.",
+		}, func() float64 { return float64(s.gossip.Dropped()) }),
+		executionsCollector{s.index},
+	)
+	return r
+}
+
+var executionsDesc = prometheus.NewDesc("landfall_executions", "Executions in the table, by status.", []string{"status"}, nil)
+
+// executionsCollector counts executions by status when it is asked.
+type executionsCollector struct{ index *index }
+
+func (c executionsCollector) Describe(ch chan<- *prometheus.Desc) { ch <- executionsDesc }
+
+func (c executionsCollector) Collect(ch chan<- prometheus.Metric) {
+	for status, n := range c.index.countByStatus() {
+		ch <- prometheus.MustNewConstMetric(executionsDesc, prometheus.GaugeValue, float64(n), string(status))
+	}
+}

@@ -1,0 +1,396 @@
+package seeder
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/ledger"
+)
+
+const (
+	// maxSuperseded bounds the superseded ids whose successor is remembered.
+	maxSuperseded = 10_000
+	// progressAge is how old an agent's report may be and still be shown as
+	// the present.
+	progressAge = 10 * time.Second
+	// maxReporters bounds the agents of one bucket whose reports are kept.
+	maxReporters = 16
+)
+
+// index is what the table says, in memory, with the live progress beside it. The
+// table is read whole once, at the start; after that every change passes here.
+type index struct {
+	mu     sync.Mutex
+	byKey  map[ledger.Key]*execution
+	byID   map[string]*execution
+	ids    []string          // sorted, so the newest is last
+	gone   map[string]string // superseded executionId → successor
+	served map[string]bool
+}
+
+// execution is one entry. Its fields are guarded by the index's mutex.
+type execution struct {
+	record *ledger.Record
+	live   live
+	// claimed while a distribution carries it.
+	claimed bool
+	// look asks the distribution to read the table: an agent says it landed.
+	look bool
+	// again asks it to announce once more: somebody wants a retry.
+	again bool
+	// reports are the agents' newest words, by bucket and node.
+	reports map[string]map[string]report
+	// changed is closed and replaced whenever the entry changes.
+	changed chan struct{}
+}
+
+// live is what only this process knows of an execution.
+type live struct {
+	phase  string
+	pulled int64
+	sent   func() int64 // nil until it is seeded
+	err    error
+}
+
+type report struct {
+	gossip.BuildProgress
+	region string
+	at     time.Time
+	// moved is when verified or landed bytes last grew, or it was queued.
+	moved time.Time
+}
+
+func newIndex() *index {
+	return &index{
+		byKey:  make(map[ledger.Key]*execution),
+		byID:   make(map[string]*execution),
+		gone:   make(map[string]string),
+		served: make(map[string]bool),
+	}
+}
+
+// put takes in a record. A record older than the one known is ignored; a new
+// executionId for a key supersedes the old one.
+func (x *index) put(r *ledger.Record) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	old := x.byKey[r.Key]
+	if old != nil {
+		if r.ExecutionID < old.record.ExecutionID ||
+			r.ExecutionID == old.record.ExecutionID && r.Version < old.record.Version {
+			return
+		}
+		if r.ExecutionID == old.record.ExecutionID {
+			old.record = r
+			old.wake()
+			return
+		}
+		x.supersede(old.record.ExecutionID, r.ExecutionID)
+		old.wake()
+	}
+	e := &execution{record: r, reports: make(map[string]map[string]report), changed: make(chan struct{})}
+	e.live.phase = api.PhaseQueued
+	if r.Status != ledger.InProgress {
+		e.live.phase = api.PhaseEnded
+	}
+	x.byKey[r.Key], x.byID[r.ExecutionID] = e, e
+	i, _ := slices.BinarySearch(x.ids, r.ExecutionID)
+	x.ids = slices.Insert(x.ids, i, r.ExecutionID)
+}
+
+func (x *index) supersede(old, successor string) {
+	delete(x.byID, old)
+	if i, ok := slices.BinarySearch(x.ids, old); ok {
+		x.ids = slices.Delete(x.ids, i, i+1)
+	}
+	if len(x.gone) >= maxSuperseded {
+		oldest := slices.Sorted(maps.Keys(x.gone))
+		for _, id := range oldest[:maxSuperseded/10] {
+			delete(x.gone, id)
+		}
+	}
+	x.gone[old] = successor
+}
+
+func (e *execution) wake() {
+	close(e.changed)
+	e.changed = make(chan struct{})
+}
+
+// get returns the record and a channel closed at its next change; ok is false
+// for an id that is unknown or superseded.
+func (x *index) get(id string) (r *ledger.Record, changed <-chan struct{}, ok bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e, ok := x.byID[id]
+	if !ok {
+		return nil, nil, false
+	}
+	return e.record, e.changed, true
+}
+
+// successor follows a superseded id to the execution of today.
+func (x *index) successor(id string) (string, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	next, ok := x.gone[id]
+	for range maxSuperseded {
+		further, more := x.gone[next]
+		if !more {
+			break
+		}
+		next = further
+	}
+	return next, ok
+}
+
+// newest returns the record of a key, nil when there is none.
+func (x *index) newest(k ledger.Key) *ledger.Record {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if e := x.byKey[k]; e != nil {
+		return e.record
+	}
+	return nil
+}
+
+// unfinished returns the records with destinations that have not arrived,
+// oldest first.
+func (x *index) unfinished() []*ledger.Record {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var out []*ledger.Record
+	for _, id := range x.ids {
+		if r := x.byID[id].record; r.Status != ledger.Completed {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// claim makes the caller the one that carries an execution; false when somebody
+// does already.
+func (x *index) claim(id string) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e := x.byID[id]
+	if e == nil || e.claimed {
+		return false
+	}
+	e.claimed = true
+	return true
+}
+
+func (x *index) unclaim(id string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if e := x.byID[id]; e != nil {
+		e.claimed = false
+	}
+}
+
+// update changes what only this process knows.
+func (x *index) update(id string, f func(*live)) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if e := x.byID[id]; e != nil {
+		f(&e.live)
+	}
+}
+
+func (x *index) serve(served map[string]bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.served = served
+}
+
+// heard takes in an agent's report. When it says that the build landed and the
+// record does not have that yet, whoever follows the execution is woken to read
+// the table.
+func (x *index) heard(p gossip.Progress, b gossip.BuildProgress, now time.Time) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e := x.byID[b.ExecutionID]
+	if e == nil || !slices.Contains(e.record.Destinations, p.Bucket) {
+		return
+	}
+	nodes := e.reports[p.Bucket]
+	if nodes == nil {
+		nodes = make(map[string]report)
+		e.reports[p.Bucket] = nodes
+	}
+	old, known := nodes[p.Node]
+	if !known && len(nodes) >= maxReporters {
+		return
+	}
+	r := report{BuildProgress: b, region: p.Region, at: now, moved: old.moved}
+	if b.Verified > old.Verified || b.Landed > old.Landed || b.State == api.StateQueued || !known {
+		r.moved = now // a queued build waits for its turn, or for disk
+	}
+	nodes[p.Node] = r
+	if b.State == api.StateLanded && !slices.Contains(e.record.Successful, p.Bucket) {
+		e.look = true
+		e.wake()
+	}
+}
+
+// resend asks whoever follows the execution to announce it once more.
+func (x *index) resend(id string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if e := x.byID[id]; e != nil {
+		e.again = true
+		e.wake()
+	}
+}
+
+// asked returns, once, what was asked of whoever follows the execution.
+func (x *index) asked(id string) (look, again bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if e := x.byID[id]; e != nil {
+		look, again = e.look, e.again
+		e.look, e.again = false, false
+	}
+	return look, again
+}
+
+// idle returns, for a destination, when its agents last made progress and what
+// they complained of; zero when nobody reported.
+func (x *index) idle(id, bucket string) (moved time.Time, complaint string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e := x.byID[id]
+	if e == nil {
+		return time.Time{}, ""
+	}
+	for _, r := range e.reports[bucket] {
+		if r.moved.After(moved) {
+			moved = r.moved
+		}
+		if r.Error != "" {
+			complaint = r.Error
+		}
+	}
+	return moved, complaint
+}
+
+// page returns executions, newest first: those older than after (all when
+// empty), of key (any when empty), at most limit, and where to go on.
+func (x *index) page(limit int, after, key string) ([]api.Execution, string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	end := len(x.ids)
+	if after != "" {
+		end, _ = slices.BinarySearch(x.ids, after)
+	}
+	out := []api.Execution{}
+	for i := end - 1; i >= 0; i-- {
+		e := x.byID[x.ids[i]]
+		if key != "" && e.record.FileKey != key {
+			continue
+		}
+		if len(out) == limit {
+			return out, out[len(out)-1].ExecutionID
+		}
+		out = append(out, x.view(e))
+	}
+	return out, ""
+}
+
+// one returns an execution as HTTP shows it.
+func (x *index) one(id string) (api.Execution, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e := x.byID[id]
+	if e == nil {
+		return api.Execution{}, false
+	}
+	return x.view(e), true
+}
+
+// countByStatus is for the metrics.
+func (x *index) countByStatus() map[ledger.Status]int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	out := map[ledger.Status]int{ledger.InProgress: 0, ledger.Completed: 0, ledger.Failed: 0}
+	for _, e := range x.byID {
+		out[e.record.Status]++
+	}
+	return out
+}
+
+func (x *index) view(e *execution) api.Execution {
+	r := e.record
+	v := api.Execution{
+		ExecutionID:  r.ExecutionID,
+		Status:       string(r.Status),
+		Phase:        e.live.phase,
+		Key:          r.FileKey,
+		SourceBucket: r.SourceBucket,
+		Size:         r.Size,
+		SourceETag:   r.SourceETag,
+		SHA256:       r.SHA256,
+		InfoHash:     r.InfoHash,
+		PulledBytes:  e.live.pulled,
+		StartTime:    r.StartTime.UTC(),
+		Destinations: []api.Destination{},
+	}
+	if e.live.sent != nil {
+		v.SentBytes = e.live.sent()
+	}
+	if !r.CompletedAt.IsZero() {
+		at := r.CompletedAt.UTC()
+		v.CompletedAt = &at
+	}
+	if e.live.err != nil {
+		v.Error = e.live.err.Error()
+	}
+	for _, bucket := range r.Destinations {
+		v.Destinations = append(v.Destinations, x.destination(e, bucket))
+	}
+	return v
+}
+
+func (x *index) destination(e *execution, bucket string) api.Destination {
+	d := api.Destination{Bucket: bucket, State: api.StateQueued}
+	result := e.record.Results[bucket]
+	if slices.Contains(e.record.Successful, bucket) {
+		d.State, d.VerifiedBytes, d.LandedBytes = api.StateLanded, e.record.Size, e.record.Size
+		d.Region, d.Agent, d.Seconds, d.ETag = result.Region, result.Agent, result.Seconds, result.ETag
+		return d
+	}
+	failed := slices.Contains(e.record.Failed, bucket)
+	if failed {
+		d.State, d.Error = api.StateFailed, result.Error
+	} else if !x.served[bucket] && e.live.phase == api.PhaseDistributing {
+		d.State, d.Error = api.StateUnserved, "no living member serves this bucket"
+	}
+	// Of several agents of one bucket the furthest is shown.
+	for node, r := range e.reports[bucket] {
+		if time.Since(r.at) > progressAge || r.Verified+r.Landed < d.VerifiedBytes+d.LandedBytes {
+			continue
+		}
+		d.Region, d.Agent, d.VerifiedBytes, d.LandedBytes = r.region, node, r.Verified, r.Landed
+		if failed && !r.moved.After(result.Timestamp) {
+			continue // it may arrive after all, but nothing says so yet
+		}
+		d.State, d.Error, d.Rate = r.State, r.Error, r.DownRate
+		if r.State == api.StateLanded {
+			// The agent's word; the table has not been read yet.
+			d.State = api.StateLanding
+		}
+	}
+	return d
+}
+
+// cancelled reports whether a destination was failed by request, so that no
+// agent that comes back starts it again.
+func cancelled(r *ledger.Record, bucket string) bool {
+	return slices.Contains(r.Failed, bucket) && strings.HasPrefix(r.Results[bucket].Error, cancelledError)
+}

@@ -1,0 +1,172 @@
+package seeder
+
+import (
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/ledger"
+)
+
+// id returns the n-th executionId.
+func id(n int) string {
+	return "01ARZ3NDEKTSV4RRFFQ69G5F" + string(rune('A'+n/26)) + string(rune('A'+n%26))
+}
+
+func record(n int, key string, version int64) *ledger.Record {
+	return &ledger.Record{
+		Key: ledger.Key{FileKey: key, SourceBucket: "global"}, ExecutionID: id(n), Status: ledger.InProgress,
+		Destinations: []string{"a-builds", "b-builds"}, Size: 100, Version: version, Results: map[string]ledger.Result{},
+	}
+}
+
+func TestIndexKeepsTheNewest(t *testing.T) {
+	x := newIndex()
+	x.put(record(1, "k", 5))
+	_, changed, _ := x.get(id(1))
+	x.put(record(1, "k", 4)) // an answer that was overtaken
+	if r, _, _ := x.get(id(1)); r.Version != 5 {
+		t.Errorf("version %d", r.Version)
+	}
+	x.put(record(2, "k", 6))
+	select {
+	case <-changed:
+	default:
+		t.Error("whoever follows the old execution was not woken")
+	}
+	if _, _, ok := x.get(id(1)); ok {
+		t.Error("the superseded execution is still there")
+	}
+	x.put(record(3, "k", 7))
+	if next, ok := x.successor(id(1)); !ok || next != id(3) {
+		t.Errorf("successor of the first is %s", next)
+	}
+	x.put(record(1, "k", 9)) // the table can never go back
+	if x.newest(ledger.Key{FileKey: "k", SourceBucket: "global"}).ExecutionID != id(3) {
+		t.Error("an old execution came back")
+	}
+}
+
+func TestIndexPages(t *testing.T) {
+	x := newIndex()
+	for _, n := range []int{3, 1, 4, 2, 0} {
+		x.put(record(n, id(n), 1))
+	}
+	var got []string
+	after := ""
+	for {
+		page, next := x.page(2, after, "")
+		for _, e := range page {
+			got = append(got, e.ExecutionID)
+		}
+		if after = next; next == "" {
+			break
+		}
+	}
+	if want := []string{id(4), id(3), id(2), id(1), id(0)}; !slices.Equal(got, want) {
+		t.Errorf("pages give %v", got)
+	}
+	if page, _ := x.page(10, "", id(2)); len(page) != 1 || page[0].Key != id(2) {
+		t.Errorf("by key %v", page)
+	}
+}
+
+func TestDestinationViews(t *testing.T) {
+	x := newIndex()
+	r := record(1, "k", 1)
+	x.put(r)
+	state := func(bucket string) api.Destination {
+		e, _ := x.one(id(1))
+		return e.Destinations[slices.Index(r.Destinations, bucket)]
+	}
+	if s := state("a-builds"); s.State != api.StateQueued {
+		t.Errorf("before it is announced: %+v", s)
+	}
+	x.update(id(1), func(l *live) { l.phase = api.PhaseDistributing })
+	if s := state("a-builds"); s.State != api.StateUnserved || s.Error == "" {
+		t.Errorf("with nobody there: %+v", s)
+	}
+	x.serve(map[string]bool{"a-builds": true})
+	now := time.Now()
+	say := func(node string, b gossip.BuildProgress) {
+		b.ExecutionID = id(1)
+		x.heard(gossip.Progress{Node: node, Region: "a", Bucket: "a-builds"}, b, now)
+	}
+	say("one", gossip.BuildProgress{State: api.StateDownloading, Verified: 40})
+	say("two", gossip.BuildProgress{State: api.StateDownloading, Verified: 30})
+	if s := state("a-builds"); s.VerifiedBytes != 40 || s.Agent != "one" || s.Region != "a" {
+		t.Errorf("of two agents the furthest: %+v", s)
+	}
+	x.heard(gossip.Progress{Node: "x", Bucket: "elsewhere"}, gossip.BuildProgress{ExecutionID: id(1)}, now)
+	if look, _ := x.asked(id(1)); look {
+		t.Error("nobody said landed")
+	}
+	say("one", gossip.BuildProgress{State: api.StateLanded, Verified: 100, Landed: 100})
+	if look, _ := x.asked(id(1)); !look {
+		t.Error("an agent said landed, and the table is not read")
+	}
+	if s := state("a-builds"); s.State != api.StateLanding {
+		t.Errorf("an agent's word is not the table's: %+v", s)
+	}
+	done := r.Clone()
+	done.Version, done.Successful = 2, []string{"a-builds"}
+	x.put(done)
+	if s := state("a-builds"); s.State != api.StateLanded || s.LandedBytes != 100 {
+		t.Errorf("landed: %+v", s)
+	}
+}
+
+func TestFailedDestinationThatMovesAgain(t *testing.T) {
+	x := newIndex()
+	failedAt := time.Now()
+	r := record(1, "k", 1)
+	r.Failed = []string{"a-builds"}
+	r.Results["a-builds"] = ledger.Result{Timestamp: failedAt, Error: "no progress"}
+	x.put(r)
+	view := func() api.Destination { e, _ := x.one(id(1)); return e.Destinations[0] }
+	if d := view(); d.State != api.StateFailed || d.Error != "no progress" {
+		t.Errorf("%+v", d)
+	}
+	x.heard(gossip.Progress{Node: "n", Bucket: "a-builds"}, gossip.BuildProgress{ExecutionID: id(1), State: api.StateDownloading, Verified: 1}, failedAt.Add(time.Second))
+	if d := view(); d.State != api.StateDownloading {
+		t.Errorf("%+v", d)
+	}
+}
+
+func TestReservations(t *testing.T) {
+	r := newReservations()
+	if r.held("k") || !r.take("k") || !r.held("k") || r.take("k") {
+		t.Error("a key under upload must be held, once")
+	}
+	r.release("k")
+	if !r.held("k") {
+		t.Error("released while its upload runs")
+	}
+	r.uploaded("k")
+	if !r.held("k") || !r.take("k") {
+		t.Error("an uploaded key waits for its publish, and can be uploaded again")
+	}
+	r.uploaded("k")
+	r.keys["k"] = time.Now().Add(-time.Second)
+	if r.held("k") {
+		t.Error("held for ever")
+	}
+}
+
+func TestBaseline(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "baseline")
+	want := map[fingerprint]struct{}{fingerprintOf("a", "1"): {}, fingerprintOf("b", "2"): {}}
+	if err := writeBaseline(file, want); err != nil {
+		t.Fatal(err)
+	}
+	got, err := readBaseline(file)
+	if _, ok := got[fingerprintOf("a", "1")]; err != nil || len(got) != 2 || !ok {
+		t.Errorf("%v, %v", got, err)
+	}
+	if fingerprintOf("a", "1") == fingerprintOf("a1", "") {
+		t.Error("key and ETag run into each other")
+	}
+}

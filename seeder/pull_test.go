@@ -1,0 +1,141 @@
+package seeder
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"go.uber.org/goleak"
+
+	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/devcloud/cloudtest"
+)
+
+var cloud *cloudtest.Cloud
+
+type withCloud struct{ *testing.M }
+
+func (m withCloud) Run() int {
+	var stop func()
+	cloud, stop = cloudtest.Start()
+	defer stop()
+	return m.M.Run()
+}
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(withCloud{m}) }
+
+// source is an object in a bucket of its own, and a puller to an empty cache.
+func source(t *testing.T, content []byte) (*puller, *bucket.Bucket, *bucket.Object) {
+	t.Helper()
+	b, err := bucket.Open(t.Context(), cloud.AWS, cloud.Bucket(t), bucket.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, b, content)
+	o, err := b.Head(t.Context(), "build.zip")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := cache.Open(t.TempDir(), 1<<40)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return newPuller(c), b, o
+}
+
+func put(t *testing.T, b *bucket.Bucket, content []byte) {
+	t.Helper()
+	_, err := cloud.S3.PutObject(t.Context(), &s3.PutObjectInput{
+		Bucket: aws.String(b.Name()), Key: aws.String("build.zip"), Body: bytes.NewReader(content),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func random(seed byte, size int) []byte {
+	b := make([]byte, size)
+	rand.NewChaCha8([32]byte{seed}).Read(b)
+	return b
+}
+
+// allBlocks fails the test unless every block is back in the store.
+func allBlocks(t *testing.T, p *puller) {
+	t.Helper()
+	if n := len(p.blocks); n != maxBlocks {
+		t.Errorf("%d of %d blocks are free", n, maxBlocks)
+	}
+}
+
+func TestPull(t *testing.T) {
+	for _, size := range []int{1, blockLength, 5*blockLength + 17} {
+		want := random(1, size)
+		p, b, o := source(t, want)
+		var progress []int64
+		m, entry, err := p.pull(t.Context(), b, o, "one", func(n int64) { progress = append(progress, n) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, size)
+		if _, err := entry.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) || !entry.Whole() || m.Size != int64(size) {
+			t.Errorf("size %d: %v", size, err)
+		}
+		if n := len(progress); n == 0 || progress[n-1] != int64(size) {
+			t.Errorf("size %d: progress %v", size, progress)
+		}
+		allBlocks(t, p)
+	}
+}
+
+func TestPullsShareBlocksWithoutBlocking(t *testing.T) {
+	want := random(1, 20*blockLength)
+	p, b, o := source(t, want)
+	var wg sync.WaitGroup
+	for _, name := range []string{"one", "two", "three", "four"} {
+		wg.Go(func() {
+			if _, _, err := p.pull(t.Context(), b, o, name, func(int64) {}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	allBlocks(t, p)
+}
+
+func TestObjectReplacedWhileItIsPulled(t *testing.T) {
+	p, b, o := source(t, random(1, 3*maxBlocks*blockLength))
+	replaced := false
+	_, _, err := p.pull(t.Context(), b, o, "one", func(int64) {
+		if !replaced {
+			replaced = true
+			put(t, b, random(2, 1000))
+		}
+	})
+	if !errors.Is(err, bucket.ErrChanged) {
+		t.Errorf("a mix of two objects: %v", err)
+	}
+	if p.cache.Size() != 0 {
+		t.Error("something was kept of it")
+	}
+	allBlocks(t, p)
+}
+
+func TestPullEnds(t *testing.T) {
+	p, b, o := source(t, random(1, 3*maxBlocks*blockLength))
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, _, err := p.pull(ctx, b, o, "one", func(int64) { cancel() }); !errors.Is(err, context.Canceled) {
+		t.Errorf("pull ended with %v", err)
+	}
+	allBlocks(t, p)
+}

@@ -1,0 +1,268 @@
+// Package seeder is the role that watches the global bucket: it finds new
+// builds, pulls and hashes them, announces them to the agents, is the swarm's
+// first full copy, and keeps the record until every destination has arrived.
+//
+// The subjects, one a file: watch.go finds builds, deploy.go accepts them,
+// pull.go brings them here, distribute.go carries one execution from the queue to
+// its end, index.go is what the HTTP side reads.
+package seeder
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/swarm"
+	"github.com/landfall-dist/landfall/internal/web"
+)
+
+// Defaults of Config.
+const (
+	DefaultPoll           = 5 * time.Second
+	DefaultSuffix         = ".zip"
+	DefaultArrivalTimeout = 30 * time.Minute
+)
+
+// Config says what a seeder watches and with what it works.
+type Config struct {
+	// Bucket is the global bucket.
+	Bucket *bucket.Bucket
+	// AWS opens other source buckets that POST /deploy may name.
+	AWS    aws.Config
+	Ledger *ledger.Ledger
+	Cache  *cache.Cache
+	// Peers and HTTP are listeners; the seeder closes them.
+	Peers, HTTP net.Listener
+	// Gossip's address, keys and members to join; the rest is filled in by New.
+	Gossip gossip.Config
+	// SigningKey signs announcements.
+	SigningKey ed25519.PrivateKey
+	// Trust are keys of other seeders; this one's own is always trusted.
+	Trust []ed25519.PublicKey
+	// AllowPeers are networks whose peers may connect beside the members.
+	AllowPeers []netip.Prefix
+	// Destinations are the buckets that a build goes to when nobody says.
+	Destinations []string
+	// Poll is the time from the end of one listing to the start of the next.
+	Poll time.Duration
+	// Prefix and Suffix choose the keys that start by themselves.
+	Prefix, Suffix string
+	// Backfill sends what was in the bucket before the first start, too.
+	Backfill bool
+	// BaselineFile remembers what was there at the first start.
+	BaselineFile string
+	// ArrivalTimeout fails a destination that makes no progress for so long.
+	ArrivalTimeout time.Duration
+	// BuildSource is the URL under which POST /builds finds builds by commit:
+	// http, https or file. Empty: not offered.
+	BuildSource string
+	Version     string
+	Logger      *slog.Logger
+}
+
+// Seeder is the running role.
+type Seeder struct {
+	cfg     Config
+	book    *announce.Book
+	gossip  *gossip.Gossip
+	swarm   *swarm.Swarm
+	index   *index
+	puller  *puller
+	sources sources
+
+	reserved reservations
+	builds   *http.Client
+
+	mu      sync.Mutex
+	running context.Context // set by Run
+	group   *errgroup.Group
+	// begin serialises what starts executions in this process, so that two
+	// publishes of one key are told of each other. The table is the judge.
+	begin sync.Mutex
+	// ready is nil once the table was read and the bucket listed.
+	ready error
+	// served are the buckets with a living agent when last looked.
+	served map[string]bool
+}
+
+// New opens the ports. On error the listeners in cfg are closed.
+func New(cfg Config) (_ *Seeder, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, cfg.Peers.Close(), cfg.HTTP.Close())
+		}
+	}()
+	if cfg.Poll <= 0 {
+		cfg.Poll = DefaultPoll
+	}
+	if cfg.ArrivalTimeout <= 0 {
+		cfg.ArrivalTimeout = DefaultArrivalTimeout
+	}
+	for _, b := range cfg.Destinations {
+		if err := announce.CheckBucketName(b); err != nil {
+			return nil, fmt.Errorf("--destinations: %w", err)
+		}
+	}
+	trust := append([]ed25519.PublicKey{cfg.SigningKey.Public().(ed25519.PublicKey)}, cfg.Trust...)
+	s := &Seeder{
+		cfg:      cfg,
+		book:     announce.NewBook(trust, nil),
+		index:    newIndex(),
+		puller:   newPuller(cfg.Cache),
+		sources:  newSources(cfg.AWS, cfg.Bucket),
+		reserved: newReservations(),
+		builds:   newBuildSource(),
+		ready:    errors.New("starting"),
+		served:   make(map[string]bool),
+	}
+	g := cfg.Gossip
+	g.Role = gossip.Seeder
+	g.PeerPort, g.HTTPPort = port(cfg.Peers), port(cfg.HTTP)
+	g.Book, g.Logger = s.book, cfg.Logger
+	g.OnDocument = func(announce.Added) {} // one's own, back again
+	g.OnProgress, g.OnMembers = s.progress, s.membersChanged
+	if s.gossip, err = gossip.New(g); err != nil {
+		return nil, err
+	}
+	s.swarm, err = swarm.New(swarm.Config{
+		Cache:     cfg.Cache,
+		Listener:  cfg.Peers,
+		Name:      s.gossip.Name(),
+		HandOut:   true,
+		AllowPeer: gossip.PeerPolicy(s.gossip, cfg.AllowPeers),
+		Logger:    cfg.Logger,
+	})
+	if err != nil {
+		return nil, errors.Join(err, s.gossip.Close())
+	}
+	return s, nil
+}
+
+func port(l net.Listener) uint16 { return uint16(l.Addr().(*net.TCPAddr).Port) }
+
+// Run works until ctx ends and then leaves the cluster. What the table calls
+// IN_PROGRESS is taken up again by the next start.
+func (s *Seeder) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	s.mu.Lock()
+	s.running, s.group = ctx, group
+	s.mu.Unlock()
+	group.Go(func() error { return web.Serve(ctx, s.cfg.HTTP, s.handler(), s.cfg.Logger) })
+	group.Go(func() error { return s.gossip.Run(ctx) })
+	group.Go(func() error {
+		if err := s.load(ctx); err != nil {
+			return quietAtEnd(ctx, err)
+		}
+		s.cfg.Logger.Info("seeder is up", "bucket", s.cfg.Bucket.Name(), "destinations", s.cfg.Destinations,
+			"http", s.cfg.HTTP.Addr().String(), "peers", s.cfg.Peers.Addr().String(), "gossip", s.gossip.Addr())
+		return quietAtEnd(ctx, s.watch(ctx))
+	})
+	err := group.Wait()
+	if closeErr := s.swarm.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return fmt.Errorf("seeder of %s: %w", s.cfg.Bucket.Name(), err)
+	}
+	return nil
+}
+
+// Close frees what New opened, for a seeder that is not Run; after Run it does
+// nothing.
+func (s *Seeder) Close() error {
+	s.cfg.HTTP.Close()
+	return errors.Join(s.gossip.Close(), s.swarm.Close())
+}
+
+// GossipAddr is where members join through this one, as host:port.
+func (s *Seeder) GossipAddr() string { return s.gossip.Addr() }
+
+// quietAtEnd drops errors that are only the end of ctx.
+func quietAtEnd(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// load reads the table once and takes up what is not finished.
+func (s *Seeder) load(ctx context.Context) error {
+	resumed := 0
+	err := s.cfg.Ledger.Scan(ctx, func(r *ledger.Record) error {
+		s.index.put(r)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("reading what was distributed before: %w", err)
+	}
+	for _, r := range s.index.unfinished() {
+		if r.Status == ledger.InProgress {
+			resumed++
+			s.start(r)
+		}
+	}
+	if resumed > 0 {
+		s.cfg.Logger.Info("taking up executions that were not finished", "executions", resumed)
+	}
+	return nil
+}
+
+func (s *Seeder) setReady(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ready = err
+}
+
+func (s *Seeder) isReady() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ready
+}
+
+// membersChanged sends again what an agent that has just come lacks.
+func (s *Seeder) membersChanged() {
+	now := make(map[string]bool)
+	for _, m := range s.gossip.Members() {
+		if m.Role == gossip.Agent {
+			now[m.Bucket] = true
+		}
+	}
+	s.mu.Lock()
+	before := s.served
+	s.served = now
+	loaded := s.running != nil
+	s.mu.Unlock()
+	s.index.serve(now)
+	if !loaded {
+		return
+	}
+	for _, r := range s.index.unfinished() {
+		for _, b := range r.Unfinished() {
+			if now[b] && !before[b] && !cancelled(r, b) {
+				s.start(r)
+				break
+			}
+		}
+	}
+}
+
+func (s *Seeder) isServed(bucket string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.served[bucket]
+}
