@@ -1,0 +1,263 @@
+// Package clustertest gives a test a seeder and agents of any number of regions,
+// with real gossip, real peers and the embedded S3 and DynamoDB, in three lines:
+//
+//	cloud, stop := cloudtest.Start() // in TestMain
+//	c := clustertest.Start(t, cloud, clustertest.Options{Regions: 2})
+//	e := c.Publish("build.zip", content)
+package clustertest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/devcloud/cloudtest"
+	"github.com/landfall-dist/landfall/internal/devcluster"
+	"github.com/landfall-dist/landfall/internal/ledger"
+)
+
+// Timeout bounds every wait; a test that runs into it has failed.
+const Timeout = 60 * time.Second
+
+// pollInterval is how often a wait looks.
+const pollInterval = 20 * time.Millisecond
+
+// Options change what Start sets up.
+type Options struct {
+	// Regions is the number of destinations, each with one agent but for the
+	// last Unserved of them.
+	Regions, Unserved int
+	// ArrivalTimeout is the seeder's; 0 for its default.
+	ArrivalTimeout time.Duration
+	// Before is called when the buckets exist and nothing runs yet.
+	Before func(c *Cluster)
+	// BuildSource is the seeder's.
+	BuildSource string
+}
+
+// Cluster is a running seeder with agents.
+type Cluster struct {
+	t     testing.TB
+	cloud *cloudtest.Cloud
+	cfg   devcluster.Config
+	opts  Options
+	// Global is the global bucket; Regions the regions' names.
+	Global  string
+	Regions []string
+	// Seeder speaks to the seeder, Agents to the agents in order of regions.
+	Seeder *api.Client
+	Agents []*api.Client
+	// Ledger is the table.
+	Ledger *ledger.Ledger
+
+	cluster *devcluster.Cluster
+	stop    func()
+}
+
+// unique keeps the names of regions, and so of buckets, apart between tests.
+var unique atomic.Int64
+
+// Start runs a cluster until the test ends.
+func Start(t testing.TB, cloud *cloudtest.Cloud, o Options) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t, cloud: cloud, opts: o, Global: cloud.Bucket(t)}
+	n := unique.Add(1)
+	for i := range o.Regions {
+		c.Regions = append(c.Regions, fmt.Sprintf("region-%c-%d", 'a'+i, n))
+	}
+	c.cfg = devcluster.Config{
+		Dir:            t.TempDir(),
+		AWS:            cloud.AWS,
+		Global:         c.Global,
+		Table:          cloud.Table(t),
+		Regions:        c.Regions,
+		Unserved:       o.Unserved,
+		BuildSource:    o.BuildSource,
+		Poll:           50 * time.Millisecond,
+		ArrivalTimeout: o.ArrivalTimeout,
+		Version:        "test",
+		Logger:         slog.New(slog.NewTextHandler(logTo{t}, &slog.HandlerOptions{Level: slog.LevelInfo})),
+	}
+	if err := devcluster.Init(t.Context(), c.cfg); err != nil {
+		t.Fatal(err)
+	}
+	c.Ledger = devcluster.Ledger(c.cfg)
+	if o.Before != nil {
+		o.Before(c)
+	}
+	c.start()
+	t.Cleanup(func() { c.Stop() })
+	return c
+}
+
+// logTo writes log lines to the test's own log.
+type logTo struct{ t testing.TB }
+
+func (l logTo) Write(p []byte) (int, error) {
+	l.t.Log(string(bytes.TrimSpace(p)))
+	return len(p), nil
+}
+
+func (c *Cluster) start() {
+	c.t.Helper()
+	cluster, err := devcluster.New(c.t.Context(), c.cfg)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.cluster = cluster
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- cluster.Run(ctx) }()
+	c.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			c.t.Errorf("cluster ended: %v", err)
+		}
+	})
+	c.Seeder = &api.Client{URL: cluster.SeederURL}
+	c.Agents = nil
+	c.Until("everyone is ready", func() bool { return c.Seeder.Ready(c.t.Context()) == nil })
+	for _, u := range cluster.AgentURLs {
+		a := &api.Client{URL: u}
+		c.Agents = append(c.Agents, a)
+		c.Until("everyone is ready", func() bool { return a.Ready(c.t.Context()) == nil })
+	}
+}
+
+// Stop ends all members; what they keep on disk stays.
+func (c *Cluster) Stop() { c.stop() }
+
+// Restart ends all members and starts them again on the same data.
+func (c *Cluster) Restart() {
+	c.t.Helper()
+	c.Stop()
+	c.start()
+}
+
+// AddAgent runs one more agent of the i-th region until the test ends or stop is
+// called. The same id again finds the same data.
+func (c *Cluster) AddAgent(i int, id string) (agent *api.Client, stop func()) {
+	c.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	url, done, err := c.cluster.RunAgent(ctx, c.Regions[i], id)
+	if err != nil {
+		cancel()
+		c.t.Fatal(err)
+	}
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			c.t.Errorf("agent %s ended: %v", id, err)
+		}
+	})
+	c.t.Cleanup(stop)
+	return &api.Client{URL: url}, stop
+}
+
+// Until waits for a condition.
+func (c *Cluster) Until(what string, condition func() bool) {
+	c.t.Helper()
+	deadline := time.After(Timeout)
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
+	for !condition() {
+		select {
+		case <-ticker.C:
+		case <-deadline:
+			c.t.Fatalf("not in %s: %s", Timeout, what)
+		}
+	}
+}
+
+// Bucket is the i-th region's.
+func (c *Cluster) Bucket(i int) string { return devcluster.BucketOf(c.Regions[i]) }
+
+// Put stores an object in the global bucket, as any S3 client would.
+func (c *Cluster) Put(key string, content []byte, metadata map[string]string) {
+	c.t.Helper()
+	_, err := c.cloud.S3.PutObject(c.t.Context(), &s3.PutObjectInput{
+		Bucket: aws.String(c.Global), Key: aws.String(key), Body: bytes.NewReader(content),
+		ContentType: aws.String("application/zip"), Metadata: metadata,
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// Deploy puts an object under a key that the watcher leaves alone, or any other,
+// and asks for its distribution.
+func (c *Cluster) Deploy(key string, to ...string) *api.DeployAnswer {
+	c.t.Helper()
+	answer, err := c.Seeder.Deploy(c.t.Context(), api.DeployRequest{SourceBucket: c.Global, SourceKey: key, DestinationBuckets: to})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return answer
+}
+
+// Publish uploads content through the seeder and waits until it has arrived
+// everywhere.
+func (c *Cluster) Publish(key string, content []byte) *api.Execution {
+	c.t.Helper()
+	if _, err := c.Seeder.Upload(c.t.Context(), key, bytes.NewReader(content), int64(len(content)), "application/zip"); err != nil {
+		c.t.Fatal(err)
+	}
+	return c.Await(c.Deploy(key).ExecutionID, "COMPLETED")
+}
+
+// Await waits until an execution has a status.
+func (c *Cluster) Await(id, status string) *api.Execution {
+	c.t.Helper()
+	var e *api.Execution
+	c.Until(fmt.Sprintf("execution %s is %s", id, status), func() bool {
+		var err error
+		e, err = c.Seeder.Execution(c.t.Context(), id)
+		return err == nil && e.Status == status
+	})
+	return e
+}
+
+// Object reads an object from a bucket; nil when there is none.
+func (c *Cluster) Object(bucket, key string) ([]byte, *s3.GetObjectOutput) {
+	c.t.Helper()
+	out, err := c.cloud.S3.GetObject(c.t.Context(), &s3.GetObjectInput{Bucket: aws.String(bucket), Key: aws.String(key)})
+	if err != nil {
+		return nil, nil
+	}
+	defer out.Body.Close()
+	b, err := io.ReadAll(out.Body)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return b, out
+}
+
+// Holds fails the test unless every region holds exactly content under key.
+func (c *Cluster) Holds(key string, content []byte) {
+	c.t.Helper()
+	for i := range c.Regions {
+		if got, _ := c.Object(c.Bucket(i), key); got == nil || !bytes.Equal(got, content) {
+			c.t.Errorf("%s in %s: %d bytes, not the %d published", key, c.Bucket(i), len(got), len(content))
+		}
+	}
+}
+
+// Record reads the item of a key.
+func (c *Cluster) Record(key string) *ledger.Record {
+	c.t.Helper()
+	r, err := c.Ledger.Get(c.t.Context(), ledger.Key{FileKey: key, SourceBucket: c.Global})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return r
+}

@@ -1,0 +1,172 @@
+package clustertest
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/anacrolix/torrent/metainfo"
+
+	"github.com/landfall-dist/landfall/internal/api"
+)
+
+// post sends JSON to the seeder and decodes the answer, which must have the code.
+func post[T any](t *testing.T, c *Cluster, path, body string, code int) T {
+	t.Helper()
+	res, err := http.Post(c.Seeder.URL+path, "application/json", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.StatusCode != code {
+		t.Errorf("POST %s %s: %d, want %d: %s", path, body, res.StatusCode, code, b)
+	}
+	var out T
+	if err := json.Unmarshal(b, &out); err != nil {
+		t.Errorf("POST %s: answer is no JSON: %s", path, b)
+	}
+	return out
+}
+
+func TestBadRequests(t *testing.T) {
+	c := Start(t, cloud, Options{Regions: 1})
+	for body, code := range map[string]int{
+		`{`:                                   400,
+		`[]`:                                  400,
+		`{}`:                                  400,
+		`null`:                                400,
+		`{"sourceBucket":"` + c.Global + `"}`: 400,
+		`{"sourceBucket":"` + c.Global + `","sourceKey":"none.zip"}`:                                404,
+		`{"sourceBucket":"no-such-bucket","sourceKey":"a.zip"}`:                                     404,
+		`{"sourceBucket":"../etc","sourceKey":"a.zip"}`:                                             400,
+		`{"sourceBucket":"` + c.Global + `","sourceKey":"a.zip","destinationBuckets":["UPPER"]}`:    400,
+		`{"sourceBucket":"` + c.Global + `","sourceKey":"a.zip","surprise":1}`:                      400,
+		`{"sourceBucket":"` + c.Global + `","sourceKey":"` + strings.Repeat("k", 1025) + `"}`:       400,
+		`{"sourceBucket":"` + c.Global + `","sourceKey":"` + strings.Repeat("k", 1<<20) + `"}`:      413,
+		`{"sourceBucket":"` + c.Global + `","sourceKey":"a.zip","destinationBuckets":"not-a-list"}`: 400,
+	} {
+		if answer := post[api.Error](t, c, "/deploy", body, code); answer.Error == "" {
+			t.Errorf("POST /deploy %.80s: no reason given", body)
+		}
+	}
+	res, err := http.Post(c.Seeder.URL+"/deploy", "text/plain", strings.NewReader(`{}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != 400 {
+		t.Errorf("wrong content type: %d", res.StatusCode)
+	}
+	post[api.Error](t, c, "/builds", `{"commit":"abc"}`, 501)
+	if _, err := c.Seeder.Execution(t.Context(), "01ARZ3NDEKTSV4RRFFQ69G5FAV"); !api.NotFound(err) {
+		t.Errorf("unknown execution: %v", err)
+	}
+}
+
+func TestUploads(t *testing.T) {
+	c := Start(t, cloud, Options{Regions: 1})
+	for _, key := range []string{"plain.zip", "a b+c%2F.zip", "dir//double.zip", "ü/ß.zip"} {
+		b := content(1, 1000)
+		if _, err := c.Seeder.Upload(t.Context(), key, bytes.NewReader(b), int64(len(b)), "application/zip"); err != nil {
+			t.Logf("%q: %v", key, err) // what the embedded S3 refuses is reported
+			if !strings.Contains(key, "//") {
+				t.Errorf("%q: %v", key, err)
+			}
+			continue
+		}
+		if got, _ := c.Object(c.Global, key); !bytes.Equal(got, b) {
+			t.Errorf("%q is not in the bucket", key)
+		}
+	}
+	if _, err := c.Seeder.Upload(t.Context(), "../escape.zip", strings.NewReader("x"), 1, ""); err == nil {
+		t.Error("../escape.zip was stored")
+	}
+	// A second upload of a key under way is refused.
+	// More than the sockets between hold: when half is written, the seeder
+	// reads.
+	half := make([]byte, 16<<20)
+	body, feed := io.Pipe()
+	first := make(chan error, 1)
+	go func() {
+		_, err := c.Seeder.Upload(t.Context(), "same.zip", body, int64(2*len(half)), "")
+		first <- err
+	}()
+	write := func() {
+		if _, err := feed.Write(half); err != nil {
+			t.Error(err)
+		}
+	}
+	write()
+	c.Until("a second upload is refused", func() bool {
+		_, err := c.Seeder.Upload(t.Context(), "same.zip", strings.NewReader("x"), 1, "")
+		return err != nil && strings.Contains(err.Error(), "already")
+	})
+	write()
+	feed.Close()
+	if err := <-first; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTorrentFile(t *testing.T) {
+	c := Start(t, cloud, Options{Regions: 1})
+	e := c.Publish("build.zip", content(1, 600_000))
+	res, err := http.Get(c.Seeder.URL + "/executions/" + e.ExecutionID + "/torrent")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	file, err := metainfo.Load(res.Body)
+	if err != nil || file.HashInfoBytes().HexString() != e.InfoHash {
+		t.Errorf("%v, want infohash %s", err, e.InfoHash)
+	}
+	empty := c.Publish("empty.zip", nil)
+	for path, code := range map[string]int{
+		empty.ExecutionID:            404, // a build of 0 bytes has no torrent
+		"01ARZ3NDEKTSV4RRFFQ69G5FAV": 404,
+	} {
+		res, err := http.Get(c.Seeder.URL + "/executions/" + path + "/torrent")
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != code {
+			t.Errorf("%s: %d", path, res.StatusCode)
+		}
+	}
+}
+
+func TestListPages(t *testing.T) {
+	c := Start(t, cloud, Options{Regions: 1})
+	var want []string
+	for _, key := range []string{"a.zip", "b.zip", "c.zip"} {
+		want = append([]string{c.Publish(key, []byte(key)).ExecutionID}, want...)
+	}
+	var got []string
+	after := ""
+	for {
+		page, err := c.Seeder.Executions(t.Context(), 2, after)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range page.Executions {
+			got = append(got, e.ExecutionID)
+		}
+		if after = page.Next; after == "" {
+			break
+		}
+	}
+	if strings.Join(got, " ") != strings.Join(want, " ") {
+		t.Errorf("pages give %v, want %v", got, want)
+	}
+	if e, err := c.Seeder.ByKey(t.Context(), "b.zip"); err != nil || e.ExecutionID != want[1] {
+		t.Errorf("by key: %+v, %v", e, err)
+	}
+}

@@ -1,0 +1,280 @@
+// Package devcluster runs a seeder and agents of several regions in one process,
+// on loopback, against one S3 and DynamoDB endpoint. The demo and the
+// end-to-end tests stand on it; production runs the two daemons.
+package devcluster
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/landfall-dist/landfall/agent"
+	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/seeder"
+)
+
+// cacheSize is how much each member keeps of finished builds, in bytes.
+const cacheSize = 5 << 30
+
+// Config says what to start and where.
+type Config struct {
+	// Dir holds every member's data; it must be absolute, for the embedded S3
+	// changes the process's directory.
+	Dir string
+	// AWS reaches S3 and DynamoDB.
+	AWS aws.Config
+	// Global is the global bucket, Table the table.
+	Global, Table string
+	// Regions are the regions' names; each lands in NAME-builds.
+	Regions []string
+	// Unserved is how many of the last Regions get no agent.
+	Unserved int
+	// SeederHTTP, SeederGossip and SeederPeers are addresses; empty for any
+	// port of loopback.
+	SeederHTTP, SeederGossip, SeederPeers string
+	// AgentHTTP returns the address of the i-th region's agent; nil for any.
+	AgentHTTP func(i int) string
+	// BuildSource is the seeder's.
+	BuildSource string
+	// Poll and ArrivalTimeout are the seeder's; 0 for its defaults.
+	Poll, ArrivalTimeout time.Duration
+	Version              string
+	Logger               *slog.Logger
+}
+
+// BucketOf returns the regional bucket of a region.
+func BucketOf(region string) string { return region + "-builds" }
+
+// Cluster is a seeder and its agents.
+type Cluster struct {
+	cfg Config
+	// Key signs announcements; its public half is in Trust.
+	Key   ed25519.PrivateKey
+	Trust []ed25519.PublicKey
+	// SeederURL and SeederGossip say where the seeder is.
+	SeederURL, SeederGossip string
+	// AgentURLs are the agents', in order of the regions.
+	AgentURLs []string
+
+	members []member
+}
+
+// member is one role with what it holds open.
+type member struct {
+	run   func(context.Context) error
+	close func() error
+}
+
+// Init makes the buckets and the table that are missing.
+func Init(ctx context.Context, cfg Config) error {
+	names := []string{cfg.Global}
+	for _, r := range cfg.Regions {
+		names = append(names, BucketOf(r))
+	}
+	for _, name := range names {
+		if _, err := bucket.Create(ctx, cfg.AWS, name, ""); err != nil {
+			return err
+		}
+	}
+	_, err := Ledger(cfg).Create(ctx)
+	return err
+}
+
+// Ledger is the table's client.
+func Ledger(cfg Config) *ledger.Ledger {
+	return ledger.New(dynamodb.NewFromConfig(cfg.AWS), cfg.Table)
+}
+
+// New opens the seeder's and the agents' ports. Buckets and table must be there.
+// On error nothing is left open.
+func New(ctx context.Context, cfg Config) (_ *Cluster, err error) {
+	c := &Cluster{cfg: cfg}
+	defer func() {
+		if err != nil {
+			for _, m := range c.members {
+				err = errors.Join(err, m.close())
+			}
+		}
+	}()
+	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
+		return nil, err
+	}
+	if c.Key, err = signingKey(filepath.Join(cfg.Dir, "seeder.key")); err != nil {
+		return nil, err
+	}
+	c.Trust = []ed25519.PublicKey{c.Key.Public().(ed25519.PublicKey)}
+	if err := c.addSeeder(ctx); err != nil {
+		return nil, err
+	}
+	for i, region := range cfg.Regions[:len(cfg.Regions)-cfg.Unserved] {
+		addr := ""
+		if cfg.AgentHTTP != nil {
+			addr = cfg.AgentHTTP(i)
+		}
+		url, m, err := c.agent(ctx, region, "agent-"+region, addr)
+		if err != nil {
+			return nil, err
+		}
+		c.AgentURLs = append(c.AgentURLs, url)
+		c.members = append(c.members, m)
+	}
+	return c, nil
+}
+
+func signingKey(file string) (ed25519.PrivateKey, error) {
+	key, err := announce.ReadSigningKey(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err = announce.WriteSigningKey(file); err == nil {
+			key, err = announce.ReadSigningKey(file)
+		}
+	}
+	return key, err
+}
+
+// Run runs all members until ctx ends or one fails.
+func (c *Cluster) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, m := range c.members {
+		group.Go(func() error { return m.runAndClose(ctx) })
+	}
+	return group.Wait()
+}
+
+func (m member) runAndClose(ctx context.Context) error {
+	return errors.Join(m.run(ctx), m.close())
+}
+
+// ports are the two listeners of a member.
+type ports struct{ http, peers net.Listener }
+
+func listen(http, peers string) (p ports, err error) {
+	if p.http, err = listenOn(http); err != nil {
+		return p, err
+	}
+	if p.peers, err = listenOn(peers); err != nil {
+		p.http.Close()
+		return p, err
+	}
+	return p, nil
+}
+
+func listenOn(addr string) (net.Listener, error) {
+	if addr == "" {
+		addr = "127.0.0.1:0"
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("%w; is another landfall-dev running?", err)
+	}
+	return l, nil
+}
+
+func (c *Cluster) addSeeder(ctx context.Context) error {
+	cfg := c.cfg
+	dir := filepath.Join(cfg.Dir, "seeder")
+	store, err := cache.Open(filepath.Join(dir, "cache"), cacheSize)
+	if err != nil {
+		return err
+	}
+	global, err := bucket.Open(ctx, cfg.AWS, cfg.Global, bucket.Options{})
+	if err != nil {
+		return errors.Join(err, store.Close())
+	}
+	p, err := listen(cfg.SeederHTTP, cfg.SeederPeers)
+	if err != nil {
+		return errors.Join(err, store.Close())
+	}
+	gossipAddr := cfg.SeederGossip
+	if gossipAddr == "" {
+		gossipAddr = "127.0.0.1:0"
+	}
+	var destinations []string
+	for _, r := range cfg.Regions {
+		destinations = append(destinations, BucketOf(r))
+	}
+	s, err := seeder.New(seeder.Config{
+		Bucket:         global,
+		AWS:            cfg.AWS,
+		Ledger:         Ledger(cfg),
+		Cache:          store,
+		Peers:          p.peers,
+		HTTP:           p.http,
+		Gossip:         gossip.Config{Meta: gossip.Meta{ID: "seeder"}, Listen: gossipAddr},
+		SigningKey:     c.Key,
+		Destinations:   destinations,
+		Poll:           cfg.Poll,
+		Suffix:         seeder.DefaultSuffix,
+		BaselineFile:   filepath.Join(dir, "baseline-"+cfg.Global),
+		ArrivalTimeout: cfg.ArrivalTimeout,
+		BuildSource:    cfg.BuildSource,
+		Version:        cfg.Version,
+		Logger:         cfg.Logger.With("node", "seeder"),
+	})
+	if err != nil {
+		return errors.Join(err, store.Close())
+	}
+	c.SeederURL = "http://" + p.http.Addr().String()
+	c.SeederGossip = s.GossipAddr()
+	c.members = append(c.members, member{s.Run, func() error { return errors.Join(s.Close(), store.Close()) }})
+	return nil
+}
+
+// agent opens one agent of a region. Several may serve one region.
+func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url string, _ member, err error) {
+	cfg := c.cfg
+	store, err := cache.Open(filepath.Join(cfg.Dir, id, "cache"), cacheSize)
+	if err != nil {
+		return "", member{}, err
+	}
+	regional, err := bucket.Open(ctx, cfg.AWS, BucketOf(region), bucket.Options{})
+	if err != nil {
+		return "", member{}, errors.Join(err, store.Close())
+	}
+	p, err := listen(addr, "")
+	if err != nil {
+		return "", member{}, errors.Join(err, store.Close())
+	}
+	a, err := agent.New(agent.Config{
+		Region:  region,
+		Bucket:  regional,
+		Ledger:  Ledger(cfg),
+		Cache:   store,
+		Peers:   p.peers,
+		HTTP:    p.http,
+		Gossip:  gossip.Config{Meta: gossip.Meta{ID: id}, Listen: "127.0.0.1:0", Join: []string{c.SeederGossip}},
+		Trust:   c.Trust,
+		Version: cfg.Version,
+		Logger:  cfg.Logger.With("node", id),
+	})
+	if err != nil {
+		return "", member{}, errors.Join(err, store.Close())
+	}
+	return "http://" + p.http.Addr().String(), member{a.Run, func() error { return errors.Join(a.Close(), store.Close()) }}, nil
+}
+
+// RunAgent runs one more agent of a region until ctx ends. It returns when the
+// agent's ports are open; done gives the end of its Run.
+func (c *Cluster) RunAgent(ctx context.Context, region, id string) (url string, done <-chan error, err error) {
+	url, m, err := c.agent(ctx, region, id, "")
+	if err != nil {
+		return "", nil, err
+	}
+	end := make(chan error, 1)
+	go func() { end <- m.runAndClose(ctx) }()
+	return url, end, nil
+}
