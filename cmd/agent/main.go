@@ -1,0 +1,149 @@
+// Command agent runs in every region: it downloads builds with the swarm and
+// lands them in the regional bucket.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/landfall-dist/landfall/agent"
+	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/command"
+	"github.com/landfall-dist/landfall/internal/terminal"
+)
+
+const (
+	defaultURL = "http://127.0.0.1:7080"
+	// demoURL is where the first agent of `landfall-dev` answers.
+	demoURL       = "http://127.0.0.1:7081"
+	watchInterval = time.Second
+)
+
+func main() {
+	os.Exit(command.Main(&cli.App{
+		Name:   "agent",
+		Usage:  "bring builds into a regional bucket, together with the other regions",
+		Action: command.Unknown,
+		Commands: []*cli.Command{
+			runCommand(),
+			statusCommand(),
+			command.Health("agent", defaultURL),
+		},
+	}))
+}
+
+func runCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "run",
+		Usage: "run the daemon",
+		Description: "Example, beside a seeder on this machine:\n\n" +
+			"  agent run --region region-c --bucket region-c-builds --join 127.0.0.1:7946 --trust seeder.key.pub\n\n" +
+			"S3 and DynamoDB are found by the AWS SDK's own settings (AWS_REGION, AWS_ENDPOINT_URL, profiles, roles).",
+		Flags: append([]cli.Flag{
+			command.Required("region", "Landfall's `NAME` for this place"),
+			command.Required("bucket", "regional `BUCKET` that builds land in"),
+			command.Strings("trust", "public `KEY` of a seeder, or a file of them; announcements signed by others are refused"),
+			command.String("bucket-region", "", "AWS `REGION` of the bucket (default: what HeadBucket answers, then AWS_REGION)"),
+			command.Int("land-parallel", agent.DefaultLandParallel, "parts uploaded at a time"),
+			command.Int("max-active", agent.DefaultMaxActive, "builds worked on at a time"),
+		}, command.MemberFlags("127.0.0.1:7080", "127.0.0.1:0", "127.0.0.1:0", "landfall-agent")...),
+		Action: run,
+	}
+}
+
+func run(c *cli.Context) (err error) {
+	trust, err := announce.ReadTrust(c.StringSlice("trust"))
+	if err != nil {
+		return err
+	}
+	m, err := command.OpenMember(c, "agent")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.Close()) }()
+	bucket, err := command.OpenBucket(c.Context, m.AWS, c.String("bucket"), c.String("bucket-region"))
+	if err != nil {
+		return err
+	}
+	a, err := agent.New(agent.Config{
+		Region:       c.String("region"),
+		Bucket:       bucket,
+		Ledger:       m.Ledger,
+		Cache:        m.Cache,
+		Peers:        m.Peers,
+		HTTP:         m.HTTP,
+		Gossip:       m.Gossip,
+		Trust:        trust,
+		AllowPeers:   m.AllowPeers,
+		LandParallel: c.Int("land-parallel"),
+		MaxActive:    c.Int("max-active"),
+		Version:      command.Version(),
+		Logger:       m.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	return a.Run(c.Context)
+}
+
+func statusCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "status",
+		Usage:       "show the builds and the members that an agent knows",
+		Description: "Example:\n\n  agent status --agent http://127.0.0.1:7082 --watch",
+		Flags: []cli.Flag{
+			command.String("agent", "", "`URL` of the agent (default: "+defaultURL+", or "+demoURL+" when nothing answers there)"),
+			command.Bool("watch", "show it again every second until Ctrl-C"),
+			command.Output(),
+		},
+		Action: status,
+	}
+}
+
+func status(c *cli.Context) error {
+	asJSON, err := command.JSONWanted(c)
+	if err != nil {
+		return err
+	}
+	client, err := find(c.Context, c.String("agent"))
+	if err != nil {
+		return err
+	}
+	show := func(ctx context.Context) error {
+		s, err := client.AgentStatus(ctx)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return terminal.JSON(os.Stdout, s)
+		}
+		return terminal.AgentStatus(os.Stdout, s)
+	}
+	if !c.Bool("watch") {
+		return show(c.Context)
+	}
+	return terminal.Watch(c.Context, os.Stdout, watchInterval, show)
+}
+
+// find returns the agent asked for, or the first of the usual ones that answers.
+func find(ctx context.Context, url string) (*api.Client, error) {
+	if url != "" {
+		return &api.Client{URL: url}, nil
+	}
+	client := &api.Client{URL: defaultURL}
+	err := client.Healthy(ctx)
+	if err == nil {
+		return client, nil
+	}
+	demo := &api.Client{URL: demoURL}
+	if demo.Healthy(ctx) == nil {
+		return demo, nil
+	}
+	return nil, fmt.Errorf("no agent answers at %s or %s (%w); name one with --agent", defaultURL, demoURL, err)
+}

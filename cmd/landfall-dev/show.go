@@ -1,0 +1,217 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/command"
+	"github.com/landfall-dist/landfall/internal/devcluster"
+	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/terminal"
+)
+
+const (
+	globalBucket = "global-builds"
+	awsRegion    = "us-east-1"
+	accessKey    = "test"
+	secretKey    = "test"
+
+	seederHTTP   = "127.0.0.1:7070"
+	seederGossip = "127.0.0.1:7946"
+	seederPeers  = "127.0.0.1:6881"
+	// firstAgentPort is the HTTP port of the first region's agent.
+	firstAgentPort = 7081
+
+	// demoCommit is the commit that POST /builds finds in the demo.
+	demoCommit = "abc123"
+	// followInterval is how often the bars are brought up to date.
+	followInterval = 200 * time.Millisecond
+	// readyInterval and readyTimeout bound the wait for the members.
+	readyInterval, readyTimeout = 50 * time.Millisecond, 30 * time.Second
+)
+
+// show is the demo in front of a running cluster.
+type show struct {
+	out     io.Writer
+	dir     string
+	log     string
+	cloud   string
+	regions []string
+	publish string
+	exit    bool
+	logger  *slog.Logger
+}
+
+func (s *show) config() devcluster.Config {
+	source := url.URL{Scheme: "file", Path: filepath.Join(s.dir, "builds")}
+	return devcluster.Config{
+		Dir: s.dir,
+		AWS: aws.Config{
+			Region:       awsRegion,
+			BaseEndpoint: aws.String(s.cloud),
+			Credentials:  credentials.NewStaticCredentialsProvider(accessKey, secretKey, ""),
+		},
+		Global:       globalBucket,
+		Table:        ledger.DefaultTable,
+		Regions:      s.regions,
+		SeederHTTP:   seederHTTP,
+		SeederGossip: seederGossip,
+		SeederPeers:  seederPeers,
+		AgentHTTP:    func(i int) string { return fmt.Sprintf("127.0.0.1:%d", firstAgentPort+i) },
+		BuildSource:  source.String(),
+		Version:      command.Version(),
+		Logger:       s.logger,
+	}
+}
+
+func (s *show) open(ctx context.Context) (*devcluster.Cluster, error) {
+	fmt.Fprintf(s.out, "Landfall on this machine: %s\n", strings.Join(s.regions, ", "))
+	cfg := s.config()
+	if err := devcluster.Init(ctx, cfg); err != nil {
+		return nil, err
+	}
+	if err := s.placeBuild(); err != nil {
+		return nil, err
+	}
+	return devcluster.New(ctx, cfg)
+}
+
+// placeBuild puts what is published where POST /builds finds it as a commit's.
+func (s *show) placeBuild() error {
+	dir := filepath.Join(s.dir, "builds")
+	if err := os.MkdirAll(dir, 0o755); err != nil || s.publish == "" {
+		return err
+	}
+	to := filepath.Join(dir, demoCommit)
+	if _, err := os.Stat(to); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	from, err := os.Open(s.publish)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	f, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, from)
+	return errors.Join(err, f.Close())
+}
+
+// perform publishes, shows the arrival and the addresses, and waits.
+func (s *show) perform(ctx context.Context, c *devcluster.Cluster) error {
+	if err := s.waitReady(ctx, append([]string{c.SeederURL}, c.AgentURLs...)); err != nil {
+		return err
+	}
+	var failed error
+	if s.publish != "" {
+		e, err := s.distribute(ctx, &api.Client{URL: c.SeederURL})
+		if err != nil {
+			return err
+		}
+		if e.Status != string(ledger.Completed) {
+			failed = fmt.Errorf("%s did not arrive everywhere; the log is %s", e.Key, s.log)
+		}
+		if s.exit {
+			if failed != nil {
+				return failed
+			}
+			return errArrived
+		}
+	}
+	s.explain(c)
+	<-ctx.Done()
+	fmt.Fprintln(s.out, "\nstopped; the data stay in", s.dir)
+	return nil
+}
+
+func (s *show) waitReady(ctx context.Context, urls []string) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	ticker := time.NewTicker(readyInterval)
+	defer ticker.Stop()
+	for _, u := range urls {
+		client := &api.Client{URL: u}
+		for client.Ready(ctx) != nil {
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("%s is not ready: %w; the log is %s", u, ctx.Err(), s.log)
+			case <-ticker.C:
+			}
+		}
+	}
+	return nil
+}
+
+func (s *show) distribute(ctx context.Context, client *api.Client) (*api.Execution, error) {
+	file, err := os.Open(s.publish)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	key := filepath.Base(s.publish)
+	fmt.Fprintf(s.out, "publishing %s (%s)\n\n", key, command.FormatSize(info.Size()))
+	up, err := client.Upload(ctx, key, file, info.Size(), "application/zip")
+	if err != nil {
+		return nil, err
+	}
+	answer, err := client.Deploy(ctx, api.DeployRequest{SourceBucket: up.Bucket, SourceKey: up.Key})
+	if err != nil {
+		return nil, err
+	}
+	return terminal.Follow(ctx, s.out, false, followInterval, func(ctx context.Context) (*api.Execution, error) {
+		return client.Execution(ctx, answer.ExecutionID)
+	})
+}
+
+// explain prints what can be looked at and tried from another terminal.
+func (s *show) explain(c *devcluster.Cluster) {
+	p := func(format string, args ...any) { fmt.Fprintf(s.out, format+"\n", args...) }
+	p("\nLook at it:")
+	p("  seeder     %s/", c.SeederURL)
+	for i, u := range c.AgentURLs {
+		p("  %-10s %s/", s.regions[i], u)
+	}
+	p("\nIn another terminal, first:")
+	p("  export AWS_ENDPOINT_URL=%s AWS_REGION=%s AWS_DEFAULT_REGION=%s", s.cloud, awsRegion, awsRegion)
+	p("  export AWS_ACCESS_KEY_ID=%s AWS_SECRET_ACCESS_KEY=%s", accessKey, secretKey)
+	p("then for example:")
+	p("  bin/seeder publish build.zip")
+	p("  bin/seeder list")
+	p("  bin/agent status")
+	p("\nAdd a third region:")
+	third := "region-c"
+	p("  bin/seeder init --bucket %s --destinations %s && bin/agent run --region %s --bucket %s --join %s --trust %s --listen 127.0.0.1:%d --data-dir %s",
+		globalBucket, devcluster.BucketOf(third), third, devcluster.BucketOf(third), c.SeederGossip,
+		quote(filepath.Join(s.dir, "seeder.key.pub")), firstAgentPort+len(s.regions), quote(filepath.Join(s.dir, "agent-"+third)))
+	p("and send it a build:")
+	p("  bin/seeder publish --to %s build.zip", devcluster.BucketOf(third))
+	p("\nData: %s, log: %s", s.dir, s.log)
+	p("Ctrl-C stops all of it.")
+}
+
+// quote makes a path safe to paste into a shell.
+func quote(path string) string {
+	if !strings.ContainsAny(path, " '\"$&;()<>|*?[]#~`\\") {
+		return path
+	}
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
+}

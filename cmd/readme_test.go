@@ -1,0 +1,210 @@
+package cmd_test
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// TestReadme runs the README's code blocks, in order: those with the demo
+// running, then those of the three roles as processes.
+func TestReadme(t *testing.T) {
+	t.Parallel()
+	if !inside(t) {
+		return
+	}
+	dir := t.TempDir()
+	bin := os.Getenv("LANDFALL_TEST_BIN")
+	if err := os.Symlink(bin, filepath.Join(dir, "bin")); err != nil {
+		t.Fatal(err)
+	}
+	build := filepath.Join(root, "testdata", "builds", "hello-1.0.0.zip")
+	content, err := os.ReadFile(build)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"build.zip", "test-file.zip"} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	blocks := blocksOf(t, filepath.Join(root, "README.md"))
+
+	demo := background(t, dir, "bin/landfall-dev", "--publish", build)
+	demo.until(t, "Ctrl-C stops all of it")
+	// The third region's line is the one that the demo prints.
+	printed := ""
+	for line := range strings.Lines(demo.out.String()) {
+		if rest, ok := strings.CutPrefix(strings.TrimSpace(line), "bin/seeder init"); ok {
+			printed = "bin/seeder init" + rest
+		}
+	}
+	if !strings.Contains(printed, "bin/agent run --region region-c") {
+		t.Errorf("the demo prints no line for a third region:\n%s", demo.out.String())
+	}
+	run(t, dir, blocks["With the demo running"])
+	demo.stop(t)
+
+	cloud := background(t, dir, "bin/landfall-dev", "cloud", "--dir", "cloud")
+	run(t, dir, blocks["For real: three roles as processes"])
+	cloud.stop(t)
+}
+
+// blocksOf returns the lines of a Markdown file's sh blocks under each heading of
+// the second level.
+func blocksOf(t *testing.T, file string) map[string][]string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := make(map[string][]string)
+	heading, in := "", false
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimRight(line, "\n")
+		switch {
+		case strings.HasPrefix(line, "## "):
+			heading = strings.TrimPrefix(line, "## ")
+		case line == "```sh":
+			in = true
+		case line == "```":
+			in = false
+		case in && line != "":
+			blocks[heading] = append(blocks[heading], line)
+		}
+	}
+	return blocks
+}
+
+// run runs lines in one shell. Daemons go to the background and are waited for;
+// what is not installed here is left out.
+func run(t *testing.T, dir string, lines []string) {
+	t.Helper()
+	if len(lines) == 0 {
+		t.Fatal("nothing to run: has a heading of the README changed?")
+	}
+	script := []string{
+		"set -eu",
+		"trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT",
+		"healthy() { for i in $(seq 1800); do \"$@\" >/dev/null 2>&1 && return; sleep 0.05; done; \"$@\"; }",
+		"export AWS_ENDPOINT_URL=http://127.0.0.1:4566 AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test",
+		"healthy bin/landfall-dev health",
+	}
+	for _, line := range lines {
+		tool, _, _ := strings.Cut(line, " ")
+		if tool == "aws" || tool == "curl" {
+			if _, err := exec.LookPath(tool); err != nil {
+				t.Logf("left out, for %s is not installed: %s", tool, line)
+				continue
+			}
+		}
+		if tool == "curl" {
+			line = "curl --fail --silent --show-error" + strings.TrimPrefix(line, "curl")
+		}
+		line = strings.ReplaceAll(line, "seeder.example:", "127.0.0.1:")
+		script = append(script, "echo '+' "+strings.ReplaceAll(shellQuote(line), "\n", " "))
+		switch {
+		case strings.Contains(line, "seeder run "):
+			script = append(script, line+" &", "healthy bin/seeder health")
+		case strings.Contains(line, "agent run "):
+			url := "http://127.0.0.1:7080"
+			if strings.Contains(line, "127.0.0.1:7083") {
+				url = "http://127.0.0.1:7083"
+			}
+			script = append(script, line+" &", "healthy bin/agent health --agent "+url)
+		case strings.Contains(line, "s3 cp "):
+			key := filepath.Base(line)
+			script = append(script, line, "healthy bin/seeder status "+key, "bin/seeder status --watch "+key)
+		default:
+			script = append(script, line)
+		}
+	}
+	if strings.Contains(strings.Join(lines, "\n"), "region-c") {
+		script = append(script, "bin/seeder publish --to region-c-builds build.zip")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	c := exec.CommandContext(ctx, "bash", "-c", strings.Join(script, "\n"))
+	c.Dir = dir
+	c.WaitDelay = time.Second // a daemon that outlives the shell holds the pipe
+	out, err := c.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	t.Logf("%s", out)
+}
+
+func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// process is a daemon started by the test.
+type process struct {
+	cmd *exec.Cmd
+	out *output
+}
+
+func background(t *testing.T, dir, name string, args ...string) *process {
+	t.Helper()
+	p := &process{cmd: exec.Command(filepath.Join(dir, name), args...), out: &output{wrote: make(chan struct{}, 1)}}
+	p.cmd.Dir = dir
+	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.cmd.Process.Kill() }) // nothing, once it has ended
+	return p
+}
+
+// until waits for text in the output.
+func (p *process) until(t *testing.T, text string) {
+	t.Helper()
+	deadline := time.After(timeout)
+	for !strings.Contains(p.out.String(), text) {
+		select {
+		case <-p.out.wrote:
+		case <-deadline:
+			t.Fatalf("not in %s: %q in\n%s", timeout, text, p.out.String())
+		}
+	}
+}
+
+// stop ends the process as Ctrl-C does; it must end with status 0.
+func (p *process) stop(t *testing.T) {
+	t.Helper()
+	err := p.cmd.Process.Signal(os.Interrupt)
+	if err == nil {
+		err = p.cmd.Wait()
+	}
+	if err != nil {
+		t.Errorf("%s: %v\n%s", p.cmd, err, p.out.String())
+	}
+}
+
+// output collects what a process writes.
+type output struct {
+	wrote chan struct{}
+	mu    sync.Mutex
+	buf   bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.buf.Write(p)
+	select {
+	case o.wrote <- struct{}{}:
+	default:
+	}
+	return len(p), nil
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}

@@ -1,0 +1,184 @@
+// Command seeder watches the global bucket, publishes builds to the swarm, and
+// is what people publish and follow builds with.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/command"
+	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/seeder"
+)
+
+const defaultURL = "http://127.0.0.1:7070"
+
+func main() {
+	os.Exit(command.Main(&cli.App{
+		Name:   "seeder",
+		Usage:  "publish builds from the global bucket to every region",
+		Action: command.Unknown,
+		Commands: []*cli.Command{
+			runCommand(),
+			publishCommand(),
+			listCommand(),
+			statusCommand(),
+			cancelCommand(),
+			retryCommand(),
+			initCommand(),
+			keygenCommand(),
+			command.Health("seeder", defaultURL),
+		},
+	}))
+}
+
+func runCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "run",
+		Usage: "run the daemon",
+		Description: "Example:\n\n" +
+			"  seeder run --bucket global-builds --destinations region-a-builds,region-b-builds --signing-key seeder.key\n\n" +
+			"S3 and DynamoDB are found by the AWS SDK's own settings (AWS_REGION, AWS_ENDPOINT_URL, profiles, roles).",
+		Flags: append([]cli.Flag{
+			command.Required("bucket", "global `BUCKET` to watch"),
+			command.Strings("destinations", "`BUCKET`,… that a build goes to when nobody says"),
+			command.Required("signing-key", "`FILE` with the key that signs announcements (make one with `seeder keygen`)"),
+			command.Strings("trust", "public `KEY` of another seeder, or a file of them"),
+			command.Duration("poll", seeder.DefaultPoll, "`TIME` from the end of one listing of the bucket to the next"),
+			command.String("prefix", "", "only keys that begin with `TEXT` start by themselves"),
+			command.String("suffix", seeder.DefaultSuffix, "only keys that end with `TEXT` start by themselves"),
+			command.Bool("backfill", "send what was in the bucket before the first start, too"),
+			command.Duration("arrival-timeout", seeder.DefaultArrivalTimeout, "`TIME` without progress after which a destination has failed"),
+			command.String("build-source", "", "`URL` under which POST /builds finds builds by commit (http, https or file)"),
+			command.String("source-region", "", "AWS `REGION` of the bucket (default: what HeadBucket answers, then AWS_REGION)"),
+		}, command.MemberFlags("127.0.0.1:7070", "127.0.0.1:7946", "127.0.0.1:6881", "landfall-seeder")...),
+		Action: run,
+	}
+}
+
+func run(c *cli.Context) (err error) {
+	key, err := announce.ReadSigningKey(c.String("signing-key"))
+	if err != nil {
+		return err
+	}
+	trust, err := announce.ReadTrust(c.StringSlice("trust"))
+	if err != nil {
+		return err
+	}
+	m, err := command.OpenMember(c, "seeder")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.Close()) }()
+	source, err := command.OpenBucket(c.Context, m.AWS, c.String("bucket"), c.String("source-region"))
+	if err != nil {
+		return err
+	}
+	s, err := seeder.New(seeder.Config{
+		Bucket:         source,
+		AWS:            m.AWS,
+		Ledger:         m.Ledger,
+		Cache:          m.Cache,
+		Peers:          m.Peers,
+		HTTP:           m.HTTP,
+		Gossip:         m.Gossip,
+		SigningKey:     key,
+		Trust:          trust,
+		AllowPeers:     m.AllowPeers,
+		Destinations:   c.StringSlice("destinations"),
+		Poll:           c.Duration("poll"),
+		Prefix:         c.String("prefix"),
+		Suffix:         c.String("suffix"),
+		Backfill:       c.Bool("backfill"),
+		BaselineFile:   filepath.Join(m.DataDir, "baseline-"+source.Name()),
+		ArrivalTimeout: c.Duration("arrival-timeout"),
+		BuildSource:    c.String("build-source"),
+		Version:        command.Version(),
+		Logger:         m.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	return s.Run(c.Context)
+}
+
+func initCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "init",
+		Usage: "make the buckets and the table that are missing",
+		Description: "Example:\n\n" +
+			"  seeder init --bucket global-builds --destinations region-a-builds,region-b-builds",
+		Flags: []cli.Flag{
+			command.Required("bucket", "global `BUCKET`"),
+			command.Strings("destinations", "regional `BUCKET`,…"),
+			command.String("source-region", "", "AWS `REGION` to make the buckets in (default AWS_REGION)"),
+			command.String("table", ledger.DefaultTable, "DynamoDB `TABLE` of arrivals"),
+			command.String("table-region", "", "AWS `REGION` of the table (default AWS_REGION)"),
+		},
+		Action: func(c *cli.Context) error {
+			cfg, err := command.LoadAWS(c.Context)
+			if err != nil {
+				return err
+			}
+			for _, name := range append([]string{c.String("bucket")}, c.StringSlice("destinations")...) {
+				created, err := bucket.Create(c.Context, cfg, name, c.String("source-region"))
+				if err != nil {
+					return err
+				}
+				fmt.Println(made("bucket "+name, created))
+			}
+			l := command.OpenLedger(cfg, c.String("table"), c.String("table-region"))
+			created, err := l.Create(c.Context)
+			if err != nil {
+				return err
+			}
+			fmt.Println(made("table "+l.Table(), created))
+			return nil
+		},
+	}
+}
+
+func made(what string, created bool) string {
+	if created {
+		return what + ": made"
+	}
+	return what + ": was there"
+}
+
+func keygenCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "keygen",
+		Usage:     "make a signing key pair, or a gossip key",
+		ArgsUsage: "FILE",
+		Description: "Writes the private key to FILE and the public key to FILE.pub, and prints the public key, which agents take with --trust.\n" +
+			"With --gossip-key, writes a key for the membership's messages instead, which every member gets.\n\n" +
+			"Example:\n\n  seeder keygen seeder.key\n  seeder keygen --gossip-key gossip.key",
+		Flags: []cli.Flag{&cli.BoolFlag{Name: "gossip-key", Usage: "make a gossip key"}},
+		Action: func(c *cli.Context) error {
+			if c.NArg() != 1 {
+				return command.Usagef("keygen takes one FILE")
+			}
+			file := c.Args().First()
+			if c.Bool("gossip-key") {
+				return gossip.WriteKey(file)
+			}
+			public, err := announce.WriteSigningKey(file)
+			if err != nil {
+				return err
+			}
+			fmt.Println(announce.FormatPublicKey(public))
+			return nil
+		},
+	}
+}
+
+// followInterval is how often publish and --watch ask the seeder.
+const followInterval = 500 * time.Millisecond

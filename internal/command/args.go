@@ -1,0 +1,57 @@
+package command
+
+import (
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+// interspersed moves flags that stand behind arguments to the front of them, for
+// urfave/cli stops at the first argument: `seeder publish build.zip --no-wait`
+// must mean what it says. What follows "--" stays as it is.
+func interspersed(app *cli.App, args []string) []string {
+	if len(args) < 2 {
+		return args
+	}
+	command := app.Command(args[1])
+	flags, head := app.Flags, args[:1]
+	if command != nil {
+		flags, head = command.Flags, args[:2]
+	}
+	rest := args[len(head):]
+	var options, arguments []string
+	for i := 0; i < len(rest); i++ {
+		arg := rest[i]
+		if arg == "--" {
+			arguments = append(arguments, rest[i:]...)
+			break
+		}
+		if len(arg) < 2 || arg[0] != '-' {
+			if command == nil {
+				// The name of a command that does not exist, or its arguments.
+				return args
+			}
+			arguments = append(arguments, arg)
+			continue
+		}
+		options = append(options, arg)
+		if !strings.Contains(arg, "=") && takesValue(flags, strings.TrimLeft(arg, "-")) && i+1 < len(rest) {
+			i++
+			options = append(options, rest[i])
+		}
+	}
+	out := append([]string{}, head...)
+	return append(append(out, options...), arguments...)
+}
+
+func takesValue(flags []cli.Flag, name string) bool {
+	for _, f := range flags {
+		for _, n := range f.Names() {
+			if n == name {
+				_, isSwitch := f.(*cli.BoolFlag)
+				return !isSwitch
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,365 @@
+// Package command is what the three binaries share on their command lines: how
+// they start and end, their exit codes, and the flags that both daemons take.
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/oklog/ulid/v2"
+	"github.com/urfave/cli/v2"
+
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/ledger"
+)
+
+// Exit codes.
+const (
+	ExitFailed = 1
+	ExitUsage  = 2
+)
+
+// healthTimeout bounds a container's health check.
+const healthTimeout = 3 * time.Second
+
+// Version is the module's version, or the commit that the binary was built of.
+func Version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	version := info.Main.Version
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && (version == "" || version == "(devel)") {
+			version = s.Value[:min(12, len(s.Value))]
+		}
+	}
+	if version == "" {
+		return "(devel)"
+	}
+	return version
+}
+
+// UsageError is an error in how the command was called.
+type UsageError struct{ Err error }
+
+func (e UsageError) Error() string { return e.Err.Error() }
+func (e UsageError) Unwrap() error { return e.Err }
+
+// Usagef makes a UsageError.
+func Usagef(format string, args ...any) error { return UsageError{fmt.Errorf(format, args...)} }
+
+// Main runs an app until it ends or the process is told to, and returns the exit
+// code. A second signal ends the process at once.
+func Main(app *cli.App) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	app.Version = Version()
+	app.HideHelpCommand = true
+	app.ExitErrHandler = func(*cli.Context, error) {}
+	app.OnUsageError = usageError
+	for _, c := range app.Commands {
+		setUsageError(c)
+	}
+	err := app.RunContext(ctx, interspersed(app, os.Args))
+	if err == nil {
+		return 0
+	}
+	var coder cli.ExitCoder
+	if errors.As(err, &coder) {
+		if err.Error() != "" {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", app.Name, err)
+		}
+		return coder.ExitCode()
+	}
+	fmt.Fprintf(os.Stderr, "%s: %v\n", app.Name, err)
+	var usage UsageError
+	if errors.As(err, &usage) {
+		fmt.Fprintf(os.Stderr, "Try `%s --help`.\n", app.Name)
+		return ExitUsage
+	}
+	return ExitFailed
+}
+
+func setUsageError(c *cli.Command) {
+	c.OnUsageError = usageError
+	for _, sub := range c.Subcommands {
+		setUsageError(sub)
+	}
+}
+
+func usageError(_ *cli.Context, err error, _ bool) error { return UsageError{err} }
+
+// Unknown is the action of an app without a command: it shows the help, or says
+// that there is no such command.
+func Unknown(c *cli.Context) error {
+	if c.Args().Present() {
+		return Usagef("there is no command %q", c.Args().First())
+	}
+	return cli.ShowAppHelp(c)
+}
+
+// env names the environment variable of a flag.
+func env(flag string) []string {
+	return []string{"LANDFALL_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))}
+}
+
+// String, Strings, Int, Duration and Bool make flags that can be given by the
+// environment as well.
+func String(name, value, usage string) *cli.StringFlag {
+	return &cli.StringFlag{Name: name, Value: value, Usage: usage, EnvVars: env(name)}
+}
+
+// Strings makes a flag that takes a comma-separated list, or is given again.
+func Strings(name, usage string) *cli.StringSliceFlag {
+	return &cli.StringSliceFlag{Name: name, Usage: usage, EnvVars: env(name)}
+}
+
+// Int makes a flag of a whole number.
+func Int(name string, value int, usage string) *cli.IntFlag {
+	return &cli.IntFlag{Name: name, Value: value, Usage: usage, EnvVars: env(name)}
+}
+
+// Duration makes a flag such as 5s or 30m.
+func Duration(name string, value time.Duration, usage string) *cli.DurationFlag {
+	return &cli.DurationFlag{Name: name, Value: value, Usage: usage, EnvVars: env(name)}
+}
+
+// Bool makes a switch.
+func Bool(name, usage string) *cli.BoolFlag {
+	return &cli.BoolFlag{Name: name, Usage: usage, EnvVars: env(name)}
+}
+
+// Required makes a string flag that must be given.
+func Required(name, usage string) *cli.StringFlag {
+	f := String(name, "", usage)
+	f.Required = true
+	return f
+}
+
+// Output is the -o flag of everything that prints a table.
+func Output() *cli.StringFlag {
+	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "`FORMAT` of what is printed: text or json"}
+}
+
+// JSONWanted reads the Output flag.
+func JSONWanted(c *cli.Context) (bool, error) {
+	switch v := c.String("output"); v {
+	case "json":
+		return true, nil
+	case "text":
+		return false, nil
+	default:
+		return false, Usagef("-o is %q, expected text or json", v)
+	}
+}
+
+// LogFlags choose the log's form.
+func LogFlags() []cli.Flag {
+	return []cli.Flag{
+		String("log-format", "text", "`FORMAT` of the log: text or json"),
+		String("log-level", "info", "least `LEVEL` logged: debug, info, warn or error"),
+	}
+}
+
+// Logger makes the logger that the LogFlags ask for.
+func Logger(c *cli.Context, w io.Writer) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.String("log-level"))); err != nil {
+		return nil, Usagef("--log-level is %q, expected debug, info, warn or error", c.String("log-level"))
+	}
+	o := &slog.HandlerOptions{Level: level}
+	switch v := c.String("log-format"); v {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, o)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, o)), nil
+	default:
+		return nil, Usagef("--log-format is %q, expected text or json", v)
+	}
+}
+
+// MemberFlags are those of both daemons.
+func MemberFlags(listen, gossipListen, peerListen, dataDir string) []cli.Flag {
+	return append([]cli.Flag{
+		String("listen", listen, "`ADDR` of the HTTP side"),
+		String("gossip-listen", gossipListen, "`ADDR` of the membership, TCP and UDP; beyond loopback it needs --gossip-key"),
+		String("peer-listen", peerListen, "`ADDR` where the swarm's peers connect, TCP"),
+		String("advertise", "", "`HOST` or HOST:PORT of the membership as the others reach it, where that is not --gossip-listen"),
+		Strings("join", "members to join through, as `HOST:PORT`,…"),
+		String("gossip-key", "", "`FILE` with the key that encrypts the membership's messages"),
+		Strings("allow-peers", "networks, as `CIDR`,…, whose peers may connect beside the members"),
+		String("data-dir", dataDir, "`DIR` for what must outlive the process, and the cache of builds"),
+		String("cache-size", "20GiB", "`SIZE` of finished builds kept to be seeded"),
+		String("name", "", "`NAME` of this member, the same after a restart; made up at the first start and kept in --data-dir"),
+		String("table", ledger.DefaultTable, "DynamoDB `TABLE` of arrivals"),
+		String("table-region", "", "AWS `REGION` of the table (default AWS_REGION)"),
+	}, LogFlags()...)
+}
+
+// Member is what MemberFlags open.
+type Member struct {
+	DataDir     string
+	AWS         aws.Config
+	Ledger      *ledger.Ledger
+	Cache       *cache.Cache
+	Peers, HTTP net.Listener
+	Gossip      gossip.Config
+	AllowPeers  []netip.Prefix
+	Logger      *slog.Logger
+}
+
+// OpenMember opens what the MemberFlags name: data directory, table, listeners.
+// On error nothing is left open.
+func OpenMember(c *cli.Context, kind string) (_ *Member, err error) {
+	m := &Member{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.Close())
+		}
+	}()
+	if m.Logger, err = Logger(c, os.Stderr); err != nil {
+		return nil, err
+	}
+	limit, err := ParseSize(c.String("cache-size"))
+	if err != nil {
+		return nil, Usagef("--cache-size: %w", err)
+	}
+	for _, p := range c.StringSlice("allow-peers") {
+		prefix, err := netip.ParsePrefix(p)
+		if err != nil {
+			return nil, Usagef("--allow-peers: %w", err)
+		}
+		m.AllowPeers = append(m.AllowPeers, prefix)
+	}
+	if m.DataDir, err = filepath.Abs(c.String("data-dir")); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	if m.Cache, err = cache.Open(filepath.Join(m.DataDir, "cache"), limit); err != nil {
+		return nil, err
+	}
+	if m.AWS, err = LoadAWS(c.Context); err != nil {
+		return nil, err
+	}
+	m.Ledger = OpenLedger(m.AWS, c.String("table"), c.String("table-region"))
+	if err := m.Ledger.Check(c.Context); err != nil {
+		return nil, err
+	}
+	m.Gossip = gossip.Config{
+		Listen:    c.String("gossip-listen"),
+		Advertise: c.String("advertise"),
+		Join:      c.StringSlice("join"),
+	}
+	if m.Gossip.ID, err = identity(c.String("name"), kind, m.DataDir); err != nil {
+		return nil, err
+	}
+	if file := c.String("gossip-key"); file != "" {
+		if m.Gossip.Keys, err = gossip.ReadKeys(file); err != nil {
+			return nil, err
+		}
+	}
+	if m.HTTP, err = net.Listen("tcp", c.String("listen")); err != nil {
+		return nil, fmt.Errorf("listening for HTTP: %w; choose another --listen", err)
+	}
+	if m.Peers, err = net.Listen("tcp", c.String("peer-listen")); err != nil {
+		return nil, fmt.Errorf("listening for peers: %w; choose another --peer-listen", err)
+	}
+	return m, nil
+}
+
+// Close closes what is open; listeners that a role has taken over close twice
+// without harm.
+func (m *Member) Close() error {
+	if m.HTTP != nil {
+		m.HTTP.Close()
+	}
+	if m.Peers != nil {
+		m.Peers.Close()
+	}
+	if m.Cache != nil {
+		return m.Cache.Close()
+	}
+	return nil
+}
+
+// identity is the name that stays the same over restarts.
+func identity(name, kind, dir string) (string, error) {
+	if name != "" {
+		return name, nil
+	}
+	file := filepath.Join(dir, "name")
+	b, err := os.ReadFile(file)
+	if err == nil && len(b) > 0 {
+		return strings.TrimSpace(string(b)), nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("reading this member's name: %w", err)
+	}
+	id := ulid.Make().String()
+	name = kind + "-" + strings.ToLower(id[len(id)-8:])
+	if err := os.WriteFile(file, []byte(name+"\n"), 0o644); err != nil {
+		return "", fmt.Errorf("keeping this member's name: %w", err)
+	}
+	return name, nil
+}
+
+// LoadAWS reads the SDK's own settings: AWS_REGION, AWS_ENDPOINT_URL, profiles,
+// roles.
+func LoadAWS(ctx context.Context) (aws.Config, error) {
+	cfg, err := config.LoadDefaultConfig(ctx)
+	if err != nil {
+		return cfg, fmt.Errorf("reading the AWS settings: %w", err)
+	}
+	return cfg, nil
+}
+
+// OpenLedger makes the table's client; region "" means the configuration's.
+func OpenLedger(cfg aws.Config, table, region string) *ledger.Ledger {
+	return ledger.New(dynamodb.NewFromConfig(cfg, func(o *dynamodb.Options) {
+		if region != "" {
+			o.Region = region
+		}
+	}), table)
+}
+
+// OpenBucket opens a bucket of the flag's region, or the one it is found in.
+func OpenBucket(ctx context.Context, cfg aws.Config, name, region string) (*bucket.Bucket, error) {
+	return bucket.Open(ctx, cfg, name, bucket.Options{Region: region})
+}
+
+// Health is the `health` command: exit status 0 when the URL's /healthz answers.
+func Health(flag, value string) *cli.Command {
+	return &cli.Command{
+		Name:  "health",
+		Usage: "exit with status 0 when the daemon answers, for container health checks",
+		Flags: []cli.Flag{String(flag, value, "`URL` of the daemon")},
+		Action: func(c *cli.Context) error {
+			ctx, cancel := context.WithTimeout(c.Context, healthTimeout)
+			defer cancel()
+			client := &api.Client{URL: c.String(flag)}
+			if err := client.Healthy(ctx); err != nil {
+				return fmt.Errorf("not healthy: %w", err)
+			}
+			return nil
+		},
+	}
+}

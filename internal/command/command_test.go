@@ -1,0 +1,54 @@
+package command
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/urfave/cli/v2"
+)
+
+func TestInterspersed(t *testing.T) {
+	app := &cli.App{
+		Flags: []cli.Flag{String("dir", "", "")},
+		Commands: []*cli.Command{{Name: "publish", Flags: []cli.Flag{
+			String("key", "", ""), Bool("no-wait", ""), Output(),
+		}}},
+	}
+	for _, c := range []struct{ in, want string }{
+		{"app", "app"},
+		{"app --dir x", "app --dir x"},
+		{"app publish build.zip", "app publish build.zip"},
+		{"app publish build.zip --no-wait", "app publish --no-wait build.zip"},
+		{"app publish build.zip --key a -o json", "app publish --key a -o json build.zip"},
+		{"app publish build.zip --key=a", "app publish --key=a build.zip"},
+		{"app publish --no-wait build.zip --key a", "app publish --no-wait --key a build.zip"},
+		{"app publish --key a -- --odd", "app publish --key a -- --odd"},
+		{"app publish -", "app publish -"},
+		{"app unknown x --dir y", "app unknown x --dir y"},
+	} {
+		if got := interspersed(app, strings.Fields(c.in)); !slices.Equal(got, strings.Fields(c.want)) {
+			t.Errorf("%s: %v, want %s", c.in, got, c.want)
+		}
+	}
+}
+
+func TestSizes(t *testing.T) {
+	for in, want := range map[string]int64{
+		"0": 0, "4096": 4096, "1KiB": 1 << 10, "20GiB": 20 << 30, "1.5MiB": 3 << 19, "500MB": 500e6, "7B": 7,
+	} {
+		if got, err := ParseSize(in); err != nil || got != want {
+			t.Errorf("%s: %d, %v", in, got, err)
+		}
+	}
+	for _, in := range []string{"", "x", "-1", "1 parsec", "9e30", "NaN"} {
+		if got, err := ParseSize(in); err == nil {
+			t.Errorf("%q: %d", in, got)
+		}
+	}
+	for in, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 3 << 19: "1.5 MiB", 5 << 40: "5.0 TiB"} {
+		if got := FormatSize(in); got != want {
+			t.Errorf("%d: %s, want %s", in, got, want)
+		}
+	}
+}
