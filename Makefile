@@ -1,0 +1,58 @@
+# `make help` lists the targets.
+GO ?= go
+export CGO_ENABLED = 0
+# The race detector is the one thing that needs a C compiler; without one the
+# tests run all the same.
+CC ?= cc
+RACE := $(if $(shell command -v $(CC)),-race)
+# The build that the demo distributes.
+BUILD := testdata/builds/hello-1.0.0.zip
+FUZZTIME ?= 2s
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/agent, bin/seeder and bin/landfall-dev
+	$(GO) build -trimpath -o bin/ ./cmd/...
+
+.PHONY: demo
+demo: build ## run all of it on this machine and distribute a build (ARGS=--exit ends by itself)
+	@bin/landfall-dev --publish $(BUILD) $(ARGS)
+
+.PHONY: dev
+dev: build ## run all of it on this machine, publish nothing
+	@bin/landfall-dev $(ARGS)
+
+.PHONY: test
+test: build ## all tests, under the race detector where there is a C compiler, and a short run of every fuzz target
+	@$(if $(RACE),,echo 'no C compiler: without the race detector')
+	CGO_ENABLED=$(if $(RACE),1,0) $(GO) test $(RACE) -timeout 9m ./...
+	@$(MAKE) --no-print-directory fuzz
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME
+	@for file in $$(grep -rl --include='*_test.go' '^func Fuzz' internal seeder agent | sort); do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(.*/\1/p' $$file); do \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./$$(dirname $$file) || exit 1; \
+		done; \
+	done
+
+.PHONY: bench
+bench: ## Go benchmarks of the hot paths
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt on these files'; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+.PHONY: images
+images: ## build the container images that docker-compose.yml runs, with keys and certificates
+	deploy/images.sh
+
+.PHONY: clean
+clean: ## remove what was built, and the demo's data
+	rm -rf bin .landfall
