@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -15,7 +14,6 @@ import (
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/cache"
-	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/landing"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
@@ -340,35 +338,6 @@ func (b *build) job(m *manifest.Manifest, content io.ReaderAt, tracker *landing.
 	}
 }
 
-// leads reports whether this agent is the one to land: the living member that
-// has begun, else the rendezvous winner among the living members of the bucket.
-func (a *Agent) leads(record *ledger.Record) bool {
-	var ids []string
-	for _, m := range a.gossip.Members() {
-		if m.Role == gossip.Agent && m.Bucket == a.cfg.Bucket.Name() {
-			ids = append(ids, m.ID)
-		}
-	}
-	self := a.cfg.Gossip.ID
-	if begun := record.Landings[a.cfg.Bucket.Name()]; begun.ExecutionID == record.ExecutionID && slices.Contains(ids, begun.Agent) {
-		return begun.Agent == self
-	}
-	return rendezvous(record.ExecutionID, append(ids, self)) == self
-}
-
-// rendezvous picks one of ids by highest hash: everyone who knows the same ids
-// picks the same, and another execution spreads differently.
-func rendezvous(executionID string, ids []string) string {
-	var best string
-	var bestHash [sha256.Size]byte
-	for _, id := range ids {
-		if h := sha256.Sum256([]byte(executionID + "\x00" + id)); best == "" || slices.Compare(h[:], bestHash[:]) > 0 {
-			best, bestHash = id, h
-		}
-	}
-	return best
-}
-
 // joinSwarm takes part in the build's swarm, once.
 func (b *build) joinSwarm(verified func(piece int)) (*download, error) {
 	b.leaveSwarm() // a retry brings a new tracker
@@ -485,79 +454,4 @@ func (b *build) finished() bool {
 	default:
 		return false
 	}
-}
-
-// progress is what the seeders are told; false when there is nothing to tell.
-func (b *build) progress() (gossip.BuildProgress, bool) {
-	v := b.view(nil)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.state == api.StateLanded || b.state == api.StateFailed {
-		if b.reports == 0 {
-			return gossip.BuildProgress{}, false
-		}
-		b.reports--
-	}
-	return gossip.BuildProgress{
-		ExecutionID: v.ExecutionID,
-		State:       v.State,
-		Verified:    v.VerifiedBytes,
-		Landed:      v.LandedBytes,
-		DownRate:    v.DownRate,
-		UpRate:      v.UpRate,
-		Peers:       len(v.Peers),
-		Error:       v.Error,
-	}, true
-}
-
-// view is the build as GET /status shows it; names maps peer ids to members.
-func (b *build) view(names map[[20]byte]gossip.Member) api.Build {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	v := api.Build{
-		Key:          b.ann.Key,
-		SourceBucket: b.ann.SourceBucket,
-		ExecutionID:  b.ann.ExecutionID,
-		InfoHash:     b.ann.InfoHash.String(),
-		Size:         b.ann.Size,
-		State:        b.state,
-		LandedBytes:  b.landed,
-		Peers:        []api.Peer{},
-	}
-	if b.err != nil {
-		v.Error = b.err.Error()
-	}
-	if !b.landedAt.IsZero() {
-		at := b.landedAt.UTC()
-		v.LandedAt = &at
-	}
-	if b.state == api.StateLanded {
-		v.VerifiedBytes = b.ann.Size // found present, there was no download
-	}
-	stats := b.traffic
-	if b.download != nil {
-		stats = b.download.torrent.Stats()
-		v.VerifiedBytes = stats.VerifiedBytes
-		v.DownRate, v.UpRate = b.download.rates()
-	}
-	v.DownloadedBytes, v.UploadedBytes = stats.DownloadedBytes, stats.UploadedBytes
-	for _, p := range stats.Peers {
-		v.Peers = append(v.Peers, peerView(p, names))
-	}
-	return v
-}
-
-func peerView(p swarm.Peer, names map[[20]byte]gossip.Member) api.Peer {
-	v := api.Peer{
-		Name:            p.Addr,
-		Addr:            p.Addr,
-		Pieces:          p.Has,
-		DownloadedBytes: p.Downloaded,
-		UploadedBytes:   p.Uploaded,
-		DownRate:        p.DownRate,
-	}
-	if m, ok := names[p.ID]; ok {
-		v.Name, v.Region, v.Role = m.Name, m.Region, string(m.Role)
-	}
-	return v
 }

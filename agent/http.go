@@ -5,9 +5,9 @@ import (
 	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/web"
@@ -58,24 +58,8 @@ func (a *Agent) status() *api.AgentStatus {
 }
 
 func (a *Agent) metrics() *prometheus.Registry {
-	r := prometheus.NewRegistry()
-	r.MustRegister(
-		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "landfall_members",
-			Help: "Living members of the cluster, this one included.",
-		}, func() float64 { return float64(len(a.gossip.Members())) }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "landfall_cache_bytes",
-			Help: "Size of the builds in the cache.",
-		}, func() float64 { return float64(a.cfg.Cache.Size()) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "landfall_gossip_dropped_total",
-			Help: "Messages not worked on because too many came at once.",
-		}, func() float64 { return float64(a.gossip.Dropped()) }),
-		buildsCollector{a},
-	)
+	r := web.NewRegistry()
+	r.MustRegister(gossip.Collector(a.gossip), cache.Collector(a.cfg.Cache), buildsCollector{a})
 	return r
 }
 

@@ -9,11 +9,11 @@ import (
 
 	"github.com/aws/smithy-go"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/web"
@@ -180,24 +180,8 @@ func (s *Seeder) state() any {
 }
 
 func (s *Seeder) metrics() *prometheus.Registry {
-	r := prometheus.NewRegistry()
-	r.MustRegister(
-		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "landfall_members",
-			Help: "Living members of the cluster, this one included.",
-		}, func() float64 { return float64(len(s.gossip.Members())) }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "landfall_cache_bytes",
-			Help: "Size of the builds in the cache.",
-		}, func() float64 { return float64(s.cfg.Cache.Size()) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "landfall_gossip_dropped_total",
-			Help: "Messages not worked on because too many came at once.",
-		}, func() float64 { return float64(s.gossip.Dropped()) }),
-		executionsCollector{s.index},
-	)
+	r := web.NewRegistry()
+	r.MustRegister(gossip.Collector(s.gossip), cache.Collector(s.cfg.Cache), executionsCollector{s.index})
 	return r
 }
 

@@ -10,7 +10,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"go.uber.org/goleak"
 
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
@@ -19,16 +18,7 @@ import (
 
 var cloud *cloudtest.Cloud
 
-type withCloud struct{ *testing.M }
-
-func (m withCloud) Run() int {
-	var stop func()
-	cloud, stop = cloudtest.Start()
-	defer stop()
-	return m.M.Run()
-}
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(withCloud{m}) }
+func TestMain(m *testing.M) { cloudtest.VerifyTestMain(m, &cloud) }
 
 // source is an object in a bucket of its own, and a puller to an empty cache.
 func source(t *testing.T, content []byte) (*puller, *bucket.Bucket, *bucket.Object) {

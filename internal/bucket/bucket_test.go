@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"go.uber.org/goleak"
 
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/devcloud/cloudtest"
@@ -21,20 +20,7 @@ import (
 // cloud serves all tests of the process.
 var cloud *cloudtest.Cloud
 
-type tests struct{ m *testing.M }
-
-func (t tests) Run() int {
-	var stop func()
-	cloud, stop = cloudtest.Start()
-	defer stop()
-	return t.m.Run()
-}
-
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(tests{m},
-		// The clock of the embedded S3's HTTP server, which has no end.
-		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"))
-}
+func TestMain(m *testing.M) { cloudtest.VerifyTestMain(m, &cloud) }
 
 func open(t *testing.T) *bucket.Bucket {
 	t.Helper()

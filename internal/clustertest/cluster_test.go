@@ -14,7 +14,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"go.uber.org/goleak"
 
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/devcloud/cloudtest"
@@ -24,16 +23,7 @@ import (
 
 var cloud *cloudtest.Cloud
 
-type withCloud struct{ *testing.M }
-
-func (m withCloud) Run() int {
-	var stop func()
-	cloud, stop = cloudtest.Start()
-	defer stop()
-	return m.M.Run()
-}
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(withCloud{m}) }
+func TestMain(m *testing.M) { cloudtest.VerifyTestMain(m, &cloud) }
 
 // content returns size bytes that are the same in every run, and differ between
 // seeds.

@@ -422,6 +422,3 @@ func (g *Gossip) enqueue(message []byte) {
 		g.dropped.Add(1)
 	}
 }
-
-// Dropped is how many messages were not worked on for lack of room.
-func (g *Gossip) Dropped() int64 { return g.dropped.Load() }

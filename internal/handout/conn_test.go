@@ -381,6 +381,18 @@ func (s sink) Read(b []byte) (int, error)  { return s.in.Read(b) }
 func (s sink) Write(b []byte) (int, error) { return len(b), nil }
 func (s sink) Close() error                { return nil }
 
+func TestPeerThatIsGoneBeforeItsGreetingIsRead(t *testing.T) {
+	s := newTestSet(8)
+	engine := s.Wrap(sink{in: bytes.NewReader(join(greeting(testHash, true), message(kindHaveNone)))})
+	engine.Close()
+	if _, err := engine.Read(make([]byte, 100)); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.mustStats(t); st.Peers != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
 // BenchmarkConnWrite is a seeder that serves blocks of 256 KiB, with an offer now
 // and then; over loopback it is the system's TCP that is measured.
 func BenchmarkConnWrite(b *testing.B) {

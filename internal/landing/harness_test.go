@@ -20,7 +20,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
-	"go.uber.org/goleak"
 
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/devcloud/cloudtest"
@@ -31,20 +30,7 @@ import (
 // cloud serves all tests of the process.
 var cloud *cloudtest.Cloud
 
-type tests struct{ m *testing.M }
-
-func (t tests) Run() int {
-	var stop func()
-	cloud, stop = cloudtest.Start()
-	defer stop()
-	return t.m.Run()
-}
-
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(tests{m},
-		// The clock of the embedded S3's HTTP server, which has no end.
-		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"))
-}
+func TestMain(m *testing.M) { cloudtest.VerifyTestMain(m, &cloud) }
 
 var _ Ledger = (*ledger.Ledger)(nil)
 

@@ -19,7 +19,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/oklog/ulid/v2"
-	"go.uber.org/goleak"
 
 	"github.com/landfall-dist/landfall/internal/devcloud/cloudtest"
 )
@@ -43,16 +42,7 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-type withCloud struct{ *testing.M }
-
-func (m withCloud) Run() int {
-	var stop func()
-	cloud, stop = cloudtest.Start()
-	defer stop()
-	return m.M.Run()
-}
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(withCloud{m}) }
+func TestMain(m *testing.M) { cloudtest.VerifyTestMain(m, &cloud) }
 
 // everywhere runs a test against each DynamoDB there is, with a table of its own.
 func everywhere(t *testing.T, test func(t *testing.T, l *Ledger)) {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/landfall-dist/landfall/internal/api"
@@ -100,10 +101,16 @@ type Options struct {
 	// Ready says why the process is not ready yet, nil when it is.
 	Ready func() error
 	// State is what the page shows; sent over /events whenever it changed.
-	State func() any
-	// Metrics may hold collectors beside Go's and the process's own.
+	State   func() any
 	Metrics *prometheus.Registry
 	Logger  *slog.Logger
+}
+
+// NewRegistry has Go's and the process's own metrics; the roles add theirs.
+func NewRegistry() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
 }
 
 // NewMux serves /healthz, /readyz, /metrics, /events and /.

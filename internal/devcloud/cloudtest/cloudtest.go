@@ -5,20 +5,11 @@
 // makes the working directory of the process: tests open other files by
 // absolute paths. Buckets and tables are not removed before the end.
 //
-// Together with goleak, which looks for goroutines when Run has returned:
+// In a test package:
 //
 //	var cloud *cloudtest.Cloud
 //
-//	type withCloud struct{ *testing.M }
-//
-//	func (m withCloud) Run() int {
-//		var stop func()
-//		cloud, stop = cloudtest.Start()
-//		defer stop()
-//		return m.M.Run()
-//	}
-//
-//	func TestMain(m *testing.M) { goleak.VerifyTestMain(withCloud{m}) }
+//	func TestMain(m *testing.M) { cloudtest.VerifyTestMain(m, &cloud) }
 package cloudtest
 
 import (
@@ -37,6 +28,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/oklog/ulid/v2"
+	"go.uber.org/goleak"
 
 	"github.com/landfall-dist/landfall/internal/devcloud"
 )
@@ -105,6 +97,25 @@ func Start() (cloud *Cloud, stop func()) {
 			panic(fmt.Sprintf("cloudtest: cleaning up: %v", err))
 		}
 	}
+}
+
+// VerifyTestMain runs the tests with a cloud in *cloud, and fails when they leave a
+// goroutine behind; it is goleak's function of that name with the cloud around.
+func VerifyTestMain(m *testing.M, cloud **Cloud) {
+	goleak.VerifyTestMain(testMain{m, cloud})
+}
+
+type testMain struct {
+	*testing.M
+	cloud **Cloud
+}
+
+// Run ends the cloud before goleak looks.
+func (m testMain) Run() int {
+	cloud, stop := Start()
+	defer stop()
+	*m.cloud = cloud
+	return m.M.Run()
 }
 
 // Bucket makes a bucket and returns its name.

@@ -1,0 +1,82 @@
+package agent
+
+import (
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/swarm"
+)
+
+// progress is what the seeders are told; false when there is nothing to tell.
+func (b *build) progress() (gossip.BuildProgress, bool) {
+	v := b.view(nil)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.state == api.StateLanded || b.state == api.StateFailed {
+		if b.reports == 0 {
+			return gossip.BuildProgress{}, false
+		}
+		b.reports--
+	}
+	return gossip.BuildProgress{
+		ExecutionID: v.ExecutionID,
+		State:       v.State,
+		Verified:    v.VerifiedBytes,
+		Landed:      v.LandedBytes,
+		DownRate:    v.DownRate,
+		UpRate:      v.UpRate,
+		Peers:       len(v.Peers),
+		Error:       v.Error,
+	}, true
+}
+
+// view is the build as GET /status shows it; names maps peer ids to members.
+func (b *build) view(names map[[20]byte]gossip.Member) api.Build {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	v := api.Build{
+		Key:          b.ann.Key,
+		SourceBucket: b.ann.SourceBucket,
+		ExecutionID:  b.ann.ExecutionID,
+		InfoHash:     b.ann.InfoHash.String(),
+		Size:         b.ann.Size,
+		State:        b.state,
+		LandedBytes:  b.landed,
+		Peers:        []api.Peer{},
+	}
+	if b.err != nil {
+		v.Error = b.err.Error()
+	}
+	if !b.landedAt.IsZero() {
+		at := b.landedAt.UTC()
+		v.LandedAt = &at
+	}
+	if b.state == api.StateLanded {
+		v.VerifiedBytes = b.ann.Size // found present, there was no download
+	}
+	stats := b.traffic
+	if b.download != nil {
+		stats = b.download.torrent.Stats()
+		v.VerifiedBytes = stats.VerifiedBytes
+		v.DownRate, v.UpRate = b.download.rates()
+	}
+	v.DownloadedBytes, v.UploadedBytes = stats.DownloadedBytes, stats.UploadedBytes
+	for _, p := range stats.Peers {
+		v.Peers = append(v.Peers, peerView(p, names))
+	}
+	return v
+}
+
+func peerView(p swarm.Peer, names map[[20]byte]gossip.Member) api.Peer {
+	v := api.Peer{
+		Name:            p.Addr,
+		Addr:            p.Addr,
+		Pieces:          p.Has,
+		DownloadedBytes: p.Downloaded,
+		UploadedBytes:   p.Uploaded,
+		DownRate:        p.DownRate,
+	}
+	if m, ok := names[p.ID]; ok {
+		v.Name, v.Region, v.Role = m.Name, m.Region, string(m.Role)
+	}
+	return v
+}
