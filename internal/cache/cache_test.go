@@ -1,0 +1,318 @@
+package cache
+
+import (
+	"bytes"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/landfall-dist/landfall/internal/manifest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const piece = manifest.MinPieceLength
+
+// build returns size bytes that differ between seeds, and their manifest.
+func build(t testing.TB, seed byte, size int) ([]byte, *manifest.Manifest) {
+	t.Helper()
+	b := make([]byte, size)
+	rand.NewChaCha8([32]byte{seed}).Read(b)
+	h, err := manifest.NewHasher(int64(size), "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	m, err := h.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b, m
+}
+
+func open(t testing.TB, dir string) *Cache {
+	t.Helper()
+	c, err := Open(dir, 1<<40)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// put makes a whole entry.
+func put(t testing.TB, c *Cache, seed byte, size int) *Entry {
+	t.Helper()
+	b, m := build(t, seed, size)
+	p, err := c.Pull(string(rune('a'+seed)), int64(size))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.WriteAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	e, err := p.Commit(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func TestEntryOutlivesTheProcess(t *testing.T) {
+	dir := t.TempDir()
+	b, m := build(t, 1, 10*piece+7)
+	c := open(t, dir)
+	e, err := c.Create(m)
+	if err != nil || e.Whole() || e.VerifiedBytes() != 0 {
+		t.Fatalf("new entry: %v", err)
+	}
+	if again, err := c.Create(m); err != nil || again != e {
+		t.Errorf("made twice: %v", err)
+	}
+	for _, i := range []int{0, 3, 10} {
+		offset, length := m.PieceRange(i)
+		if _, err := e.WriteAt(b[offset:offset+length], offset); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.SetComplete(i, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := e.SetComplete(3, false); err != nil { // found bad
+		t.Fatal(err)
+	}
+	if _, err := e.WriteAt([]byte{1}, m.Size); err == nil {
+		t.Error("written beyond the end")
+	}
+	// Not closed: a kill -9 would not either. Only the lock is given back.
+	if err := c.lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, ok := open(t, dir).Entry(e.InfoHash())
+	if !ok {
+		t.Fatal("the entry is gone")
+	}
+	for i := range m.NumPieces() {
+		if want := i == 0 || i == 10; again.Complete(i) != want {
+			t.Errorf("piece %d is complete: %v", i, !want)
+		}
+	}
+	if again.VerifiedBytes() != piece+7 || again.Whole() || !again.Manifest().Equal(m) {
+		t.Errorf("%d bytes verified", again.VerifiedBytes())
+	}
+	got := make([]byte, 7)
+	if _, err := again.ReadAt(got, 10*piece); err != nil || !bytes.Equal(got, b[10*piece:]) {
+		t.Errorf("last piece: %v", err)
+	}
+}
+
+func TestDamagedEntriesAreRemoved(t *testing.T) {
+	for name, damage := range map[string]func(dir string) error{
+		"info of another build": func(dir string) error { return os.WriteFile(filepath.Join(dir, "info"), []byte("de"), 0o644) },
+		"no info":               func(dir string) error { return os.Remove(filepath.Join(dir, "info")) },
+		"huge info":             func(dir string) error { return os.Truncate(filepath.Join(dir, "info"), manifest.MaxInfoLength+1) },
+		"short data":            func(dir string) error { return os.Truncate(filepath.Join(dir, "data"), 1) },
+		"no data":               func(dir string) error { return os.Remove(filepath.Join(dir, "data")) },
+		"short bitmap":          func(dir string) error { return os.Truncate(filepath.Join(dir, "have"), 0) },
+		"no bitmap":             func(dir string) error { return os.Remove(filepath.Join(dir, "have")) },
+	} {
+		dir := t.TempDir()
+		c := open(t, dir)
+		e := put(t, c, 1, piece)
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := damage(c.path(e.InfoHash())); err != nil {
+			t.Fatal(err)
+		}
+		c = open(t, dir)
+		if _, ok := c.Entry(e.InfoHash()); ok {
+			t.Errorf("%s: still there", name)
+		}
+		if _, err := os.Stat(c.path(e.InfoHash())); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: its files are left: %v", name, err)
+		}
+	}
+}
+
+func TestPulls(t *testing.T) {
+	dir := t.TempDir()
+	c := open(t, dir)
+	b, m := build(t, 1, 3*piece)
+	left, err := c.Pull("left-over", 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer left.file.Close()
+	whole := put(t, c, 1, 3*piece)
+	if !whole.Whole() || whole.VerifiedBytes() != m.Size {
+		t.Error("a pulled build is not whole")
+	}
+	if again := put(t, c, 1, 3*piece); again != whole {
+		t.Error("the same bytes are kept twice")
+	}
+	aborted, err := c.Pull("aborted", 100)
+	if err == nil {
+		err = aborted.Abort()
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c = open(t, dir)
+	if files, err := os.ReadDir(filepath.Join(dir, pulls)); err != nil || len(files) != 0 {
+		t.Errorf("left of pulls: %v, %v", files, err)
+	}
+	// What is pulled completes what peers have begun to bring.
+	b2, m2 := build(t, 2, 3*piece)
+	partial, err := c.Create(m2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if filled := put(t, c, 2, 3*piece); filled != partial || !partial.Whole() {
+		t.Error("a partial entry was not completed")
+	}
+	got := make([]byte, len(b2))
+	if _, err := partial.ReadAt(got, 0); err != nil || !bytes.Equal(got, b2) {
+		t.Errorf("its bytes: %v", err)
+	}
+	if _, err := whole.ReadAt(make([]byte, len(b)), 0); err == nil {
+		t.Error("an entry of a closed cache can be read")
+	}
+}
+
+func TestOneProcessToADirectory(t *testing.T) {
+	dir := t.TempDir()
+	c := open(t, dir)
+	if _, err := Open(dir, 0); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("second: %v", err)
+	}
+	if err := errors.Join(c.Close(), c.Close()); err != nil {
+		t.Error(err)
+	}
+	open(t, dir)
+}
+
+func TestDiskIsReserved(t *testing.T) {
+	c := open(t, t.TempDir())
+	c.free = func() (int64, error) { return minFree + 10*piece, nil }
+	_, first := build(t, 1, 6*piece)
+	if _, err := c.Create(first); err != nil {
+		t.Fatal(err)
+	}
+	_, second := build(t, 2, 6*piece)
+	_, err := c.Create(second)
+	if !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "524288 bytes are missing") {
+		t.Errorf("what is promised to another was given again: %v", err)
+	}
+	if _, err := c.Pull("x", 6*piece); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("pull: %v", err)
+	}
+	p, err := c.Pull("x", 4*piece)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Pull("y", 1); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("beside a pull: %v", err)
+	}
+	if err := p.Abort(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Pull("y", 4*piece); err != nil {
+		t.Errorf("an aborted pull keeps its room: %v", err)
+	}
+}
+
+func TestEvict(t *testing.T) {
+	c := open(t, t.TempDir())
+	var entries []*Entry
+	start := time.Now()
+	for i := range 4 {
+		e := put(t, c, byte(i), piece)
+		e.lastUse = start.Add(time.Duration(i) * time.Second)
+		entries = append(entries, e)
+	}
+	var dropped []InfoHash
+	evict := func(room int64) {
+		t.Helper()
+		dropped = nil
+		if err := c.Evict(room, func(h InfoHash) { dropped = append(dropped, h) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if evict(0); len(dropped) != 0 {
+		t.Errorf("within the limit %d were evicted", len(dropped))
+	}
+	entries[0].Pin()
+	entries[0].lastUse = start
+	c.limit = 3 * piece
+	if evict(0); len(dropped) != 1 || dropped[0] != entries[1].InfoHash() {
+		t.Errorf("not the oldest that is not pinned: %x", dropped)
+	}
+	if _, err := os.Stat(c.path(entries[1].InfoHash())); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its files are left: %v", err)
+	}
+	c.free = func() (int64, error) { return minFree + int64(4-len(c.entries))*piece, nil }
+	if evict(2 * piece); len(dropped) != 1 || dropped[0] != entries[2].InfoHash() {
+		t.Errorf("room for a build: %x", dropped)
+	}
+	entries[3].Pin()
+	c.limit = 0
+	if evict(0); len(dropped) != 0 {
+		t.Error("a pinned entry was evicted")
+	}
+	entries[0].Unpin()
+	if evict(0); len(dropped) != 1 || c.Size() != piece {
+		t.Errorf("%d bytes are left", c.Size())
+	}
+}
+
+func TestCountIsBounded(t *testing.T) {
+	c := open(t, t.TempDir())
+	for i := range maxEntries + 5 {
+		_, m := build(t, byte(i), 100+i)
+		if _, err := c.Create(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := 0
+	if err := c.Evict(0, func(InfoHash) { n++ }); err != nil || n != 5 {
+		t.Errorf("%d evicted, %v", n, err)
+	}
+}
+
+func TestPiecesFromManyGoroutines(t *testing.T) {
+	c := open(t, t.TempDir())
+	_, m := build(t, 1, 64*piece)
+	e, err := c.Create(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i := range m.NumPieces() {
+		wg.Go(func() {
+			if err := e.SetComplete(i, true); err != nil {
+				t.Error(err)
+			}
+			e.Complete(i)
+			e.Pin()
+			e.Unpin()
+		})
+	}
+	wg.Wait()
+	bits, err := os.ReadFile(filepath.Join(c.path(e.InfoHash()), "have"))
+	if err != nil || !e.Whole() || !bytes.Equal(bits, bytes.Repeat([]byte{0xff}, 8)) {
+		t.Errorf("whole %v, bitmap %x, %v", e.Whole(), bits, err)
+	}
+}

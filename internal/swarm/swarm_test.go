@@ -1,0 +1,375 @@
+package swarm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/anacrolix/torrent"
+	"github.com/anacrolix/torrent/metainfo"
+	"github.com/anacrolix/torrent/storage"
+	"go.uber.org/goleak"
+
+	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/manifest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const timeout = 60 * time.Second
+
+// node is one member's engine with its cache.
+type node struct {
+	*Swarm
+	cache *cache.Cache
+	addr  PeerAddr
+}
+
+func start(t *testing.T, name, dir string, change func(*Config)) *node {
+	t.Helper()
+	c, err := cache.Open(dir, 1<<40)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{Cache: c, Listener: l, Name: name, Logger: slog.New(slog.DiscardHandler)}
+	if change != nil {
+		change(&cfg)
+	}
+	s, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{s, c, PeerAddr{PeerID(name), l.Addr().(*net.TCPAddr).AddrPort()}}
+	t.Cleanup(func() { n.stop(t) })
+	return n
+}
+
+func (n *node) stop(t *testing.T) {
+	t.Helper()
+	if err := errors.Join(n.Close(), n.cache.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
+func handOut(c *Config) { c.HandOut = true }
+
+// seed starts a seeder of size bytes.
+func seed(t *testing.T, size int, change func(*Config)) (*node, *Torrent, []byte, *manifest.Manifest) {
+	t.Helper()
+	content := make([]byte, size)
+	rand.NewChaCha8([32]byte{1}).Read(content)
+	h, err := manifest.NewHasher(int64(size), "application/zip", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Write(content); err != nil {
+		t.Fatal(err)
+	}
+	m, err := h.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := start(t, "seeder", t.TempDir(), change)
+	p, err := n.cache.Pull("x", int64(size))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.WriteAt(content, 0); err != nil {
+		t.Fatal(err)
+	}
+	e, err := p.Commit(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	torrent, err := n.Seed(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n, torrent, content, m
+}
+
+// fetch begins to download what is seeded.
+func (n *node) fetch(t *testing.T, from *Torrent, size int, verified func(int)) *Torrent {
+	t.Helper()
+	f, err := n.Fetch(Fetch{InfoHash: from.InfoHash(), Size: int64(size), OnVerified: verified})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// finish names the peers again and again, as callers do, until the build is whole
+// and equal.
+func finish(t *testing.T, f *Torrent, content []byte, peers ...PeerAddr) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	named := make(chan struct{})
+	go func() {
+		defer close(named)
+		ticker := time.NewTicker(50 * time.Millisecond)
+		defer ticker.Stop()
+		for f.AddPeers(peers); ; f.AddPeers(peers) {
+			select {
+			case <-f.Whole():
+				return
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+		}
+	}()
+	defer func() { cancel(); <-named }()
+	e, err := f.Entry(ctx)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	select {
+	case <-f.Whole():
+	case <-ctx.Done():
+		t.Errorf("not whole in %s: %+v", timeout, f.Stats())
+		return
+	}
+	got := make([]byte, len(content))
+	if _, err := e.ReadAt(got, 0); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("not the bytes that were seeded: %v", err)
+	}
+}
+
+func TestOneToOne(t *testing.T) {
+	const size = 8<<20 + 5
+	s, from, content, m := seed(t, size, nil)
+	n := start(t, "agent", t.TempDir(), nil)
+	var verified atomic.Int64
+	f := n.fetch(t, from, size, func(int) { verified.Add(1) })
+	finish(t, f, content, s.addr)
+	if got := verified.Load(); got != int64(m.NumPieces()) {
+		t.Errorf("told of %d pieces, not %d", got, m.NumPieces())
+	}
+	stats := f.Stats()
+	if stats.VerifiedBytes != size || len(stats.Peers) != 1 || stats.Peers[0].ID != s.addr.ID || stats.Peers[0].Downloaded != size {
+		t.Errorf("%+v", stats)
+	}
+	if again := n.fetch(t, from, size, nil); again != f {
+		t.Error("the same build is in the engine twice")
+	}
+	f.DisconnectComplete()
+	f.Drop()
+	f.Drop() // again does nothing
+	if _, err := f.Entry(t.Context()); err != nil {
+		t.Errorf("the entry stays: %v", err)
+	}
+	e, ok := n.cache.Entry(from.InfoHash())
+	if !ok || !e.Whole() {
+		t.Fatal("the entry left the cache")
+	}
+	if _, err := n.Seed(e); err != nil {
+		t.Errorf("seeded after it was dropped: %v", err)
+	}
+}
+
+func TestHandOutToSeveral(t *testing.T) {
+	const size, agents = 16 << 20, 4
+	s, from, content, _ := seed(t, size, handOut)
+	peers := []PeerAddr{s.addr}
+	var nodes []*node
+	for i := range agents {
+		n := start(t, fmt.Sprint("agent-", i), t.TempDir(), nil)
+		nodes, peers = append(nodes, n), append(peers, n.addr)
+	}
+	done := make(chan struct{})
+	for _, n := range nodes {
+		f := n.fetch(t, from, size, nil)
+		go func() {
+			defer func() { done <- struct{}{} }()
+			finish(t, f, content, peers...)
+		}()
+	}
+	for range nodes {
+		<-done
+	}
+	// Each on his own would be 4 times.
+	if sent := from.Stats().UploadedBytes; sent > 2*size {
+		t.Errorf("the seeder sent %.2f times the build", float64(sent)/size)
+	}
+}
+
+func TestRestartContinues(t *testing.T) {
+	const size = 16 << 20
+	s, from, content, m := seed(t, size, nil)
+	dir := t.TempDir()
+	first := start(t, "agent", dir, nil)
+	half := make(chan struct{})
+	var verified atomic.Int64
+	f := first.fetch(t, from, size, func(int) {
+		if verified.Add(1) == int64(m.NumPieces()/2) {
+			close(half)
+		}
+	})
+	f.AddPeers([]PeerAddr{s.addr})
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	if _, err := f.Entry(ctx); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-half:
+	case <-ctx.Done():
+		t.Fatal(ctx.Err())
+	}
+	first.stop(t)
+	again := start(t, "agent", dir, nil)
+	e, ok := again.cache.Entry(from.InfoHash())
+	if !ok {
+		t.Fatal("nothing was kept")
+	}
+	missing := size - e.VerifiedBytes()
+	f = again.fetch(t, from, size, nil)
+	finish(t, f, content, s.addr)
+	if got := f.Stats().DownloadedBytes; got > missing+2*m.PieceLength {
+		t.Errorf("%d bytes were missing, %d were downloaded", missing, got)
+	}
+}
+
+func TestWrongSizeIsRefused(t *testing.T) {
+	s, from, _, _ := seed(t, 1<<20, nil)
+	f := start(t, "agent", t.TempDir(), nil).fetch(t, from, 1<<20+1, nil)
+	f.AddPeers([]PeerAddr{s.addr})
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	if _, err := f.Entry(ctx); !errors.Is(err, manifest.ErrInvalid) {
+		t.Errorf("an info of another size: %v", err)
+	}
+}
+
+func TestEntryCanBeWaitedForAgain(t *testing.T) {
+	s, from, content, _ := seed(t, 1<<20, nil)
+	f := start(t, "agent", t.TempDir(), nil).fetch(t, from, 1<<20, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := f.Entry(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("with nobody there: %v", err)
+	}
+	finish(t, f, content, s.addr)
+}
+
+func TestDropEndsTheWait(t *testing.T) {
+	_, from, _, _ := seed(t, 1<<20, nil)
+	f := start(t, "agent", t.TempDir(), nil).fetch(t, from, 1<<20, nil)
+	end := make(chan error)
+	go func() {
+		_, err := f.Entry(t.Context())
+		end <- err
+	}()
+	f.Drop()
+	if err := <-end; !errors.Is(err, ErrDropped) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestPriorities(t *testing.T) {
+	const size = 8 << 20
+	s, from, content, m := seed(t, size, nil)
+	f := start(t, "agent", t.TempDir(), nil).fetch(t, from, size, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	f.AddPeers([]PeerAddr{s.addr})
+	if _, err := f.Entry(ctx); err != nil {
+		t.Fatal(err)
+	}
+	f.Prioritize([][2]int{{0, 4}, {8, 12}})
+	f.Prioritize([][2]int{{8, 12}, {12, m.NumPieces()}})
+	f.Prioritize(nil)
+	finish(t, f, content, s.addr)
+}
+
+func TestRefusedPeersGetNothing(t *testing.T) {
+	s, _, _, _ := seed(t, 1<<20, func(c *Config) {
+		c.AllowPeer = func(a netip.Addr) bool { return a != netip.MustParseAddr("127.0.0.1") }
+	})
+	conn, err := net.Dial("tcp", s.addr.Addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(timeout))
+	if n, err := conn.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("read %d bytes, %v", n, err)
+	}
+}
+
+// An ordinary client knows nothing of hand-outs and asks for 16 KiB at a time.
+func TestOrdinaryClient(t *testing.T) {
+	const size = 4<<20 + 3
+	s, _, content, m := seed(t, size, handOut)
+	dir := t.TempDir()
+	files := storage.NewFileWithCompletion(dir, storage.NewMapPieceCompletion())
+	defer files.Close()
+	tc := torrent.NewDefaultClientConfig()
+	tc.NoDHT, tc.DisableTrackers, tc.DisableUTP, tc.NoDefaultPortForwarding, tc.DisableWebtorrent = true, true, true, true, true
+	tc.ListenHost, tc.ListenPort = torrent.LoopbackListenHost, 0
+	tc.DefaultStorage = files
+	client, err := torrent.NewClient(tc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	file, err := metainfo.Load(bytes.NewReader(TorrentFile(m)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	download, err := client.AddTorrent(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	download.AddPeers([]torrent.PeerInfo{{Addr: net.TCPAddrFromAddrPort(s.addr.Addr)}})
+	download.DownloadAll()
+	select {
+	case <-download.Complete().On():
+	case <-time.After(timeout):
+		t.Fatalf("%d of %d bytes in %s", download.BytesCompleted(), size, timeout)
+	}
+	got, err := os.ReadFile(dir + "/" + m.SHA256Hex())
+	if err != nil || !bytes.Equal(got, content) {
+		t.Errorf("not the bytes that were seeded: %v", err)
+	}
+}
+
+func TestSeedNeedsAll(t *testing.T) {
+	_, _, _, m := seed(t, 1<<20, nil)
+	n := start(t, "agent", t.TempDir(), nil)
+	e, err := n.cache.Create(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Seed(e); err == nil {
+		t.Error("a build with pieces missing was seeded")
+	}
+	if err := errors.Join(n.Close(), n.Close()); err != nil {
+		t.Error(err)
+	}
+	if _, err := n.Fetch(Fetch{InfoHash: e.InfoHash(), Size: m.Size}); err == nil {
+		t.Error("fetched after the end")
+	}
+}
+
+func TestPeerID(t *testing.T) {
+	a, b := PeerID("agent-1"), PeerID("agent-2")
+	if a == b || a != PeerID("agent-1") || !bytes.HasPrefix(a[:], []byte("-LF0100-")) {
+		t.Errorf("%q, %q", a, b)
+	}
+}
