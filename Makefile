@@ -43,6 +43,11 @@ fuzz: ## run every fuzz target for FUZZTIME
 bench: ## Go benchmarks of the hot paths
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
+.PHONY: bench-wan
+bench-wan: build ## time to landed everywhere over shaped links, beside other systems (root; FULL=1 for all cells, ARGS=--help for more)
+	$(GO) build -o bin/ ./bench
+	bin/bench wan $(if $(FULL),--full) $(ARGS)
+
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt on these files'; exit 1; }

@@ -254,6 +254,7 @@ func (b *build) steer(ctx context.Context, tracker *landing.Tracker, progress *n
 		changed := progress.next()
 		if tracker.Whole() {
 			b.set(api.StateLanding)
+			b.logger.Info("downloaded", "bytes", m.Size, "seconds", time.Since(b.started).Seconds(), "landedBytes", b.landedBytes())
 			return
 		}
 		var high [][2]int
@@ -395,6 +396,12 @@ func (b *build) healthy() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.err == nil
+}
+
+func (b *build) landedBytes() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.landed
 }
 
 func (b *build) set(state string) {

@@ -1,0 +1,361 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// nsPrefix begins the names of all namespaces made here; leftovers of a
+	// run that was killed are found by it.
+	nsPrefix = "landfall-bench-"
+	hub      = nsPrefix + "hub"
+	// burst and queue are the token bucket's: one segmentation offload, and 100 ms at the
+	// link's rate before packets are dropped.
+	burst = 64 << 10
+	queue = 100 * time.Millisecond
+)
+
+// rates of a member's link in bits/s, Ethernet headers included.
+type rates struct{ Up, Down int64 }
+
+// network is one namespace for each member, joined by a bridge in another.
+type network struct {
+	members []*member
+	delayer *process // nil without latency
+}
+
+// member is one host.
+type member struct {
+	index int
+	ns    string
+	addr  netip.Addr
+}
+
+// newNetwork makes a network whose member i has the i-th link, all with the same
+// latency each way and the same congestion control. Close it.
+func newNetwork(ctx context.Context, links []rates, latency time.Duration, congestion, dir string) (_ *network, err error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("network namespaces need root: run it with sudo")
+	}
+	if err := removeLeftovers(); err != nil {
+		return nil, err
+	}
+	n := &network{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.Close())
+		}
+	}()
+	if err := run("ip", "netns", "add", hub); err != nil {
+		return nil, err
+	}
+	setUp := [][]string{
+		{"ip", "-n", hub, "link", "add", "br0", "type", "bridge"},
+		{"ip", "-n", hub, "link", "set", "br0", "up"},
+	}
+	if exists("/proc/sys/net/bridge") { // each frame would pass the firewall, too
+		setUp = append(setUp, []string{"ip", "netns", "exec", hub, "sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=0"})
+	}
+	for i, l := range links {
+		m := &member{index: i, ns: nsPrefix + strconv.Itoa(i), addr: netip.AddrFrom4([4]byte{10, 99, 0, byte(i + 1)})}
+		n.members = append(n.members, m)
+		setUp = append(setUp,
+			[]string{"ip", "netns", "add", m.ns},
+			[]string{"ip", "link", "add", "eth0", "netns", m.ns, "type", "veth", "peer", "name", m.port(), "netns", hub},
+			[]string{"ip", "-n", m.ns, "addr", "add", m.addr.String() + "/24", "dev", "eth0"},
+			[]string{"ip", "-n", m.ns, "link", "set", "lo", "up"},
+			[]string{"ip", "-n", m.ns, "link", "set", "eth0", "up"},
+			[]string{"ip", "-n", hub, "link", "set", m.port(), "up"},
+			shape(m.ns, "eth0", l.Up),
+			shape(hub, m.port(), l.Down),
+		)
+		if congestion != "" {
+			setUp = append(setUp, []string{"ip", "netns", "exec", m.ns, "sysctl", "-qw", "net.ipv4.tcp_congestion_control=" + congestion})
+		}
+		if latency == 0 {
+			setUp = append(setUp, []string{"ip", "-n", hub, "link", "set", m.port(), "master", "br0"})
+		}
+	}
+	for _, args := range setUp {
+		if err := run(args...); err != nil {
+			return nil, err
+		}
+	}
+	if latency > 0 {
+		if err := n.delay(ctx, latency, dir); err != nil {
+			return nil, err
+		}
+	}
+	return n, nil
+}
+
+func shape(ns, device string, rate int64) []string {
+	return []string{"tc", "-n", ns, "qdisc", "add", "dev", device, "root", "tbf",
+		"rate", strconv.FormatInt(rate, 10) + "bit", "burst", strconv.Itoa(burst), "latency", queue.String()}
+}
+
+// delay puts a process between the members' links and the bridge.
+func (n *network) delay(ctx context.Context, latency time.Duration, dir string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	args := []string{self, "delay", "--latency", latency.String()}
+	for _, m := range n.members {
+		args = append(args, m.port()+","+m.tap())
+	}
+	n.delayer, err = start(hub, "delay", dir, nil, args...)
+	if err != nil {
+		return err
+	}
+	return n.delayer.waitFor(ctx, delayReady)
+}
+
+// port is the hub's end of the member's link; tap is where the delayed packets
+// enter the bridge.
+func (m *member) port() string { return fmt.Sprintf("h%d", m.index) }
+func (m *member) tap() string  { return fmt.Sprintf("t%d", m.index) }
+
+// sent is how many bytes the member has put on its link, the headers of every
+// packet included.
+func (m *member) sent() (int64, error) {
+	out, err := output("tc", "-n", m.ns, "-s", "-j", "qdisc", "show", "dev", "eth0")
+	if err != nil {
+		return 0, err
+	}
+	var disciplines []struct{ Bytes int64 }
+	if err := json.Unmarshal([]byte(out), &disciplines); err != nil || len(disciplines) == 0 {
+		return 0, fmt.Errorf("%s: tc says %q: %w", m.ns, out, err)
+	}
+	return disciplines[0].Bytes, nil
+}
+
+// inside calls f on a thread within the member's namespace: sockets made there
+// stay there.
+func (m *member) inside(f func() error) error {
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	defer home.Close()
+	there, err := os.Open(filepath.Join("/run/netns", m.ns))
+	if err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	defer there.Close()
+	if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("entering %s: %w", m.ns, err)
+	}
+	err = f()
+	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
+		return errors.Join(err, back) // the thread stays locked and ends
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+// client speaks HTTP from within the member's namespace.
+func (m *member) client() *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		MaxIdleConnsPerHost: 16,
+		DialContext: func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+			err = m.inside(func() error {
+				conn, err = new(net.Dialer).DialContext(ctx, network, addr)
+				return err
+			})
+			return conn, err
+		},
+	}}
+}
+
+// listen opens a port on the member.
+func (m *member) listen(port int) (l net.Listener, err error) {
+	err = m.inside(func() error {
+		l, err = net.Listen("tcp", netip.AddrPortFrom(m.addr, uint16(port)).String())
+		return err
+	})
+	return l, err
+}
+
+// Close removes the network. The processes in it must have ended.
+func (n *network) Close() error {
+	if n.delayer != nil {
+		n.delayer.stop()
+	}
+	return removeLeftovers()
+}
+
+func removeLeftovers() error {
+	out, err := output("ip", "netns", "list")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(out) {
+		name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if strings.HasPrefix(name, nsPrefix) {
+			if err := run("ip", "netns", "del", name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func run(args ...string) error {
+	_, err := output(args...)
+	return err
+}
+
+func output(args ...string) (string, error) {
+	cmd := exec.Command(args[0], args[1:]...)
+	var complaint bytes.Buffer
+	cmd.Stderr = &complaint
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(complaint.String()))
+	}
+	return string(out), nil
+}
+
+// process is a program in a namespace.
+type process struct {
+	name  string
+	cmd   *exec.Cmd
+	stdin *os.File
+	log   string
+	ended chan struct{}
+	err   error // how it ended
+}
+
+// start runs a program with its output in a log beside the others. Its standard
+// input stays open until stop.
+func start(ns, name, dir string, env []string, args ...string) (*process, error) {
+	p := &process{name: name, log: filepath.Join(dir, name+".log"), ended: make(chan struct{})}
+	log, err := os.Create(p.log)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	in, stdin, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	p.stdin = stdin
+	// `ip netns exec` becomes the program, so the process id is its own.
+	p.cmd = exec.Command("ip", append([]string{"netns", "exec", ns}, args...)...)
+	p.cmd.Env = append(os.Environ(), env...)
+	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = in, log, log
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := p.cmd.Start(); err != nil {
+		stdin.Close()
+		return nil, fmt.Errorf("starting %s: %w", name, err)
+	}
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.ended)
+	}()
+	return p, nil
+}
+
+// peakMemory is the most memory it had resident so far, in bytes.
+func (p *process) peakMemory() int64 {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(status)) {
+		if value, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kib, _ := strconv.ParseInt(strings.Fields(value)[0], 10, 64)
+			return kib << 10
+		}
+	}
+	return 0
+}
+
+// waitFor waits until the log has a line that contains text.
+func (p *process) waitFor(ctx context.Context, text string) error {
+	return until(ctx, fmt.Sprintf("%s to say %q", p.name, text), func() (bool, error) {
+		log, err := os.ReadFile(p.log)
+		if err != nil || strings.Contains(string(log), text) {
+			return true, err
+		}
+		return false, p.alive()
+	})
+}
+
+// alive is an error once the process has ended.
+func (p *process) alive() error {
+	select {
+	case <-p.ended:
+		return fmt.Errorf("%s has ended (%w), see %s", p.name, p.err, p.log)
+	default:
+		return nil
+	}
+}
+
+// stopTimeout is how long a process may take to end politely.
+const stopTimeout = 15 * time.Second
+
+func (p *process) stop() {
+	p.stdin.Close()
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+	select {
+	case <-p.ended:
+	case <-time.After(stopTimeout):
+		_ = p.cmd.Process.Kill()
+		<-p.ended
+	}
+}
+
+// stopAll stops processes side by side.
+func stopAll(processes []*process) {
+	for _, p := range processes {
+		go p.stop()
+	}
+	for _, p := range processes {
+		<-p.ended
+	}
+}
+
+// pollInterval is how often a condition is looked at.
+const pollInterval = 25 * time.Millisecond
+
+// until waits for a condition to hold or to fail.
+func until(ctx context.Context, what string, holds func() (bool, error)) error {
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
+	for {
+		if done, err := holds(); done || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %s: %w", what, context.Cause(ctx))
+		case <-ticker.C:
+		}
+	}
+}

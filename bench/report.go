@@ -1,0 +1,83 @@
+//go:build linux
+
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+)
+
+// report prints what was measured in a cell: least, median and greatest.
+func report(w io.Writer, c cell, all []result) {
+	results := slices.DeleteFunc(slices.Clone(all), func(r result) bool { return r.Cell != c })
+	if len(results) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "\n%s   file %d MiB, uplink %d Mbit/s, bound %.2f s\n", c, c.size()/mib, c.Rate/1e6, c.bound().Seconds())
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "SYSTEM\tRUNS\tLANDED/BOUND\tDOWNLOADED/BOUND\tSEEDER SENT/F\tON THE WIRE/F\tCPU\tPEAK MEMORY, MiB")
+	var names []string
+	for _, r := range results {
+		if !slices.Contains(names, r.System) {
+			names = append(names, r.System)
+		}
+	}
+	for _, name := range names {
+		of := slices.DeleteFunc(slices.Clone(results), func(r result) bool { return r.System != name })
+		size := float64(c.size())
+		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", name, len(of),
+			spread(of, func(r result) float64 {
+				if len(r.Landed) == 0 {
+					return 0
+				}
+				return r.Makespan / r.Bound
+			}),
+			spread(of, func(r result) float64 { return slices.Max(r.Downloaded) / r.Bound }),
+			spread(of, func(r result) float64 { return float64(r.SeederPayload) / size }),
+			spread(of, func(r result) float64 { return float64(r.SeederWire) / size }),
+			spread(of, func(r result) float64 { return r.CPU }),
+			memory(of))
+	}
+	t.Flush()
+	if c.Slow {
+		for _, name := range names {
+			of := slices.DeleteFunc(slices.Clone(results), func(r result) bool { return r.System != name })
+			fast := float64(c.size()) * 8 / float64(c.Rate)
+			fmt.Fprintf(w, "%s: the others had it downloaded after %s of file over uplink\n", name,
+				spread(of, func(r result) float64 { return slices.Max(r.Downloaded[:c.Members-1]) / fast }))
+		}
+	}
+}
+
+// spread is "min / median / max", or a dash where nothing was counted.
+func spread(results []result, of func(result) float64) string {
+	var values []float64
+	for _, r := range results {
+		values = append(values, of(r))
+	}
+	slices.Sort(values)
+	if len(values) == 0 || values[len(values)-1] == 0 {
+		return "–"
+	}
+	return fmt.Sprintf("%.3f / %.3f / %.3f", values[0], values[len(values)/2], values[len(values)-1])
+}
+
+// memory names the largest process of each kind.
+func memory(results []result) string {
+	peaks := make(map[string]int64)
+	for _, r := range results {
+		for kind, peak := range r.Memory {
+			peaks[kind] = max(peaks[kind], peak)
+		}
+	}
+	var out []string
+	for kind, peak := range peaks {
+		out = append(out, fmt.Sprintf("%s %d", kind, peak/mib))
+	}
+	slices.SortFunc(out, cmp.Compare[string])
+	return strings.Join(out, ", ")
+}
