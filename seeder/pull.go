@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -60,17 +61,20 @@ func (p *puller) slot(ctx context.Context) (release func(), err error) {
 	}
 }
 
-// block is one range on its way: filled by a GET, then taken in order.
+// block is one range on its way: filled by a GET and written to disk, then
+// hashed in every lane.
 type block struct {
 	offset int64
 	buf    []byte
-	done   chan error
+	filled chan struct{} // closed when the GET has ended
+	err    error         // how
+	lanes  atomic.Int32  // that have not hashed it yet
 }
 
 // pull fetches an object in parallel ranges, each If-Match on the ETag, writes
-// it to the cache and hashes it in order as it comes. An object that changes
-// underneath is bucket.ErrChanged, never a mix of two. A build of 0 bytes has a
-// manifest and no entry.
+// it to the cache and hashes it in order as it comes, each digest at its own
+// pace. An object that changes underneath is bucket.ErrChanged, never a mix of
+// two. A build of 0 bytes has a manifest and no entry.
 //
 // Blocks are taken from the common store in the order of the object, so the
 // next one to be hashed always has its block and several pulls cannot block each
@@ -88,7 +92,7 @@ func (p *puller) pull(ctx context.Context, from *bucket.Bucket, o *bucket.Object
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := p.copy(ctx, from, o, file, hasher, progress); err != nil {
+	if err := p.copy(ctx, from, o, file, hasher.Lanes(), progress); err != nil {
 		return nil, nil, errors.Join(err, file.Abort())
 	}
 	m, err := hasher.Manifest()
@@ -99,33 +103,42 @@ func (p *puller) pull(ctx context.Context, from *bucket.Bucket, o *bucket.Object
 	return m, entry, err
 }
 
-func (p *puller) copy(ctx context.Context, from *bucket.Bucket, o *bucket.Object, file io.WriterAt, hasher io.Writer, progress func(int64)) error {
+// copy writes the object to the file, and to each writer in order.
+func (p *puller) copy(ctx context.Context, from *bucket.Bucket, o *bucket.Object, file io.WriterAt, writers []io.Writer, progress func(int64)) error {
 	group, ctx := errgroup.WithContext(ctx)
-	ordered := make(chan *block, pullParallel)
-	group.Go(func() error {
-		defer close(ordered)
-		return p.request(ctx, group, from, o, ordered)
-	})
-	group.Go(func() error {
-		for b := range ordered {
-			if err := p.take(ctx, b, file, hasher); err != nil {
-				return err
-			}
-			progress(b.offset + int64(len(b.buf)))
-		}
-		return nil
-	})
-	err := group.Wait()
-	for b := range ordered { // what was asked for and not taken
-		p.blocks <- b.buf[:cap(b.buf)]
+	lanes := make([]chan *block, len(writers))
+	var mu sync.Mutex
+	var pulled int64
+	hashed := func(length int) {
+		mu.Lock()
+		defer mu.Unlock()
+		pulled += int64(length)
+		progress(pulled)
 	}
-	return err
+	for i, w := range writers {
+		lanes[i] = make(chan *block, maxBlocks) // all there are: nobody waits
+		group.Go(func() error { return p.hash(ctx, w, lanes[i], hashed) })
+	}
+	group.Go(func() error {
+		defer func() {
+			for _, lane := range lanes {
+				close(lane)
+			}
+		}()
+		return p.request(ctx, group, from, o, file, lanes)
+	})
+	return group.Wait()
 }
 
 // request starts the ranged GETs, in order, as blocks and slots come free.
-func (p *puller) request(ctx context.Context, group *errgroup.Group, from *bucket.Bucket, o *bucket.Object, ordered chan<- *block) error {
+func (p *puller) request(ctx context.Context, group *errgroup.Group, from *bucket.Bucket, o *bucket.Object, file io.WriterAt, lanes []chan *block) error {
+	slots := make(chan struct{}, pullParallel)
 	for offset := int64(0); offset < o.Size; offset += blockLength {
-		length := min(blockLength, o.Size-offset)
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		var buf []byte
 		select {
 		case buf = <-p.blocks:
@@ -135,19 +148,37 @@ func (p *puller) request(ctx context.Context, group *errgroup.Group, from *bucke
 		if buf == nil {
 			buf = make([]byte, blockLength)
 		}
-		b := &block{offset: offset, buf: buf[:length], done: make(chan error, 1)}
-		select {
-		case ordered <- b:
-		case <-ctx.Done():
-			p.blocks <- buf
-			return ctx.Err()
+		b := &block{offset: offset, buf: buf[:min(blockLength, o.Size-offset)], filled: make(chan struct{})}
+		b.lanes.Store(int32(len(lanes)))
+		for _, lane := range lanes {
+			lane <- b
 		}
 		group.Go(func() error {
-			b.done <- readRange(ctx, from, o, b)
-			return nil
+			defer func() { <-slots }()
+			defer close(b.filled)
+			if b.err = readRange(ctx, from, o, b); b.err == nil {
+				_, b.err = file.WriteAt(b.buf, b.offset)
+			}
+			return b.err
 		})
 	}
 	return nil
+}
+
+// hash feeds one lane, and gives a block back when it was the last to need it.
+// After a failure it goes on to do so.
+func (p *puller) hash(ctx context.Context, w io.Writer, blocks <-chan *block, hashed func(length int)) (err error) {
+	for b := range blocks {
+		<-b.filled
+		if err == nil && b.err == nil && ctx.Err() == nil {
+			_, err = w.Write(b.buf)
+		}
+		if b.lanes.Add(-1) == 0 {
+			hashed(len(b.buf))
+			p.blocks <- b.buf[:cap(b.buf)]
+		}
+	}
+	return err
 }
 
 // readRange fills a block. A connection that breaks in the middle of a body is
@@ -180,20 +211,6 @@ func readRangeOnce(ctx context.Context, from *bucket.Bucket, o *bucket.Object, b
 		return fmt.Errorf("reading %s at %d: %w", o.Key, b.offset, err)
 	}
 	return nil
-}
-
-// take waits for a block, then writes and hashes it at the same time.
-func (p *puller) take(ctx context.Context, b *block, file io.WriterAt, hasher io.Writer) error {
-	defer func() { p.blocks <- b.buf[:cap(b.buf)] }()
-	if err := <-b.done; err != nil {
-		return err
-	}
-	var wg sync.WaitGroup
-	var writeErr error
-	wg.Go(func() { _, writeErr = file.WriteAt(b.buf, b.offset) })
-	_, err := hasher.Write(b.buf)
-	wg.Wait()
-	return errors.Join(err, writeErr)
 }
 
 // sources are the buckets that builds come from: the global one, and others that

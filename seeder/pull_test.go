@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/devcloud/cloudtest"
+	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
 var cloud *cloudtest.Cloud
@@ -128,4 +130,50 @@ func TestPullEnds(t *testing.T) {
 		t.Errorf("pull ended with %v", err)
 	}
 	allBlocks(t, p)
+}
+
+// BenchmarkPull compares what the seeder does with a new object to fetching it
+// alone: the same ranges in parallel to the same disk, nothing hashed. Source and
+// puller share the machine's cores.
+func BenchmarkPull(b *testing.B) {
+	const size = 256 << 20
+	ctx := b.Context()
+	from, err := bucket.Open(ctx, cloud.AWS, cloud.Bucket(b), bucket.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	o, err := from.Upload(ctx, "build.zip", io.LimitReader(rand.NewChaCha8([32]byte{}), size), size, "", nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	c, err := cache.Open(b.TempDir(), 1<<40)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	p := newPuller(c)
+	for name, lanes := range map[string]func(h *manifest.Hasher) []io.Writer{
+		"alone":  func(*manifest.Hasher) []io.Writer { return []io.Writer{io.Discard} },
+		"hashed": (*manifest.Hasher).Lanes,
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(size)
+			for b.Loop() {
+				h, err := manifest.NewHasher(size, "", nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				file, err := c.Pull("bench", size)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if err := p.copy(ctx, from, o, file, lanes(h), func(int64) {}); err != nil {
+					b.Fatal(err)
+				}
+				if err := file.Abort(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }

@@ -5,29 +5,24 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"hash"
+	"io"
 	"maps"
-	"sync"
 )
 
-// parallelFrom is the length of a Write from which its digests are computed on
-// separate goroutines; below it starting them costs more than it gains.
-const parallelFrom = 64 << 10
-
 // Hasher makes a Manifest from the bytes of a build in one pass: feed it the
-// build in order with Write, then call Manifest. It keeps no data. It must not
-// be used from several goroutines at once.
+// build in order, with Write or through its Lanes, then call Manifest. It keeps
+// no data.
 type Hasher struct {
-	m       Manifest
-	written int64
-	pieces  digester
-	parts   digester
-	whole   hash.Hash
+	m      Manifest
+	pieces digester
+	parts  digester
+	whole  digester
 }
 
 // NewHasher prepares for a build of size bytes. The content type and the user
 // metadata become part of the manifest.
 func NewHasher(size int64, contentType string, metadata map[string]string) (*Hasher, error) {
-	h := &Hasher{whole: sha256.New()}
+	h := new(Hasher)
 	h.m = Manifest{
 		Size:        size,
 		PieceLength: PieceLength(size),
@@ -40,61 +35,68 @@ func NewHasher(size int64, contentType string, metadata map[string]string) (*Has
 	if size < 0 || size > MaxSize {
 		return nil, fmt.Errorf("%w: size %d", ErrInvalid, size)
 	}
-	h.pieces = digester{hash: sha1.New(), length: h.m.PieceLength}
-	h.parts = digester{hash: sha256.New(), length: h.m.PartLength}
+	h.pieces = digester{hash: sha1.New(), length: h.m.PieceLength, size: size}
+	h.parts = digester{hash: sha256.New(), length: h.m.PartLength, size: size}
+	h.whole = digester{hash: sha256.New(), length: max(size, 1), size: size}
 	return h, nil
 }
 
-// Write hashes p and returns when all digests have taken it. It fails only when
-// more than the promised size is written.
+// Lanes returns a writer for each kind of digest. All of them want the whole
+// build in order, but none waits for another, so that a goroutine each keeps all
+// cores busy. They fail as Write does.
+func (h *Hasher) Lanes() []io.Writer { return []io.Writer{&h.whole, &h.parts, &h.pieces} }
+
+// Write hashes p in every lane. It fails only when more than the promised size
+// is written.
 func (h *Hasher) Write(p []byte) (int, error) {
-	if h.written+int64(len(p)) > h.m.Size {
-		return 0, fmt.Errorf("%w: more than the %d bytes promised", ErrInvalid, h.m.Size)
+	for _, lane := range h.Lanes() {
+		if _, err := lane.Write(p); err != nil {
+			return 0, err
+		}
 	}
-	h.written += int64(len(p))
-	if len(p) < parallelFrom {
-		h.whole.Write(p)
-		h.pieces.write(p)
-		h.parts.write(p)
-		return len(p), nil
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() { h.pieces.write(p) })
-	wg.Go(func() { h.parts.write(p) })
-	h.whole.Write(p)
-	wg.Wait()
 	return len(p), nil
 }
 
 // Manifest returns the finished manifest. It fails when fewer bytes than
 // promised were written, or when what came along is too large.
 func (h *Hasher) Manifest() (*Manifest, error) {
-	if h.written != h.m.Size {
-		return nil, fmt.Errorf("%w: %d of %d bytes written", ErrInvalid, h.written, h.m.Size)
+	for _, d := range []*digester{&h.whole, &h.parts, &h.pieces} {
+		if d.written != h.m.Size {
+			return nil, fmt.Errorf("%w: %d of %d bytes written", ErrInvalid, d.written, h.m.Size)
+		}
 	}
 	m := h.m
 	m.Pieces, m.Parts = h.pieces.finish(), h.parts.finish()
-	h.whole.Sum(m.SHA256[:0])
+	if whole := h.whole.finish(); m.Size > 0 {
+		copy(m.SHA256[:], whole)
+	} else {
+		m.SHA256 = sha256.Sum256(nil)
+	}
 	return &m, m.check()
 }
 
-// digester hashes each stretch of length bytes on its own.
+// digester hashes each stretch of length bytes on its own, size bytes in all.
 type digester struct {
-	hash   hash.Hash
-	length int64
-	filled int64
-	sums   []byte
+	hash            hash.Hash
+	length, size    int64
+	written, filled int64
+	sums            []byte
 }
 
-func (d *digester) write(p []byte) {
-	for len(p) > 0 {
-		n := min(int64(len(p)), d.length-d.filled)
-		d.hash.Write(p[:n])
-		p = p[n:]
+func (d *digester) Write(p []byte) (int, error) {
+	if d.written+int64(len(p)) > d.size {
+		return 0, fmt.Errorf("%w: more than the %d bytes promised", ErrInvalid, d.size)
+	}
+	d.written += int64(len(p))
+	for rest := p; len(rest) > 0; {
+		n := min(int64(len(rest)), d.length-d.filled)
+		d.hash.Write(rest[:n])
+		rest = rest[n:]
 		if d.filled += n; d.filled == d.length {
 			d.cut()
 		}
 	}
+	return len(p), nil
 }
 
 func (d *digester) cut() {

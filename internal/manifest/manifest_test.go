@@ -5,10 +5,13 @@ import (
 	"crypto/sha1"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/anacrolix/torrent/metainfo"
+	"golang.org/x/sync/errgroup"
 )
 
 func TestLengths(t *testing.T) {
@@ -68,7 +71,7 @@ func hashed(t testing.TB, b []byte, chunk int) *Manifest {
 func TestHasher(t *testing.T) {
 	for _, size := range []int{0, 1, MinPieceLength, MinPieceLength + 1, MinPartLength, 2*MinPartLength + 12345} {
 		b := build(size)
-		for _, chunk := range []int{1000, parallelFrom, 1 << 20, size + 1} {
+		for _, chunk := range []int{1000, 64 << 10, 1 << 20, size + 1} {
 			m := hashed(t, b, chunk)
 			if m.SHA256 != sha256.Sum256(b) {
 				t.Fatalf("size %d, chunk %d: wrong SHA-256", size, chunk)
@@ -86,6 +89,55 @@ func TestHasher(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+func TestLanesAtTheirOwnPace(t *testing.T) {
+	b := build(2*MinPartLength + 12345)
+	h, err := NewHasher(int64(len(b)), "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var group errgroup.Group
+	for i, lane := range h.Lanes() {
+		group.Go(func() error {
+			for chunk := range slices.Chunk(b, 1000+i*12345) {
+				if _, err := lane.Write(chunk); err != nil {
+					return err
+				}
+			}
+			_, err := lane.Write([]byte{1})
+			if !errors.Is(err, ErrInvalid) {
+				return fmt.Errorf("lane %d took more than was promised: %w", i, err)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	m, err := h.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := hashed(t, b, len(b))
+	if !bytes.Equal(m.Pieces, want.Pieces) || !bytes.Equal(m.Parts, want.Parts) || m.SHA256 != want.SHA256 {
+		t.Error("lanes and Write disagree")
+	}
+}
+
+func TestLaneThatIsShort(t *testing.T) {
+	h, err := NewHasher(10, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, lane := range h.Lanes() {
+		if _, err := lane.Write(make([]byte, 10-i/2)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := h.Manifest(); !errors.Is(err, ErrInvalid) {
+		t.Errorf("error %v, expected ErrInvalid", err)
 	}
 }
 
@@ -222,15 +274,29 @@ func FuzzParseInline(f *testing.F) {
 func BenchmarkHasher(b *testing.B) {
 	const block = 4 << 20
 	data := build(block)
-	b.SetBytes(block)
-	b.ReportAllocs()
-	for b.Loop() {
-		h, err := NewHasher(block, "", nil)
-		if err != nil {
-			b.Fatal(err)
-		}
-		if _, err := h.Write(data); err != nil {
-			b.Fatal(err)
-		}
+	feed := map[string]func(h *Hasher) error{
+		"lanes": func(h *Hasher) error {
+			var group errgroup.Group
+			for _, lane := range h.Lanes() {
+				group.Go(func() error { _, err := lane.Write(data); return err })
+			}
+			return group.Wait()
+		},
+		"write": func(h *Hasher) error { _, err := h.Write(data); return err },
+	}
+	for name, feed := range feed {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(block)
+			b.ReportAllocs()
+			for b.Loop() {
+				h, err := NewHasher(block, "", nil)
+				if err == nil {
+					err = feed(h)
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
