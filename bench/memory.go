@@ -21,6 +21,7 @@ import (
 type reserve struct {
 	memory []byte
 	free   int64 // of the machine when the trial began, in bytes
+	lead   int64 // given out before it is used, for the pull at the beginning
 }
 
 // releaseInterval is how often as much is released as the machine has used.
@@ -41,7 +42,7 @@ func newReserve(c cell) (*reserve, error) {
 		memory[i] = 1
 	}
 	free, err := memInfo("MemFree")
-	return &reserve{memory, free}, err
+	return &reserve{memory, free, c.size() + 256*mib}, err
 }
 
 // release gives out memory as it is used, until ctx ends; then the rest.
@@ -59,8 +60,10 @@ func (r *reserve) release(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		used := (r.free - free) / page * page
-		if n := min(used, int64(len(r.memory))-at); n > 0 {
+		// What was released counts as free again, so this is what has been used
+		// beyond it.
+		wanted := (r.free + r.lead - free) / page * page
+		if n := min(wanted, int64(len(r.memory))-at); n > 0 {
 			if err := unix.Madvise(r.memory[at:at+n], unix.MADV_DONTNEED); err != nil {
 				return err
 			}
