@@ -20,7 +20,7 @@ func main() {
 		Action: command.Unknown,
 		Commands: []*cli.Command{
 			wanCommand(),
-			delayCommand(),
+			switchCommand(),
 			copyCommand(),
 		},
 	}))

@@ -28,8 +28,8 @@ const (
 	// run that was killed are found by it.
 	nsPrefix = "landfall-bench-"
 	hub      = nsPrefix + "hub"
-	// burst and queue are the token bucket's: one segmentation offload, and 100 ms at the
-	// link's rate before packets are dropped.
+	// burst and queue are the token bucket's: one segmentation offload, and
+	// 100 ms at the link's rate before packets are dropped.
 	burst = 64 << 10
 	queue = 100 * time.Millisecond
 )
@@ -37,10 +37,11 @@ const (
 // rates of a member's link in bits/s, Ethernet headers included.
 type rates struct{ Up, Down int64 }
 
-// network is one namespace for each member, joined by a bridge in another.
+// network is one namespace for each member, joined by a bridge in another, or
+// by a process there where there is latency.
 type network struct {
 	members []*member
-	delayer *process // nil without latency
+	joiner  *process // nil without latency
 }
 
 // member is one host.
@@ -68,31 +69,28 @@ func newNetwork(ctx context.Context, links []rates, latency time.Duration, conge
 	if err := run("ip", "netns", "add", hub); err != nil {
 		return nil, err
 	}
-	setUp := [][]string{
-		{"ip", "-n", hub, "link", "add", "br0", "type", "bridge"},
-		{"ip", "-n", hub, "link", "set", "br0", "up"},
+	for i := range links {
+		n.members = append(n.members, &member{
+			index: i, ns: nsPrefix + strconv.Itoa(i), addr: netip.AddrFrom4([4]byte{10, 99, 0, byte(i + 1)}),
+		})
 	}
-	if exists("/proc/sys/net/bridge") { // each frame would pass the firewall, too
-		setUp = append(setUp, []string{"ip", "netns", "exec", hub, "sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=0"})
+	join := n.bridge
+	if latency > 0 {
+		join = func(links []rates) ([][]string, error) { return n.tapSwitch(ctx, links, latency, dir) }
 	}
-	for i, l := range links {
-		m := &member{index: i, ns: nsPrefix + strconv.Itoa(i), addr: netip.AddrFrom4([4]byte{10, 99, 0, byte(i + 1)})}
-		n.members = append(n.members, m)
+	setUp, err := join(links)
+	if err != nil {
+		return nil, err
+	}
+	for i, m := range n.members {
 		setUp = append(setUp,
-			[]string{"ip", "netns", "add", m.ns},
-			[]string{"ip", "link", "add", "eth0", "netns", m.ns, "type", "veth", "peer", "name", m.port(), "netns", hub},
 			[]string{"ip", "-n", m.ns, "addr", "add", m.addr.String() + "/24", "dev", "eth0"},
 			[]string{"ip", "-n", m.ns, "link", "set", "lo", "up"},
 			[]string{"ip", "-n", m.ns, "link", "set", "eth0", "up"},
-			[]string{"ip", "-n", hub, "link", "set", m.port(), "up"},
-			shape(m.ns, "eth0", l.Up),
-			shape(hub, m.port(), l.Down),
+			shape(m.ns, "eth0", links[i].Up),
 		)
 		if congestion != "" {
 			setUp = append(setUp, []string{"ip", "netns", "exec", m.ns, "sysctl", "-qw", "net.ipv4.tcp_congestion_control=" + congestion})
-		}
-		if latency == 0 {
-			setUp = append(setUp, []string{"ip", "-n", hub, "link", "set", m.port(), "master", "br0"})
 		}
 	}
 	for _, args := range setUp {
@@ -100,40 +98,58 @@ func newNetwork(ctx context.Context, links []rates, latency time.Duration, conge
 			return nil, err
 		}
 	}
-	if latency > 0 {
-		if err := n.delay(ctx, latency, dir); err != nil {
-			return nil, err
-		}
-	}
 	return n, nil
+}
+
+// bridge returns the commands that join the members in the kernel.
+func (n *network) bridge(links []rates) ([][]string, error) {
+	setUp := [][]string{
+		{"ip", "-n", hub, "link", "add", "br0", "type", "bridge"},
+		{"ip", "-n", hub, "link", "set", "br0", "up"},
+	}
+	if exists("/proc/sys/net/bridge") { // each frame would pass the firewall, too
+		setUp = append(setUp, []string{"ip", "netns", "exec", hub, "sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=0"})
+	}
+	for i, m := range n.members {
+		port := fmt.Sprintf("h%d", i)
+		setUp = append(setUp,
+			[]string{"ip", "netns", "add", m.ns},
+			[]string{"ip", "link", "add", "eth0", "netns", m.ns, "type", "veth", "peer", "name", port, "netns", hub},
+			[]string{"ip", "-n", hub, "link", "set", port, "master", "br0"},
+			[]string{"ip", "-n", hub, "link", "set", port, "up"},
+			shape(hub, port, links[i].Down),
+		)
+	}
+	return setUp, nil
+}
+
+// tapSwitch starts the process that joins the members with latency, and returns
+// the commands that give each member its end.
+func (n *network) tapSwitch(ctx context.Context, links []rates, latency time.Duration, dir string) ([][]string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	args := []string{self, "switch", "--latency", latency.String()}
+	var setUp [][]string
+	for i, m := range n.members {
+		args = append(args, strconv.FormatInt(links[i].Down, 10))
+		setUp = append(setUp,
+			[]string{"ip", "netns", "add", m.ns},
+			[]string{"ip", "-n", hub, "link", "set", tapName(i), "netns", m.ns, "name", "eth0"},
+		)
+	}
+	n.joiner, err = start(hub, "switch", dir, nil, args...)
+	if err != nil {
+		return nil, err
+	}
+	return setUp, n.joiner.waitFor(ctx, switchReady)
 }
 
 func shape(ns, device string, rate int64) []string {
 	return []string{"tc", "-n", ns, "qdisc", "add", "dev", device, "root", "tbf",
 		"rate", strconv.FormatInt(rate, 10) + "bit", "burst", strconv.Itoa(burst), "latency", queue.String()}
 }
-
-// delay puts a process between the members' links and the bridge.
-func (n *network) delay(ctx context.Context, latency time.Duration, dir string) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	args := []string{self, "delay", "--latency", latency.String()}
-	for _, m := range n.members {
-		args = append(args, m.port()+","+m.tap())
-	}
-	n.delayer, err = start(hub, "delay", dir, nil, args...)
-	if err != nil {
-		return err
-	}
-	return n.delayer.waitFor(ctx, delayReady)
-}
-
-// port is the hub's end of the member's link; tap is where the delayed packets
-// enter the bridge.
-func (m *member) port() string { return fmt.Sprintf("h%d", m.index) }
-func (m *member) tap() string  { return fmt.Sprintf("t%d", m.index) }
 
 // sent is how many bytes the member has put on its link, the headers of every
 // packet included.
@@ -202,8 +218,8 @@ func (m *member) listen(port int) (l net.Listener, err error) {
 
 // Close removes the network. The processes in it must have ended.
 func (n *network) Close() error {
-	if n.delayer != nil {
-		n.delayer.stop()
+	if n.joiner != nil {
+		n.joiner.stop()
 	}
 	return removeLeftovers()
 }
