@@ -138,19 +138,20 @@ func (b *build) attempt(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	record, err := b.record(ctx)
-	if err != nil {
-		return err
-	}
-	if slices.Contains(record.Successful, a.cfg.Bucket.Name()) {
-		b.succeed(record.Results[a.cfg.Bucket.Name()])
-		b.joinCached()
-		return nil
-	}
-	if record.SHA256 != "" {
-		if done, err := b.present(ctx, record); done || err != nil {
+	verified := &verifiedPieces{changed: newNotice()}
+	if b.ann.Size > 0 {
+		// The peers are met while the table is asked: over long distances both
+		// take several round trips. A download begins in swarm, or goes on here.
+		if err := b.joinSwarm(verified.add); err != nil {
 			return err
 		}
+	}
+	if arrived, err := b.arrived(ctx); arrived || err != nil {
+		b.leaveSwarm()
+		if arrived {
+			b.joinCached()
+		}
+		return err
 	}
 	if b.ann.Size == 0 {
 		m, err := manifest.ParseInline(b.ann.Landfall)
@@ -159,7 +160,25 @@ func (b *build) attempt(ctx context.Context) error {
 		}
 		return b.land(ctx, m, nil, nil)
 	}
-	return b.swarm(ctx)
+	return b.swarm(ctx, verified)
+}
+
+// arrived reports whether the bucket has the build already; where that is not in
+// the table yet, it is then.
+func (b *build) arrived(ctx context.Context) (bool, error) {
+	record, err := b.record(ctx)
+	if err != nil {
+		return false, err
+	}
+	name := b.agent.cfg.Bucket.Name()
+	if slices.Contains(record.Successful, name) {
+		b.succeed(record.Results[name])
+		return true, nil
+	}
+	if record.SHA256 == "" {
+		return false, nil
+	}
+	return b.present(ctx, record)
 }
 
 // record reads the item of this execution; another execution's stops the build.
@@ -187,7 +206,6 @@ func (b *build) present(ctx context.Context, record *ledger.Record) (bool, error
 	}
 	b.logger.Info("bucket holds this build already", "bucket", job.Bucket.Name())
 	b.succeed(result)
-	b.joinCached()
 	return true, nil
 }
 
@@ -201,24 +219,44 @@ func (b *build) joinCached() {
 	}
 }
 
-// swarm downloads with the others and lands meanwhile.
-func (b *build) swarm(ctx context.Context) error {
-	progress := newNotice()
-	var tracker *landing.Tracker
-	var trackerMu sync.Mutex // pieces can be verified before the tracker exists
-	download, err := b.joinSwarm(func(piece int) {
-		trackerMu.Lock()
-		defer trackerMu.Unlock()
-		if tracker != nil {
-			tracker.Verified(piece)
-			progress.tell()
-		}
-	})
-	if err != nil {
-		return err
+// verifiedPieces passes on which pieces are verified, from before the manifest is
+// known.
+type verifiedPieces struct {
+	changed *notice
+
+	mu      sync.Mutex
+	tracker *landing.Tracker // nil without a manifest
+}
+
+// add is called by the engine.
+func (v *verifiedPieces) add(piece int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.tracker != nil {
+		v.tracker.Verified(piece)
+		v.changed.tell()
 	}
+}
+
+// track makes a tracker of all that the entry holds and what comes from now on.
+func (v *verifiedPieces) track(entry *cache.Entry) *landing.Tracker {
+	m := entry.Manifest()
+	tracker := landing.NewTracker(m)
+	v.mu.Lock()
+	v.tracker = tracker
+	v.mu.Unlock()
+	for piece := range m.NumPieces() {
+		if entry.Complete(piece) {
+			tracker.Verified(piece)
+		}
+	}
+	return tracker
+}
+
+// swarm downloads with the others and lands meanwhile.
+func (b *build) swarm(ctx context.Context, verified *verifiedPieces) error {
 	b.set(api.StateDownloading)
-	entry, err := download.torrent.Entry(ctx)
+	entry, err := b.download.torrent.Entry(ctx)
 	if err != nil {
 		if errors.Is(err, cache.ErrNoSpace) {
 			b.set(api.StateQueued)
@@ -228,23 +266,15 @@ func (b *build) swarm(ctx context.Context) error {
 		return err
 	}
 	b.hold(entry)
-	m := entry.Manifest()
-	trackerMu.Lock()
-	tracker = landing.NewTracker(m)
-	trackerMu.Unlock()
-	for piece := range m.NumPieces() {
-		if entry.Complete(piece) {
-			tracker.Verified(piece)
-		}
-	}
+	tracker := verified.track(entry)
 	ctx, cancel := context.WithCancel(ctx)
 	steered := make(chan struct{})
 	go func() {
 		defer close(steered)
-		b.steer(ctx, tracker, progress)
+		b.steer(ctx, tracker, verified.changed)
 	}()
 	defer func() { cancel(); <-steered }()
-	return b.land(ctx, m, entry, tracker)
+	return b.land(ctx, entry.Manifest(), entry, tracker)
 }
 
 // steer keeps the first incomplete parts at high priority.
@@ -340,24 +370,30 @@ func (b *build) job(m *manifest.Manifest, content io.ReaderAt, tracker *landing.
 }
 
 // joinSwarm takes part in the build's swarm, once.
-func (b *build) joinSwarm(verified func(piece int)) (*download, error) {
+func (b *build) joinSwarm(verified func(piece int)) error {
 	b.leaveSwarm() // a retry brings a new tracker
+	if entry, ok := b.agent.cfg.Cache.Entry(b.ann.InfoHash); ok {
+		b.hold(entry)
+	}
 	d, err := b.agent.acquire(b, verified)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	d.addPeers(b.agent.gossip.Members())
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.download = d
-	return d, nil
+	return nil
 }
 
+// hold keeps the entry from being evicted until leaveSwarm.
 func (b *build) hold(entry *cache.Entry) {
-	entry.Pin()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.entry = entry
+	if b.entry != entry {
+		entry.Pin()
+		b.entry = entry
+	}
 }
 
 func (b *build) leaveSwarm() {
