@@ -90,7 +90,8 @@ func newNetwork(ctx context.Context, links []rates, latency time.Duration, conge
 			shape(m.ns, "eth0", links[i].Up),
 		)
 		if congestion != "" {
-			setUp = append(setUp, []string{"ip", "netns", "exec", m.ns, "sysctl", "-qw", "net.ipv4.tcp_congestion_control=" + congestion})
+			setUp = append(setUp, []string{"ip", "-n", m.ns, "route", "change", "10.99.0.0/24", "dev", "eth0",
+				"proto", "kernel", "scope", "link", "src", m.addr.String(), "congctl", congestion})
 		}
 	}
 	for _, args := range setUp {

@@ -42,7 +42,7 @@ func wanCommand() *cli.Command {
 			&cli.Float64Flag{Name: "seconds", Value: 10, Usage: "size of the file over the uplink, in s"},
 			command.Bool("slow", "the last region has a quarter of the rates"),
 			command.Bool("late", "half of the regions join half way"),
-			command.String("congestion", "", "TCP's congestion control: `NAME` (default: the machine's own)"),
+			command.String("congestion", "cubic", "TCP's congestion control: `NAME`"),
 			command.String("bins", "bin", "`DIR` with the programs"),
 			command.String("dir", filepath.Join(dataRoot(), "landfall-bench"), "`DIR` for data"),
 			command.String("results", "", "`FILE` with a line of JSON a run (default: bench/results/wan-VERSION.jsonl)"),
