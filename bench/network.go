@@ -37,11 +37,10 @@ const (
 // rates of a member's link in bits/s, Ethernet headers included.
 type rates struct{ Up, Down int64 }
 
-// network is one namespace for each member, joined by a bridge in another, or
-// by a process there where there is latency.
+// network is one namespace for each member, joined by a switch in another.
 type network struct {
 	members []*member
-	joiner  *process // nil without latency
+	joiner  *process
 }
 
 // member is one host.
@@ -74,20 +73,16 @@ func newNetwork(ctx context.Context, links []rates, latency time.Duration, conge
 			index: i, ns: nsPrefix + strconv.Itoa(i), addr: netip.AddrFrom4([4]byte{10, 99, 0, byte(i + 1)}),
 		})
 	}
-	join := n.bridge
-	if latency > 0 {
-		join = func(links []rates) ([][]string, error) { return n.tapSwitch(ctx, links, latency, dir) }
-	}
-	setUp, err := join(links)
-	if err != nil {
+	if err := n.join(ctx, links, latency, dir); err != nil {
 		return nil, err
 	}
+	var setUp [][]string
 	for i, m := range n.members {
 		setUp = append(setUp,
 			[]string{"ip", "-n", m.ns, "addr", "add", m.addr.String() + "/24", "dev", "eth0"},
 			[]string{"ip", "-n", m.ns, "link", "set", "lo", "up"},
 			[]string{"ip", "-n", m.ns, "link", "set", "eth0", "up"},
-			shape(m.ns, "eth0", links[i].Up),
+			shape(m.ns, links[i].Up),
 		)
 		if congestion != "" {
 			setUp = append(setUp, []string{"ip", "-n", m.ns, "route", "change", "10.99.0.0/24", "dev", "eth0",
@@ -102,53 +97,37 @@ func newNetwork(ctx context.Context, links []rates, latency time.Duration, conge
 	return n, nil
 }
 
-// bridge returns the commands that join the members in the kernel.
-func (n *network) bridge(links []rates) ([][]string, error) {
-	setUp := [][]string{
-		{"ip", "-n", hub, "link", "add", "br0", "type", "bridge"},
-		{"ip", "-n", hub, "link", "set", "br0", "up"},
-	}
-	if exists("/proc/sys/net/bridge") { // each frame would pass the firewall, too
-		setUp = append(setUp, []string{"ip", "netns", "exec", hub, "sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=0"})
-	}
-	for i, m := range n.members {
-		port := fmt.Sprintf("h%d", i)
-		setUp = append(setUp,
-			[]string{"ip", "netns", "add", m.ns},
-			[]string{"ip", "link", "add", "eth0", "netns", m.ns, "type", "veth", "peer", "name", port, "netns", hub},
-			[]string{"ip", "-n", hub, "link", "set", port, "master", "br0"},
-			[]string{"ip", "-n", hub, "link", "set", port, "up"},
-			shape(hub, port, links[i].Down),
-		)
-	}
-	return setUp, nil
-}
-
-// tapSwitch starts the process that joins the members with latency, and returns
-// the commands that give each member its end.
-func (n *network) tapSwitch(ctx context.Context, links []rates, latency time.Duration, dir string) ([][]string, error) {
+// join starts the switch and gives each member its end.
+func (n *network) join(ctx context.Context, links []rates, latency time.Duration, dir string) error {
 	self, err := os.Executable()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	args := []string{self, "switch", "--latency", latency.String()}
-	var setUp [][]string
-	for i, m := range n.members {
-		args = append(args, strconv.FormatInt(links[i].Down, 10))
-		setUp = append(setUp,
-			[]string{"ip", "netns", "add", m.ns},
-			[]string{"ip", "-n", hub, "link", "set", tapName(i), "netns", m.ns, "name", "eth0"},
-		)
+	for _, l := range links {
+		args = append(args, strconv.FormatInt(l.Down, 10))
 	}
 	n.joiner, err = start(hub, "switch", dir, nil, args...)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return setUp, n.joiner.waitFor(ctx, switchReady)
+	if err := n.joiner.waitFor(ctx, switchReady); err != nil {
+		return err
+	}
+	for i, m := range n.members {
+		if err := run("ip", "netns", "add", m.ns); err != nil {
+			return err
+		}
+		if err := run("ip", "-n", hub, "link", "set", tapName(i), "netns", m.ns, "name", "eth0"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func shape(ns, device string, rate int64) []string {
-	return []string{"tc", "-n", ns, "qdisc", "add", "dev", device, "root", "tbf",
+// shape limits what a member sends; what it receives is limited by the switch.
+func shape(ns string, rate int64) []string {
+	return []string{"tc", "-n", ns, "qdisc", "add", "dev", "eth0", "root", "tbf",
 		"rate", strconv.FormatInt(rate, 10) + "bit", "burst", strconv.Itoa(burst), "latency", queue.String()}
 }
 
