@@ -23,7 +23,7 @@ import (
 const (
 	trackerPort = 6969
 	// pieceLength is Landfall's own, so that all have the same pieces.
-	pieceLength = 256 << 10
+	pieceLength = 128 << 10
 )
 
 //go:embed libtorrent_peer.py

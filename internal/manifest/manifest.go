@@ -18,10 +18,10 @@ import (
 )
 
 const (
-	// MinPieceLength is the piece length of every build up to 16 GiB. It is
-	// also the size of the blocks that members ask of each other: larger ones
-	// cost start-up time, smaller ones an idle round trip each.
-	MinPieceLength = 256 << 10
+	// MinPieceLength is the piece length of every build up to 8 GiB. The last
+	// piece goes from member to member, so its length is paid for at the end;
+	// shorter ones cost an idle round trip each (docs/performance.md).
+	MinPieceLength = 128 << 10
 	// MaxPieces bounds the info dictionary (20 bytes a piece); piece length
 	// doubles as long as a build would have more.
 	MaxPieces = 65_536

@@ -18,6 +18,7 @@ import (
 	"github.com/anacrolix/torrent"
 	"github.com/anacrolix/torrent/bencode"
 	"github.com/anacrolix/torrent/metainfo"
+	pp "github.com/anacrolix/torrent/peer_protocol"
 	"golang.org/x/time/rate"
 
 	"github.com/landfall-dist/landfall/internal/cache"
@@ -26,11 +27,8 @@ import (
 )
 
 const (
-	// chunkSize is what is asked of a peer at a time, in bytes: a whole piece
-	// of any build up to 16 GiB. With smaller ones the engine's queue of
-	// requests runs dry between pieces and a round trip is lost each time. It
-	// is the same on every member, since it is fixed before the info is known.
-	chunkSize = manifest.MinPieceLength
+	// maxChunk bounds what is asked of a peer at a time, in bytes.
+	maxChunk = 256 << 10
 	// stealGrace keeps the engine from asking a second peer for what the first
 	// is about to send; it saves a tenth of the bytes over long distances.
 	stealGrace = time.Second
@@ -204,7 +202,7 @@ func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
 		dropped: make(chan struct{}),
 	}
 	t.subscribe(f.OnVerified)
-	opts := torrent.AddTorrentOpts{InfoHash: f.InfoHash, ChunkSize: chunkSize, DeferStorageOpen: true}
+	opts := torrent.AddTorrentOpts{InfoHash: f.InfoHash, ChunkSize: chunkSize(f.Size), DeferStorageOpen: true}
 	if e != nil {
 		opts.InfoBytes = e.Manifest().InfoBytes()
 		if s.handout != nil {
@@ -222,6 +220,14 @@ func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
 		}
 	}
 	return t, nil
+}
+
+// chunkSize is what is asked of a peer at a time, in bytes: a whole piece, for with
+// less the engine's queue of requests runs dry between pieces and a round trip is
+// lost each time. It follows from the announced size, since the engine fixes it
+// before the info is known.
+func chunkSize(size int64) pp.Integer {
+	return pp.Integer(min(manifest.PieceLength(size), maxChunk))
 }
 
 // TorrentFile returns the .torrent of a build (BEP 3), for ordinary clients.
