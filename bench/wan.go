@@ -52,7 +52,7 @@ func wanCommand() *cli.Command {
 	}
 }
 
-const defaultRate = 50
+const defaultRate = 40
 
 // dataRoot is in memory where that can be: all members share this machine's disk,
 // which in the world each has for itself.
