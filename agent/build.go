@@ -200,7 +200,7 @@ func (b *build) present(ctx context.Context, record *ledger.Record) (bool, error
 	if err != nil || !present {
 		return false, err
 	}
-	result, err := job.Record(ctx, record.SHA256, record.Size)
+	result, err := job.Record(ctx, record)
 	if err != nil {
 		return false, err
 	}

@@ -52,6 +52,10 @@ func errorAnswer(err error) (int, apiError) {
 			a.CancellationReasons = append(a.CancellationReasons, cancellationReason{r.Code, r.Message, itemOfSDK(r.Item)})
 		}
 	}
+	var shown *conflict
+	if errors.As(err, &shown) {
+		a.Item = shown.item
+	}
 	switch a.Type {
 	case internalError:
 		return http.StatusInternalServerError, a

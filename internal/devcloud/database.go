@@ -104,7 +104,7 @@ func newDatabase(log *slog.Logger) *database {
 		"DeleteTable":        write(db.deleteTable),
 		"DescribeTable":      read(db.describeTable),
 		"ListTables":         read(db.listTables),
-		"PutItem":            write(c.PutItem),
+		"PutItem":            write(db.putItem),
 		"UpdateItem":         write(db.updateItem),
 		"DeleteItem":         write(c.DeleteItem),
 		"BatchWriteItem":     write(c.BatchWriteItem),

@@ -258,6 +258,18 @@ func TestConditionalPutAndDelete(t *testing.T) {
 	checkCondition(t, err, true)
 	_, err = c.db.PutItem(ctx, first)
 	checkCondition(t, err, false)
+	var conflict *types.ConditionalCheckFailedException
+	if errors.As(err, &conflict) && len(conflict.Item) > 0 {
+		t.Errorf("the item is shown without being asked for: %v", conflict.Item)
+	}
+	asking := *first
+	asking.Item = entry("k", values{"version": num(2)})
+	asking.ReturnValuesOnConditionCheckFailure = types.ReturnValuesOnConditionCheckFailureAllOld
+	_, err = c.db.PutItem(ctx, &asking)
+	checkCondition(t, err, false)
+	if want := values(entry("k", values{"version": num(1)})); !errors.As(err, &conflict) || !reflect.DeepEqual(values(conflict.Item), want) {
+		t.Errorf("the conflict shows %v, want %v", conflict.Item, want)
+	}
 	for _, tt := range []struct {
 		version int64
 		want    bool

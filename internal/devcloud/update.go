@@ -2,11 +2,13 @@ package devcloud
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	ddbtypes "github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/truora/minidyn/server"
 )
 
@@ -39,6 +41,34 @@ func (db *database) transactWriteItems(ctx context.Context, in *server.TransactW
 		}
 	}
 	return out, nil
+}
+
+// conflict is a condition that did not hold, and the item that it was about.
+type conflict struct {
+	error
+	item item
+}
+
+func (c *conflict) Unwrap() error { return c.error }
+
+// putItem adds what minidyn leaves out: the item that a condition was about,
+// where it is asked for.
+func (db *database) putItem(ctx context.Context, in *server.PutItemInput) (*server.PutItemOutput, error) {
+	out, err := db.client.PutItem(ctx, in)
+	var failed *ddbtypes.ConditionalCheckFailedException
+	if in.ReturnValuesOnConditionCheckFailure != ddbtypes.ReturnValuesOnConditionCheckFailureAllOld || !errors.As(err, &failed) {
+		return out, err
+	}
+	key := make(map[string]*server.AttributeValue)
+	for _, k := range db.tables[aws.ToString(in.TableName)].KeySchema {
+		name := aws.ToString(k.AttributeName)
+		key[name] = in.Item[name]
+	}
+	there, getErr := db.client.GetItem(ctx, &server.GetItemInput{TableName: in.TableName, Key: key})
+	if getErr != nil {
+		return nil, getErr
+	}
+	return nil, &conflict{err, itemOf(there.Item)}
 }
 
 // finishUpdate takes away the attributes of an updated item that are named in a

@@ -211,6 +211,11 @@ func (s *site) job(execution string, verified bool) *Job {
 }
 
 // assertLanded checks object, uploads and item.
+// named is the job's execution with the build's content, not read from the table.
+func (s *site) named(j *Job) *ledger.Record {
+	return &ledger.Record{Key: j.Key, ExecutionID: j.ExecutionID, SHA256: s.m.SHA256Hex(), Size: s.m.Size}
+}
+
 func (s *site) assertLanded(t *testing.T, execution string, got ledger.Result) {
 	t.Helper()
 	ctx, key := t.Context(), s.key.FileKey

@@ -60,7 +60,7 @@ var (
 type Ledger interface {
 	Get(ctx context.Context, key ledger.Key) (*ledger.Record, error)
 	SetLanding(ctx context.Context, key ledger.Key, executionID, bucket string, l ledger.Landing) (*ledger.Record, error)
-	Arrive(ctx context.Context, key ledger.Key, executionID, bucket string, r ledger.Result) (*ledger.Record, error)
+	Arrive(ctx context.Context, last *ledger.Record, bucket string, r ledger.Result) (*ledger.Record, error)
 }
 
 // Job is one landing: a build, of one execution, into one bucket. Its fields are
@@ -128,19 +128,19 @@ func Present(ctx context.Context, b *bucket.Bucket, key, sha256 string, size int
 	return object, sha256 != "" && object.Metadata[digestMetadata] == sha256 && object.Size == size, nil
 }
 
-// Record records the arrival of a build that Present has found, whose SHA-256 is
-// in hexadecimal and whose size is in bytes. First it removes every upload of
-// exactly that key, so that nothing can replace the object later, and looks at
-// the object once more. It needs neither Manifest, Content, Tracker nor Slots.
-func (j *Job) Record(ctx context.Context, sha256 string, size int64) (ledger.Result, error) {
-	result, err := j.record(ctx, sha256, size)
+// Record records the arrival of a build that Present has found; last is the item
+// as it was read last. First it removes every upload of exactly that key, so that
+// nothing can replace the object later, and looks at the object once more. It
+// needs neither Manifest, Content, Tracker nor Slots.
+func (j *Job) Record(ctx context.Context, last *ledger.Record) (ledger.Result, error) {
+	result, err := j.record(ctx, last, last.SHA256, last.Size)
 	if err != nil {
 		return ledger.Result{}, fmt.Errorf("recording %s in %s: %w", j.Key.FileKey, j.Bucket.Name(), err)
 	}
 	return result, nil
 }
 
-func (j *Job) record(ctx context.Context, sha256 string, size int64) (ledger.Result, error) {
+func (j *Job) record(ctx context.Context, last *ledger.Record, sha256 string, size int64) (ledger.Result, error) {
 	uploads, err := j.Bucket.Uploads(ctx, j.Key.FileKey)
 	if err != nil {
 		return ledger.Result{}, err
@@ -170,7 +170,7 @@ func (j *Job) record(ctx context.Context, sha256 string, size int64) (ledger.Res
 	if !j.Started.IsZero() {
 		result.Seconds = now.Sub(j.Started).Seconds()
 	}
-	record, err := j.Ledger.Arrive(ctx, j.Key, j.ExecutionID, j.Bucket.Name(), result)
+	record, err := j.Ledger.Arrive(ctx, last, j.Bucket.Name(), result)
 	if err != nil {
 		return ledger.Result{}, err
 	}
@@ -201,6 +201,8 @@ type landing struct {
 	// uploadID is the upload that is this landing's to complete or to remove;
 	// empty while there is none.
 	uploadID string
+	// last is the item as the newest fence has read it.
+	last *ledger.Record
 }
 
 func (l *landing) run(ctx context.Context) (result ledger.Result, err error) {
@@ -258,7 +260,7 @@ func (l *landing) round(ctx context.Context) (ledger.Result, error) {
 		return ledger.Result{}, err
 	}
 	if present {
-		return l.record(ctx, l.digest, l.Manifest.Size)
+		return l.record(ctx, l.last, l.digest, l.Manifest.Size)
 	}
 	if l.Manifest.Size == 0 {
 		err = l.putEmpty(ctx, condition)
@@ -269,7 +271,7 @@ func (l *landing) round(ctx context.Context) (ledger.Result, error) {
 		return ledger.Result{}, err
 	}
 	l.uploadID = "" // is the object now
-	return l.record(ctx, l.digest, l.Manifest.Size)
+	return l.record(ctx, l.last, l.digest, l.Manifest.Size)
 }
 
 // fence reads the item consistently and fails when it is another execution's.
@@ -284,6 +286,7 @@ func (l *landing) fence(ctx context.Context) (record *ledger.Record, err error) 
 	if record.ExecutionID != l.ExecutionID {
 		return nil, fmt.Errorf("%w: %s by %s", ErrSuperseded, l.ExecutionID, record.ExecutionID)
 	}
+	l.last = record
 	return record, nil
 }
 

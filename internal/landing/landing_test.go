@@ -199,7 +199,7 @@ func TestPresentIsRecorded(t *testing.T) {
 		"Run": func(_ *site, j *Job, ctx context.Context) (ledger.Result, error) { return j.Run(ctx) },
 		"Record": func(s *site, j *Job, ctx context.Context) (ledger.Result, error) {
 			j.Manifest, j.Content, j.Tracker, j.Slots = nil, nil, nil, nil
-			return j.Record(ctx, s.m.SHA256Hex(), s.m.Size)
+			return j.Record(ctx, s.named(j))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -240,7 +240,7 @@ func TestRecordRefuses(t *testing.T) {
 	s := newSite(t, 10)
 	j := s.job(s.begin(t, "etag"), false)
 	for range 2 { // none, then another object
-		_, err := j.Record(t.Context(), s.m.SHA256Hex(), s.m.Size)
+		_, err := j.Record(t.Context(), s.named(j))
 		if !errors.Is(err, errReplaced) || !strings.Contains(err.Error(), s.key.FileKey+" in "+s.bucket.Name()) {
 			t.Errorf("got %v", err)
 		}

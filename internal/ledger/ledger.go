@@ -25,10 +25,11 @@ import (
 const (
 	// maxTries bounds the writes tried for one change; dozens of arrivals of
 	// one execution at once all get through.
-	maxTries = 50
+	maxTries = 100
 	// firstBackoff and maxBackoff bound the wait after a conflict; it doubles,
-	// with full jitter.
-	firstBackoff, maxBackoff = 5 * time.Millisecond, 500 * time.Millisecond
+	// with full jitter. A conflict means that another write got through, so
+	// the wait saves writes, not the table.
+	firstBackoff, maxBackoff = 5 * time.Millisecond, 200 * time.Millisecond
 	// createTimeout bounds the wait for a new table.
 	createTimeout = 2 * time.Minute
 	// createInterval is the time between looks at it.
@@ -306,10 +307,15 @@ func (l *Ledger) SetLanding(ctx context.Context, k Key, executionID, bucket stri
 	})
 }
 
-// Arrive records a build's arrival in a destination; again changes nothing. A
-// destination that had failed counts as successful from then on.
-func (l *Ledger) Arrive(ctx context.Context, k Key, executionID, bucket string, result Result) (*Record, error) {
-	return l.update(ctx, k, executionID, func(r *Record) (bool, error) { return r.arrive(bucket, result) })
+// Arrive records a build's arrival in a destination of an execution; again
+// changes nothing. A destination that had failed counts as successful from then
+// on. The record is the execution's as it was read last, which saves reading it
+// once more; with a Version of 0 it only names the execution.
+func (l *Ledger) Arrive(ctx context.Context, last *Record, bucket string, result Result) (*Record, error) {
+	if last.Version == 0 || slices.Contains(last.Successful, bucket) {
+		return l.update(ctx, last.Key, last.ExecutionID, func(r *Record) (bool, error) { return r.arrive(bucket, result) })
+	}
+	return l.updateFrom(ctx, last, last.Key, last.ExecutionID, func(r *Record) (bool, error) { return r.arrive(bucket, result) })
 }
 
 // Fail records that a destination has failed; never over a success.
@@ -325,23 +331,31 @@ func (l *Ledger) Retry(ctx context.Context, k Key, executionID string) (*Record,
 // update reads, changes and writes the item of an execution. ErrSuperseded when
 // the item is another's.
 func (l *Ledger) update(ctx context.Context, k Key, executionID string, change func(*Record) (changed bool, err error)) (*Record, error) {
+	return l.updateFrom(ctx, nil, k, executionID, change)
+}
+
+// updateFrom is update with the item as it was read last, or nil.
+func (l *Ledger) updateFrom(ctx context.Context, last *Record, k Key, executionID string, change func(*Record) (changed bool, err error)) (*Record, error) {
 	var r *Record
-	err := l.withRetry(ctx, k, func() error {
-		old, err := l.Get(ctx, k)
-		if err != nil {
-			return err
+	err := l.withRetry(ctx, k, func() (err error) {
+		if last == nil {
+			if last, err = l.Get(ctx, k); err != nil {
+				return err
+			}
 		}
-		if old.ExecutionID != executionID {
-			return fmt.Errorf("%w: %s of %s is %s now", ErrSuperseded, executionID, k.FileKey, old.ExecutionID)
+		if last.ExecutionID != executionID {
+			return fmt.Errorf("%w: %s of %s is %s now", ErrSuperseded, executionID, k.FileKey, last.ExecutionID)
 		}
-		r = old.Clone()
+		r = last.Clone()
 		changed, err := change(r)
 		if err != nil || !changed {
 			return err
 		}
 		r.settle(time.Now())
 		r.Version++
-		return l.put(ctx, r, old)
+		err = l.put(ctx, r, last)
+		last = shown(err)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -349,13 +363,28 @@ func (l *Ledger) update(ctx context.Context, k Key, executionID string, change f
 	return r, nil
 }
 
+// shown is the item that a conflict was about, which saves a round trip; nil
+// where the table does not say.
+func shown(err error) *Record {
+	var conflict *types.ConditionalCheckFailedException
+	if !errors.As(err, &conflict) || len(conflict.Item) == 0 {
+		return nil
+	}
+	r, err := decode(conflict.Item)
+	if err != nil {
+		return nil // reading it says what is wrong
+	}
+	return r
+}
+
 // put writes r on condition that the item is still old, or still absent when old
 // is nil.
 func (l *Ledger) put(ctx context.Context, r, old *Record) error {
 	in := &dynamodb.PutItemInput{
-		TableName:           &l.table,
-		Item:                r.encode(),
-		ConditionExpression: aws.String("attribute_not_exists(fileKey)"),
+		TableName:                           &l.table,
+		Item:                                r.encode(),
+		ConditionExpression:                 aws.String("attribute_not_exists(fileKey)"),
+		ReturnValuesOnConditionCheckFailure: types.ReturnValuesOnConditionCheckFailureAllOld,
 	}
 	if old != nil {
 		in.ConditionExpression = aws.String("executionId = :id AND version = :version")

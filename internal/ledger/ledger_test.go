@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/aws/smithy-go/middleware"
 	"github.com/oklog/ulid/v2"
 
 	"github.com/landfall-dist/landfall/internal/devcloud/cloudtest"
@@ -108,12 +109,12 @@ func TestLifeOfAnExecution(t *testing.T) {
 			t.Errorf("landings %+v", r.Landings)
 		}
 		result := Result{Timestamp: noon, ETag: "e", Bytes: 42, Seconds: 1.5, Region: "r", Agent: "agent-1", SHA256: "sum"}
-		r = step(l.Arrive(ctx, key, id, "a", result))
+		r = step(l.Arrive(ctx, &Record{Key: key, ExecutionID: id}, "a", result))
 		if r.Status != InProgress || !r.Results["a"].Success || !slices.Equal(r.Pending(), []string{"b"}) {
 			t.Errorf("after the first arrival %+v", r)
 		}
 		version := r.Version
-		if r = step(l.Arrive(ctx, key, id, "a", result)); r.Version != version {
+		if r = step(l.Arrive(ctx, &Record{Key: key, ExecutionID: id}, "a", result)); r.Version != version {
 			t.Error("a repeated arrival changed the item")
 		}
 		r = step(l.Fail(ctx, key, id, "b", Result{Timestamp: noon, Error: strings.Repeat("ü", maxErrorLength)}))
@@ -125,17 +126,17 @@ func TestLifeOfAnExecution(t *testing.T) {
 			t.Errorf("after the retry %+v", r)
 		}
 		step(l.Fail(ctx, key, id, "b", Result{Timestamp: noon, Error: "late"}))
-		r = step(l.Arrive(ctx, key, id, "b", result))
+		r = step(l.Arrive(ctx, &Record{Key: key, ExecutionID: id}, "b", result))
 		if r.Status != Completed || len(r.Failed) != 0 || r.CompletedAt.IsZero() {
 			t.Errorf("a late arrival leaves %+v", r)
 		}
 		if r = step(l.Fail(ctx, key, id, "b", Result{Timestamp: noon, Error: "too late"})); r.Status != Completed {
 			t.Error("a failure overrode a success")
 		}
-		if _, err := l.Arrive(ctx, key, id, "elsewhere", result); err == nil {
+		if _, err := l.Arrive(ctx, &Record{Key: key, ExecutionID: id}, "elsewhere", result); err == nil {
 			t.Error("an arrival where nobody sent it")
 		}
-		if _, err := l.Arrive(ctx, key, ulid.Make().String(), "b", result); !errors.Is(err, ErrSuperseded) {
+		if _, err := l.Arrive(ctx, &Record{Key: key, ExecutionID: ulid.Make().String()}, "b", result); !errors.Is(err, ErrSuperseded) {
 			t.Errorf("another execution's arrival: %v", err)
 		}
 		n := 0
@@ -151,7 +152,7 @@ func TestBegin(t *testing.T) {
 		if b := begin(t, l, start("x", "b")); !b.Joined || b.Record.ExecutionID != first.ExecutionID {
 			t.Errorf("covered by what runs: %+v", b)
 		}
-		if _, err := l.Arrive(t.Context(), key, first.ExecutionID, "a", Result{Timestamp: noon}); err != nil {
+		if _, err := l.Arrive(t.Context(), &Record{Key: key, ExecutionID: first.ExecutionID}, "a", Result{Timestamp: noon}); err != nil {
 			t.Fatal(err)
 		}
 		second := begin(t, l, start("y", "c", "d"))
@@ -159,7 +160,7 @@ func TestBegin(t *testing.T) {
 			!slices.Equal(second.Record.Destinations, []string{"b", "c", "d"}) {
 			t.Errorf("superseding %+v", second)
 		}
-		if _, err := l.Arrive(t.Context(), key, first.ExecutionID, "b", Result{}); !errors.Is(err, ErrSuperseded) {
+		if _, err := l.Arrive(t.Context(), &Record{Key: key, ExecutionID: first.ExecutionID}, "b", Result{}); !errors.Is(err, ErrSuperseded) {
 			t.Errorf("the old execution's arrival: %v", err)
 		}
 		back := start("x", "b", "c", "d")
@@ -229,7 +230,7 @@ func TestRaces(t *testing.T) {
 		id := begin(t, l, start("all", buckets...)).Record.ExecutionID
 		for _, b := range buckets {
 			wg.Go(func() {
-				if _, err := l.Arrive(t.Context(), key, id, b, Result{Timestamp: noon}); err != nil {
+				if _, err := l.Arrive(t.Context(), &Record{Key: key, ExecutionID: id}, b, Result{Timestamp: noon}); err != nil {
 					t.Error(err)
 				}
 			})
@@ -237,6 +238,49 @@ func TestRaces(t *testing.T) {
 		wg.Wait()
 		if r, err := l.Get(t.Context(), key); err != nil || len(r.Successful) != n || !slices.Equal(r.Pending(), []string{"a"}) {
 			t.Errorf("after %d arrivals at once: %+v, %v", n, r, err)
+		}
+	})
+}
+
+// Over long distances every call counts: an arrival by the newest record is one
+// write, and one by an older record is one write more, for the conflict shows the
+// item.
+func TestArrivalCalls(t *testing.T) {
+	everywhere(t, func(t *testing.T, l *Ledger) {
+		old := begin(t, l, start("etag", "a", "b", "c")).Record
+		var calls []string
+		counted := *l
+		counted.client = dynamodb.New(l.client.Options(), func(o *dynamodb.Options) {
+			o.APIOptions = append(slices.Clone(o.APIOptions), func(s *middleware.Stack) error {
+				calls = append(calls, s.ID())
+				return nil
+			})
+		})
+		for _, c := range []struct {
+			bucket string
+			want   []string
+		}{
+			{"a", []string{"PutItem"}},
+			{"b", []string{"PutItem", "PutItem"}},
+			{"c", []string{"PutItem", "PutItem"}},
+		} {
+			calls = nil
+			if _, err := counted.Arrive(t.Context(), old, c.bucket, Result{Timestamp: noon}); err != nil || !slices.Equal(calls, c.want) {
+				t.Errorf("%s arrives with %q, %v; want %q", c.bucket, calls, err, c.want)
+			}
+		}
+		r, err := l.Get(t.Context(), key)
+		if err != nil || r.Status != Completed {
+			t.Fatalf("the table has %+v, %v", r, err)
+		}
+		if same, err := l.Arrive(t.Context(), r, "a", Result{Timestamp: noon}); err != nil || same.Version != r.Version {
+			t.Errorf("arriving again: %+v, %v", same, err)
+		}
+		begin(t, l, start("other", "a"))
+		for name, last := range map[string]*Record{"running": old, "arrived": r} {
+			if _, err := l.Arrive(t.Context(), last, "a", Result{Timestamp: noon}); !errors.Is(err, ErrSuperseded) {
+				t.Errorf("%s, superseded: %v", name, err)
+			}
 		}
 	})
 }
@@ -305,7 +349,7 @@ func TestAttributesOfOthersStay(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := l.Arrive(t.Context(), key, id, "a", Result{Timestamp: noon}); err != nil {
+		if _, err := l.Arrive(t.Context(), &Record{Key: key, ExecutionID: id}, "a", Result{Timestamp: noon}); err != nil {
 			t.Fatal(err)
 		}
 		begin(t, l, start("y", "b"))
