@@ -39,14 +39,37 @@ fuzz: ## run every fuzz target for FUZZTIME
 		done; \
 	done
 
+# The packages with hot paths: what is pulled and hashed, handed out, landed,
+# announced.
+HOT := ./internal/manifest ./internal/handout ./internal/landing ./internal/announce ./seeder
+BENCH = $(GO) test -run '^$$' -bench . -benchmem $(HOT)
+
 .PHONY: bench
 bench: ## Go benchmarks of the hot paths
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+	$(BENCH)
+
+# BASE is the commit to compare with, COUNT how often each benchmark runs.
+BASE ?= HEAD~1
+COUNT ?= 6
+.PHONY: bench-compare
+bench-compare: ## the same, beside those of the commit before (BASE=COMMIT for another), through benchstat
+	@set -e; tmp=$$(mktemp -d); trap 'git worktree remove --force "$$tmp/base"; rm -rf "$$tmp"' EXIT; \
+	git worktree add --quiet --detach "$$tmp/base" $(BASE); \
+	(cd "$$tmp/base" && $(BENCH) -benchtime 0.3s -count $(COUNT)) >"$$tmp/base.txt"; \
+	$(BENCH) -benchtime 0.3s -count $(COUNT) >"$$tmp/now.txt"; \
+	cd "$$tmp" && $(GO) -C "$(CURDIR)" tool benchstat "$$tmp/base.txt" "$$tmp/now.txt"
 
 .PHONY: bench-wan
 bench-wan: build ## time to landed everywhere over shaped links, beside other systems (root; FULL=1 for all cells, ARGS=--help for more)
 	$(GO) build -o bin/ ./bench
 	bin/bench wan $(if $(FULL),--full) $(ARGS)
+
+.PHONY: bench-local
+bench-local: build ## speed of one engine, peak memory, small builds, on loopback
+	$(GO) build -o bin/ ./bench
+	bin/bench one-to-one
+	bin/bench memory
+	bin/bench small
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck

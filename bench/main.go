@@ -7,6 +7,7 @@ package main
 
 import (
 	"os"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -18,10 +19,9 @@ func main() {
 		Name:   "bench",
 		Usage:  "measure Landfall with real processes",
 		Action: command.Unknown,
-		Commands: []*cli.Command{
-			wanCommand(),
-			switchCommand(),
-			copyCommand(),
-		},
+		Commands: slices.Concat(
+			[]*cli.Command{wanCommand()}, localCommands(),
+			[]*cli.Command{switchCommand(), copyCommand()}, engineCommands(), // parts of those
+		),
 	}))
 }

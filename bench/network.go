@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -246,8 +247,8 @@ type process struct {
 	err   error // how it ended
 }
 
-// start runs a program with its output in a log beside the others. Its standard
-// input stays open until stop.
+// start runs a program, in a namespace unless ns is empty, with its output in a
+// log beside the others. Its standard input stays open until stop.
 func start(ns, name, dir string, env []string, args ...string) (*process, error) {
 	p := &process{name: name, log: filepath.Join(dir, name+".log"), ended: make(chan struct{})}
 	log, err := os.Create(p.log)
@@ -261,8 +262,10 @@ func start(ns, name, dir string, env []string, args ...string) (*process, error)
 	}
 	defer in.Close()
 	p.stdin = stdin
-	// `ip netns exec` becomes the program, so the process id is its own.
-	p.cmd = exec.Command("ip", append([]string{"netns", "exec", ns}, args...)...)
+	if ns != "" { // `ip netns exec` becomes the program, so the process id is its own
+		args = append([]string{"ip", "netns", "exec", ns}, args...)
+	}
+	p.cmd = exec.Command(args[0], args[1:]...)
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = in, log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -278,13 +281,16 @@ func start(ns, name, dir string, env []string, args ...string) (*process, error)
 }
 
 // peakMemory is the most memory it had resident so far, in bytes.
-func (p *process) peakMemory() int64 {
+func (p *process) peakMemory() int64 { return p.memory("VmHWM:") }
+
+// memory is a line of /proc/PID/status in bytes.
+func (p *process) memory(name string) int64 {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
 		return 0
 	}
 	for line := range strings.Lines(string(status)) {
-		if value, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+		if value, ok := strings.CutPrefix(line, name); ok {
 			kib, _ := strconv.ParseInt(strings.Fields(value)[0], 10, 64)
 			return kib << 10
 		}
@@ -301,6 +307,48 @@ func (p *process) waitFor(ctx context.Context, text string) error {
 		}
 		return false, p.alive()
 	})
+}
+
+// answer waits for a line that begins with prefix and returns the rest of it.
+func (p *process) answer(ctx context.Context, prefix string) (rest string, err error) {
+	err = until(ctx, fmt.Sprintf("%s to say %q", p.name, prefix), func() (bool, error) {
+		log, err := os.ReadFile(p.log)
+		if err != nil {
+			return false, err
+		}
+		for line := range strings.Lines(string(log)) {
+			if text, ok := strings.CutPrefix(line, prefix); ok && strings.HasSuffix(text, "\n") {
+				rest = strings.TrimSpace(text)
+				return true, nil
+			}
+		}
+		return false, p.alive()
+	})
+	return rest, err
+}
+
+// metric reads a number without labels from a Prometheus page.
+func metric(ctx context.Context, url, name string) (int64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	page, err := io.ReadAll(io.LimitReader(resp.Body, 16*mib))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(page)) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			return int64(n), err
+		}
+	}
+	return 0, fmt.Errorf("%s has no %s", url, name)
 }
 
 // alive is an error once the process has ended.

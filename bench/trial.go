@@ -178,10 +178,12 @@ func makeFile(file string, size int64) error {
 	if err != nil {
 		return err
 	}
-	seed := [32]byte{}
-	_, err = io.CopyN(f, rand.NewChaCha8(seed), size)
+	_, err = io.CopyN(f, noise(0), size)
 	return errors.Join(err, f.Close())
 }
+
+// noise is bytes without end that do not compress, the same for the same seed.
+func noise(seed byte) io.Reader { return rand.NewChaCha8([32]byte{seed}) }
 
 // start runs a program on a member. One of ours is named without a path.
 func (r *trial) start(m *member, name string, env []string, args ...string) (*process, error) {

@@ -1,0 +1,331 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/command"
+	"github.com/landfall-dist/landfall/internal/ledger"
+)
+
+const (
+	smallSize = 64 << 10
+	// deployParallel is how many builds are asked for at the same time.
+	deployParallel = 16
+	// localTimeout bounds one measurement.
+	localTimeout = 30 * time.Minute
+)
+
+// localCommands are `make bench-local`: what needs no network of its own.
+func localCommands() []*cli.Command {
+	flags := []cli.Flag{
+		command.String("bins", "bin", "`DIR` with the programs"),
+		command.String("dir", os.TempDir(), "`DIR` for data, with room for six times the largest build"),
+	}
+	measurement := func(name, usage string, flag cli.Flag, run func(context.Context, *stack, *cli.Context) error) *cli.Command {
+		return &cli.Command{
+			Name: name, Usage: usage, Flags: append(slices.Clone(flags), flag),
+			Action: func(c *cli.Context) error {
+				ctx, cancel := context.WithTimeout(c.Context, localTimeout)
+				defer cancel()
+				return withStack(c, func(s *stack) error { return run(ctx, s, c) })
+			},
+		}
+	}
+	return []*cli.Command{
+		measurement("one-to-one", "download speed of one agent's engine from one seeder's, beside curl from a Go HTTP server",
+			command.Int("rounds", 5, "how often each runs, in turn"), oneToOne),
+		measurement("memory", "peak memory of seeder and agent, landing on",
+			command.Strings("sizes", "`GIB` of the builds (default: 1,4)"), peakMemory),
+		measurement("small", "many small builds to four regions, in two halves",
+			command.Int("builds", 1000, "how many"), smallBuilds),
+	}
+}
+
+// stack is a cloud, a seeder and agents on loopback, each a process.
+type stack struct {
+	dir, bins string
+	processes []*process
+	cloud     aws.Config
+	cloudURL  string
+	seeder    *api.Client
+	metrics   map[string]string // URL by process
+}
+
+func withStack(c *cli.Context, f func(*stack) error) (err error) {
+	s := &stack{metrics: make(map[string]string)}
+	if s.bins, err = filepath.Abs(c.String("bins")); err != nil {
+		return err
+	}
+	if s.dir, err = os.MkdirTemp(c.String("dir"), "landfall-bench-"); err != nil {
+		return err
+	}
+	defer func() {
+		stopAll(s.processes)
+		if err != nil {
+			err = fmt.Errorf("%w (logs in %s)", err, s.dir)
+			return
+		}
+		err = os.RemoveAll(s.dir)
+	}()
+	return f(s)
+}
+
+// start runs a program; one of ours is named without a path.
+func (s *stack) start(name string, args ...string) (*process, error) {
+	if own := filepath.Join(s.bins, args[0]); exists(own) {
+		args[0] = own
+	}
+	env := []string{
+		"AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test", "AWS_REGION=us-east-1", "AWS_EC2_METADATA_DISABLED=true",
+		"AWS_ENDPOINT_URL=" + s.cloudURL,
+	}
+	p, err := start("", name, s.dir, env, args...)
+	if err == nil {
+		s.processes = append(s.processes, p)
+	}
+	return p, err
+}
+
+// freeAddr is an address that nobody listened on a moment ago.
+func freeAddr() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
+
+// run starts all of it.
+func (s *stack) run(ctx context.Context, regions int) error {
+	addrs := make([]string, 0, 3*(regions+1)+1)
+	for range cap(addrs) {
+		addr, err := freeAddr()
+		if err != nil {
+			return err
+		}
+		addrs = append(addrs, addr)
+	}
+	s.cloudURL = "http://" + addrs[0]
+	s.cloud = aws.Config{
+		Region: "us-east-1", BaseEndpoint: aws.String(s.cloudURL),
+		Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
+	}
+	cloud, err := s.start("cloud", "landfall-dev", "cloud", "--listen", addrs[0], "--dir", filepath.Join(s.dir, "cloud-data"))
+	if err != nil {
+		return err
+	}
+	if err := cloud.waitFor(ctx, "S3 and DynamoDB are up"); err != nil {
+		return err
+	}
+	destinations := make([]string, regions)
+	for i := range destinations {
+		destinations[i] = fmt.Sprintf("region-%d-builds", i+1)
+	}
+	for _, name := range append([]string{globalBucket}, destinations...) {
+		if _, err := bucket.Create(ctx, s.cloud, name, ""); err != nil {
+			return err
+		}
+	}
+	if _, err := s.table().Create(ctx); err != nil {
+		return err
+	}
+	key := filepath.Join(s.dir, "seeder.key")
+	if _, err := announce.WriteSigningKey(key); err != nil {
+		return err
+	}
+	member := func(i int, role string, more ...string) error {
+		a := addrs[1+3*i:]
+		p, err := s.start(fmt.Sprintf("%s-%d", role, i), append([]string{role, "run", "--listen", a[0], "--gossip-listen", a[1], "--peer-listen", a[2],
+			"--data-dir", filepath.Join(s.dir, fmt.Sprintf("%s-%d-data", role, i)), "--log-format", "json"}, more...)...)
+		if err != nil {
+			return err
+		}
+		s.metrics[p.name] = "http://" + a[0] + "/metrics"
+		client := &api.Client{URL: "http://" + a[0]}
+		if role == "seeder" {
+			s.seeder = client
+		}
+		return until(ctx, p.name, func() (bool, error) { return client.Ready(ctx) == nil, p.alive() })
+	}
+	if err := member(0, "seeder", "--bucket", globalBucket, "--destinations", strings.Join(destinations, ","), "--signing-key", key, "--poll", "1h"); err != nil {
+		return err
+	}
+	for i, name := range destinations {
+		if err := member(i+1, "agent", "--region", fmt.Sprintf("region-%d", i+1), "--bucket", name, "--trust", key+".pub", "--join", addrs[2]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *stack) table() *ledger.Ledger {
+	return command.OpenLedger(s.cloud, ledger.DefaultTable, "")
+}
+
+// publish distributes an object and waits until it has arrived everywhere.
+func (s *stack) publish(ctx context.Context, keys ...string) error {
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(deployParallel)
+	for _, key := range keys {
+		group.Go(func() error {
+			_, err := s.seeder.Deploy(groupCtx, api.DeployRequest{SourceBucket: globalBucket, SourceKey: key})
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	table := s.table()
+	for _, key := range keys {
+		err := until(ctx, key+" to arrive", func() (bool, error) {
+			record, err := table.Get(ctx, ledger.Key{FileKey: key, SourceBucket: globalBucket})
+			return err == nil && record.Status == ledger.Completed, err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// put stores an object of size bytes, different for each seed, in the global
+// bucket.
+func (s *stack) put(ctx context.Context, key string, seed byte, size int64) error {
+	b, err := bucket.Open(ctx, s.cloud, globalBucket, bucket.Options{})
+	if err != nil {
+		return err
+	}
+	_, err = b.Upload(ctx, key, io.LimitReader(noise(seed), size), size, "application/zip", nil)
+	return err
+}
+
+func peakMemory(ctx context.Context, s *stack, c *cli.Context) error {
+	sizes := c.StringSlice("sizes")
+	if len(sizes) == 0 {
+		sizes = []string{"1", "4"}
+	}
+	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "BUILD, GiB\tSEEDER, MiB\tAGENT, MiB\tS3 AND DYNAMODB, MiB\tPUBLISH TO LANDED, s")
+	dir := s.dir
+	for i, text := range sizes {
+		gib, err := strconv.ParseInt(text, 10, 32)
+		if err != nil || gib < 1 {
+			return fmt.Errorf("--sizes has %q, expected a number of GiB", text)
+		}
+		s.dir = filepath.Join(dir, text)
+		if err := os.Mkdir(s.dir, 0o755); err != nil {
+			return err
+		}
+		if err := s.run(ctx, 1); err != nil {
+			return err
+		}
+		if err := s.put(ctx, buildKey, byte(i), gib<<30); err != nil {
+			return err
+		}
+		started := time.Now()
+		if err := s.publish(ctx, buildKey); err != nil {
+			return err
+		}
+		took := time.Since(started).Seconds()
+		peak := func(i int) int64 { return s.processes[i].peakMemory() / mib }
+		fmt.Fprintf(t, "%d\t%d\t%d\t%d\t%.1f\n", gib, peak(1), peak(2), peak(0), took)
+		stopAll(s.processes)
+		s.processes = nil
+		if err := os.RemoveAll(s.dir); err != nil {
+			return err
+		}
+	}
+	s.dir = dir
+	return t.Flush()
+}
+
+func smallBuilds(ctx context.Context, s *stack, c *cli.Context) error {
+	const regions = 4
+	if err := s.run(ctx, regions); err != nil {
+		return err
+	}
+	keys := make([]string, c.Int("builds"))
+	for i := range keys {
+		keys[i] = fmt.Sprintf("builds/%05d.zip", i)
+		if err := s.put(ctx, keys[i], byte(i), smallSize+int64(i)); err != nil { // no two have the same bytes
+			return err
+		}
+	}
+	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "BUILDS\tLANDED EVERYWHERE, builds/s\tSEEDER\t\tAGENTS, the largest")
+	fmt.Fprintln(t, "\t\tMiB\tgoroutines\tMiB\tgoroutines")
+	half := len(keys) / 2
+	for _, batch := range [][]string{keys[:half], keys[half:]} {
+		started := time.Now()
+		if err := s.publish(ctx, batch...); err != nil {
+			return err
+		}
+		took := time.Since(started).Seconds()
+		var memory, goroutines [2]int64 // seeder, agents
+		for _, p := range s.processes {
+			url, ok := s.metrics[p.name]
+			if !ok {
+				continue
+			}
+			who := 0
+			if strings.HasPrefix(p.name, "agent") {
+				who = 1
+			}
+			n, err := goroutinesOf(ctx, url)
+			if err != nil {
+				return err
+			}
+			goroutines[who] = max(goroutines[who], n)
+			memory[who] = max(memory[who], p.memory("VmRSS:")/mib)
+		}
+		fmt.Fprintf(t, "%d\t%.1f\t%d\t%d\t%d\t%d\n", len(batch), float64(len(batch))/took, memory[0], goroutines[0], memory[1], goroutines[1])
+	}
+	return t.Flush()
+}
+
+// settle is how long goroutines may take to end after the last arrival: agents
+// take leave of each other.
+const settle = 20 * time.Second
+
+// goroutinesOf is the least number seen until it no longer falls.
+func goroutinesOf(ctx context.Context, url string) (least int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, settle)
+	defer cancel()
+	same := 0
+	err = until(ctx, "goroutines to end", func() (bool, error) {
+		n, err := metric(ctx, url, "go_goroutines")
+		if err != nil {
+			return false, err
+		}
+		if least == 0 || n < least {
+			least, same = n, 0
+		}
+		same++
+		return same > 100, nil
+	})
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = nil
+	}
+	return least, err
+}

@@ -1,0 +1,227 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/command"
+	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/swarm"
+)
+
+const oneSize = 1 << 30
+
+// oneToOne compares a download by the seeder's and the agent's engine with curl,
+// both to a new file. Nothing is landed: S3 would be measured, which runs beside
+// it on the same machine.
+func oneToOne(ctx context.Context, s *stack, c *cli.Context) error {
+	file := filepath.Join(s.dir, "build.bin")
+	if err := makeFile(file, oneSize); err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	serve, err := s.start("serve", self, "serve", file)
+	if err != nil {
+		return err
+	}
+	url, err := serve.answer(ctx, "serving ")
+	if err != nil {
+		return err
+	}
+	seed, err := s.start("seed", self, "seed", "--dir", filepath.Join(s.dir, "seed-data"), file)
+	if err != nil {
+		return err
+	}
+	seeding, err := seed.answer(ctx, "seeding ")
+	if err != nil {
+		return err
+	}
+	infohash, addr, _ := strings.Cut(seeding, " ")
+	var ours, theirs []float64
+	for round := range c.Int("rounds") + 1 {
+		dir := filepath.Join(s.dir, "fetch-data")
+		fetch, err := s.start(fmt.Sprintf("fetch-%d", round), self, "fetch", "--dir", dir, "--infohash", infohash, "--from", addr)
+		if err != nil {
+			return err
+		}
+		took, err := fetch.answer(ctx, "fetched ")
+		if err != nil {
+			return err
+		}
+		fetch.stop()
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+		copied := filepath.Join(s.dir, "curl.bin")
+		curl, err := output("curl", "-sS", "-o", copied, "-w", "%{time_total}", url)
+		if err != nil {
+			return err
+		}
+		if err := os.Remove(copied); err != nil {
+			return err
+		}
+		if round == 0 {
+			continue // the first one warms up memory and caches
+		}
+		for _, r := range []struct {
+			text string
+			to   *[]float64
+		}{{took, &ours}, {curl, &theirs}} {
+			var seconds float64
+			if _, err := fmt.Sscan(r.text, &seconds); err != nil {
+				return fmt.Errorf("%q is no time: %w", r.text, err)
+			}
+			*r.to = append(*r.to, oneSize/1e6/seconds)
+		}
+	}
+	median := func(v []float64) float64 { return slices.Sorted(slices.Values(v))[len(v)/2] }
+	fmt.Printf("engine to engine  %.0f MB/s  (%.0f to %.0f)\n", median(ours), slices.Min(ours), slices.Max(ours))
+	fmt.Printf("curl from Go      %.0f MB/s  (%.0f to %.0f)\n", median(theirs), slices.Min(theirs), slices.Max(theirs))
+	fmt.Printf("ratio             %.2f\n", median(ours)/median(theirs))
+	return nil
+}
+
+// engineCommands are the two ends of oneToOne, and the server beside them.
+func engineCommands() []*cli.Command {
+	dir := command.Required("dir", "`DIR` for the cache")
+	return []*cli.Command{
+		{
+			Name: "serve", Usage: "a Go HTTP server of one file (used by one-to-one)", Hidden: true, ArgsUsage: "FILE",
+			Action: func(c *cli.Context) error {
+				l, err := net.Listen("tcp", "127.0.0.1:0")
+				if err != nil {
+					return err
+				}
+				server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					http.ServeFile(w, r, c.Args().First())
+				}), ReadHeaderTimeout: time.Minute}
+				context.AfterFunc(c.Context, func() { server.Close() })
+				fmt.Printf("serving http://%s/\n", l.Addr())
+				if err := server.Serve(l); err != http.ErrServerClosed {
+					return err
+				}
+				return nil
+			},
+		},
+		{
+			Name: "seed", Usage: "the seeder's engine with one file (used by one-to-one)", Hidden: true, ArgsUsage: "FILE",
+			Flags: []cli.Flag{dir},
+			Action: func(c *cli.Context) error {
+				return withEngine(c, "seeder", true, func(e *engine) error {
+					entry, err := e.fill(c.Args().First())
+					if err != nil {
+						return err
+					}
+					if _, err := e.Seed(entry); err != nil {
+						return err
+					}
+					infohash := entry.InfoHash()
+					fmt.Printf("seeding %x %s\n", infohash[:], e.addr)
+					<-c.Context.Done()
+					return nil
+				})
+			},
+		},
+		{
+			Name: "fetch", Usage: "the agent's engine, downloading (used by one-to-one)", Hidden: true,
+			Flags: []cli.Flag{dir, command.Required("infohash", "`HEX`"), command.Required("from", "`ADDR` of the seeder's engine")},
+			Action: func(c *cli.Context) error {
+				from, err := netip.ParseAddrPort(c.String("from"))
+				if err != nil {
+					return err
+				}
+				var infohash cache.InfoHash
+				if _, err := hex.Decode(infohash[:], []byte(c.String("infohash"))); err != nil {
+					return err
+				}
+				return withEngine(c, "agent", false, func(e *engine) error {
+					started := time.Now()
+					t, err := e.Fetch(swarm.Fetch{InfoHash: infohash, Size: oneSize})
+					if err != nil {
+						return err
+					}
+					t.AddPeers([]swarm.PeerAddr{{ID: swarm.PeerID("seeder"), Addr: from}})
+					if _, err := t.Entry(c.Context); err != nil {
+						return err
+					}
+					select {
+					case <-t.Whole():
+					case <-c.Context.Done():
+						return c.Context.Err()
+					}
+					fmt.Printf("fetched %.3f\n", time.Since(started).Seconds())
+					<-c.Context.Done()
+					return nil
+				})
+			},
+		},
+	}
+}
+
+type engine struct {
+	*swarm.Swarm
+	cache *cache.Cache
+	addr  net.Addr
+}
+
+func withEngine(c *cli.Context, name string, handOut bool, f func(*engine) error) error {
+	store, err := cache.Open(c.String("dir"), 2*oneSize)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	s, err := swarm.New(swarm.Config{Cache: store, Listener: l, Name: name, HandOut: handOut, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	return f(&engine{s, store, l.Addr()})
+}
+
+// fill puts a file into the cache.
+func (e *engine) fill(file string) (*cache.Entry, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	h, err := manifest.NewHasher(oneSize, "application/zip", nil)
+	if err != nil {
+		return nil, err
+	}
+	p, err := e.cache.Pull("build", oneSize)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := io.Copy(io.MultiWriter(h, io.NewOffsetWriter(p, 0)), f); err != nil {
+		return nil, err
+	}
+	m, err := h.Manifest()
+	if err != nil {
+		return nil, err
+	}
+	return p.Commit(m)
+}
