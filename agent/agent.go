@@ -220,8 +220,17 @@ func (a *Agent) announced(ann *announce.Announcement) {
 
 // assist seeds a build that goes to other buckets and is in the cache here.
 func (a *Agent) assist(ann *announce.Announcement, logger *slog.Logger) {
-	entry, ok := a.cfg.Cache.Entry(ann.InfoHash)
-	if !ok || !entry.Whole() {
+	a.seedCached(ann.InfoHash, logger)
+}
+
+// seedCached puts a whole build of the cache into the engine.
+func (a *Agent) seedCached(infohash cache.InfoHash, logger *slog.Logger) {
+	entry, ok := a.cfg.Cache.Pinned(infohash)
+	if !ok {
+		return
+	}
+	defer entry.Unpin()
+	if !entry.Whole() {
 		return
 	}
 	if _, err := a.swarm.Seed(entry); err != nil {

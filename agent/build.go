@@ -212,11 +212,7 @@ func (b *build) present(ctx context.Context, record *ledger.Record) (bool, error
 // joinCached takes part in the swarm with a copy from the cache, for the others'
 // sake.
 func (b *build) joinCached() {
-	if entry, ok := b.agent.cfg.Cache.Entry(b.ann.InfoHash); ok && entry.Whole() {
-		if _, err := b.agent.swarm.Seed(entry); err != nil {
-			b.logger.Warn("cached build not seeded", "error", err)
-		}
-	}
+	b.agent.seedCached(b.ann.InfoHash, b.logger)
 }
 
 // verifiedPieces passes on which pieces are verified, from before the manifest is
@@ -372,7 +368,7 @@ func (b *build) job(m *manifest.Manifest, content io.ReaderAt, tracker *landing.
 // joinSwarm takes part in the build's swarm, once.
 func (b *build) joinSwarm(verified func(piece int)) error {
 	b.leaveSwarm() // a retry brings a new tracker
-	if entry, ok := b.agent.cfg.Cache.Entry(b.ann.InfoHash); ok {
+	if entry, ok := b.agent.cfg.Cache.Pinned(b.ann.InfoHash); ok {
 		b.hold(entry)
 	}
 	d, err := b.agent.acquire(b, verified)
@@ -386,14 +382,14 @@ func (b *build) joinSwarm(verified func(piece int)) error {
 	return nil
 }
 
-// hold keeps the entry from being evicted until leaveSwarm.
+// hold keeps a pinned entry until leaveSwarm.
 func (b *build) hold(entry *cache.Entry) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.entry != entry {
-		entry.Pin()
-		b.entry = entry
+	if b.entry == entry {
+		entry.Unpin() // one pin is enough
 	}
+	b.entry = entry
 }
 
 func (b *build) leaveSwarm() {

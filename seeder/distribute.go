@@ -123,8 +123,8 @@ func wanted(r *ledger.Record) bool {
 
 // content has the build ready to be seeded: from the cache, or pulled.
 func (d *distribution) content(ctx context.Context, r *ledger.Record) (*manifest.Manifest, error) {
-	if entry, ok := d.cached(r); ok {
-		return entry.Manifest(), d.seed(entry)
+	if d.cached(r) {
+		return d.entry.Manifest(), d.seed()
 	}
 	d.phase(api.PhaseQueued)
 	release, err := d.puller.slot(ctx)
@@ -159,6 +159,7 @@ func (d *distribution) content(ctx context.Context, r *ledger.Record) (*manifest
 	}
 	infohash := ""
 	if entry != nil {
+		d.hold(entry)
 		infohash = announce.InfoHash(entry.InfoHash()).String()
 	}
 	d.logger.Info("pulled", "bytes", m.Size, "seconds", time.Since(started).Seconds(), "infohash", infohash)
@@ -170,24 +171,31 @@ func (d *distribution) content(ctx context.Context, r *ledger.Record) (*manifest
 	if entry == nil {
 		return m, nil
 	}
-	return m, d.seed(entry)
+	return m, d.seed()
 }
 
-// cached returns the whole entry of a build that was pulled before.
-func (d *distribution) cached(r *ledger.Record) (*cache.Entry, bool) {
+// cached holds the whole entry of a build that was pulled before, if there is
+// one.
+func (d *distribution) cached(r *ledger.Record) bool {
 	var infohash announce.InfoHash
 	if r.InfoHash == "" || infohash.UnmarshalText([]byte(r.InfoHash)) != nil {
-		return nil, false
+		return false
 	}
-	entry, ok := d.cfg.Cache.Entry(infohash)
-	return entry, ok && entry.Whole()
+	entry, ok := d.cfg.Cache.Pinned(infohash)
+	if ok {
+		d.hold(entry)
+	}
+	return ok && entry.Whole()
 }
 
-func (d *distribution) seed(entry *cache.Entry) error {
-	if d.entry == nil {
-		entry.Pin()
-		d.entry = entry
-	}
+// hold keeps a pinned entry until unpin.
+func (d *distribution) hold(entry *cache.Entry) {
+	d.unpin()
+	d.entry = entry
+}
+
+func (d *distribution) seed() error {
+	entry := d.entry
 	torrent, err := d.swarm.Seed(entry)
 	if err != nil {
 		return err

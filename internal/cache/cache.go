@@ -53,6 +53,7 @@ type Cache struct {
 	mu      sync.Mutex
 	entries map[InfoHash]*Entry
 	pulling map[*Pulling]struct{}
+	evicted int // so far
 }
 
 // Open locks and reads a directory, which is made when missing. ErrInUse when
@@ -97,8 +98,8 @@ func (c *Cache) load() error {
 		return fmt.Errorf("cache: %w", err)
 	}
 	for _, f := range leftovers {
-		if err := os.Remove(filepath.Join(c.dir, pulls, f.Name())); err != nil {
-			return fmt.Errorf("cache: removing what was left of a pull: %w", err)
+		if err := os.RemoveAll(filepath.Join(c.dir, pulls, f.Name())); err != nil {
+			return fmt.Errorf("cache: removing what was left of a pull or an eviction: %w", err)
 		}
 	}
 	found, err := os.ReadDir(c.dir)
@@ -141,11 +142,23 @@ func (c *Cache) Close() error {
 	return errors.Join(append(errs, c.lock.Close())...)
 }
 
-// Entry returns the entry of an infohash, whole or not.
+// Entry returns the entry of an infohash, whole or not. It can be evicted at any
+// time; whoever works with it asks for it Pinned.
 func (c *Cache) Entry(infohash InfoHash) (*Entry, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e, ok := c.entries[infohash]
+	return e, ok
+}
+
+// Pinned is Entry with the entry pinned, for the caller to Unpin.
+func (c *Cache) Pinned(infohash InfoHash) (*Entry, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, ok := c.entries[infohash]
+	if ok {
+		e.Pin()
+	}
 	return e, ok
 }
 
@@ -164,13 +177,15 @@ func (c *Cache) size() (n int64) {
 }
 
 // Create makes the entry of a build whose bytes will come from peers; one that
-// exists is returned as it is. The whole length is reserved before: ErrNoSpace.
+// exists is returned as it is. Either is pinned, for the caller to Unpin. The
+// whole length is reserved before: ErrNoSpace.
 func (c *Cache) Create(m *manifest.Manifest) (*Entry, error) {
 	info := m.InfoBytes()
 	infohash := hashOf(info)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e, ok := c.entries[infohash]; ok {
+		e.Pin()
 		return e, nil
 	}
 	if err := c.reserve(m.Size); err != nil {
@@ -194,8 +209,8 @@ func (c *Cache) Create(m *manifest.Manifest) (*Entry, error) {
 	return e, nil
 }
 
-// finish writes the files beside the data and takes the entry in. The info comes
-// last: without it an entry does not count.
+// finish writes the files beside the data and takes the entry in, pinned. The
+// info comes last: without it an entry does not count.
 func (c *Cache) finish(dir string, info []byte, infohash InfoHash, have []byte) (*Entry, error) {
 	for _, f := range []struct {
 		name string
@@ -209,6 +224,7 @@ func (c *Cache) finish(dir string, info []byte, infohash InfoHash, have []byte) 
 	if err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
+	e.Pin()
 	c.entries[infohash] = e
 	return e, nil
 }
@@ -237,9 +253,9 @@ func (c *Cache) reserve(size int64) error {
 // is called with each before its files go.
 func (c *Cache) Evict(room int64, drop func(InfoHash)) error {
 	for {
-		e := c.victim(room)
-		if e == nil {
-			return nil
+		e, err := c.victim(room)
+		if e == nil || err != nil {
+			return err
 		}
 		drop(e.infohash)
 		if err := e.remove(); err != nil {
@@ -249,11 +265,12 @@ func (c *Cache) Evict(room int64, drop func(InfoHash)) error {
 }
 
 // victim takes the next entry to go out of the cache; nil when none must or may.
-func (c *Cache) victim(room int64) *Entry {
+// Its files move aside, so that the same build can come again meanwhile.
+func (c *Cache) victim(room int64) (*Entry, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.size() <= c.limit && len(c.entries) <= maxEntries && (room == 0 || c.reserve(room) == nil) {
-		return nil
+		return nil, nil
 	}
 	var unpinned []*Entry
 	for _, e := range c.entries {
@@ -262,9 +279,15 @@ func (c *Cache) victim(room int64) *Entry {
 		}
 	}
 	if len(unpinned) == 0 {
-		return nil
+		return nil, nil
 	}
 	oldest := slices.MinFunc(unpinned, func(a, b *Entry) int { return a.used().Compare(b.used()) })
+	c.evicted++
+	aside := filepath.Join(c.dir, pulls, fmt.Sprintf("evicted-%d", c.evicted))
+	if err := os.Rename(oldest.dir, aside); err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	oldest.dir = aside
 	delete(c.entries, oldest.infohash)
-	return oldest
+	return oldest, nil
 }

@@ -3,9 +3,11 @@ package cache
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -64,6 +66,7 @@ func put(t testing.TB, c *Cache, seed byte, size int) *Entry {
 	if err != nil {
 		t.Fatal(err)
 	}
+	e.Unpin()
 	return e
 }
 
@@ -213,7 +216,7 @@ func TestDiskIsReserved(t *testing.T) {
 	}
 	_, second := build(t, 2, 6*piece)
 	_, err := c.Create(second)
-	if !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "524288 bytes are missing") {
+	if !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), fmt.Sprintf("%d bytes are missing", 2*piece)) {
 		t.Errorf("what is promised to another was given again: %v", err)
 	}
 	if _, err := c.Pull("x", 6*piece); !errors.Is(err, ErrNoSpace) {
@@ -280,15 +283,84 @@ func TestEvict(t *testing.T) {
 
 func TestCountIsBounded(t *testing.T) {
 	c := open(t, t.TempDir())
+	var entries []*Entry
 	for i := range maxEntries + 5 {
 		_, m := build(t, byte(i), 100+i)
-		if _, err := c.Create(m); err != nil {
+		e, err := c.Create(m)
+		if err != nil {
 			t.Fatal(err)
 		}
+		entries = append(entries, e)
 	}
-	n := 0
-	if err := c.Evict(0, func(InfoHash) { n++ }); err != nil || n != 5 {
-		t.Errorf("%d evicted, %v", n, err)
+	for _, step := range []struct {
+		unpin []*Entry
+		want  int
+	}{{nil, 0}, {entries[3:6], 3}, {slices.Concat(entries[:3], entries[6:]), 2}} {
+		for _, e := range step.unpin {
+			e.Unpin()
+		}
+		n := 0
+		if err := c.Evict(0, func(InfoHash) { n++ }); err != nil || n != step.want {
+			t.Errorf("%d evicted, want %d, %v", n, step.want, err)
+		}
+	}
+}
+
+// What is pulled, made or looked up to be worked with stays, however full the
+// cache is.
+func TestPinnedFromTheStart(t *testing.T) {
+	c := open(t, t.TempDir())
+	c.limit = 0
+	evicted := func() (n int) {
+		t.Helper()
+		if err := c.Evict(0, func(InfoHash) { n++ }); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	b, m := build(t, 1, 100)
+	p, err := c.Pull("one", 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.WriteAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	pulled, err := p.Commit(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := c.Create(m)
+	if err != nil || made != pulled {
+		t.Fatalf("made twice: %v", err)
+	}
+	found, ok := c.Pinned(pulled.InfoHash())
+	if !ok || found != pulled {
+		t.Fatal("not found")
+	}
+	for range 3 {
+		if n := evicted(); n != 0 {
+			t.Fatal("evicted while pinned")
+		}
+		pulled.Unpin()
+	}
+	// While it goes, the same build comes again.
+	if err := c.Evict(0, func(InfoHash) {
+		if _, err := c.Create(m); err != nil {
+			t.Error(err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	again, ok := c.Entry(pulled.InfoHash())
+	if !ok || again == pulled {
+		t.Fatal("the new entry went with the old one")
+	}
+	if _, err := again.WriteAt(b, 0); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(again.dir, "info")); err != nil {
+		t.Error(err)
 	}
 }
 

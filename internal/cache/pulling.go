@@ -50,17 +50,18 @@ func (p *Pulling) Abort() error {
 }
 
 // Commit makes a whole entry of what was written, which must be all of the
-// manifest's build. When the cache has that build whole already, or a part of
-// it, the pulled bytes take over.
+// manifest's build, pinned, for the caller to Unpin. When the cache has that build
+// whole already, or a part of it, the pulled bytes take over.
 func (p *Pulling) Commit(m *manifest.Manifest) (*Entry, error) {
 	info := m.InfoBytes()
 	infohash := hashOf(info)
 	c := p.cache
-	c.mu.Lock()
-	e, known := c.entries[infohash]
-	c.mu.Unlock()
-	if known {
-		return e, errors.Join(p.fill(e), p.Abort())
+	if e, known := c.Pinned(infohash); known {
+		if err := errors.Join(p.fill(e), p.Abort()); err != nil {
+			e.Unpin()
+			return nil, err
+		}
+		return e, nil
 	}
 	p.forget()
 	dir := c.path(infohash)
@@ -77,7 +78,7 @@ func (p *Pulling) Commit(m *manifest.Manifest) (*Entry, error) {
 	if spare := 8*len(have) - m.NumPieces(); spare > 0 {
 		have[len(have)-1] <<= spare
 	}
-	e, err = c.finish(dir, info, infohash, have)
+	e, err := c.finish(dir, info, infohash, have)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}

@@ -176,7 +176,10 @@ type Fetch struct {
 // Fetch adds a build by infohash, continuing what the cache holds of it. When the
 // torrent is there already, OnVerified is called for its pieces from then on.
 func (s *Swarm) Fetch(f Fetch) (*Torrent, error) {
-	e, _ := s.cfg.Cache.Entry(f.InfoHash)
+	e, ok := s.cfg.Cache.Pinned(f.InfoHash)
+	if ok {
+		defer e.Unpin() // it is the caller's to pin; here it must not go before it is in the engine
+	}
 	return s.add(f, e)
 }
 

@@ -41,13 +41,14 @@ type Torrent struct {
 func (t *Torrent) InfoHash() cache.InfoHash { return t.fetch.InfoHash }
 
 // Entry waits until the info dictionary is here, checks it, reserves the disk and
-// begins the download; at once when the cache had the build. Errors wrap
+// begins the download; at once when the cache had the build. The entry is pinned,
+// for the caller to Unpin. Errors wrap
 // manifest.ErrInvalid for an info that cannot be right, and cache.ErrNoSpace: in
 // this case Entry can be called again.
 func (t *Torrent) Entry(ctx context.Context) (*cache.Entry, error) {
 	select {
 	case <-t.opened:
-		return t.entry, nil
+		return t.pinned()
 	case <-t.torrent.GotInfo():
 	case <-t.dropped:
 		return nil, ErrDropped
@@ -58,7 +59,7 @@ func (t *Torrent) Entry(ctx context.Context) (*cache.Entry, error) {
 	defer t.swarm.mu.Unlock()
 	select {
 	case <-t.opened:
-		return t.entry, nil
+		return t.pinned()
 	default:
 	}
 	m, err := manifest.ParseInfo(t.torrent.Metainfo().InfoBytes)
@@ -73,7 +74,20 @@ func (t *Torrent) Entry(ctx context.Context) (*cache.Entry, error) {
 		return nil, err
 	}
 	if err := t.open(e); err != nil {
+		e.Unpin()
 		return nil, err
+	}
+	return e, nil
+}
+
+// pinned is the entry of an open torrent; ErrDropped when it was evicted.
+func (t *Torrent) pinned() (*cache.Entry, error) {
+	e, ok := t.swarm.cfg.Cache.Pinned(t.fetch.InfoHash)
+	if !ok || e != t.entry {
+		if ok {
+			e.Unpin()
+		}
+		return nil, ErrDropped
 	}
 	return e, nil
 }
