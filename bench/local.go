@@ -40,7 +40,7 @@ const (
 func localCommands() []*cli.Command {
 	flags := []cli.Flag{
 		command.String("bins", "bin", "`DIR` with the programs"),
-		command.String("dir", os.TempDir(), "`DIR` for data, with room for six times the largest build"),
+		command.String("dir", os.TempDir(), "`DIR` for data, with room for six times the largest build (in memory, such as /dev/shm, disks do not count)"),
 	}
 	measurement := func(name, usage string, flag cli.Flag, run func(context.Context, *stack, *cli.Context) error) *cli.Command {
 		return &cli.Command{
@@ -66,8 +66,9 @@ func localCommands() []*cli.Command {
 type stack struct {
 	dir, bins string
 	processes []*process
-	cloud     aws.Config
 	cloudURL  string
+	source    *bucket.Bucket // the global one
+	table     *ledger.Ledger
 	seeder    *api.Client
 	metrics   map[string]string // URL by process
 }
@@ -127,7 +128,7 @@ func (s *stack) run(ctx context.Context, regions int) error {
 		addrs = append(addrs, addr)
 	}
 	s.cloudURL = "http://" + addrs[0]
-	s.cloud = aws.Config{
+	cfg := aws.Config{
 		Region: "us-east-1", BaseEndpoint: aws.String(s.cloudURL),
 		Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
 	}
@@ -143,11 +144,15 @@ func (s *stack) run(ctx context.Context, regions int) error {
 		destinations[i] = fmt.Sprintf("region-%d-builds", i+1)
 	}
 	for _, name := range append([]string{globalBucket}, destinations...) {
-		if _, err := bucket.Create(ctx, s.cloud, name, ""); err != nil {
+		if _, err := bucket.Create(ctx, cfg, name, ""); err != nil {
 			return err
 		}
 	}
-	if _, err := s.table().Create(ctx); err != nil {
+	if s.source, err = bucket.Open(ctx, cfg, globalBucket, bucket.Options{}); err != nil {
+		return err
+	}
+	s.table = command.OpenLedger(cfg, ledger.DefaultTable, "")
+	if _, err := s.table.Create(ctx); err != nil {
 		return err
 	}
 	key := filepath.Join(s.dir, "seeder.key")
@@ -179,10 +184,6 @@ func (s *stack) run(ctx context.Context, regions int) error {
 	return nil
 }
 
-func (s *stack) table() *ledger.Ledger {
-	return command.OpenLedger(s.cloud, ledger.DefaultTable, "")
-}
-
 // publish distributes an object and waits until it has arrived everywhere.
 func (s *stack) publish(ctx context.Context, keys ...string) error {
 	group, groupCtx := errgroup.WithContext(ctx)
@@ -196,10 +197,9 @@ func (s *stack) publish(ctx context.Context, keys ...string) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	table := s.table()
 	for _, key := range keys {
 		err := until(ctx, key+" to arrive", func() (bool, error) {
-			record, err := table.Get(ctx, ledger.Key{FileKey: key, SourceBucket: globalBucket})
+			record, err := s.table.Get(ctx, ledger.Key{FileKey: key, SourceBucket: globalBucket})
 			return err == nil && record.Status == ledger.Completed, err
 		})
 		if err != nil {
@@ -212,11 +212,7 @@ func (s *stack) publish(ctx context.Context, keys ...string) error {
 // put stores an object of size bytes, different for each seed, in the global
 // bucket.
 func (s *stack) put(ctx context.Context, key string, seed byte, size int64) error {
-	b, err := bucket.Open(ctx, s.cloud, globalBucket, bucket.Options{})
-	if err != nil {
-		return err
-	}
-	_, err = b.Upload(ctx, key, io.LimitReader(noise(seed), size), size, "application/zip", nil)
+	_, err := s.source.Upload(ctx, key, io.LimitReader(noise(seed), size), size, "application/zip", nil)
 	return err
 }
 
