@@ -159,11 +159,11 @@ func TestHasherRefusesWrongSize(t *testing.T) {
 
 func TestPartsAndPieces(t *testing.T) {
 	m := hashed(t, build(2*MinPartLength+MinPieceLength+7), 1<<20)
-	if m.NumParts() != 3 || m.NumPieces() != 66 {
+	if m.NumParts() != 3 || m.NumPieces() != 130 {
 		t.Fatalf("%d parts, %d pieces", m.NumParts(), m.NumPieces())
 	}
 	first, end := m.PartPieces(2)
-	if first != 64 || end != 66 || m.PartOf(65) != 2 || m.PartOf(63) != 1 {
+	if first != 128 || end != 130 || m.PartOf(129) != 2 || m.PartOf(127) != 1 {
 		t.Errorf("last part has pieces %d to %d", first, end)
 	}
 	if _, length := m.PartRange(2); length != MinPieceLength+7 {
