@@ -115,6 +115,11 @@ func TestPublishJoinsAndSupersedes(t *testing.T) {
 	if joined := c.Deploy("build.bin"); !joined.Joined || joined.ExecutionID != first.ExecutionID {
 		t.Errorf("same bytes, same destinations: %+v", joined)
 	}
+	// An object that changes while it is pulled is followed without a publish.
+	c.Until("the first is pulled", func() bool {
+		e, err := c.Seeder.Execution(t.Context(), first.ExecutionID)
+		return err == nil && e.Phase == api.PhaseDistributing
+	})
 	c.Put("build.bin", content(2, 1000), nil)
 	second := c.Deploy("build.bin", c.Bucket(0))
 	if second.Superseded != first.ExecutionID || !slices.Contains(second.Inherited, c.Bucket(1)) {
