@@ -23,7 +23,6 @@ var ErrDropped = errors.New("torrent was dropped")
 type Torrent struct {
 	swarm   *Swarm
 	torrent *torrent.Torrent
-	wanted  *wanted
 	fetch   Fetch
 	opened  chan struct{} // closed when entry is set
 	whole   chan struct{} // closed when all pieces are verified
@@ -106,7 +105,7 @@ func (t *Torrent) open(e *cache.Entry) error {
 		t.markWhole()
 		return nil
 	}
-	t.swarm.wg.Go(func() { t.wanted.run(t.swarm.ctx, e.Manifest().NumPieces(), t.dropped) })
+	t.torrent.DownloadAll()
 	return nil
 }
 
@@ -285,7 +284,6 @@ func (t *Torrent) drop() {
 	}
 	delete(t.swarm.torrents, t.fetch.InfoHash)
 	t.torrent.Drop()
-	t.swarm.wanted.Delete(t.torrent)
 	if t.swarm.handout != nil {
 		t.swarm.handout.Remove(t.fetch.InfoHash)
 	}
