@@ -47,6 +47,11 @@ func (t *Torrent) InfoHash() cache.InfoHash { return t.fetch.InfoHash }
 // this case Entry can be called again.
 func (t *Torrent) Entry(ctx context.Context) (*cache.Entry, error) {
 	select {
+	case <-t.opened: // also when it was dropped since
+		return t.pinned()
+	default:
+	}
+	select {
 	case <-t.opened:
 		return t.pinned()
 	case <-t.torrent.GotInfo():
