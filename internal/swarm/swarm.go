@@ -82,6 +82,9 @@ type Swarm struct {
 
 	mu       sync.Mutex
 	torrents map[cache.InfoHash]*Torrent
+	// wanted has a *wanted for each *torrent.Torrent: the engine asks for it
+	// under its own lock, which those who hold mu may be waiting for.
+	wanted sync.Map
 }
 
 // New starts the engine on the listener. On error the listener stays open.
@@ -112,11 +115,12 @@ func New(cfg Config) (*Swarm, error) {
 	tc.DialRateLimiter = rate.NewLimiter(dialRate, dialRate)
 	tc.NominalDialTimeout, tc.MinDialTimeout = dialTimeout, dialTimeout
 	tc.Slogger = slog.New(debugOnly{cfg.Logger.Handler()})
-	client, err := torrent.NewClient(tc)
-	if err != nil {
+	s := &Swarm{cfg: cfg, torrents: make(map[cache.InfoHash]*Torrent)}
+	tc.Callbacks.ReadMessage = s.heard
+	var err error
+	if s.client, err = torrent.NewClient(tc); err != nil {
 		return nil, fmt.Errorf("starting the torrent engine: %w", err)
 	}
-	s := &Swarm{cfg: cfg, client: client, torrents: make(map[cache.InfoHash]*Torrent)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	l := &listener{Listener: cfg.Listener, allow: cfg.AllowPeer, ctx: s.ctx}
 	if cfg.HandOut {
@@ -124,9 +128,16 @@ func New(cfg Config) (*Swarm, error) {
 		l.wrap = s.handout.Wrap
 		s.wg.Go(func() { s.handout.Run(s.ctx) })
 	}
-	client.AddDialer(torrent.NetworkDialer{Network: "tcp", Dialer: &net.Dialer{Timeout: dialTimeout}})
-	client.AddListener(l)
+	s.client.AddDialer(torrent.NetworkDialer{Network: "tcp", Dialer: &net.Dialer{Timeout: dialTimeout}})
+	s.client.AddListener(l)
 	return s, nil
+}
+
+// heard passes a peer's message on to its torrent.
+func (s *Swarm) heard(c *torrent.PeerConn, msg *pp.Message) {
+	if w, ok := s.wanted.Load(c.Torrent()); ok {
+		w.(*wanted).heard(msg)
+	}
 }
 
 // Close ends all torrents and waits for their end. Again it does nothing.
@@ -199,6 +210,7 @@ func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
 	}
 	t := &Torrent{
 		swarm:   s,
+		wanted:  newWanted(),
 		fetch:   f,
 		opened:  make(chan struct{}),
 		whole:   make(chan struct{}),
@@ -213,6 +225,8 @@ func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
 		}
 	}
 	t.torrent, _ = s.client.AddTorrentOpt(opts)
+	t.wanted.torrent = t.torrent
+	s.wanted.Store(t.torrent, t.wanted)
 	t.torrent.SetOnWriteChunkError(t.writeFailed)
 	s.torrents[f.InfoHash] = t
 	if e != nil {

@@ -297,6 +297,24 @@ func TestPriorities(t *testing.T) {
 	finish(t, f, content, s.addr)
 }
 
+func TestWantedOnceAnnounced(t *testing.T) {
+	const size = 20 * manifest.MinPieceLength
+	seeder, seeded, content, m := seed(t, size, handOut)
+	agent := start(t, "agent", t.TempDir(), nil)
+	e, err := agent.cache.Create(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Unpin()
+	f := agent.fetch(t, seeded, size, nil)
+	for i := range m.NumPieces() - 1 { // the last one makes the engine dial
+		if p := f.torrent.PieceState(i).Priority; p != torrent.PiecePriorityNone {
+			t.Fatalf("piece %d, which nobody has announced, is wanted: %v", i, p)
+		}
+	}
+	finish(t, f, content, seeder.addr)
+}
+
 func TestRefusedPeersGetNothing(t *testing.T) {
 	s, _, _, _ := seed(t, 1<<20, func(c *Config) {
 		c.AllowPeer = func(a netip.Addr) bool { return a != netip.MustParseAddr("127.0.0.1") }

@@ -23,6 +23,7 @@ var ErrDropped = errors.New("torrent was dropped")
 type Torrent struct {
 	swarm   *Swarm
 	torrent *torrent.Torrent
+	wanted  *wanted
 	fetch   Fetch
 	opened  chan struct{} // closed when entry is set
 	whole   chan struct{} // closed when all pieces are verified
@@ -110,7 +111,7 @@ func (t *Torrent) open(e *cache.Entry) error {
 		t.markWhole()
 		return nil
 	}
-	t.torrent.DownloadAll()
+	t.swarm.wg.Go(func() { t.wanted.run(t.swarm.ctx, e, t.dropped) })
 	return nil
 }
 
@@ -131,6 +132,7 @@ func (t *Torrent) verified(piece int) {
 	for _, f := range subscribers {
 		f(piece)
 	}
+	t.wanted.verified(piece)
 	if t.entry.Whole() {
 		t.markWhole()
 	}
@@ -289,6 +291,7 @@ func (t *Torrent) drop() {
 	}
 	delete(t.swarm.torrents, t.fetch.InfoHash)
 	t.torrent.Drop()
+	t.swarm.wanted.Delete(t.torrent)
 	if t.swarm.handout != nil {
 		t.swarm.handout.Remove(t.fetch.InfoHash)
 	}
