@@ -1,6 +1,7 @@
 """One peer of a libtorrent swarm: waits for a line, then seeds or downloads, and
 says when it is done. Usage: MODE TORRENT DIR LISTEN PEER,PEER,..."""
 
+import os
 import sys
 import threading
 import time
@@ -35,20 +36,11 @@ handle.replace_trackers([])
 if mode != "leech":
     print("seeding", flush=True)
 
-
-def wait_for_end():
-    sys.stdin.read()
-    print("sent", handle.status().total_payload_upload, flush=True)
-    session.pause()
-    time.sleep(0.2)  # for the other thread to be out of the session
-    import os
-    os._exit(0)
-
-
-threading.Thread(target=wait_for_end, daemon=True).start()
+ended = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
 done = mode != "leech"
 next_dial = 0
-while True:
+while not ended.is_set():
     if not done and time.monotonic() >= next_dial:
         for peer in peers.split(","):
             if peer != listen:
@@ -60,3 +52,5 @@ while True:
         if isinstance(alert, lt.torrent_finished_alert) and not done:
             done = True
             print("done", time.time(), flush=True)
+print("sent", handle.status().total_payload_upload, flush=True)
+os._exit(0)  # libtorrent would say goodbye to every peer first

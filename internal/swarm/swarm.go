@@ -82,8 +82,8 @@ type Swarm struct {
 
 	mu       sync.Mutex
 	torrents map[cache.InfoHash]*Torrent
-	// wanted has a *wanted for each *torrent.Torrent: the engine asks for it
-	// under its own lock, which those who hold mu may be waiting for.
+	// wanted has a *wanted for each *torrent.Torrent that downloads: the engine
+	// asks for it under its own lock, which who holds mu may be waiting for.
 	wanted sync.Map
 }
 
@@ -210,7 +210,6 @@ func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
 	}
 	t := &Torrent{
 		swarm:   s,
-		wanted:  newWanted(),
 		fetch:   f,
 		opened:  make(chan struct{}),
 		whole:   make(chan struct{}),
@@ -225,8 +224,6 @@ func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
 		}
 	}
 	t.torrent, _ = s.client.AddTorrentOpt(opts)
-	t.wanted.torrent = t.torrent
-	s.wanted.Store(t.torrent, t.wanted)
 	t.torrent.SetOnWriteChunkError(t.writeFailed)
 	s.torrents[f.InfoHash] = t
 	if e != nil {

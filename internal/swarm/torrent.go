@@ -23,7 +23,6 @@ var ErrDropped = errors.New("torrent was dropped")
 type Torrent struct {
 	swarm   *Swarm
 	torrent *torrent.Torrent
-	wanted  *wanted
 	fetch   Fetch
 	opened  chan struct{} // closed when entry is set
 	whole   chan struct{} // closed when all pieces are verified
@@ -31,6 +30,7 @@ type Torrent struct {
 
 	mu         sync.Mutex
 	entry      *cache.Entry
+	wanted     *wanted // nil for a build that was whole from the start
 	onVerified []func(piece int)
 	isWhole    bool
 	isDropped  bool
@@ -53,8 +53,6 @@ func (t *Torrent) Entry(ctx context.Context) (*cache.Entry, error) {
 	default:
 	}
 	select {
-	case <-t.opened:
-		return t.pinned()
 	case <-t.torrent.GotInfo():
 	case <-t.dropped:
 		return nil, ErrDropped
@@ -100,18 +98,23 @@ func (t *Torrent) pinned() (*cache.Entry, error) {
 
 // open gives the engine its storage and begins.
 func (t *Torrent) open(e *cache.Entry) error {
+	var w *wanted
+	if !e.Whole() {
+		w = newWanted(t.torrent, e)
+	}
 	t.mu.Lock()
-	t.entry = e
+	t.entry, t.wanted = e, w
 	t.mu.Unlock()
 	if err := t.torrent.OpenStorage(t.swarm.ctx, storageOf{t}); err != nil {
 		return fmt.Errorf("opening %x: %w", t.fetch.InfoHash, err)
 	}
 	close(t.opened)
-	if e.Whole() {
+	if w == nil {
 		t.markWhole()
 		return nil
 	}
-	t.swarm.wg.Go(func() { t.wanted.run(t.swarm.ctx, e, t.dropped) })
+	t.swarm.wanted.Store(t.torrent, w)
+	t.swarm.wg.Go(func() { w.run(t.swarm.ctx, t.dropped) })
 	return nil
 }
 
@@ -127,12 +130,14 @@ func (t *Torrent) subscribe(f func(piece int)) {
 // verified is told by the storage, under the engine's locks.
 func (t *Torrent) verified(piece int) {
 	t.mu.Lock()
-	subscribers := slices.Clone(t.onVerified)
+	subscribers, w := slices.Clone(t.onVerified), t.wanted
 	t.mu.Unlock()
 	for _, f := range subscribers {
 		f(piece)
 	}
-	t.wanted.verified(piece)
+	if w != nil {
+		w.verified(piece)
+	}
 	if t.entry.Whole() {
 		t.markWhole()
 	}

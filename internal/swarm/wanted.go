@@ -17,40 +17,61 @@ import (
 // wanted at all times, for the engine dials nobody while it wants nothing.
 type wanted struct {
 	torrent *torrent.Torrent
+	entry   *cache.Entry
+	wake    chan struct{}
 
 	mu        sync.Mutex
-	announced []bool // by piece; nil before the download begins
-	all       bool   // somebody has everything
-	fresh     []int  // not wanted yet
+	announced []bool // by piece
+	fresh     []int  // announced, and the engine is not told yet
 	anchor    int    // the last missing piece, wanted whoever has it
-	wake      chan struct{}
 }
 
-func newWanted() *wanted { return &wanted{wake: make(chan struct{}, 1)} }
+func newWanted(t *torrent.Torrent, e *cache.Entry) *wanted {
+	pieces := e.Manifest().NumPieces()
+	return &wanted{
+		torrent:   t,
+		entry:     e,
+		wake:      make(chan struct{}, 1),
+		announced: make([]bool, pieces),
+		anchor:    pieces,
+	}
+}
 
 // heard takes a peer's message, under the engine's lock.
 func (w *wanted) heard(msg *pp.Message) {
 	switch msg.Type {
+	case pp.Have, pp.Bitfield, pp.HaveAll:
+	default:
+		return
+	}
+	w.mu.Lock()
+	switch msg.Type {
 	case pp.Have:
-		w.mu.Lock()
 		w.announce(int(msg.Index))
 	case pp.Bitfield:
-		w.mu.Lock()
 		for i, has := range msg.Bitfield {
 			if has {
 				w.announce(i)
 			}
 		}
 	case pp.HaveAll:
-		w.mu.Lock()
-		w.all = true
-	default:
-		return
+		for i := range w.announced {
+			w.announce(i)
+		}
 	}
-	due := w.announced != nil && (w.all || len(w.fresh) > 0)
+	due := len(w.fresh) > 0
 	w.mu.Unlock()
 	if due {
 		w.tell()
+	}
+}
+
+// announce notes a piece; what lies beyond the last one is the engine's to
+// punish. The caller holds mu.
+func (w *wanted) announce(i int) {
+	if i < len(w.announced) && !w.announced[i] {
+		w.announced[i] = true
+		w.fresh = append(w.fresh, i)
 	}
 }
 
@@ -71,51 +92,23 @@ func (w *wanted) tell() {
 	}
 }
 
-// announce notes a piece. The caller holds mu.
-func (w *wanted) announce(i int) {
-	if i < len(w.announced) && !w.announced[i] {
-		w.announced[i] = true
-		w.fresh = append(w.fresh, i)
-	}
-}
-
-// run tells the engine what to want of an entry, until the torrent is dropped, ctx
-// ends, or everything is wanted.
-func (w *wanted) run(ctx context.Context, e *cache.Entry, dropped <-chan struct{}) {
-	w.mu.Lock()
-	w.announced = make([]bool, e.Manifest().NumPieces())
-	w.anchor = len(w.announced)
-	w.mu.Unlock()
-	// What was announced before.
+// run tells the engine what to want, until the build is whole, the torrent is
+// dropped, or ctx ends. What it hears of must reach heard already.
+func (w *wanted) run(ctx context.Context, dropped <-chan struct{}) {
 	for _, c := range w.torrent.PeerConns() {
-		has := c.PeerPieces()
+		has := c.PeerPieces().ToArray() // announced before
 		w.mu.Lock()
-		for _, i := range has.ToArray() {
+		for _, i := range has {
 			w.announce(int(i))
 		}
 		w.mu.Unlock()
 	}
 	for {
-		w.mu.Lock()
-		fresh, all := w.fresh, w.all
-		w.fresh = nil
-		w.mu.Unlock()
-		if all {
-			w.torrent.DownloadAll()
+		w.pass()
+		w.moveAnchor()
+		if w.entry.Whole() {
 			return
 		}
-		for len(fresh) > 0 {
-			n := 1
-			for n < len(fresh) && fresh[n] == fresh[0]+n {
-				n++
-			}
-			w.torrent.DownloadPieces(fresh[0], fresh[0]+n)
-			fresh = fresh[n:]
-		}
-		if e.Whole() {
-			return
-		}
-		w.moveAnchor(e)
 		select {
 		case <-w.wake:
 		case <-dropped:
@@ -126,15 +119,32 @@ func (w *wanted) run(ctx context.Context, e *cache.Entry, dropped <-chan struct{
 	}
 }
 
+// pass makes what was announced wanted, by runs of pieces: each takes the engine's
+// lock.
+func (w *wanted) pass() {
+	w.mu.Lock()
+	fresh := w.fresh
+	w.fresh = nil
+	w.mu.Unlock()
+	for len(fresh) > 0 {
+		n := 1
+		for n < len(fresh) && fresh[n] == fresh[0]+n {
+			n++
+		}
+		w.torrent.DownloadPieces(fresh[0], fresh[0]+n)
+		fresh = fresh[n:]
+	}
+}
+
 // moveAnchor makes the last missing piece wanted.
-func (w *wanted) moveAnchor(e *cache.Entry) {
+func (w *wanted) moveAnchor() {
 	w.mu.Lock()
 	before := w.anchor
 	for i := min(before, len(w.announced)-1); ; i-- {
 		// Set before it is looked at: should the piece come in between, then
 		// verified sees that it is the anchor.
 		w.anchor = i
-		if i < 0 || !e.Complete(i) {
+		if i < 0 || !w.entry.Complete(i) {
 			break
 		}
 	}
