@@ -270,6 +270,16 @@ func TestConditionalPutAndDelete(t *testing.T) {
 	if want := values(entry("k", values{"version": num(1)})); !errors.As(err, &conflict) || !reflect.DeepEqual(values(conflict.Item), want) {
 		t.Errorf("the conflict shows %v, want %v", conflict.Item, want)
 	}
+	conflict = nil
+	_, err = c.db.UpdateItem(ctx, &dynamodb.UpdateItemInput{
+		TableName: aws.String("items"), Key: key("k"), UpdateExpression: aws.String("SET version = :v"),
+		ConditionExpression: aws.String("version = :v"), ExpressionAttributeValues: values{":v": num(2)},
+		ReturnValuesOnConditionCheckFailure: types.ReturnValuesOnConditionCheckFailureAllOld,
+	})
+	checkCondition(t, err, false)
+	if want := values(entry("k", values{"version": num(1)})); !errors.As(err, &conflict) || !reflect.DeepEqual(values(conflict.Item), want) {
+		t.Errorf("an update's conflict shows %v, want %v", conflict, want)
+	}
 	for _, tt := range []struct {
 		version int64
 		want    bool

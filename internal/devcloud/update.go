@@ -16,7 +16,7 @@ import (
 func (db *database) updateItem(ctx context.Context, in *server.UpdateItemInput) (*server.UpdateItemOutput, error) {
 	out, err := db.client.UpdateItem(ctx, in)
 	if err != nil {
-		return nil, err
+		return nil, db.withItem(ctx, err, in.ReturnValuesOnConditionCheckFailure, in.TableName, in.Key)
 	}
 	gone, err := db.finishUpdate(ctx, in.TableName, in.Key, aws.ToString(in.UpdateExpression), in.ExpressionAttributeNames)
 	if err != nil {
@@ -51,24 +51,37 @@ type conflict struct {
 
 func (c *conflict) Unwrap() error { return c.error }
 
-// putItem adds what minidyn leaves out: the item that a condition was about,
-// where it is asked for.
+// putItem is withItem for a PutItem.
 func (db *database) putItem(ctx context.Context, in *server.PutItemInput) (*server.PutItemOutput, error) {
 	out, err := db.client.PutItem(ctx, in)
-	var failed *ddbtypes.ConditionalCheckFailedException
-	if in.ReturnValuesOnConditionCheckFailure != ddbtypes.ReturnValuesOnConditionCheckFailureAllOld || !errors.As(err, &failed) {
-		return out, err
+	if err == nil {
+		return out, nil
 	}
 	key := make(map[string]*server.AttributeValue)
-	for _, k := range db.tables[aws.ToString(in.TableName)].KeySchema {
-		name := aws.ToString(k.AttributeName)
-		key[name] = in.Item[name]
+	if table := db.tables[aws.ToString(in.TableName)]; table != nil {
+		for _, k := range table.KeySchema {
+			name := aws.ToString(k.AttributeName)
+			key[name] = in.Item[name]
+		}
 	}
-	there, getErr := db.client.GetItem(ctx, &server.GetItemInput{TableName: in.TableName, Key: key})
+	return nil, db.withItem(ctx, err, in.ReturnValuesOnConditionCheckFailure, in.TableName, key)
+}
+
+// withItem adds what minidyn leaves out of a condition's error: the item that it
+// was about, where that is asked for.
+func (db *database) withItem(
+	ctx context.Context, err error, asked ddbtypes.ReturnValuesOnConditionCheckFailure,
+	table *string, key map[string]*server.AttributeValue,
+) error {
+	var failed *ddbtypes.ConditionalCheckFailedException
+	if asked != ddbtypes.ReturnValuesOnConditionCheckFailureAllOld || !errors.As(err, &failed) {
+		return err
+	}
+	there, getErr := db.client.GetItem(ctx, &server.GetItemInput{TableName: table, Key: key})
 	if getErr != nil {
-		return nil, getErr
+		return getErr
 	}
-	return nil, &conflict{err, itemOf(there.Item)}
+	return &conflict{err, itemOf(there.Item)}
 }
 
 // finishUpdate takes away the attributes of an updated item that are named in a

@@ -3,8 +3,10 @@
 // arrives.
 //
 // Counts and status follow from sets, which DynamoDB cannot compute in the same
-// update. So every change is one consistent read, one change in memory and one
-// write on condition that the item is still as read, tried again on conflict.
+// update. So a change is one consistent read, one change in memory and one write
+// on condition that the item is still as read, tried again on conflict. Only an
+// arrival after which others are pending is added without looking at the rest of
+// the item: many regions arrive at the same moment (add.go).
 package ledger
 
 import (
@@ -200,7 +202,8 @@ func (l *Ledger) Begin(ctx context.Context, s Start) (*Begun, error) {
 		if begun.Joined {
 			return nil
 		}
-		return l.put(ctx, begun.Record, old)
+		_, err = l.put(ctx, begun.Record, old)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -312,10 +315,18 @@ func (l *Ledger) SetLanding(ctx context.Context, k Key, executionID, bucket stri
 // on. The record is the execution's as it was read last, which saves reading it
 // once more; with a Version of 0 it only names the execution.
 func (l *Ledger) Arrive(ctx context.Context, last *Record, bucket string, result Result) (*Record, error) {
+	newest := last
 	if last.Version == 0 || slices.Contains(last.Successful, bucket) {
-		return l.update(ctx, last.Key, last.ExecutionID, func(r *Record) (bool, error) { return r.arrive(bucket, result) })
+		newest = nil
 	}
-	return l.updateFrom(ctx, last, last.Key, last.ExecutionID, func(r *Record) (bool, error) { return r.arrive(bucket, result) })
+	return l.updateFrom(ctx, newest, last.Key, last.ExecutionID,
+		func(r *Record) (bool, error) { return r.arrive(bucket, result) },
+		func(ctx context.Context, r, old *Record) (*Record, error) {
+			if r.Status == InProgress && len(r.Failed) == 0 {
+				return l.add(ctx, r, bucket)
+			}
+			return l.put(ctx, r, old)
+		})
 }
 
 // Fail records that a destination has failed; never over a success.
@@ -331,11 +342,16 @@ func (l *Ledger) Retry(ctx context.Context, k Key, executionID string) (*Record,
 // update reads, changes and writes the item of an execution. ErrSuperseded when
 // the item is another's.
 func (l *Ledger) update(ctx context.Context, k Key, executionID string, change func(*Record) (changed bool, err error)) (*Record, error) {
-	return l.updateFrom(ctx, nil, k, executionID, change)
+	return l.updateFrom(ctx, nil, k, executionID, change, l.put)
 }
 
-// updateFrom is update with the item as it was read last, or nil.
-func (l *Ledger) updateFrom(ctx context.Context, last *Record, k Key, executionID string, change func(*Record) (changed bool, err error)) (*Record, error) {
+// updateFrom is update with the item as it was read last, or nil, and with what
+// writes the changed record over it and returns what the table has then.
+func (l *Ledger) updateFrom(
+	ctx context.Context, last *Record, k Key, executionID string,
+	change func(*Record) (changed bool, err error),
+	write func(ctx context.Context, r, old *Record) (*Record, error),
+) (*Record, error) {
 	var r *Record
 	err := l.withRetry(ctx, k, func() (err error) {
 		if last == nil {
@@ -353,7 +369,7 @@ func (l *Ledger) updateFrom(ctx context.Context, last *Record, k Key, executionI
 		}
 		r.settle(time.Now())
 		r.Version++
-		err = l.put(ctx, r, last)
+		r, err = write(ctx, r, last)
 		last = shown(err)
 		return err
 	})
@@ -378,8 +394,8 @@ func shown(err error) *Record {
 }
 
 // put writes r on condition that the item is still old, or still absent when old
-// is nil.
-func (l *Ledger) put(ctx context.Context, r, old *Record) error {
+// is nil, and returns r.
+func (l *Ledger) put(ctx context.Context, r, old *Record) (*Record, error) {
 	in := &dynamodb.PutItemInput{
 		TableName:                           &l.table,
 		Item:                                r.encode(),
@@ -391,12 +407,19 @@ func (l *Ledger) put(ctx context.Context, r, old *Record) error {
 		in.ExpressionAttributeValues = item{":id": text(old.ExecutionID), ":version": number(old.Version)}
 		// Names that DynamoDB reserves would need aliases; these two are free.
 	}
-	_, err := l.client.PutItem(ctx, in)
-	var conflict *types.ConditionalCheckFailedException
-	if err != nil && !errors.As(err, &conflict) {
-		return l.explain(err)
+	if _, err := l.client.PutItem(ctx, in); err != nil {
+		return nil, l.refused(err)
 	}
-	return err
+	return r, nil
+}
+
+// refused leaves a conflict as it is, for withRetry and shown.
+func (l *Ledger) refused(err error) error {
+	var conflict *types.ConditionalCheckFailedException
+	if errors.As(err, &conflict) {
+		return err
+	}
+	return l.explain(err)
 }
 
 // withRetry calls f again as long as it meets a conflict.

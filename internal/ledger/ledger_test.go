@@ -242,12 +242,16 @@ func TestRaces(t *testing.T) {
 	})
 }
 
-// Over long distances every call counts: an arrival by the newest record is one
-// write, and one by an older record is one write more, for the conflict shows the
-// item.
+// Over long distances every call counts: an arrival is one write however old the
+// record is that it goes by, and the last one is one write more, for the conflict
+// shows the item.
 func TestArrivalCalls(t *testing.T) {
 	everywhere(t, func(t *testing.T, l *Ledger) {
 		old := begin(t, l, start("etag", "a", "b", "c")).Record
+		old, err := l.SetLanding(t.Context(), key, old.ExecutionID, "a", Landing{"agent", "upload", old.ExecutionID})
+		if err != nil {
+			t.Fatal(err)
+		}
 		var calls []string
 		counted := *l
 		counted.client = dynamodb.New(l.client.Options(), func(o *dynamodb.Options) {
@@ -260,9 +264,9 @@ func TestArrivalCalls(t *testing.T) {
 			bucket string
 			want   []string
 		}{
-			{"a", []string{"PutItem"}},
-			{"b", []string{"PutItem", "PutItem"}},
-			{"c", []string{"PutItem", "PutItem"}},
+			{"a", []string{"UpdateItem"}},
+			{"b", []string{"UpdateItem"}},
+			{"c", []string{"UpdateItem", "PutItem"}},
 		} {
 			calls = nil
 			if _, err := counted.Arrive(t.Context(), old, c.bucket, Result{Timestamp: noon}); err != nil || !slices.Equal(calls, c.want) {
@@ -270,8 +274,12 @@ func TestArrivalCalls(t *testing.T) {
 			}
 		}
 		r, err := l.Get(t.Context(), key)
-		if err != nil || r.Status != Completed {
+		if err != nil || r.Status != Completed || r.CompletedAt.IsZero() || r.Version != old.Version+3 ||
+			!slices.Equal(r.Successful, []string{"a", "b", "c"}) || len(r.Results) != 3 || len(r.Landings) != 0 {
 			t.Fatalf("the table has %+v, %v", r, err)
+		}
+		if copies := (&reader{item: r.item}).number("successfulCopies"); copies != 3 {
+			t.Errorf("successfulCopies is %d", copies)
 		}
 		if same, err := l.Arrive(t.Context(), r, "a", Result{Timestamp: noon}); err != nil || same.Version != r.Version {
 			t.Errorf("arriving again: %+v, %v", same, err)
@@ -280,6 +288,31 @@ func TestArrivalCalls(t *testing.T) {
 		for name, last := range map[string]*Record{"running": old, "arrived": r} {
 			if _, err := l.Arrive(t.Context(), last, "a", Result{Timestamp: noon}); !errors.Is(err, ErrSuperseded) {
 				t.Errorf("%s, superseded: %v", name, err)
+			}
+		}
+	})
+}
+
+// An arrival that goes by a record of before a failure, or of before another
+// arrival of the same bucket, changes nothing that has to stay.
+func TestArrivalByAnOldRecord(t *testing.T) {
+	everywhere(t, func(t *testing.T, l *Ledger) {
+		old := begin(t, l, start("etag", "a", "b", "c")).Record
+		if _, err := l.Fail(t.Context(), key, old.ExecutionID, "b", Result{Timestamp: noon, Error: "denied"}); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct {
+			bucket string
+			status Status
+			failed []string
+		}{{"a", InProgress, []string{"b"}}, {"a", InProgress, []string{"b"}}, {"c", Failed, []string{"b"}}, {"b", Completed, nil}} {
+			told, err := l.Arrive(t.Context(), old, c.bucket, Result{Timestamp: noon})
+			if err != nil {
+				t.Fatal(err)
+			}
+			stored, err := l.Get(t.Context(), key)
+			if err != nil || stored.Status != c.status || !slices.Equal(stored.Failed, c.failed) || stored.Version != told.Version {
+				t.Errorf("after %s the table has %+v, %v; told %+v", c.bucket, stored, err, told)
 			}
 		}
 	})

@@ -30,8 +30,9 @@ const (
 	// maxChunk bounds what is asked of a peer at a time, in bytes.
 	maxChunk = 256 << 10
 	// stealGrace keeps the engine from asking a second peer for what the first
-	// is about to send; it saves a tenth of the bytes over long distances.
-	stealGrace = time.Second
+	// is about to send. Two pieces of 128 KiB at a sixteenth of 20 Mbit/s take
+	// 1.7 s; with 1 s, 5 % of all bytes came twice there.
+	stealGrace = 4 * time.Second
 	// maxConns bounds the connections of one build.
 	maxConns = 200
 	// dialRate and dialTimeout: the engine's own 10 dials a second are meant
