@@ -4,7 +4,8 @@
 //
 // Announcements can be larger than a gossip packet, so they go to each member
 // over memberlist's reliable messages; push/pull brings them to whoever missed
-// them. Progress goes to the seeders alone, in packets.
+// them. One that fits goes as a packet as well, which is there a round trip
+// earlier. Progress goes to the seeders alone, in packets.
 package gossip
 
 import (
@@ -46,6 +47,9 @@ const (
 	queueLength = 4096
 	// sendTimeout bounds a reliable message to one member.
 	sendTimeout = 10 * time.Second
+	// maxPacket is the longest message that is sent as a packet, in bytes: with
+	// memberlist's encryption and the headers it stays below an Ethernet frame.
+	maxPacket = 1300
 	// parallelSends bounds the members one document is sent to at a time.
 	parallelSends = 32
 	// joinInterval is the time between tries to reach the members named by
@@ -306,8 +310,8 @@ func member(n *memberlist.Node) (Member, bool) {
 }
 
 // Broadcast puts a signed document into the own book and sends it to every
-// member, each over TCP. Whoever is not reached gets it by push/pull. It
-// returns when all were tried.
+// member: as a packet if it fits, and over TCP. Whoever is not reached gets it by
+// push/pull. It returns when all were tried.
 func (g *Gossip) Broadcast(wire []byte) error {
 	if _, err := g.cfg.Book.Add(wire); err != nil {
 		return fmt.Errorf("announcing: %w", err)
@@ -318,12 +322,17 @@ func (g *Gossip) Broadcast(wire []byte) error {
 
 func (g *Gossip) sendAll(wire []byte) {
 	message := append([]byte{kindDocument}, wire...)
+	others := slices.DeleteFunc(g.list.Members(), func(n *memberlist.Node) bool { return n.Name == g.name })
+	if len(message) <= maxPacket {
+		for _, n := range others {
+			if err := g.list.SendBestEffort(n, message); err != nil {
+				g.cfg.Logger.Debug("packet not sent, the document follows over TCP", "member", n.Name, "error", err)
+			}
+		}
+	}
 	slots := make(chan struct{}, parallelSends)
 	var wg sync.WaitGroup
-	for _, n := range g.list.Members() {
-		if n.Name == g.name {
-			continue
-		}
+	for _, n := range others {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
