@@ -233,7 +233,7 @@ func (a *Agent) seedCached(infohash cache.InfoHash, logger *slog.Logger) {
 	if !entry.Whole() {
 		return
 	}
-	if _, err := a.swarm.Seed(entry); err != nil {
+	if _, err := a.swarm.Seed(entry, false); err != nil {
 		logger.Warn("cached build not seeded", "error", err)
 	}
 }

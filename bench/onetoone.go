@@ -131,7 +131,7 @@ func engineCommands() []*cli.Command {
 					if err != nil {
 						return err
 					}
-					if _, err := e.Seed(entry); err != nil {
+					if _, err := e.Seed(entry, false); err != nil {
 						return err
 					}
 					infohash := entry.InfoHash()

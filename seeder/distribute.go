@@ -124,7 +124,7 @@ func wanted(r *ledger.Record) bool {
 // content has the build ready to be seeded: from the cache, or pulled.
 func (d *distribution) content(ctx context.Context, r *ledger.Record) (*manifest.Manifest, error) {
 	if d.cached(r) {
-		return d.entry.Manifest(), d.seed()
+		return d.entry.Manifest(), d.seed(r)
 	}
 	d.phase(api.PhaseQueued)
 	release, err := d.puller.slot(ctx)
@@ -171,7 +171,7 @@ func (d *distribution) content(ctx context.Context, r *ledger.Record) (*manifest
 	if entry == nil {
 		return m, nil
 	}
-	return m, d.seed()
+	return m, d.seed(updated)
 }
 
 // cached holds the whole entry of a build that was pulled before, if there is
@@ -194,9 +194,9 @@ func (d *distribution) hold(entry *cache.Entry) {
 	d.entry = entry
 }
 
-func (d *distribution) seed() error {
+func (d *distribution) seed(r *ledger.Record) error {
 	entry := d.entry
-	torrent, err := d.swarm.Seed(entry)
+	torrent, err := d.swarm.Seed(entry, d.receivers(r) > 1)
 	if err != nil {
 		return err
 	}
@@ -207,6 +207,22 @@ func (d *distribution) seed() error {
 	})
 	d.evict(0)
 	return nil
+}
+
+// receivers is how many agents are going to download: one or more for each
+// destination.
+func (d *distribution) receivers(r *ledger.Record) int {
+	served := make(map[string]int)
+	for _, m := range d.gossip.Members() {
+		if m.Role == gossip.Agent {
+			served[m.Bucket]++
+		}
+	}
+	n := 0
+	for _, b := range r.Destinations {
+		n += max(1, served[b])
+	}
+	return n
 }
 
 // announce tells the cluster.

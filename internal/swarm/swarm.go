@@ -31,8 +31,8 @@ const (
 	maxChunk = 256 << 10
 	// stealGrace keeps the engine from asking a second peer for what the first
 	// is about to send. Two pieces of 128 KiB at a sixteenth of 20 Mbit/s take
-	// 1.7 s; with 1 s, 5 % of all bytes came twice there.
-	stealGrace = 4 * time.Second
+	// 1.7 s: with 1 s, 5 % of all bytes came twice there.
+	stealGrace = 2 * time.Second
 	// maxConns bounds the connections of one build.
 	maxConns = 200
 	// dialRate and dialTimeout: the engine's own 10 dials a second are meant
@@ -166,10 +166,16 @@ func (s *Swarm) Torrent(infohash cache.InfoHash) (*Torrent, bool) {
 	return t, ok
 }
 
-// Seed adds a whole entry, or returns the torrent that is there.
-func (s *Swarm) Seed(e *cache.Entry) (*Torrent, error) {
+// Seed adds a whole entry, or returns the torrent that is there. With handOut, its
+// pieces are handed out where the Swarm was made for that. A single receiver has
+// nobody to trade with: shown everything, it was measured to be 1.7 times faster.
+func (s *Swarm) Seed(e *cache.Entry, handOut bool) (*Torrent, error) {
 	if !e.Whole() {
 		return nil, fmt.Errorf("seeding %x: pieces are missing", e.InfoHash())
+	}
+	if s.handout != nil && handOut {
+		// Before the engine has it, or early peers are shown everything.
+		s.handout.Add(e.InfoHash(), e.Manifest().NumPieces(), e.Manifest().PieceLength)
 	}
 	return s.add(Fetch{InfoHash: e.InfoHash(), Size: e.Manifest().Size}, e)
 }
@@ -220,9 +226,6 @@ func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
 	opts := torrent.AddTorrentOpts{InfoHash: f.InfoHash, ChunkSize: chunkSize(f.Size), DeferStorageOpen: true}
 	if e != nil {
 		opts.InfoBytes = e.Manifest().InfoBytes()
-		if s.handout != nil {
-			s.handout.Add(f.InfoHash, e.Manifest().NumPieces(), e.Manifest().PieceLength)
-		}
 	}
 	t.torrent, _ = s.client.AddTorrentOpt(opts)
 	t.torrent.SetOnWriteChunkError(t.writeFailed)

@@ -94,7 +94,7 @@ func seed(t *testing.T, size int, change func(*Config)) (*node, *Torrent, []byte
 	if err != nil {
 		t.Fatal(err)
 	}
-	torrent, err := n.Seed(e)
+	torrent, err := n.Seed(e, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func TestOneToOne(t *testing.T) {
 	if !ok || !e.Whole() {
 		t.Fatal("the entry left the cache")
 	}
-	if _, err := n.Seed(e); err != nil {
+	if _, err := n.Seed(e, true); err != nil {
 		t.Errorf("seeded after it was dropped: %v", err)
 	}
 }
@@ -205,6 +205,34 @@ func TestHandOutToSeveral(t *testing.T) {
 	// Each on his own would be 4 times.
 	if sent := from.Stats().UploadedBytes; sent > 2*size {
 		t.Errorf("the seeder sent %.2f times the build", float64(sent)/size)
+	}
+}
+
+// A single receiver is shown everything at once; once the build goes to others as
+// well, whoever comes then is not.
+func TestOneReceiverIsShownEverything(t *testing.T) {
+	const size = 1 << 20
+	s, dropped, content, m := seed(t, size, handOut)
+	e, _ := s.cache.Entry(dropped.InfoHash())
+	dropped.Drop()
+	from, err := s.Seed(e, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := start(t, "first", t.TempDir(), nil).fetch(t, from, size, nil)
+	finish(t, first, content, s.addr)
+	if has := first.Stats().Peers[0].Has; has != m.NumPieces() {
+		t.Errorf("shown %d pieces of %d", has, m.NumPieces())
+	}
+	if _, counted := s.handout.Stats(from.InfoHash()); counted {
+		t.Error("its pieces were handed out")
+	}
+	if again, err := s.Seed(e, true); err != nil || again != from {
+		t.Fatalf("seeded again: %v, %v", again, err)
+	}
+	finish(t, start(t, "second", t.TempDir(), nil).fetch(t, from, size, nil), content, s.addr)
+	if stats, _ := s.handout.Stats(from.InfoHash()); stats.Handed != m.NumPieces() {
+		t.Errorf("%d pieces were handed out, of %d", stats.Handed, m.NumPieces())
 	}
 }
 
@@ -383,7 +411,7 @@ func TestSeedNeedsAll(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.Seed(e); err == nil {
+	if _, err := n.Seed(e, true); err == nil {
 		t.Error("a build with pieces missing was seeded")
 	}
 	if err := errors.Join(n.Close(), n.Close()); err != nil {
