@@ -43,7 +43,7 @@ fuzz: ## run every fuzz target for FUZZTIME
 
 # The packages with hot paths: what is pulled and hashed, handed out, landed,
 # announced.
-HOT := ./internal/manifest ./internal/handout ./internal/landing ./internal/announce ./seeder
+HOT := ./internal/manifest ./internal/handout ./internal/landing ./internal/announce ./internal/source
 BENCH = $(GO) test -run '^$$' -bench . -benchmem $(HOT)
 
 .PHONY: bench

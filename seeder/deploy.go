@@ -38,7 +38,7 @@ func (s *Seeder) deploy(ctx context.Context, r api.DeployRequest) (*api.DeployAn
 	if err := announce.CheckBucketName(r.SourceBucket); err != nil {
 		return nil, &web.Error{Code: http.StatusBadRequest, Err: fmt.Errorf("sourceBucket: %w", err)}
 	}
-	source, err := s.sources.get(ctx, r.SourceBucket)
+	source, err := s.sources.Get(ctx, r.SourceBucket)
 	if err != nil {
 		if errors.Is(err, bucket.ErrNoBucket) {
 			return nil, &web.Error{Code: http.StatusNotFound, Err: err}

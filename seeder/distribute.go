@@ -127,7 +127,7 @@ func (d *distribution) content(ctx context.Context, r *ledger.Record) (*manifest
 		return d.entry.Manifest(), d.seed(r)
 	}
 	d.phase(api.PhaseQueued)
-	release, err := d.puller.slot(ctx)
+	release, err := d.puller.Slot(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ func (d *distribution) content(ctx context.Context, r *ledger.Record) (*manifest
 		return nil, ledger.ErrSuperseded
 	}
 	d.phase(api.PhasePulling)
-	source, err := d.sources.get(ctx, r.SourceBucket)
+	source, err := d.sources.Get(ctx, r.SourceBucket)
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +148,7 @@ func (d *distribution) content(ctx context.Context, r *ledger.Record) (*manifest
 		return nil, fmt.Errorf("%w: ETag is %s, was %s", bucket.ErrChanged, object.ETag, r.SourceETag)
 	}
 	started := time.Now()
-	m, entry, err := d.puller.pull(ctx, source, object, d.id, func(pulled int64) {
+	m, entry, err := d.puller.Pull(ctx, source, object, d.id, func(pulled int64) {
 		d.index.update(d.id, func(l *live) { l.pulled = pulled })
 	})
 	if err != nil {
@@ -406,7 +406,7 @@ func (d *distribution) restart(ctx context.Context, cause error) {
 	if !ok {
 		return
 	}
-	source, err := d.sources.get(ctx, d.key.SourceBucket)
+	source, err := d.sources.Get(ctx, d.key.SourceBucket)
 	if err == nil {
 		var object *bucket.Object
 		if object, err = source.Head(ctx, d.key.FileKey); err == nil {

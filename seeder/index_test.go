@@ -6,10 +6,14 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // id returns the n-th executionId.
 func id(n int) string {

@@ -3,8 +3,8 @@
 // first full copy, and keeps the record until every destination has arrived.
 //
 // The subjects, one a file: watch.go finds builds, deploy.go accepts them,
-// pull.go brings them here, distribute.go carries one execution from the queue to
-// its end, index.go is what the HTTP side reads.
+// distribute.go carries one execution from the queue to its end, index.go is what
+// the HTTP side reads.
 package seeder
 
 import (
@@ -27,6 +27,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/web"
 )
@@ -82,8 +83,8 @@ type Seeder struct {
 	gossip  *gossip.Gossip
 	swarm   *swarm.Swarm
 	index   *index
-	puller  *puller
-	sources sources
+	puller  *source.Puller
+	sources *source.Buckets
 
 	reserved reservations
 	builds   *http.Client
@@ -123,8 +124,8 @@ func New(cfg Config) (_ *Seeder, err error) {
 		cfg:      cfg,
 		book:     announce.NewBook(trust, nil),
 		index:    newIndex(),
-		puller:   newPuller(cfg.Cache),
-		sources:  newSources(cfg.AWS, cfg.Bucket),
+		puller:   source.NewPuller(cfg.Cache),
+		sources:  source.NewBuckets(cfg.AWS, cfg.Bucket),
 		reserved: newReservations(),
 		builds:   newBuildSource(),
 		ready:    errors.New("starting"),

@@ -1,4 +1,4 @@
-package seeder
+package source
 
 import (
 	"bytes"
@@ -23,7 +23,7 @@ var cloud *cloudtest.Cloud
 func TestMain(m *testing.M) { cloudtest.VerifyTestMain(m, &cloud) }
 
 // source is an object in a bucket of its own, and a puller to an empty cache.
-func source(t *testing.T, content []byte) (*puller, *bucket.Bucket, *bucket.Object) {
+func object(t *testing.T, content []byte) (*Puller, *bucket.Bucket, *bucket.Object) {
 	t.Helper()
 	b, err := bucket.Open(t.Context(), cloud.AWS, cloud.Bucket(t), bucket.Options{})
 	if err != nil {
@@ -43,7 +43,7 @@ func source(t *testing.T, content []byte) (*puller, *bucket.Bucket, *bucket.Obje
 			t.Error(err)
 		}
 	})
-	return newPuller(c), b, o
+	return NewPuller(c), b, o
 }
 
 func put(t *testing.T, b *bucket.Bucket, content []byte) {
@@ -63,7 +63,7 @@ func random(seed byte, size int) []byte {
 }
 
 // allBlocks fails the test unless every block is back in the store.
-func allBlocks(t *testing.T, p *puller) {
+func allBlocks(t *testing.T, p *Puller) {
 	t.Helper()
 	if n := len(p.blocks); n != maxBlocks {
 		t.Errorf("%d of %d blocks are free", n, maxBlocks)
@@ -73,9 +73,9 @@ func allBlocks(t *testing.T, p *puller) {
 func TestPull(t *testing.T) {
 	for _, size := range []int{1, blockLength, 5*blockLength + 17} {
 		want := random(1, size)
-		p, b, o := source(t, want)
+		p, b, o := object(t, want)
 		var progress []int64
-		m, entry, err := p.pull(t.Context(), b, o, "one", func(n int64) { progress = append(progress, n) })
+		m, entry, err := p.Pull(t.Context(), b, o, "one", func(n int64) { progress = append(progress, n) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -92,11 +92,11 @@ func TestPull(t *testing.T) {
 
 func TestPullsShareBlocksWithoutBlocking(t *testing.T) {
 	want := random(1, 20*blockLength)
-	p, b, o := source(t, want)
+	p, b, o := object(t, want)
 	var wg sync.WaitGroup
 	for _, name := range []string{"one", "two", "three", "four"} {
 		wg.Go(func() {
-			if _, _, err := p.pull(t.Context(), b, o, name, func(int64) {}); err != nil {
+			if _, _, err := p.Pull(t.Context(), b, o, name, func(int64) {}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -106,9 +106,9 @@ func TestPullsShareBlocksWithoutBlocking(t *testing.T) {
 }
 
 func TestObjectReplacedWhileItIsPulled(t *testing.T) {
-	p, b, o := source(t, random(1, 3*maxBlocks*blockLength))
+	p, b, o := object(t, random(1, 3*maxBlocks*blockLength))
 	replaced := false
-	_, _, err := p.pull(t.Context(), b, o, "one", func(int64) {
+	_, _, err := p.Pull(t.Context(), b, o, "one", func(int64) {
 		if !replaced {
 			replaced = true
 			put(t, b, random(2, 1000))
@@ -124,9 +124,9 @@ func TestObjectReplacedWhileItIsPulled(t *testing.T) {
 }
 
 func TestPullEnds(t *testing.T) {
-	p, b, o := source(t, random(1, 3*maxBlocks*blockLength))
+	p, b, o := object(t, random(1, 3*maxBlocks*blockLength))
 	ctx, cancel := context.WithCancel(t.Context())
-	if _, _, err := p.pull(ctx, b, o, "one", func(int64) { cancel() }); !errors.Is(err, context.Canceled) {
+	if _, _, err := p.Pull(ctx, b, o, "one", func(int64) { cancel() }); !errors.Is(err, context.Canceled) {
 		t.Errorf("pull ended with %v", err)
 	}
 	allBlocks(t, p)
@@ -151,7 +151,7 @@ func BenchmarkPull(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer c.Close()
-	p := newPuller(c)
+	p := NewPuller(c)
 	for name, lanes := range map[string]func(h *manifest.Hasher) []io.Writer{
 		"alone":  func(*manifest.Hasher) []io.Writer { return []io.Writer{io.Discard} },
 		"hashed": (*manifest.Hasher).Lanes,

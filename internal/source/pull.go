@@ -1,4 +1,6 @@
-package seeder
+// Package source brings the bytes of builds from the buckets that they are in,
+// whole and hashed on the way, in ranged reads that never mix two objects.
+package source
 
 import (
 	"context"
@@ -10,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/landfall-dist/landfall/internal/bucket"
@@ -32,27 +33,27 @@ const (
 	// asked for again; the wait doubles, with full jitter.
 	rangeTries   = 4
 	rangeBackoff = 100 * time.Millisecond
-	// maxSources bounds the source buckets kept open.
-	maxSources = 64
 )
 
-// puller brings objects to local disk and hashes them in the same pass.
-type puller struct {
+// Puller brings objects to local disk and hashes them in the same pass. It is safe
+// for concurrent use.
+type Puller struct {
 	cache  *cache.Cache
 	pulls  chan struct{}
 	blocks chan []byte // free ones; nil means one not made yet
 }
 
-func newPuller(c *cache.Cache) *puller {
-	p := &puller{cache: c, pulls: make(chan struct{}, maxPulls), blocks: make(chan []byte, maxBlocks)}
+// NewPuller pulls into a cache.
+func NewPuller(c *cache.Cache) *Puller {
+	p := &Puller{cache: c, pulls: make(chan struct{}, maxPulls), blocks: make(chan []byte, maxBlocks)}
 	for range maxBlocks {
 		p.blocks <- nil
 	}
 	return p
 }
 
-// slot waits for its turn to pull.
-func (p *puller) slot(ctx context.Context) (release func(), err error) {
+// Slot waits for its turn to pull.
+func (p *Puller) Slot(ctx context.Context) (release func(), err error) {
 	select {
 	case p.pulls <- struct{}{}:
 		return func() { <-p.pulls }, nil
@@ -71,7 +72,7 @@ type block struct {
 	lanes  atomic.Int32  // that have not hashed it yet
 }
 
-// pull fetches an object in parallel ranges, each If-Match on the ETag, writes
+// Pull fetches an object in parallel ranges, each If-Match on the ETag, writes
 // it to the cache and hashes it in order as it comes, each digest at its own
 // pace. An object that changes underneath is bucket.ErrChanged, never a mix of
 // two. A build of 0 bytes has a manifest and no entry.
@@ -79,7 +80,7 @@ type block struct {
 // Blocks are taken from the common store in the order of the object, so the
 // next one to be hashed always has its block and several pulls cannot block each
 // other.
-func (p *puller) pull(ctx context.Context, from *bucket.Bucket, o *bucket.Object, name string, progress func(pulled int64)) (*manifest.Manifest, *cache.Entry, error) {
+func (p *Puller) Pull(ctx context.Context, from *bucket.Bucket, o *bucket.Object, name string, progress func(pulled int64)) (*manifest.Manifest, *cache.Entry, error) {
 	hasher, err := manifest.NewHasher(o.Size, o.ContentType, o.Metadata)
 	if err != nil {
 		return nil, nil, err
@@ -104,7 +105,7 @@ func (p *puller) pull(ctx context.Context, from *bucket.Bucket, o *bucket.Object
 }
 
 // copy writes the object to the file, and to each writer in order.
-func (p *puller) copy(ctx context.Context, from *bucket.Bucket, o *bucket.Object, file io.WriterAt, writers []io.Writer, progress func(int64)) error {
+func (p *Puller) copy(ctx context.Context, from *bucket.Bucket, o *bucket.Object, file io.WriterAt, writers []io.Writer, progress func(int64)) error {
 	group, ctx := errgroup.WithContext(ctx)
 	lanes := make([]chan *block, len(writers))
 	var mu sync.Mutex
@@ -131,7 +132,7 @@ func (p *puller) copy(ctx context.Context, from *bucket.Bucket, o *bucket.Object
 }
 
 // request starts the ranged GETs, in order, as blocks and slots come free.
-func (p *puller) request(ctx context.Context, group *errgroup.Group, from *bucket.Bucket, o *bucket.Object, file io.WriterAt, lanes []chan *block) error {
+func (p *Puller) request(ctx context.Context, group *errgroup.Group, from *bucket.Bucket, o *bucket.Object, file io.WriterAt, lanes []chan *block) error {
 	slots := make(chan struct{}, pullParallel)
 	for offset := int64(0); offset < o.Size; offset += blockLength {
 		select {
@@ -167,7 +168,7 @@ func (p *puller) request(ctx context.Context, group *errgroup.Group, from *bucke
 
 // hash feeds one lane, and gives a block back when it was the last to need it.
 // After a failure it goes on to do so.
-func (p *puller) hash(ctx context.Context, w io.Writer, blocks <-chan *block, hashed func(length int)) (err error) {
+func (p *Puller) hash(ctx context.Context, w io.Writer, blocks <-chan *block, hashed func(length int)) (err error) {
 	for b := range blocks {
 		<-b.filled
 		if err == nil && b.err == nil && ctx.Err() == nil {
@@ -211,34 +212,4 @@ func readRangeOnce(ctx context.Context, from *bucket.Bucket, o *bucket.Object, b
 		return fmt.Errorf("reading %s at %d: %w", o.Key, b.offset, err)
 	}
 	return nil
-}
-
-// sources are the buckets that builds come from: the global one, and others that
-// POST /deploy named.
-type sources struct {
-	aws  aws.Config
-	mu   *sync.Mutex
-	open map[string]*bucket.Bucket
-}
-
-func newSources(cfg aws.Config, global *bucket.Bucket) sources {
-	return sources{cfg, new(sync.Mutex), map[string]*bucket.Bucket{global.Name(): global}}
-}
-
-// get opens a bucket, or returns it when it is open.
-func (s sources) get(ctx context.Context, name string) (*bucket.Bucket, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if b, ok := s.open[name]; ok {
-		return b, nil
-	}
-	if len(s.open) >= maxSources {
-		return nil, fmt.Errorf("source bucket %s: %d others are open already", name, maxSources)
-	}
-	b, err := bucket.Open(ctx, s.aws, name, bucket.Options{})
-	if err != nil {
-		return nil, err
-	}
-	s.open[name] = b
-	return b, nil
 }
