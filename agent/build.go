@@ -142,7 +142,7 @@ func (b *build) attempt(ctx context.Context) error {
 	if b.ann.Size > 0 {
 		// The peers are met while the table is asked: over long distances both
 		// take several round trips. A download begins in swarm, or goes on here.
-		if err := b.joinSwarm(verified.add); err != nil {
+		if err := b.joinSwarm(verified.set); err != nil {
 			return err
 		}
 	}
@@ -224,14 +224,19 @@ type verifiedPieces struct {
 	tracker *landing.Tracker // nil without a manifest
 }
 
-// add is called by the engine.
-func (v *verifiedPieces) add(piece int) {
+// set is called by the engine.
+func (v *verifiedPieces) set(piece int, verified bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.tracker != nil {
+	switch {
+	case v.tracker == nil:
+		return
+	case verified:
 		v.tracker.Verified(piece)
-		v.changed.tell()
+	default:
+		v.tracker.Invalid(piece)
 	}
+	v.changed.tell()
 }
 
 // track makes a tracker of all that the entry holds and what comes from now on.
@@ -366,12 +371,12 @@ func (b *build) job(m *manifest.Manifest, content io.ReaderAt, tracker *landing.
 }
 
 // joinSwarm takes part in the build's swarm, once.
-func (b *build) joinSwarm(verified func(piece int)) error {
+func (b *build) joinSwarm(onPiece func(piece int, verified bool)) error {
 	b.leaveSwarm() // a retry brings a new tracker
 	if entry, ok := b.agent.cfg.Cache.Pinned(b.ann.InfoHash); ok {
 		b.hold(entry)
 	}
-	d, err := b.agent.acquire(b, verified)
+	d, err := b.agent.acquire(b, onPiece)
 	if err != nil {
 		return err
 	}

@@ -28,24 +28,23 @@ type download struct {
 
 	mu           sync.Mutex
 	destinations []string // of all executions that hold it
-	verified     map[*build]func(piece int)
+	onPieces     map[*build]func(piece int, verified bool)
 	last         swarm.Stats
 	downRate     float64
 	upRate       float64
 }
 
 // acquire returns the download of a build, starting it if b is the first to ask.
-// verified is called for every piece that becomes verified until the release,
-// and must not block.
-func (a *Agent) acquire(b *build, verified func(piece int)) (*download, error) {
+// onPiece is called as swarm.Fetch says until the release, and must not block.
+func (a *Agent) acquire(b *build, onPiece func(piece int, verified bool)) (*download, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	ann := b.ann
 	d, ok := a.downloads[ann.InfoHash]
 	if !ok {
-		d = &download{infohash: ann.InfoHash, self: a.gossip.Name(), verified: make(map[*build]func(int))}
+		d = &download{infohash: ann.InfoHash, self: a.gossip.Name(), onPieces: make(map[*build]func(int, bool))}
 		var err error
-		d.torrent, err = a.swarm.Fetch(swarm.Fetch{InfoHash: ann.InfoHash, Size: ann.Size, OnVerified: d.onVerified})
+		d.torrent, err = a.swarm.Fetch(swarm.Fetch{InfoHash: ann.InfoHash, Size: ann.Size, OnPiece: d.onPiece})
 		if err != nil {
 			return nil, err
 		}
@@ -53,7 +52,7 @@ func (a *Agent) acquire(b *build, verified func(piece int)) (*download, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.verified[b] = verified
+	d.onPieces[b] = onPiece
 	for _, name := range ann.Destinations {
 		if !slices.Contains(d.destinations, name) {
 			d.destinations = append(d.destinations, name)
@@ -68,10 +67,10 @@ func (a *Agent) acquire(b *build, verified func(piece int)) (*download, error) {
 func (a *Agent) release(d *download, b *build) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	// Not held below: the engine calls onVerified under its own lock.
+	// Not held below: the engine calls onPiece under its own lock.
 	d.mu.Lock()
-	delete(d.verified, b)
-	last := len(d.verified) == 0
+	delete(d.onPieces, b)
+	last := len(d.onPieces) == 0
 	d.mu.Unlock()
 	if !last {
 		return
@@ -85,12 +84,12 @@ func (a *Agent) release(d *download, b *build) {
 	}
 }
 
-func (d *download) onVerified(piece int) {
+func (d *download) onPiece(piece int, verified bool) {
 	d.mu.Lock()
-	subscribers := slices.Collect(maps.Values(d.verified))
+	subscribers := slices.Collect(maps.Values(d.onPieces))
 	d.mu.Unlock()
 	for _, f := range subscribers {
-		f(piece)
+		f(piece, verified)
 	}
 }
 
@@ -98,10 +97,8 @@ func (d *download) onVerified(piece int) {
 // and the agents of all destinations. The engine forgets an address that it
 // could not reach, hence again and again.
 func (d *download) addPeers(members []gossip.Member) {
-	select {
-	case <-d.torrent.Whole():
+	if d.torrent.Done() {
 		return
-	default:
 	}
 	d.mu.Lock()
 	destinations := d.destinations

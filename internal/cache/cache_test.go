@@ -388,3 +388,33 @@ func TestPiecesFromManyGoroutines(t *testing.T) {
 		t.Errorf("whole %v, bitmap %x, %v", e.Whole(), bits, err)
 	}
 }
+
+func TestDamagedPieceIsFound(t *testing.T) {
+	dir := t.TempDir()
+	c := open(t, dir)
+	b, _ := build(t, 1, 3*piece)
+	e := put(t, c, 1, 3*piece)
+	defer e.Unpin()
+	flip := func(offset int64) {
+		if _, err := e.WriteAt([]byte{b[offset] ^ 1}, offset); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, length := range []int{piece, piece / 2} {
+		got := make([]byte, length)
+		if _, err := e.ReadVerified(1, got, 0); err != nil || !bytes.Equal(got, b[piece:piece+length]) {
+			t.Errorf("chunk of %d bytes: %v", length, err)
+		}
+	}
+	flip(5)
+	if _, err := e.ReadVerified(0, make([]byte, piece), 0); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("read whole: %v", err)
+	}
+	flip(3*piece - 1)
+	if _, err := e.ReadVerified(2, make([]byte, 10), 20); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("a chunk beside the damage: %v", err)
+	}
+	if got := e.Missing(); !slices.Equal(got, []int{0, 2}) || e.Whole() {
+		t.Errorf("missing are %v", got)
+	}
+}

@@ -26,6 +26,7 @@ type Entry struct {
 	verified int64  // bytes
 	missing  int    // pieces
 	lastUse  time.Time
+	good     map[int]time.Time // pieces that were verified just now, until when that counts
 }
 
 func hashOf(info []byte) InfoHash { return sha1.Sum(info) }
@@ -48,7 +49,7 @@ func load(dir string, infohash InfoHash) (_ *Entry, err error) {
 	if hashOf(info) != infohash {
 		return nil, fmt.Errorf("%w: the info is another build's", errDamaged)
 	}
-	e := &Entry{infohash: infohash, dir: dir, lastUse: stat.ModTime()}
+	e := &Entry{infohash: infohash, dir: dir, lastUse: stat.ModTime(), good: make(map[int]time.Time)}
 	if e.m, err = manifest.ParseInfo(info); err != nil {
 		return nil, err
 	}
@@ -90,8 +91,8 @@ func (e *Entry) InfoHash() InfoHash { return e.infohash }
 // Manifest describes the build.
 func (e *Entry) Manifest() *manifest.Manifest { return e.m }
 
-// ReadAt reads the build's bytes; those of pieces that are not complete are
-// undefined.
+// ReadAt reads the build's bytes as they are on disk; those of pieces that are not
+// complete are undefined. See ReadVerified.
 func (e *Entry) ReadAt(p []byte, offset int64) (int, error) { return e.data.ReadAt(p, offset) }
 
 // WriteAt writes bytes of pieces that are not complete. It fails beyond the
@@ -139,6 +140,19 @@ func (e *Entry) Whole() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.missing == 0
+}
+
+// Missing returns the pieces that are not complete, in order.
+func (e *Entry) Missing() []int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	missing := make([]int, 0, e.missing)
+	for piece := range e.m.NumPieces() {
+		if !e.bit(piece) {
+			missing = append(missing, piece)
+		}
+	}
+	return missing
 }
 
 // VerifiedBytes is the length of all complete pieces.

@@ -40,8 +40,9 @@ const (
 	maxRounds = 5
 	// maxConflicts is the number of new uploads after a 409 of S3.
 	maxConflicts = 1
-	// settleTimeout bounds the steps that are finished although ctx is over.
-	settleTimeout = 10 * time.Second
+	// settleTimeout bounds the steps that are finished although ctx is over: a
+	// process that is told to end has 10 s for everything.
+	settleTimeout = 4 * time.Second
 )
 
 var (
@@ -64,7 +65,8 @@ type Ledger interface {
 }
 
 // Job is one landing: a build, of one execution, into one bucket. Its fields are
-// not changed while Run runs.
+// not changed while Run runs. After a failure Run can be called again, with a new
+// Tracker too; Discard ends a Job that is given up.
 type Job struct {
 	Bucket      *bucket.Bucket
 	Ledger      Ledger
@@ -78,6 +80,11 @@ type Job struct {
 	// Tracker handed out before; no other Run may use it at the same time.
 	Content io.ReaderAt
 	Tracker *Tracker
+	// Verify hashes the content's pieces from first up to but without end once
+	// more, when S3 says that a part is not the seeder's; the Tracker must have
+	// been told of those that are damaged, by Invalid, when it returns their
+	// number. Nil where content cannot change.
+	Verify func(first, end int) (damaged int, err error)
 
 	// Agent and Region are told in the result; Agent also in the table while
 	// the landing is under way.
@@ -96,14 +103,19 @@ type Job struct {
 	Progress func(landedBytes int64)
 	// Now is the clock of the result; nil means time.Now.
 	Now func() time.Time
+
+	// uploadID is the upload that is this landing's to complete or to remove;
+	// empty while there is none.
+	uploadID string
 }
 
 // Run lands the build, waiting for its pieces, and records the arrival. It
 // returns the result as the table has it.
 //
-// It continues the upload that the table names for this execution. When it fails
-// it removes its upload. When ctx ends the upload is left for a successor,
-// unless the cause is ErrSuperseded or ErrEnded.
+// It continues the upload that the table names for this execution. When a store
+// cannot be reached, or ctx ends, the upload is left for the next Run or for a
+// successor. What cannot succeed any more, and a ctx whose cause is ErrSuperseded
+// or ErrEnded, removes it.
 func (j *Job) Run(ctx context.Context) (ledger.Result, error) {
 	l := &landing{Job: j, digest: j.Manifest.SHA256Hex()}
 	result, err := l.run(ctx)
@@ -198,17 +210,14 @@ func (j *Job) logger() *slog.Logger {
 type landing struct {
 	*Job
 	digest string
-	// uploadID is the upload that is this landing's to complete or to remove;
-	// empty while there is none.
-	uploadID string
 	// last is the item as the newest fence has read it.
 	last *ledger.Record
 }
 
 func (l *landing) run(ctx context.Context) (result ledger.Result, err error) {
 	defer func() {
-		if err != nil && l.uploadID != "" && !left(ctx) {
-			err = errors.Join(err, l.abort(ctx))
+		if err != nil && !l.left(ctx, err) {
+			err = errors.Join(err, l.Discard(ctx))
 		}
 	}()
 	conflicts := 0
@@ -221,7 +230,7 @@ func (l *landing) run(ctx context.Context) (result ledger.Result, err error) {
 			if conflicts++; conflicts > maxConflicts {
 				return ledger.Result{}, err
 			}
-			if err := l.abort(ctx); err != nil {
+			if err := l.Discard(ctx); err != nil {
 				return ledger.Result{}, err
 			}
 		case errors.Is(err, bucket.ErrExists), errors.Is(err, bucket.ErrNotFound),
@@ -235,11 +244,13 @@ func (l *landing) run(ctx context.Context) (result ledger.Result, err error) {
 	return ledger.Result{}, fmt.Errorf("given up after %d rounds: %w", maxRounds, err)
 }
 
-// left reports whether ctx has ended in a way that leaves the upload to a
-// successor.
-func left(ctx context.Context) bool {
-	cause := context.Cause(ctx)
-	return cause != nil && !errors.Is(cause, ErrSuperseded) && !errors.Is(cause, ErrEnded)
+// left reports whether the upload can be continued after an error, by the next Run
+// or a successor.
+func (l *landing) left(ctx context.Context, err error) bool {
+	if cause := context.Cause(ctx); cause != nil {
+		return !errors.Is(cause, ErrSuperseded) && !errors.Is(cause, ErrEnded)
+	}
+	return !settled(err)
 }
 
 // round goes from the item in the table to the arrival. An error about what
@@ -305,6 +316,9 @@ func (l *landing) resume(ctx context.Context, record *ledger.Record) ([]bucket.P
 		l.uploadID = ""
 		return nil, nil
 	}
+	if err == nil && begun.UploadID != l.uploadID {
+		err = l.tell(ctx) // the table did not take it before
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -366,11 +380,16 @@ func (l *landing) begin(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	// A successor finds the upload only through the table, so a process that
-	// stops just now still writes it down.
+	return l.tell(ctx)
+}
+
+// tell writes the upload down. A successor finds it only through the table, so a
+// process that stops just now still does. Where the table does not take it, the
+// upload stays this Job's.
+func (l *landing) tell(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
-	_, err = l.Ledger.SetLanding(ctx, l.Key, l.ExecutionID, l.Bucket.Name(), ledger.Landing{
+	_, err := l.Ledger.SetLanding(ctx, l.Key, l.ExecutionID, l.Bucket.Name(), ledger.Landing{
 		Agent:       l.Agent,
 		UploadID:    l.uploadID,
 		ExecutionID: l.ExecutionID,
@@ -378,16 +397,16 @@ func (l *landing) begin(ctx context.Context) (err error) {
 	return err
 }
 
-// abort removes this landing's upload, even when ctx is over.
-func (l *landing) abort(ctx context.Context) error {
-	if l.uploadID == "" {
+// Discard removes the upload that a Run has left, even when ctx is over.
+func (j *Job) Discard(ctx context.Context) error {
+	if j.uploadID == "" {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
-	err := l.Bucket.AbortUpload(ctx, l.Key.FileKey, l.uploadID)
+	err := j.Bucket.AbortUpload(ctx, j.Key.FileKey, j.uploadID)
 	if err == nil {
-		l.uploadID = ""
+		j.uploadID = ""
 	}
 	return err
 }

@@ -17,17 +17,19 @@ import (
 )
 
 const (
-	// maxTries, firstBackoff and maxBackoff bound the tries of one step, on top
-	// of the SDK's own, which are over in seconds: half a minute of waiting in
-	// the mean. A wait is drawn from zero to the backoff (full jitter), which
+	// maxTries and firstBackoff bound the tries of one step, on top of the SDK's
+	// own: some seconds, for the caller goes on with the upload when it calls
+	// Run again. A wait is drawn from zero to the backoff (full jitter), which
 	// doubles.
-	maxTries     = 8
+	maxTries     = 4
 	firstBackoff = 500 * time.Millisecond
-	maxBackoff   = 30 * time.Second
 	// A try of a part may take partGrace and one second for each slowestRate
 	// bytes; what takes longer hangs on a dead connection.
 	partGrace   = time.Minute
 	slowestRate = 64 << 10
+	// maxDamaged bounds how often one part is found damaged on disk: a disk that
+	// damages it each time is not to be filled for ever.
+	maxDamaged = 3
 )
 
 // send uploads the parts that the upload does not have yet, each when it is
@@ -61,7 +63,11 @@ func (l *landing) send(ctx context.Context, have []bucket.Part) ([]bucket.Part, 
 				if err != nil {
 					return err
 				}
-				if parts[part], err = l.sendPart(ctx, part); err != nil {
+				parts[part], err = l.sendPart(ctx, part)
+				if errors.Is(err, bucket.ErrDigest) && l.damaged(part) {
+					continue
+				}
+				if err != nil {
 					// Not given back: another worker would take it before the
 					// group is told. What comes after begins with a reset.
 					return fmt.Errorf("part %d: %w", part, err)
@@ -72,6 +78,21 @@ func (l *landing) send(ctx context.Context, have []bucket.Part) ([]bucket.Part, 
 		})
 	}
 	return parts, group.Wait()
+}
+
+// damaged looks at the pieces of a part that S3 has refused. When some are not
+// what they were the part waits until they have come again.
+func (l *landing) damaged(part int) bool {
+	if l.Verify == nil || !l.Tracker.refused(part) {
+		return false
+	}
+	n, err := l.Verify(l.Manifest.PartPieces(part))
+	if n > 0 {
+		l.logger().Warn("part was damaged on disk and is fetched again", "key", l.Key.FileKey,
+			"executionId", l.ExecutionID, "bucket", l.Bucket.Name(), "part", part, "pieces", n)
+		l.Tracker.Requeue(part)
+	}
+	return n > 0 && err == nil
 }
 
 // agrees reports whether a part that S3 has is the build's.
@@ -112,7 +133,7 @@ func (j *Job) retry(ctx context.Context, step string, op func() error) error {
 		if err == nil || settled(err) || ctx.Err() != nil || try == maxTries {
 			return err
 		}
-		delay := rand.N(min(maxBackoff, firstBackoff<<(try-1)))
+		delay := rand.N(firstBackoff << (try - 1))
 		j.logger().Warn("landing tries again", "key", j.Key.FileKey, "executionId", j.ExecutionID,
 			"bucket", j.Bucket.Name(), "step", step, "try", try, "error", err, "retryIn", delay)
 		select {

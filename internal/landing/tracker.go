@@ -27,6 +27,7 @@ type Tracker struct {
 	verified []bool // by piece
 	missing  []int  // by part: pieces not verified
 	state    []partState
+	refusals []uint8 // by part: how often S3 refused it
 	unlanded int   // parts
 	bytes    int64 // of landed parts
 	// low is at or below the lowest waiting part, so that finding the next one
@@ -44,6 +45,7 @@ func NewTracker(m *manifest.Manifest) *Tracker {
 		verified: make([]bool, m.NumPieces()),
 		missing:  make([]int, m.NumParts()),
 		state:    make([]partState, m.NumParts()),
+		refusals: make([]uint8, m.NumParts()),
 		unlanded: m.NumParts(),
 	}
 	for part := range t.missing {
@@ -146,6 +148,17 @@ func (t *Tracker) Requeue(part int) {
 	t.state[part] = waiting
 	t.low = min(t.low, part)
 	t.wake()
+}
+
+// refused notes that S3 has refused a part; false when that has been too often.
+func (t *Tracker) refused(part int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.refusals[part] == maxDamaged {
+		return false
+	}
+	t.refusals[part]++
+	return true
 }
 
 // reset forgets what has landed or was handed out, for a new upload; what is

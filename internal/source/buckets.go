@@ -16,7 +16,7 @@ const maxBuckets = 64
 // Buckets are the buckets that builds come from: the global one, and others that
 // somebody named. It is safe for concurrent use.
 type Buckets struct {
-	aws aws.Config
+	aws  aws.Config
 	mu   sync.Mutex
 	open map[string]*bucket.Bucket
 }

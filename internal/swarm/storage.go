@@ -38,10 +38,18 @@ type piece struct {
 	offset int64
 }
 
-// ReadAt reads for peers and for the engine's hashing. The engine sends what it
-// gets here without checking it once more.
+// ReadAt reads for peers, and for the engine's hashing of pieces that are not
+// complete yet. The engine sends what it gets here without checking it once more,
+// so that is done here.
 func (p piece) ReadAt(b []byte, offset int64) (int, error) {
-	return p.entry.ReadAt(b, p.offset+offset)
+	if !p.entry.Complete(p.index) {
+		return p.entry.ReadAt(b, p.offset+offset)
+	}
+	n, err := p.entry.ReadVerified(p.index, b, offset)
+	if errors.Is(err, cache.ErrCorrupt) {
+		p.t.damaged(p.index, err)
+	}
+	return n, err
 }
 
 func (p piece) WriteAt(b []byte, offset int64) (int, error) {

@@ -186,13 +186,14 @@ type Fetch struct {
 	// Size is the length that was announced, in bytes; an info dictionary that
 	// says otherwise is refused.
 	Size int64
-	// OnVerified is called for each piece when it becomes verified. It must
-	// not block. Nil where nobody asks.
-	OnVerified func(piece int)
+	// OnPiece is called for each piece when it becomes verified, and with false
+	// when one that was is found damaged on disk. It must not block. Nil where
+	// nobody asks.
+	OnPiece func(piece int, verified bool)
 }
 
 // Fetch adds a build by infohash, continuing what the cache holds of it. When the
-// torrent is there already, OnVerified is called for its pieces from then on.
+// torrent is there already, OnPiece is called for its pieces from then on.
 func (s *Swarm) Fetch(f Fetch) (*Torrent, error) {
 	e, ok := s.cfg.Cache.Pinned(f.InfoHash)
 	if ok {
@@ -211,7 +212,7 @@ func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
 		select {
 		case <-t.whole: // nothing to tell any more
 		default:
-			t.subscribe(f.OnVerified)
+			t.subscribe(f.OnPiece)
 		}
 		return t, nil
 	}
@@ -221,8 +222,9 @@ func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
 		opened:  make(chan struct{}),
 		whole:   make(chan struct{}),
 		dropped: make(chan struct{}),
+		lost:    make(chan struct{}, 1),
 	}
-	t.subscribe(f.OnVerified)
+	t.subscribe(f.OnPiece)
 	opts := torrent.AddTorrentOpts{InfoHash: f.InfoHash, ChunkSize: chunkSize(f.Size), DeferStorageOpen: true}
 	if e != nil {
 		opts.InfoBytes = e.Manifest().InfoBytes()

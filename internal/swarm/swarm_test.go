@@ -102,9 +102,9 @@ func seed(t *testing.T, size int, change func(*Config)) (*node, *Torrent, []byte
 }
 
 // fetch begins to download what is seeded.
-func (n *node) fetch(t *testing.T, from *Torrent, size int, verified func(int)) *Torrent {
+func (n *node) fetch(t *testing.T, from *Torrent, size int, onPiece func(int, bool)) *Torrent {
 	t.Helper()
-	f, err := n.Fetch(Fetch{InfoHash: from.InfoHash(), Size: int64(size), OnVerified: verified})
+	f, err := n.Fetch(Fetch{InfoHash: from.InfoHash(), Size: int64(size), OnPiece: onPiece})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,17 +120,7 @@ func finish(t *testing.T, f *Torrent, content []byte, peers ...PeerAddr) {
 	named := make(chan struct{})
 	go func() {
 		defer close(named)
-		ticker := time.NewTicker(50 * time.Millisecond)
-		defer ticker.Stop()
-		for f.AddPeers(peers); ; f.AddPeers(peers) {
-			select {
-			case <-f.Whole():
-				return
-			case <-ctx.Done():
-				return
-			case <-ticker.C:
-			}
-		}
+		f.nameUntil(ctx, peers...)
 	}()
 	defer func() { cancel(); <-named }()
 	e, err := f.Entry(ctx)
@@ -150,12 +140,25 @@ func finish(t *testing.T, f *Torrent, content []byte, peers ...PeerAddr) {
 	}
 }
 
+// nameUntil names peers again and again, as callers do.
+func (t *Torrent) nameUntil(ctx context.Context, peers ...PeerAddr) {
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for t.AddPeers(peers); ; t.AddPeers(peers) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
 func TestOneToOne(t *testing.T) {
 	const size = 8<<20 + 5
 	s, from, content, m := seed(t, size, nil)
 	n := start(t, "agent", t.TempDir(), nil)
 	var verified atomic.Int64
-	f := n.fetch(t, from, size, func(int) { verified.Add(1) })
+	f := n.fetch(t, from, size, func(int, bool) { verified.Add(1) })
 	finish(t, f, content, s.addr)
 	if got := verified.Load(); got != int64(m.NumPieces()) {
 		t.Errorf("told of %d pieces, not %d", got, m.NumPieces())
@@ -243,7 +246,7 @@ func TestRestartContinues(t *testing.T) {
 	first := start(t, "agent", dir, nil)
 	half := make(chan struct{})
 	var verified atomic.Int64
-	f := first.fetch(t, from, size, func(int) {
+	f := first.fetch(t, from, size, func(int, bool) {
 		if verified.Add(1) == int64(m.NumPieces()/2) {
 			close(half)
 		}

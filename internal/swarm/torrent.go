@@ -27,11 +27,12 @@ type Torrent struct {
 	opened  chan struct{} // closed when entry is set
 	whole   chan struct{} // closed when all pieces are verified
 	dropped chan struct{}
+	lost    chan struct{} // has a value when a piece was found damaged
 
 	mu         sync.Mutex
 	entry      *cache.Entry
 	wanted     *wanted // nil for a build that was whole from the start
-	onVerified []func(piece int)
+	onPiece    []func(piece int, verified bool)
 	isWhole    bool
 	isDropped  bool
 	high       [][2]int
@@ -118,28 +119,35 @@ func (t *Torrent) open(e *cache.Entry) error {
 	return nil
 }
 
-func (t *Torrent) subscribe(f func(piece int)) {
+func (t *Torrent) subscribe(f func(piece int, verified bool)) {
 	if f == nil {
 		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.onVerified = append(t.onVerified, f)
+	t.onPiece = append(t.onPiece, f)
 }
 
 // verified is told by the storage, under the engine's locks.
 func (t *Torrent) verified(piece int) {
+	t.tell(piece, true)
 	t.mu.Lock()
-	subscribers, w := slices.Clone(t.onVerified), t.wanted
+	w := t.wanted
 	t.mu.Unlock()
-	for _, f := range subscribers {
-		f(piece)
-	}
 	if w != nil {
 		w.verified(piece)
 	}
 	if t.entry.Whole() {
 		t.markWhole()
+	}
+}
+
+func (t *Torrent) tell(piece int, verified bool) {
+	t.mu.Lock()
+	subscribers := slices.Clone(t.onPiece)
+	t.mu.Unlock()
+	for _, f := range subscribers {
+		f(piece, verified)
 	}
 }
 

@@ -1,0 +1,78 @@
+package cache
+
+import (
+	"bytes"
+	"crypto/sha1"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+const (
+	// trustedFor is how long a piece that was found good is not hashed again,
+	// where it is read in chunks: a few chunks of one piece are asked for
+	// together.
+	trustedFor = 5 * time.Second
+	// maxTrusted bounds the pieces of one entry remembered for that.
+	maxTrusted = 64
+)
+
+// ErrCorrupt says that the bytes on disk are not those of a piece that was
+// verified before: the disk, or somebody who wrote to it, has changed them.
+var ErrCorrupt = errors.New("piece is damaged on disk")
+
+// ReadVerified reads bytes of a complete piece, from an offset within it, after
+// its hash was looked at: what a disk has changed goes to nobody. A damaged piece
+// is ErrCorrupt, once: then it is not complete any more.
+func (e *Entry) ReadVerified(piece int, b []byte, offset int64) (int, error) {
+	start, length := e.m.PieceRange(piece)
+	whole := offset == 0 && int64(len(b)) == length
+	if !whole && !e.trusted(piece) {
+		if err := e.Verify(piece); err != nil {
+			return 0, err
+		}
+		e.trust(piece)
+	}
+	n, err := e.data.ReadAt(b, start+offset)
+	if err != nil || !whole {
+		return n, err
+	}
+	if sum := sha1.Sum(b); !bytes.Equal(sum[:], e.m.PieceSHA1(piece)) {
+		return 0, e.corrupt(piece)
+	}
+	return n, nil
+}
+
+// Verify hashes a complete piece. A damaged one is ErrCorrupt, and not complete
+// any more.
+func (e *Entry) Verify(piece int) error {
+	start, length := e.m.PieceRange(piece)
+	h := sha1.New()
+	if _, err := io.Copy(h, io.NewSectionReader(e.data, start, length)); err != nil {
+		return fmt.Errorf("cache: reading piece %d: %w", piece, err)
+	}
+	if !bytes.Equal(h.Sum(nil), e.m.PieceSHA1(piece)) {
+		return e.corrupt(piece)
+	}
+	return nil
+}
+
+func (e *Entry) corrupt(piece int) error {
+	return errors.Join(fmt.Errorf("piece %d of %x: %w", piece, e.infohash, ErrCorrupt), e.SetComplete(piece, false))
+}
+
+func (e *Entry) trusted(piece int) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return time.Now().Before(e.good[piece])
+}
+
+func (e *Entry) trust(piece int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.good) >= maxTrusted {
+		clear(e.good)
+	}
+	e.good[piece] = time.Now().Add(trustedFor)
+}

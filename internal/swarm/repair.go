@@ -1,0 +1,107 @@
+package swarm
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha1"
+	"errors"
+	"fmt"
+
+	"github.com/landfall-dist/landfall/internal/cache"
+)
+
+// ErrWrongBytes says that bytes are not those of the piece.
+var ErrWrongBytes = errors.New("bytes do not have the piece's hash")
+
+// damaged takes note that a piece was verified once and is not any more: the
+// engine has to forget it, and to fetch it again from whoever has it. It is told
+// within a read, so the engine is told later. All peers have to connect anew: they
+// were told that the piece is here, and one whose request was rejected may never
+// ask for anything again.
+func (t *Torrent) damaged(piece int, err error) {
+	t.swarm.cfg.Logger.Warn("piece is fetched again", "infohash", fmt.Sprintf("%x", t.fetch.InfoHash), "error", err)
+	t.tell(piece, false)
+	select {
+	case t.lost <- struct{}{}:
+	default:
+	}
+	t.swarm.wg.Go(func() {
+		t.torrent.Piece(piece).UpdateCompletion()
+		t.torrent.DownloadPieces(piece, piece+1)
+		t.Disconnect()
+	})
+}
+
+// Disconnect hangs up on all peers. They, or AddPeers, connect again.
+func (t *Torrent) Disconnect() {
+	for _, c := range t.torrent.PeerConns() {
+		// Its error is that of a connection that is gone already.
+		_ = c.Close()
+	}
+}
+
+// Lost has a value when pieces were found damaged since it was last read.
+func (t *Torrent) Lost() <-chan struct{} { return t.lost }
+
+// Verify hashes pieces that count as complete, from first up to but without end;
+// those that are damaged are fetched again. It returns how many were.
+func (t *Torrent) Verify(first, end int) (damaged int, err error) {
+	e := t.entryNow()
+	if e == nil {
+		return 0, nil
+	}
+	for piece := first; piece < end; piece++ {
+		if !e.Complete(piece) {
+			continue
+		}
+		err := e.Verify(piece)
+		switch {
+		case errors.Is(err, cache.ErrCorrupt):
+			damaged++
+			t.damaged(piece, err)
+		case err != nil:
+			return damaged, err
+		}
+	}
+	return damaged, nil
+}
+
+// Done reports whether all pieces are here at the moment; one that was found
+// damaged is not.
+func (t *Torrent) Done() bool {
+	e := t.entryNow()
+	return e != nil && e.Whole()
+}
+
+// Missing returns the pieces that are not complete; nil before the info is here.
+func (t *Torrent) Missing() []int {
+	e := t.entryNow()
+	if e == nil {
+		return nil
+	}
+	return e.Missing()
+}
+
+// Put brings in a piece that came from elsewhere than a peer. ErrWrongBytes when it
+// does not have the piece's hash; then nothing was written.
+func (t *Torrent) Put(ctx context.Context, piece int, b []byte) error {
+	e := t.entryNow()
+	if e == nil {
+		return fmt.Errorf("piece %d of %x: its info is not here", piece, t.fetch.InfoHash)
+	}
+	if sum := sha1.Sum(b); !bytes.Equal(sum[:], e.Manifest().PieceSHA1(piece)) {
+		return fmt.Errorf("piece %d of %x: %w", piece, t.fetch.InfoHash, ErrWrongBytes)
+	}
+	if e.Complete(piece) {
+		return nil
+	}
+	offset, _ := e.Manifest().PieceRange(piece)
+	if _, err := e.WriteAt(b, offset); err != nil {
+		return fmt.Errorf("piece %d of %x: %w", piece, t.fetch.InfoHash, err)
+	}
+	// The engine reads it back, so that it also tells its peers.
+	if err := t.torrent.Piece(piece).VerifyDataContext(ctx); err != nil {
+		return fmt.Errorf("piece %d of %x: %w", piece, t.fetch.InfoHash, err)
+	}
+	return nil
+}
