@@ -2,9 +2,10 @@
 // downloads them with the swarm, lands them in the regional bucket and records
 // their arrival.
 //
-// Agent keeps one build for each execution announced to its bucket (build.go)
-// and one download for each infohash (download.go), which several executions of
-// the same bytes share.
+// Agent keeps one build for each execution announced to its bucket (build.go),
+// which takes part in the swarm (swarm.go), lands (land.go), and reads from the
+// source bucket what no peer has (fallback.go); and one download for each infohash
+// (download.go), which several executions of the same bytes share.
 package agent
 
 import (
@@ -17,6 +18,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -26,6 +28,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/web"
 )
@@ -45,6 +48,9 @@ const (
 	// maxFinished bounds the builds that GET /status still shows after their
 	// end.
 	maxFinished = 200
+	// turnPatience is how long a build may make no progress and keep its place
+	// when others wait for one.
+	turnPatience = 30 * time.Second
 )
 
 // Config says what an agent serves and with what.
@@ -62,6 +68,13 @@ type Config struct {
 	Trust []ed25519.PublicKey
 	// AllowPeers are networks whose peers may connect beside the members.
 	AllowPeers []netip.Prefix
+	// Sources are where the bytes of a build can be read when no peer has them;
+	// nil for nowhere. FallbackAfter defaults to DefaultFallbackAfter.
+	Sources       *source.Buckets
+	FallbackAfter time.Duration
+	// Memory is the directory that keeps the announcements of builds under way
+	// over a restart; empty for none.
+	Memory string
 	// LandParallel and MaxActive default to the constants of that name.
 	LandParallel, MaxActive int
 	Version                 string
@@ -76,6 +89,9 @@ type Agent struct {
 	swarm  *swarm.Swarm
 	slots  chan struct{} // parts on their way up
 	active chan struct{} // builds being worked on
+	queued atomic.Int64  // builds that wait for their turn
+	puller *source.Puller
+	memory memory
 	// membersChanged is closed and replaced at every change, so that any
 	// number of builds can wait for it.
 	membersChanged *notice
@@ -87,7 +103,7 @@ type Agent struct {
 	downloads map[announce.InfoHash]*download
 	running   context.Context // set by Run; nil before
 	group     *errgroup.Group
-	waiting   []*announce.Announcement // heard before Run
+	waiting   []announce.Added // heard before Run
 }
 
 // New opens the ports. On error the listeners in cfg are closed.
@@ -106,15 +122,22 @@ func New(cfg Config) (_ *Agent, err error) {
 	if cfg.MaxActive <= 0 {
 		cfg.MaxActive = DefaultMaxActive
 	}
+	if cfg.FallbackAfter <= 0 {
+		cfg.FallbackAfter = DefaultFallbackAfter
+	}
 	a := &Agent{
 		cfg:            cfg,
 		book:           announce.NewBook(cfg.Trust, nil),
 		slots:          make(chan struct{}, cfg.LandParallel),
 		active:         make(chan struct{}, cfg.MaxActive),
+		puller:         source.NewPuller(cfg.Cache),
 		membersChanged: newNotice(),
 		landedNow:      make(chan struct{}, 1),
 		builds:         make(map[string]*build),
 		downloads:      make(map[announce.InfoHash]*download),
+	}
+	if a.memory, err = newMemory(cfg.Memory); err != nil {
+		return nil, err
 	}
 	g := cfg.Gossip
 	g.Role, g.Region, g.Bucket = gossip.Agent, cfg.Region, cfg.Bucket.Name()
@@ -137,6 +160,9 @@ func New(cfg Config) (_ *Agent, err error) {
 	return a, nil
 }
 
+// GossipAddr is where members join through this one, as host:port.
+func (a *Agent) GossipAddr() string { return a.gossip.Addr() }
+
 func port(l net.Listener) uint16 { return uint16(l.Addr().(*net.TCPAddr).Port) }
 
 // Run works until ctx ends and then leaves the cluster; unfinished landings stay
@@ -153,8 +179,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.gossip.Run(ctx) })
 	group.Go(func() error { return web.Serve(ctx, a.cfg.HTTP, a.handler(), a.cfg.Logger) })
 	group.Go(func() error { return a.tick(ctx) })
-	for _, ann := range waiting {
-		a.announced(ann)
+	for _, heard := range waiting {
+		a.announced(heard)
+	}
+	if err := a.recall(); err != nil {
+		a.cfg.Logger.Warn("announcements of before the start are not known, the others may bring them", "error", err)
 	}
 	err := group.Wait()
 	if closeErr := a.swarm.Close(); err == nil {
@@ -177,18 +206,30 @@ func (a *Agent) Close() error {
 func (a *Agent) document(d announce.Added) {
 	switch {
 	case d.Announcement != nil:
-		a.announced(d.Announcement)
+		a.announced(d)
 	case d.End != nil:
 		a.ended(d.End)
 	}
 }
 
-func (a *Agent) announced(ann *announce.Announcement) {
+// recall takes up what was under way before the start.
+func (a *Agent) recall() error {
+	return a.memory.recall(func(wire []byte) error {
+		added, err := a.book.Add(wire)
+		if err == nil {
+			a.document(added)
+		}
+		return err
+	})
+}
+
+func (a *Agent) announced(heard announce.Added) {
+	ann := heard.Announcement
 	logger := a.cfg.Logger.With("key", ann.Key, "executionId", ann.ExecutionID)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.running == nil {
-		a.waiting = append(a.waiting, ann)
+		a.waiting = append(a.waiting, heard)
 		return
 	}
 	if a.running.Err() != nil {
@@ -211,11 +252,23 @@ func (a *Agent) announced(ann *announce.Announcement) {
 		}
 		other.stop(errSuperseded)
 	}
+	if err := a.memory.keep(ann.ExecutionID, heard.Wire); err != nil {
+		logger.Warn("this build is taken up again after a restart only if a member still announces it", "error", err)
+	}
 	b := newBuild(a, ann, logger)
 	a.builds[ann.ExecutionID] = b
 	a.forgetFinished()
 	ctx := a.running
-	a.group.Go(func() error { b.run(ctx); return nil })
+	a.group.Go(func() error {
+		b.run(ctx)
+		if ctx.Err() != nil {
+			return nil // goes on after the restart
+		}
+		if err := a.memory.forget(ann.ExecutionID); err != nil {
+			logger.Warn("an execution that is over is looked at once more after a restart", "error", err)
+		}
+		return nil
+	})
 }
 
 // assist seeds a build that goes to other buckets and is in the cache here.
@@ -297,8 +350,33 @@ func (a *Agent) tick(ctx context.Context) error {
 				d.addPeers(members)
 			}
 			last = now
+			a.share()
 			a.report()
 		}
+	}
+}
+
+// turn waits for a place among the builds that are worked on, first come first
+// served.
+func (a *Agent) turn(ctx context.Context) (release func(), err error) {
+	a.queued.Add(1)
+	defer a.queued.Add(-1)
+	select {
+	case a.active <- struct{}{}:
+		return func() { <-a.active }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// share takes the place of builds that get nowhere, when others wait for one, so
+// that a few whose source is gone do not keep all others back.
+func (a *Agent) share() {
+	if a.queued.Load() == 0 {
+		return
+	}
+	for _, b := range a.allBuilds() {
+		b.makeRoom(turnPatience)
 	}
 }
 

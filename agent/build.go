@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/announce"
@@ -27,6 +27,9 @@ const (
 	// standbyInterval is how often an agent that does not land looks whether
 	// the one that does has recorded the arrival.
 	standbyInterval = 5 * time.Second
+	// endInterval is how often, in the mean, an agent that has landed looks whether
+	// the execution is over: the notice of that can be lost.
+	endInterval = 5 * time.Minute
 	// reportAfterEnd is how many more times the end of a build is reported.
 	reportAfterEnd = 10
 )
@@ -38,6 +41,8 @@ var (
 	errEnded = landing.ErrEnded
 	// errCompleted is the end that everyone hopes for.
 	errCompleted = fmt.Errorf("%w: every destination has it", landing.ErrEnded)
+	// errYielded ends an attempt in favour of the builds that wait.
+	errYielded = errors.New("other builds wait")
 )
 
 // build is one execution at this agent, from its announcement to its end.
@@ -55,15 +60,26 @@ type build struct {
 	err      error // the newest failure, nil once landed
 	cause    error // why it was stopped
 	landedAt time.Time
-	landed   int64 // bytes
-	reports  int   // left to send after the end
+	landed   int64  // bytes
+	reports  int    // left to send after the end
+	etag     string // of the source object, once the table was read
 	download *download
 	entry    *cache.Entry
 	traffic  swarm.Stats // at the end of the download
+	// yield ends the present attempt so that another build has its turn; nil
+	// when there is none.
+	yield context.CancelCauseFunc
+
+	// job keeps the upload over several attempts; of run's goroutine.
+	job *landing.Job
+	// moved is when there last was progress, in Unix nanoseconds.
+	moved atomic.Int64
+	// fromSource counts bytes read from the source bucket.
+	fromSource atomic.Int64
 }
 
 func newBuild(a *Agent, ann *announce.Announcement, logger *slog.Logger) *build {
-	return &build{
+	b := &build{
 		agent:   a,
 		ann:     ann,
 		key:     ledger.Key{FileKey: ann.Key, SourceBucket: ann.SourceBucket},
@@ -74,6 +90,8 @@ func newBuild(a *Agent, ann *announce.Announcement, logger *slog.Logger) *build 
 		state:   api.StateQueued,
 		reports: reportAfterEnd,
 	}
+	b.move()
+	return b
 }
 
 // run works on the build until it has landed, was stopped, or ctx ends. What
@@ -102,43 +120,60 @@ func (b *build) run(ctx context.Context) {
 			switch cause := context.Cause(ctx); {
 			case errors.Is(cause, errCompleted):
 				// Another agent of this bucket has landed it.
+				b.discard(ctx)
 				b.succeed(ledger.Result{Timestamp: time.Now()})
 			case errors.Is(cause, errSuperseded), errors.Is(cause, errEnded):
+				b.discard(ctx)
 				b.fail(cause)
 				b.logger.Info("stopped", "reason", cause)
 			}
 			return
 		case errors.Is(err, landing.ErrSuperseded):
+			b.discard(ctx)
 			b.fail(errSuperseded)
 			b.logger.Info("stopped", "reason", errSuperseded)
 			return
+		case errors.Is(err, errYielded):
+			b.logger.Info("waiting for another turn: there was no progress, and other builds wait")
+			continue
 		}
 		delay := rand.N(wait) + firstRetry/10
 		wait = min(2*wait, maxRetry)
-		b.mu.Lock()
-		b.err = err
-		b.mu.Unlock()
-		b.logger.Warn("build not landed yet", "error", err, "retryIn", delay.Round(time.Millisecond).String())
-		select {
-		case <-ctx.Done():
-		case <-time.After(delay):
-		}
+		b.complain(err, delay)
+		b.waitFor(ctx, nil, delay)
 	}
 }
 
+// complain notes a failure that is tried again after the delay.
+func (b *build) complain(err error, delay time.Duration) {
+	b.mu.Lock()
+	b.err = err
+	b.mu.Unlock()
+	b.logger.Warn("build not landed yet", "error", err, "retryIn", delay.Round(time.Millisecond).String())
+}
+
 // attempt brings the build into the bucket and its arrival into the table.
-func (b *build) attempt(ctx context.Context) error {
+func (b *build) attempt(ctx context.Context) (err error) {
 	a := b.agent
 	if b.healthy() {
 		b.set(api.StateQueued)
 	}
-	select {
-	case a.active <- struct{}{}:
-		defer func() { <-a.active }()
-	case <-ctx.Done():
-		return ctx.Err()
+	release, err := a.turn(ctx)
+	if err != nil {
+		return err
 	}
-	verified := &verifiedPieces{changed: newNotice()}
+	defer release()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	b.begin(cancel)
+	defer b.begin(nil)
+	defer func() {
+		if err != nil && errors.Is(context.Cause(ctx), errYielded) {
+			b.leaveSwarm()
+			err = errYielded
+		}
+	}()
+	verified := &verifiedPieces{changed: newNotice(), moved: b.move}
 	if b.ann.Size > 0 {
 		// The peers are met while the table is asked: over long distances both
 		// take several round trips. A download begins in swarm, or goes on here.
@@ -146,12 +181,18 @@ func (b *build) attempt(ctx context.Context) error {
 			return err
 		}
 	}
-	if arrived, err := b.arrived(ctx); arrived || err != nil {
+	arrived, err := b.arrived(ctx)
+	switch {
+	case arrived:
 		b.leaveSwarm()
-		if arrived {
-			b.joinCached()
-		}
+		b.joinCached()
+		return nil
+	case errors.Is(err, landing.ErrSuperseded), ctx.Err() != nil:
+		b.leaveSwarm()
 		return err
+	case err != nil:
+		// The download does without the table; only the landing waits for it.
+		b.complain(err, 0)
 	}
 	if b.ann.Size == 0 {
 		m, err := manifest.ParseInline(b.ann.Landfall)
@@ -190,12 +231,15 @@ func (b *build) record(ctx context.Context) (*ledger.Record, error) {
 	if record.ExecutionID != b.ann.ExecutionID {
 		return nil, fmt.Errorf("%w: the table has %s", landing.ErrSuperseded, record.ExecutionID)
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.etag = record.SourceETag
 	return record, nil
 }
 
 // present records the arrival of a build that the bucket already holds.
 func (b *build) present(ctx context.Context, record *ledger.Record) (bool, error) {
-	job := b.job(nil, nil, nil)
+	job := b.newJob()
 	_, present, err := landing.Present(ctx, job.Bucket, b.key.FileKey, record.SHA256, record.Size)
 	if err != nil || !present {
 		return false, err
@@ -213,161 +257,6 @@ func (b *build) present(ctx context.Context, record *ledger.Record) (bool, error
 // sake.
 func (b *build) joinCached() {
 	b.agent.seedCached(b.ann.InfoHash, b.logger)
-}
-
-// verifiedPieces passes on which pieces are verified, from before the manifest is
-// known.
-type verifiedPieces struct {
-	changed *notice
-
-	mu      sync.Mutex
-	tracker *landing.Tracker // nil without a manifest
-}
-
-// set is called by the engine.
-func (v *verifiedPieces) set(piece int, verified bool) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	switch {
-	case v.tracker == nil:
-		return
-	case verified:
-		v.tracker.Verified(piece)
-	default:
-		v.tracker.Invalid(piece)
-	}
-	v.changed.tell()
-}
-
-// track makes a tracker of all that the entry holds and what comes from now on.
-func (v *verifiedPieces) track(entry *cache.Entry) *landing.Tracker {
-	m := entry.Manifest()
-	tracker := landing.NewTracker(m)
-	v.mu.Lock()
-	v.tracker = tracker
-	v.mu.Unlock()
-	for piece := range m.NumPieces() {
-		if entry.Complete(piece) {
-			tracker.Verified(piece)
-		}
-	}
-	return tracker
-}
-
-// swarm downloads with the others and lands meanwhile.
-func (b *build) swarm(ctx context.Context, verified *verifiedPieces) error {
-	b.set(api.StateDownloading)
-	entry, err := b.download.torrent.Entry(ctx)
-	if err != nil {
-		if errors.Is(err, cache.ErrNoSpace) {
-			b.set(api.StateQueued)
-			b.agent.evict(b.ann.Size) // for the next try
-		}
-		b.leaveSwarm()
-		return err
-	}
-	b.hold(entry)
-	tracker := verified.track(entry)
-	ctx, cancel := context.WithCancel(ctx)
-	steered := make(chan struct{})
-	go func() {
-		defer close(steered)
-		b.steer(ctx, tracker, verified.changed)
-	}()
-	defer func() { cancel(); <-steered }()
-	return b.land(ctx, entry.Manifest(), entry, tracker)
-}
-
-// steer keeps the first incomplete parts at high priority.
-func (b *build) steer(ctx context.Context, tracker *landing.Tracker, progress *notice) {
-	m := b.entry.Manifest()
-	for {
-		changed := progress.next()
-		if tracker.Whole() {
-			b.set(api.StateLanding)
-			b.logger.Info("downloaded", "bytes", m.Size, "seconds", time.Since(b.started).Seconds(), "landedBytes", b.landedBytes())
-			return
-		}
-		var high [][2]int
-		for _, part := range tracker.Window(partsAhead) {
-			first, end := m.PartPieces(part)
-			high = append(high, [2]int{first, end})
-		}
-		b.download.torrent.Prioritize(high)
-		select {
-		case <-ctx.Done():
-			return
-		case <-changed:
-		}
-	}
-}
-
-// land lands when this agent leads its bucket, and otherwise waits until the one
-// that does has recorded the arrival, or is gone.
-func (b *build) land(ctx context.Context, m *manifest.Manifest, content io.ReaderAt, tracker *landing.Tracker) error {
-	for {
-		changed := b.agent.membersChanged.next()
-		record, err := b.record(ctx)
-		if err != nil {
-			return err
-		}
-		name := b.agent.cfg.Bucket.Name()
-		if slices.Contains(record.Successful, name) {
-			b.succeed(record.Results[name])
-			return b.wholeForOthers(ctx)
-		}
-		if b.agent.leads(record) {
-			result, err := b.job(m, content, tracker).Run(ctx)
-			if err != nil {
-				return err
-			}
-			b.succeed(result)
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-changed:
-		case <-time.After(standbyInterval):
-		}
-	}
-}
-
-// wholeForOthers lets a standby's download end, so that it can serve.
-func (b *build) wholeForOthers(ctx context.Context) error {
-	if b.download == nil {
-		return nil
-	}
-	select {
-	case <-b.download.torrent.Whole():
-	case <-b.stopped:
-	case <-ctx.Done():
-	}
-	return nil
-}
-
-func (b *build) job(m *manifest.Manifest, content io.ReaderAt, tracker *landing.Tracker) *landing.Job {
-	a := b.agent
-	return &landing.Job{
-		Bucket:      a.cfg.Bucket,
-		Ledger:      a.cfg.Ledger,
-		Key:         b.key,
-		ExecutionID: b.ann.ExecutionID,
-		Manifest:    m,
-		Content:     content,
-		Tracker:     tracker,
-		Agent:       a.cfg.Gossip.ID,
-		Region:      a.cfg.Region,
-		Slots:       a.slots,
-		Started:     b.started,
-		Logger:      b.logger,
-		Progress: func(landed int64) {
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			b.landed = landed
-		},
-		Now: time.Now,
-	}
 }
 
 // joinSwarm takes part in the build's swarm, once.
@@ -416,14 +305,25 @@ func (b *build) leaveSwarm() {
 }
 
 // seedUntilEnd keeps the build pinned and serving until every destination has
-// it, or its announcement holds no longer.
+// it, or its announcement holds no longer. The table says so too, for the notice of
+// the end may never come when the seeder is gone.
 func (b *build) seedUntilEnd(ctx context.Context) {
 	expired := time.NewTimer(time.Until(b.ann.Expires))
 	defer expired.Stop()
-	select {
-	case <-ctx.Done():
-	case <-b.stopped:
-	case <-expired.C:
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-b.stopped:
+			return
+		case <-expired.C:
+			return
+		case <-time.After(endInterval/2 + rand.N(endInterval)):
+		}
+		record, err := b.record(ctx)
+		if errors.Is(err, landing.ErrSuperseded) || err == nil && record.Status != ledger.InProgress {
+			return
+		}
 	}
 }
 
@@ -433,6 +333,46 @@ func (b *build) healthy() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.err == nil
+}
+
+// begin notes how the attempt that begins can be ended; nil at its end.
+func (b *build) begin(yield context.CancelCauseFunc) {
+	b.move()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.yield = yield
+}
+
+// makeRoom ends the present attempt when it has made no progress for so long.
+func (b *build) makeRoom(patience time.Duration) {
+	b.mu.Lock()
+	yield := b.yield
+	b.mu.Unlock()
+	if yield != nil && time.Since(b.lastMove()) > patience {
+		yield(errYielded)
+	}
+}
+
+// move notes progress.
+func (b *build) move() { b.moved.Store(time.Now().UnixNano()) }
+
+func (b *build) lastMove() time.Time { return time.Unix(0, b.moved.Load()) }
+
+func (b *build) sourceETag() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.etag
+}
+
+// landedSoFar takes the landing's progress; what was wrong before is over then.
+func (b *build) landedSoFar(landed int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if landed > b.landed {
+		b.move()
+		b.err = nil
+	}
+	b.landed = landed
 }
 
 func (b *build) landedBytes() int64 {

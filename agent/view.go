@@ -41,6 +41,7 @@ func (b *build) view(names map[[20]byte]gossip.Member) api.Build {
 		Size:         b.ann.Size,
 		State:        b.state,
 		LandedBytes:  b.landed,
+		SourceBytes:  b.fromSource.Load(),
 		Peers:        []api.Peer{},
 	}
 	if b.err != nil {

@@ -50,14 +50,19 @@ func (s *Seeder) start(r *ledger.Record) {
 	})
 }
 
-// distribution carries one execution from the queue to its end.
+// distribution carries one execution from the queue to its end. How its bytes come
+// here and into the swarm is in content.go.
 type distribution struct {
 	*Seeder
 	key    ledger.Key
 	id     string
 	logger *slog.Logger
 	since  time.Time
-	entry  *cache.Entry // pinned while set
+	// pulled is what was pulled in this run; nil before. It is not pulled again
+	// because the table cannot be written.
+	pulled  *manifest.Manifest
+	entry   *cache.Entry   // pinned while set
+	torrent *swarm.Torrent // nil before it is seeded
 }
 
 // run pulls, announces and follows. A failure that may pass is tried again; one
@@ -72,11 +77,13 @@ func (d *distribution) run(ctx context.Context) {
 		case err == nil, ctx.Err() != nil, errors.Is(err, ledger.ErrSuperseded):
 			return
 		case errors.Is(err, bucket.ErrNotFound), errors.Is(err, manifest.ErrInvalid):
-			d.failAll(ctx, err)
-			return
+			if err = d.failAll(ctx, err); err == nil {
+				return
+			}
 		case errors.Is(err, bucket.ErrChanged):
-			d.restart(ctx, err)
-			return
+			if err = d.restart(ctx, err); err == nil {
+				return
+			}
 		}
 		delay := rand.N(wait) + firstRetry/10
 		wait = min(2*wait, maxRetry)
@@ -119,94 +126,6 @@ func (d *distribution) attempt(ctx context.Context) error {
 // wanted reports whether a destination is left to be reached.
 func wanted(r *ledger.Record) bool {
 	return slices.ContainsFunc(r.Unfinished(), func(bucket string) bool { return !cancelled(r, bucket) })
-}
-
-// content has the build ready to be seeded: from the cache, or pulled.
-func (d *distribution) content(ctx context.Context, r *ledger.Record) (*manifest.Manifest, error) {
-	if d.cached(r) {
-		return d.entry.Manifest(), d.seed(r)
-	}
-	d.phase(api.PhaseQueued)
-	release, err := d.puller.Slot(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer release()
-	if _, _, ok := d.index.get(d.id); !ok {
-		return nil, ledger.ErrSuperseded
-	}
-	d.phase(api.PhasePulling)
-	source, err := d.sources.Get(ctx, r.SourceBucket)
-	if err != nil {
-		return nil, err
-	}
-	object, err := source.Head(ctx, r.FileKey)
-	if err != nil {
-		return nil, err
-	}
-	if object.ETag != r.SourceETag {
-		return nil, fmt.Errorf("%w: ETag is %s, was %s", bucket.ErrChanged, object.ETag, r.SourceETag)
-	}
-	started := time.Now()
-	m, entry, err := d.puller.Pull(ctx, source, object, d.id, func(pulled int64) {
-		d.index.update(d.id, func(l *live) { l.pulled = pulled })
-	})
-	if err != nil {
-		if errors.Is(err, cache.ErrNoSpace) {
-			d.evict(r.Size) // for the next try
-		}
-		return nil, fmt.Errorf("pulling %s from %s: %w", r.FileKey, r.SourceBucket, err)
-	}
-	infohash := ""
-	if entry != nil {
-		d.hold(entry)
-		infohash = announce.InfoHash(entry.InfoHash()).String()
-	}
-	d.logger.Info("pulled", "bytes", m.Size, "seconds", time.Since(started).Seconds(), "infohash", infohash)
-	updated, err := d.cfg.Ledger.SetContent(ctx, d.key, d.id, infohash, m.SHA256Hex())
-	if err != nil {
-		return nil, err
-	}
-	d.index.put(updated)
-	if entry == nil {
-		return m, nil
-	}
-	return m, d.seed(updated)
-}
-
-// cached holds the whole entry of a build that was pulled before, if there is
-// one.
-func (d *distribution) cached(r *ledger.Record) bool {
-	var infohash announce.InfoHash
-	if r.InfoHash == "" || infohash.UnmarshalText([]byte(r.InfoHash)) != nil {
-		return false
-	}
-	entry, ok := d.cfg.Cache.Pinned(infohash)
-	if ok {
-		d.hold(entry)
-	}
-	return ok && entry.Whole()
-}
-
-// hold keeps a pinned entry until unpin.
-func (d *distribution) hold(entry *cache.Entry) {
-	d.unpin()
-	d.entry = entry
-}
-
-func (d *distribution) seed(r *ledger.Record) error {
-	entry := d.entry
-	torrent, err := d.swarm.Seed(entry, d.receivers(r) > 1)
-	if err != nil {
-		return err
-	}
-	before := torrent.Stats().UploadedBytes
-	d.index.update(d.id, func(l *live) {
-		l.pulled = entry.Manifest().Size
-		l.sent = func() int64 { return torrent.Stats().UploadedBytes - before }
-	})
-	d.evict(0)
-	return nil
 }
 
 // receivers is how many agents are going to download: one or more for each
@@ -284,7 +203,10 @@ func (d *distribution) follow(ctx context.Context) (again bool, err error) {
 		case <-ctx.Done():
 			return false, ctx.Err()
 		case <-changed:
+		case <-d.lost():
+			d.mend(ctx, record)
 		case <-ticker.C:
+			d.mend(ctx, record)
 			d.look(ctx)
 		}
 	}
@@ -380,42 +302,48 @@ func (s *Seeder) retire(k ledger.Key, id, reason string) {
 }
 
 // failAll records why nothing more will come.
-func (d *distribution) failAll(ctx context.Context, cause error) {
-	d.logger.Error("execution failed", "error", cause)
+func (d *distribution) failAll(ctx context.Context, cause error) error {
 	record, _, ok := d.index.get(d.id)
 	if !ok {
-		return
+		return nil
 	}
 	for _, b := range record.Pending() {
 		updated, err := d.cfg.Ledger.Fail(ctx, d.key, d.id, b, ledger.Result{Timestamp: time.Now(), Error: cause.Error()})
+		if errors.Is(err, ledger.ErrSuperseded) {
+			return nil
+		}
 		if err != nil {
-			d.logger.Error("failure not recorded", "bucket", b, "error", err)
-			return
+			return fmt.Errorf("recording the failure of %s: %w", b, err)
 		}
 		d.index.put(updated)
 	}
+	d.logger.Error("execution failed", "error", cause)
 	d.phase(api.PhaseEnded)
 	d.retire(d.key, d.id, announce.Failed)
+	return nil
 }
 
 // restart begins again with the object as it is now: it was replaced while it
 // was pulled, or since.
-func (d *distribution) restart(ctx context.Context, cause error) {
-	d.logger.Warn("object changed underneath, starting afresh", "error", cause)
+func (d *distribution) restart(ctx context.Context, cause error) error {
 	record, _, ok := d.index.get(d.id)
 	if !ok {
-		return
+		return nil
 	}
-	source, err := d.sources.Get(ctx, d.key.SourceBucket)
-	if err == nil {
-		var object *bucket.Object
-		if object, err = source.Head(ctx, d.key.FileKey); err == nil {
-			_, err = d.accept(ctx, d.key.SourceBucket, object, record.Unfinished())
-		}
+	from, err := d.sources.Get(ctx, d.key.SourceBucket)
+	if err != nil {
+		return err
+	}
+	object, err := from.Head(ctx, d.key.FileKey)
+	if errors.Is(err, bucket.ErrNotFound) {
+		return d.failAll(ctx, fmt.Errorf("%w, and now it is gone: %w", cause, err))
 	}
 	if err != nil {
-		d.failAll(ctx, fmt.Errorf("%w, and the new one could not be taken up: %w", cause, err))
+		return err
 	}
+	d.logger.Warn("object changed underneath, starting afresh", "error", cause)
+	_, err = d.accept(ctx, d.key.SourceBucket, object, record.Unfinished())
+	return err
 }
 
 // progress takes an agent's report.

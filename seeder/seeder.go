@@ -3,8 +3,8 @@
 // first full copy, and keeps the record until every destination has arrived.
 //
 // The subjects, one a file: watch.go finds builds, deploy.go accepts them,
-// distribute.go carries one execution from the queue to its end, index.go is what
-// the HTTP side reads.
+// distribute.go carries one execution from the queue to its end, content.go has its
+// bytes, index.go is what the HTTP side reads.
 package seeder
 
 import (

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -15,6 +16,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/command"
+	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/terminal"
 )
 
@@ -50,6 +52,7 @@ func runCommand() *cli.Command {
 			command.Required("bucket", "regional `BUCKET` that builds land in"),
 			command.Strings("trust", "public `KEY` of a seeder, or a file of them; announcements signed by others are refused"),
 			command.String("bucket-region", "", "AWS `REGION` of the bucket (default: what HeadBucket answers, then AWS_REGION)"),
+			command.Switch("source-fallback", true, "read from the source bucket what no peer has had for 30s (needs s3:GetObject there)"),
 			command.Int("land-parallel", agent.DefaultLandParallel, "parts uploaded at a time"),
 			command.Int("max-active", agent.DefaultMaxActive, "builds worked on at a time"),
 		}, command.MemberFlags("127.0.0.1:7080", "127.0.0.1:0", "127.0.0.1:0", "landfall-agent")...),
@@ -71,6 +74,10 @@ func run(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	var sources *source.Buckets
+	if c.Bool("source-fallback") {
+		sources = source.NewBuckets(m.AWS)
+	}
 	a, err := agent.New(agent.Config{
 		Region:       c.String("region"),
 		Bucket:       bucket,
@@ -81,6 +88,8 @@ func run(c *cli.Context) (err error) {
 		Gossip:       m.Gossip,
 		Trust:        trust,
 		AllowPeers:   m.AllowPeers,
+		Sources:      sources,
+		Memory:       filepath.Join(m.DataDir, "announced"),
 		LandParallel: c.Int("land-parallel"),
 		MaxActive:    c.Int("max-active"),
 		Version:      command.Version(),

@@ -68,6 +68,8 @@ type Added struct {
 	Announcement *Announcement
 	// End is set when wire was an end that is news.
 	End *End
+	// Wire is the document that is news, as it came.
+	Wire []byte
 	// Reply is the end notice of the execution that wire still announces, for
 	// whoever sent it; nil otherwise.
 	Reply []byte
@@ -100,7 +102,7 @@ func (b *Book) Add(wire []byte) (Added, error) {
 			return Added{}, fmt.Errorf("%w: %d are active", ErrFull, maxActive)
 		}
 		b.active[d.ExecutionID] = entry{wire, d, d.Expires, now}
-		return Added{Announcement: d}, nil
+		return Added{Announcement: d, Wire: wire}, nil
 	case *End:
 		if _, ok := b.ended[d.ExecutionID]; ok {
 			return Added{}, nil
@@ -113,7 +115,7 @@ func (b *Book) Add(wire []byte) (Added, error) {
 		}
 		delete(b.active, d.ExecutionID)
 		b.ended[d.ExecutionID] = entry{wire, d, d.Expires, now}
-		return Added{End: d}, nil
+		return Added{End: d, Wire: wire}, nil
 	}
 	return Added{}, fmt.Errorf("%w: %T", ErrInvalid, doc)
 }

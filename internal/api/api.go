@@ -147,6 +147,7 @@ type Build struct {
 	LandedBytes     int64      `json:"landedBytes"`
 	DownloadedBytes int64      `json:"downloadedBytes"`
 	UploadedBytes   int64      `json:"uploadedBytes"`
+	SourceBytes     int64      `json:"sourceBytes"` // read from the source bucket, for want of peers
 	DownRate        int64      `json:"downRate"`
 	UpRate          int64      `json:"upRate"`
 	Peers           []Peer     `json:"peers"`

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -37,6 +38,8 @@ type Options struct {
 	// Regions is the number of destinations, each with one agent but for the
 	// last Unserved of them.
 	Regions, Unserved int
+	// FallbackAfter is the agents'; 0 for their default.
+	FallbackAfter time.Duration
 	// ArrivalTimeout is the seeder's; 0 for its default.
 	ArrivalTimeout time.Duration
 	// Before is called when the buckets exist and nothing runs yet.
@@ -60,8 +63,9 @@ type Cluster struct {
 	// Ledger is the table.
 	Ledger *ledger.Ledger
 
-	cluster *devcluster.Cluster
-	stop    func()
+	cluster    *devcluster.Cluster
+	stop       func()
+	stopSeeder func()
 }
 
 // unique keeps the names of regions, and so of buckets, apart between tests.
@@ -85,6 +89,7 @@ func Start(t testing.TB, cloud *cloudtest.Cloud, o Options) *Cluster {
 		BuildSource:    o.BuildSource,
 		Poll:           50 * time.Millisecond,
 		ArrivalTimeout: o.ArrivalTimeout,
+		FallbackAfter:  o.FallbackAfter,
 		Version:        "test",
 		Logger:         slog.New(slog.NewTextHandler(logTo{t}, &slog.HandlerOptions{Level: slog.LevelInfo})),
 	}
@@ -115,14 +120,13 @@ func (c *Cluster) start() {
 		c.t.Fatal(err)
 	}
 	c.cluster = cluster
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- cluster.Run(ctx) }()
+	c.stopSeeder = c.background("seeder", cluster.Detach())
+	stopAgents := c.background("cluster", cluster.Run)
 	c.stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			c.t.Errorf("cluster ended: %v", err)
-		}
+		var wg sync.WaitGroup
+		wg.Go(c.stopSeeder)
+		wg.Go(stopAgents)
+		wg.Wait()
 	})
 	c.Seeder = &api.Client{URL: cluster.SeederURL}
 	c.Agents = nil
@@ -133,6 +137,25 @@ func (c *Cluster) start() {
 		c.Until("everyone is ready", func() bool { return a.Ready(c.t.Context()) == nil })
 	}
 }
+
+// background runs something until stop is called.
+func (c *Cluster) background(name string, run func(context.Context) error) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- run(ctx) }()
+	return sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			c.t.Errorf("%s ended: %v", name, err)
+		}
+	})
+}
+
+// StopSeeder ends the seeder alone.
+func (c *Cluster) StopSeeder() { c.stopSeeder() }
+
+// Dir is where the agent of an id keeps its data.
+func (c *Cluster) Dir(id string) string { return filepath.Join(c.cfg.Dir, id) }
 
 // Stop ends all members; what they keep on disk stays.
 func (c *Cluster) Stop() { c.stop() }

@@ -149,6 +149,13 @@ func Bool(name, usage string) *cli.BoolFlag {
 	return &cli.BoolFlag{Name: name, Usage: usage, EnvVars: env(name)}
 }
 
+// Switch is Bool with a default; --NAME=false turns off what is on.
+func Switch(name string, value bool, usage string) *cli.BoolFlag {
+	f := Bool(name, usage)
+	f.Value = value
+	return f
+}
+
 // Required makes a string flag that must be given.
 func Required(name, usage string) *cli.StringFlag {
 	f := String(name, "", usage)

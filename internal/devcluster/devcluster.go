@@ -25,6 +25,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/seeder"
 )
 
@@ -51,6 +52,8 @@ type Config struct {
 	AgentHTTP func(i int) string
 	// BuildSource is the seeder's.
 	BuildSource string
+	// FallbackAfter is the agents'; 0 for its default.
+	FallbackAfter time.Duration
 	// Poll and ArrivalTimeout are the seeder's; 0 for its defaults.
 	Poll, ArrivalTimeout time.Duration
 	Version              string
@@ -71,7 +74,11 @@ type Cluster struct {
 	// AgentURLs are the agents', in order of the regions.
 	AgentURLs []string
 
-	members []member
+	seeder  *member
+	members []member // the agents
+	// gossip are the addresses of all members so far; whoever comes joins
+	// through them.
+	gossip []string
 }
 
 // member is one role with what it holds open.
@@ -106,7 +113,7 @@ func New(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	c := &Cluster{cfg: cfg}
 	defer func() {
 		if err != nil {
-			for _, m := range c.members {
+			for _, m := range c.all() {
 				err = errors.Join(err, m.close())
 			}
 		}
@@ -118,7 +125,7 @@ func New(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 		return nil, err
 	}
 	c.Trust = []ed25519.PublicKey{c.Key.Public().(ed25519.PublicKey)}
-	if err := c.addSeeder(ctx); err != nil {
+	if c.seeder, err = c.newSeeder(ctx); err != nil {
 		return nil, err
 	}
 	for i, region := range cfg.Regions[:len(cfg.Regions)-cfg.Unserved] {
@@ -146,13 +153,28 @@ func signingKey(file string) (ed25519.PrivateKey, error) {
 	return key, err
 }
 
+// Detach takes the seeder out of what Run runs, for the caller to run and to end by
+// itself.
+func (c *Cluster) Detach() (run func(ctx context.Context) error) {
+	m := *c.seeder
+	c.seeder = nil
+	return m.runAndClose
+}
+
 // Run runs all members until ctx ends or one fails.
 func (c *Cluster) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	for _, m := range c.members {
+	for _, m := range c.all() {
 		group.Go(func() error { return m.runAndClose(ctx) })
 	}
 	return group.Wait()
+}
+
+func (c *Cluster) all() []member {
+	if c.seeder == nil {
+		return c.members
+	}
+	return append([]member{*c.seeder}, c.members...)
 }
 
 func (m member) runAndClose(ctx context.Context) error {
@@ -184,20 +206,20 @@ func listenOn(addr string) (net.Listener, error) {
 	return l, nil
 }
 
-func (c *Cluster) addSeeder(ctx context.Context) error {
+func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 	cfg := c.cfg
 	dir := filepath.Join(cfg.Dir, "seeder")
 	store, err := cache.Open(filepath.Join(dir, "cache"), cacheSize)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	global, err := bucket.Open(ctx, cfg.AWS, cfg.Global, bucket.Options{})
 	if err != nil {
-		return errors.Join(err, store.Close())
+		return nil, errors.Join(err, store.Close())
 	}
 	p, err := listen(cfg.SeederHTTP, cfg.SeederPeers)
 	if err != nil {
-		return errors.Join(err, store.Close())
+		return nil, errors.Join(err, store.Close())
 	}
 	gossipAddr := cfg.SeederGossip
 	if gossipAddr == "" {
@@ -226,12 +248,12 @@ func (c *Cluster) addSeeder(ctx context.Context) error {
 		Logger:         cfg.Logger.With("node", "seeder"),
 	})
 	if err != nil {
-		return errors.Join(err, store.Close())
+		return nil, errors.Join(err, store.Close())
 	}
 	c.SeederURL = "http://" + p.http.Addr().String()
 	c.SeederGossip = s.GossipAddr()
-	c.members = append(c.members, member{s.Run, func() error { return errors.Join(s.Close(), store.Close()) }})
-	return nil
+	c.gossip = append(c.gossip, c.SeederGossip)
+	return &member{s.Run, func() error { return errors.Join(s.Close(), store.Close()) }}, nil
 }
 
 // agent opens one agent of a region. Several may serve one region.
@@ -250,20 +272,24 @@ func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url strin
 		return "", member{}, errors.Join(err, store.Close())
 	}
 	a, err := agent.New(agent.Config{
-		Region:  region,
-		Bucket:  regional,
-		Ledger:  Ledger(cfg),
-		Cache:   store,
-		Peers:   p.peers,
-		HTTP:    p.http,
-		Gossip:  gossip.Config{Meta: gossip.Meta{ID: id}, Listen: "127.0.0.1:0", Join: []string{c.SeederGossip}},
-		Trust:   c.Trust,
-		Version: cfg.Version,
-		Logger:  cfg.Logger.With("node", id),
+		Region:        region,
+		Bucket:        regional,
+		Ledger:        Ledger(cfg),
+		Cache:         store,
+		Peers:         p.peers,
+		HTTP:          p.http,
+		Gossip:        gossip.Config{Meta: gossip.Meta{ID: id}, Listen: "127.0.0.1:0", Join: c.gossip},
+		Trust:         c.Trust,
+		Sources:       source.NewBuckets(cfg.AWS),
+		FallbackAfter: cfg.FallbackAfter,
+		Memory:        filepath.Join(cfg.Dir, id, "announced"),
+		Version:       cfg.Version,
+		Logger:        cfg.Logger.With("node", id),
 	})
 	if err != nil {
 		return "", member{}, errors.Join(err, store.Close())
 	}
+	c.gossip = append(c.gossip, a.GossipAddr())
 	return "http://" + p.http.Addr().String(), member{a.Run, func() error { return errors.Join(a.Close(), store.Close()) }}, nil
 }
 

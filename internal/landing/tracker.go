@@ -28,8 +28,8 @@ type Tracker struct {
 	missing  []int  // by part: pieces not verified
 	state    []partState
 	refusals []uint8 // by part: how often S3 refused it
-	unlanded int   // parts
-	bytes    int64 // of landed parts
+	unlanded int     // parts
+	bytes    int64   // of landed parts
 	// low is at or below the lowest waiting part, so that finding the next one
 	// does not pass over all that has landed before.
 	low int

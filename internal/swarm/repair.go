@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
 // ErrWrongBytes says that bytes are not those of the piece.
@@ -80,6 +81,15 @@ func (t *Torrent) Missing() []int {
 		return nil
 	}
 	return e.Missing()
+}
+
+// SetInfo brings in the info dictionary, where no peer has it. It must be that of
+// the torrent's infohash.
+func (t *Torrent) SetInfo(m *manifest.Manifest) error {
+	if err := t.torrent.SetInfoBytes(m.InfoBytes()); err != nil {
+		return fmt.Errorf("info dictionary of %x: %w", t.fetch.InfoHash, err)
+	}
+	return nil
 }
 
 // Put brings in a piece that came from elsewhere than a peer. ErrWrongBytes when it

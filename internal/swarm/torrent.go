@@ -29,14 +29,14 @@ type Torrent struct {
 	dropped chan struct{}
 	lost    chan struct{} // has a value when a piece was found damaged
 
-	mu         sync.Mutex
-	entry      *cache.Entry
-	wanted     *wanted // nil for a build that was whole from the start
-	onPiece    []func(piece int, verified bool)
-	isWhole    bool
-	isDropped  bool
-	high       [][2]int
-	paused     bool
+	mu        sync.Mutex
+	entry     *cache.Entry
+	wanted    *wanted // nil for a build that was whole from the start
+	onPiece   []func(piece int, verified bool)
+	isWhole   bool
+	isDropped bool
+	high      [][2]int
+	paused    bool
 }
 
 // InfoHash names the build.

@@ -1,0 +1,117 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/landing"
+	"github.com/landfall-dist/landfall/internal/manifest"
+)
+
+// land lands when this agent leads its bucket, and otherwise waits until the one
+// that does has recorded the arrival, or is gone. A store that cannot be reached
+// is tried again here, so that the download goes on meanwhile and what has been
+// uploaded stays.
+func (b *build) land(ctx context.Context, m *manifest.Manifest, content io.ReaderAt, tracker *landing.Tracker) error {
+	wait := firstRetry
+	for {
+		changed := b.agent.membersChanged.next()
+		done, err := b.landOnce(ctx, m, content, tracker)
+		switch {
+		case done, ctx.Err() != nil, errors.Is(err, landing.ErrSuperseded):
+			return err
+		case err == nil:
+			wait = firstRetry
+			b.waitFor(ctx, changed, standbyInterval)
+		default:
+			delay := rand.N(wait) + firstRetry/10
+			wait = min(2*wait, maxRetry)
+			b.complain(err, delay)
+			b.waitFor(ctx, nil, delay)
+		}
+	}
+}
+
+func (b *build) waitFor(ctx context.Context, changed <-chan struct{}, most time.Duration) {
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-changed:
+	case <-timer.C:
+	}
+}
+
+// landOnce lands, or sees that this has been done, or that it is another agent's
+// to do.
+func (b *build) landOnce(ctx context.Context, m *manifest.Manifest, content io.ReaderAt, tracker *landing.Tracker) (done bool, err error) {
+	record, err := b.record(ctx)
+	if err != nil {
+		return false, err
+	}
+	name := b.agent.cfg.Bucket.Name()
+	if slices.Contains(record.Successful, name) {
+		b.succeed(record.Results[name])
+		return true, b.wholeForOthers(ctx)
+	}
+	if !b.agent.leads(record) {
+		return false, nil
+	}
+	if b.job == nil {
+		b.job = b.newJob()
+	}
+	b.job.Manifest, b.job.Content, b.job.Tracker = m, content, tracker
+	if b.download != nil {
+		b.job.Verify = b.download.torrent.Verify
+	}
+	result, err := b.job.Run(ctx)
+	if err != nil {
+		return false, err
+	}
+	b.succeed(result)
+	return true, nil
+}
+
+// wholeForOthers lets a standby's download end, so that it can serve.
+func (b *build) wholeForOthers(ctx context.Context) error {
+	if b.download == nil {
+		return nil
+	}
+	select {
+	case <-b.download.torrent.Whole():
+	case <-b.stopped:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+func (b *build) newJob() *landing.Job {
+	a := b.agent
+	return &landing.Job{
+		Bucket:      a.cfg.Bucket,
+		Ledger:      a.cfg.Ledger,
+		Key:         b.key,
+		ExecutionID: b.ann.ExecutionID,
+		Agent:       a.cfg.Gossip.ID,
+		Region:      a.cfg.Region,
+		Slots:       a.slots,
+		Started:     b.started,
+		Logger:      b.logger,
+		Progress:    b.landedSoFar,
+		Now:         time.Now,
+	}
+}
+
+// discard removes what a landing that is given up has left in the bucket.
+func (b *build) discard(ctx context.Context) {
+	if b.job == nil {
+		return
+	}
+	if err := b.job.Discard(ctx); err != nil {
+		b.logger.Warn("upload not removed; a lifecycle rule for unfinished uploads, or the next build of this key, removes it", "error", err)
+	}
+}

@@ -1,0 +1,110 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/landing"
+)
+
+// verifiedPieces passes on which pieces are verified, from before the manifest is
+// known.
+type verifiedPieces struct {
+	changed *notice
+	moved   func()
+
+	mu      sync.Mutex
+	tracker *landing.Tracker // nil without a manifest
+}
+
+// set is called by the engine.
+func (v *verifiedPieces) set(piece int, verified bool) {
+	v.moved()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case v.tracker == nil:
+		return
+	case verified:
+		v.tracker.Verified(piece)
+	default:
+		v.tracker.Invalid(piece)
+	}
+	v.changed.tell()
+}
+
+// track makes a tracker of all that the entry holds and what comes from now on.
+func (v *verifiedPieces) track(entry *cache.Entry) *landing.Tracker {
+	m := entry.Manifest()
+	tracker := landing.NewTracker(m)
+	v.mu.Lock()
+	v.tracker = tracker
+	v.mu.Unlock()
+	for piece := range m.NumPieces() {
+		if entry.Complete(piece) {
+			tracker.Verified(piece)
+		}
+	}
+	return tracker
+}
+
+// swarm downloads with the others and lands meanwhile.
+func (b *build) swarm(ctx context.Context, verified *verifiedPieces) error {
+	b.set(api.StateDownloading)
+	if b.agent.cfg.Sources != nil {
+		defer during(ctx, b.fallBack)()
+	}
+	entry, err := b.download.torrent.Entry(ctx)
+	if err != nil {
+		if errors.Is(err, cache.ErrNoSpace) {
+			b.set(api.StateQueued)
+			b.agent.evict(b.ann.Size) // for the next try
+		}
+		b.leaveSwarm()
+		return err
+	}
+	b.hold(entry)
+	tracker := verified.track(entry)
+	defer during(ctx, func(ctx context.Context) { b.steer(ctx, tracker, verified.changed) })()
+	return b.land(ctx, entry.Manifest(), entry, tracker)
+}
+
+// during runs f until it returns or the end of what it is to accompany, which the
+// caller says by calling end.
+func during(ctx context.Context, f func(ctx context.Context)) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f(ctx)
+	}()
+	return func() { cancel(); <-done }
+}
+
+// steer keeps the first incomplete parts at high priority.
+func (b *build) steer(ctx context.Context, tracker *landing.Tracker, progress *notice) {
+	m := b.entry.Manifest()
+	for {
+		changed := progress.next()
+		if tracker.Whole() {
+			b.set(api.StateLanding)
+			b.logger.Info("downloaded", "bytes", m.Size, "seconds", time.Since(b.started).Seconds(), "landedBytes", b.landedBytes())
+			return
+		}
+		var high [][2]int
+		for _, part := range tracker.Window(partsAhead) {
+			first, end := m.PartPieces(part)
+			high = append(high, [2]int{first, end})
+		}
+		b.download.torrent.Prioritize(high)
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}

@@ -1,0 +1,209 @@
+package clustertest
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/manifest"
+)
+
+// patience is short, for a test that waits for it.
+const patience = 300 * time.Millisecond
+
+// manifestOf hashes a build as the seeder does.
+func manifestOf(t *testing.T, b []byte) *manifest.Manifest {
+	t.Helper()
+	h, err := manifest.NewHasher(int64(len(b)), "application/zip", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	m, err := h.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// build is how an agent sees a build of the key; nil when it does not know it.
+func (c *Cluster) build(agent *api.Client, key string) *api.Build {
+	s, err := agent.AgentStatus(c.t.Context())
+	if err != nil {
+		return nil
+	}
+	for _, b := range s.Builds {
+		if b.Key == key {
+			return &b
+		}
+	}
+	return nil
+}
+
+// completed waits for the end of the execution of a key by the table alone, since
+// the seeder is gone.
+func (c *Cluster) completed(key string) *ledger.Record {
+	c.t.Helper()
+	var r *ledger.Record
+	c.Until(key+" is completed", func() bool {
+		r = c.Record(key)
+		return r.Status == ledger.Completed
+	})
+	return r
+}
+
+// orphan publishes a build to two regions that nobody serves, so that only the
+// agent of a third hears of it, and ends the seeder for good.
+func orphan(t *testing.T, b []byte, patience time.Duration) *Cluster {
+	t.Helper()
+	c := Start(t, cloud, Options{Regions: 3, Unserved: 2, FallbackAfter: patience})
+	c.Put("build.bin", b, nil)
+	id := c.Deploy("build.bin", c.Bucket(1), c.Bucket(2)).ExecutionID
+	c.Until("it is announced", func() bool {
+		e, err := c.Seeder.Execution(t.Context(), id)
+		return err == nil && e.Phase == api.PhaseDistributing
+	})
+	c.StopSeeder()
+	return c
+}
+
+func TestSeederGoneAndNobodyHasAnything(t *testing.T) {
+	b := content(1, 2*manifest.MinPartLength+1234)
+	c := orphan(t, b, patience)
+	agents := make([]*api.Client, 2)
+	for i := range agents {
+		agents[i], _ = c.AddAgent(1+i, c.Regions[1+i])
+	}
+	c.completed("build.bin")
+	var read int64
+	for i, a := range agents {
+		if got, _ := c.Object(c.Bucket(1+i), "build.bin"); string(got) != string(b) {
+			t.Errorf("%s does not hold the build", c.Bucket(1+i))
+		}
+		read += c.build(a, "build.bin").SourceBytes
+	}
+	// Once, but for a machine so busy that the second loses patience.
+	if read < int64(len(b)) || read > 2*int64(len(b)) {
+		t.Errorf("%d bytes were read from the source, the build has %d", read, len(b))
+	}
+	t.Logf("read %d from the source, the build has %d", read, len(b))
+}
+
+// Between them two agents hold three quarters; each piece of the rest is read from
+// the source about once.
+func TestSeederGoneWithPiecesMissing(t *testing.T) {
+	b := content(2, 4*manifest.MinPartLength)
+	c := orphan(t, b, 3*time.Second) // both have met by then
+	m := manifestOf(t, b)
+	quarter := m.NumPieces() / 4
+	for i := range 2 {
+		store, err := cache.Open(filepath.Join(c.Dir(c.Regions[1+i]), "cache"), 1<<40)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := store.Create(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for piece := i * quarter; piece < (i+2)*quarter; piece++ {
+			offset, length := m.PieceRange(piece)
+			if _, err := e.WriteAt(b[offset:offset+length], offset); err != nil {
+				t.Fatal(err)
+			}
+			if err := e.SetComplete(piece, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		e.Unpin()
+		if err := store.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	agents := make([]*api.Client, 2)
+	for i := range agents {
+		agents[i], _ = c.AddAgent(1+i, c.Regions[1+i])
+	}
+	c.completed("build.bin")
+	var read, traded int64
+	for i, a := range agents {
+		if got, _ := c.Object(c.Bucket(1+i), "build.bin"); string(got) != string(b) {
+			t.Errorf("%s does not hold the build", c.Bucket(1+i))
+		}
+		read += c.build(a, "build.bin").SourceBytes
+		traded += c.build(a, "build.bin").DownloadedBytes
+	}
+	missing := int64(m.NumPieces()-3*quarter) * m.PieceLength
+	if read < missing || read > missing*3/2 {
+		t.Errorf("%d bytes were read from the source, %d were missing", read, missing)
+	}
+	t.Logf("read %d from the source for %d that were missing, traded %d", read, missing, traded)
+}
+
+// All agents are restarted when the seeder is gone: they know by themselves what
+// was under way.
+func TestAnnouncementsOutliveEveryMember(t *testing.T) {
+	b := content(3, manifest.MinPartLength+99)
+	c := Start(t, cloud, Options{Regions: 2, Unserved: 2, FallbackAfter: time.Hour})
+	c.Put("build.bin", b, nil)
+	id := c.Deploy("build.bin").ExecutionID
+	first, stopFirst := c.AddAgent(0, "first")
+	c.Until("the first region has it", func() bool {
+		b := c.build(first, "build.bin")
+		return b != nil && b.State == api.StateLanded
+	})
+	c.StopSeeder()
+	stopFirst()
+	if r := c.Record("build.bin"); r.Status != ledger.InProgress || r.ExecutionID != id {
+		t.Fatalf("record %+v", r)
+	}
+	c.AddAgent(0, "first")
+	c.AddAgent(1, "second")
+	c.completed("build.bin")
+	c.Holds("build.bin", b)
+	kept, err := os.ReadDir(filepath.Join(c.Dir("first"), "announced"))
+	if err != nil || len(kept) > 1 {
+		t.Errorf("%d announcements are kept, %v", len(kept), err)
+	}
+}
+
+// A bit flips on the seeder's disk before anybody has the build: the piece comes
+// from the global bucket again.
+func TestDamageOnTheSeedersDisk(t *testing.T) {
+	b := content(4, manifest.MinPartLength+99)
+	c := Start(t, cloud, Options{Regions: 2, Unserved: 2, FallbackAfter: time.Hour})
+	c.Put("build.bin", b, nil)
+	id := c.Deploy("build.bin").ExecutionID
+	c.Until("it is announced", func() bool {
+		e, err := c.Seeder.Execution(t.Context(), id)
+		return err == nil && e.Phase == api.PhaseDistributing
+	})
+	flip(t, filepath.Join(c.Dir("seeder"), "cache", c.Record("build.bin").InfoHash, "data"), 3*manifest.MinPieceLength+5)
+	c.AddAgent(0, "first")
+	c.AddAgent(1, "second")
+	c.Await(id, "COMPLETED")
+	c.Holds("build.bin", b)
+}
+
+// flip changes one bit of a file.
+func flip(t *testing.T, file string, offset int64) {
+	t.Helper()
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b := make([]byte, 1)
+	if _, err := f.ReadAt(b, offset); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 1
+	if _, err := f.WriteAt(b, offset); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,141 @@
+package seeder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/source"
+)
+
+// content has the build ready to be seeded: from the cache, or pulled.
+func (d *distribution) content(ctx context.Context, r *ledger.Record) (*manifest.Manifest, error) {
+	if d.cached(r) {
+		return d.entry.Manifest(), d.seed(r)
+	}
+	if d.pulled == nil {
+		if err := d.pull(ctx, r); err != nil {
+			return nil, err
+		}
+	}
+	infohash := ""
+	if d.entry != nil {
+		infohash = announce.InfoHash(d.entry.InfoHash()).String()
+	}
+	updated, err := d.cfg.Ledger.SetContent(ctx, d.key, d.id, infohash, d.pulled.SHA256Hex())
+	if err != nil {
+		return nil, err
+	}
+	d.index.put(updated)
+	if d.entry == nil {
+		return d.pulled, nil
+	}
+	return d.pulled, d.seed(updated)
+}
+
+// pull brings the build here.
+func (d *distribution) pull(ctx context.Context, r *ledger.Record) error {
+	d.phase(api.PhaseQueued)
+	release, err := d.puller.Slot(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if _, _, ok := d.index.get(d.id); !ok {
+		return ledger.ErrSuperseded
+	}
+	d.phase(api.PhasePulling)
+	from, err := d.sources.Get(ctx, r.SourceBucket)
+	if err != nil {
+		return err
+	}
+	object, err := from.Head(ctx, r.FileKey)
+	if err != nil {
+		return err
+	}
+	if object.ETag != r.SourceETag {
+		return fmt.Errorf("%w: ETag is %s, was %s", bucket.ErrChanged, object.ETag, r.SourceETag)
+	}
+	started := time.Now()
+	m, entry, err := d.puller.Pull(ctx, from, object, d.id, func(pulled int64) {
+		d.index.update(d.id, func(l *live) { l.pulled = pulled })
+	})
+	if err != nil {
+		if errors.Is(err, cache.ErrNoSpace) {
+			d.evict(r.Size) // for the next try
+		}
+		return fmt.Errorf("pulling %s from %s: %w", r.FileKey, r.SourceBucket, err)
+	}
+	d.pulled = m
+	if entry != nil {
+		d.hold(entry)
+	}
+	d.logger.Info("pulled", "bytes", m.Size, "seconds", time.Since(started).Seconds())
+	return nil
+}
+
+// cached holds the whole entry of a build that was pulled before, if there is
+// one.
+func (d *distribution) cached(r *ledger.Record) bool {
+	var infohash announce.InfoHash
+	if r.InfoHash == "" || infohash.UnmarshalText([]byte(r.InfoHash)) != nil {
+		return false
+	}
+	entry, ok := d.cfg.Cache.Pinned(infohash)
+	if ok {
+		d.hold(entry)
+	}
+	return ok && entry.Whole()
+}
+
+// hold keeps a pinned entry until unpin.
+func (d *distribution) hold(entry *cache.Entry) {
+	d.unpin()
+	d.entry = entry
+}
+
+func (d *distribution) seed(r *ledger.Record) error {
+	entry := d.entry
+	torrent, err := d.swarm.Seed(entry, d.receivers(r) > 1)
+	if err != nil {
+		return err
+	}
+	d.torrent = torrent
+	before := torrent.Stats().UploadedBytes
+	d.index.update(d.id, func(l *live) {
+		l.pulled = entry.Manifest().Size
+		l.sent = func() int64 { return torrent.Stats().UploadedBytes - before }
+	})
+	d.evict(0)
+	return nil
+}
+
+// lost has a value when pieces on this disk were found damaged; nil for a build of
+// 0 bytes.
+func (d *distribution) lost() <-chan struct{} {
+	if d.torrent == nil {
+		return nil
+	}
+	return d.torrent.Lost()
+}
+
+// mend reads from the source again what was found damaged on this disk.
+func (d *distribution) mend(ctx context.Context, r *ledger.Record) {
+	if d.torrent == nil || d.torrent.Done() {
+		return
+	}
+	from, err := d.sources.Get(ctx, r.SourceBucket)
+	if err == nil {
+		err = source.Pieces(ctx, from, r.FileKey, r.SourceETag, d.entry.Manifest(), d.torrent.Missing(), d.torrent.Put)
+	}
+	if err != nil && ctx.Err() == nil {
+		d.logger.Warn("damaged pieces are not here again yet", "error", err, "retryIn", lookInterval.String())
+	}
+}
