@@ -1,0 +1,91 @@
+package notify
+
+import (
+	"bytes"
+	"encoding/json"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/ledger"
+)
+
+// DestinationFailed is the event of every notice.
+const DestinationFailed = "destination_failed"
+
+// Notice says that a destination has failed. Its JSON is what receivers rely on:
+// fields may be added, not renamed.
+type Notice struct {
+	Event        string `json:"event"`
+	ExecutionID  string `json:"executionId"`
+	Key          string `json:"key"`
+	SourceBucket string `json:"sourceBucket"`
+	// Bucket is the destination that has failed, and Error why.
+	Bucket string `json:"bucket"`
+	Error  string `json:"error"`
+	// Time is when it failed, in UTC.
+	Time time.Time `json:"time"`
+	// Landed, Pending and Failed are all destinations of the execution as they
+	// were then, in order; this one is in Failed. None of them is nil.
+	Landed  []string `json:"landed"`
+	Pending []string `json:"pending"`
+	Failed  []string `json:"failed"`
+}
+
+// Of is the notice of a destination that the record calls failed.
+func Of(r *ledger.Record, bucket string) Notice {
+	result := r.Results[bucket]
+	return Notice{
+		Event:        DestinationFailed,
+		ExecutionID:  r.ExecutionID,
+		Key:          r.FileKey,
+		SourceBucket: r.SourceBucket,
+		Bucket:       bucket,
+		Error:        result.Error,
+		Time:         result.Timestamp.UTC(),
+		Landed:       all(r.Successful),
+		Pending:      all(r.Pending()),
+		Failed:       all(r.Failed),
+	}
+}
+
+// all copies a set; an empty one is [] in JSON, not null.
+func all(buckets []string) []string { return append([]string{}, buckets...) }
+
+// encode returns the notice as JSON, in one line.
+func (n Notice) encode() []byte {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	enc.Encode(n) //nolint:errcheck // strings and a time of this age always encode
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+}
+
+const (
+	// maxSubject is less than the 100 characters of an SNS subject.
+	maxSubject = 99
+	// cutMark stands for the beginning of a key that is too long.
+	cutMark = "..."
+)
+
+// subject says the notice in a line of printable ASCII. A key that is too long
+// keeps its end, which tells builds apart.
+func (n Notice) subject() string {
+	const before, between = "Landfall: ", " failed in "
+	room := max(len(cutMark), maxSubject-len(before)-len(between)-len(n.Bucket))
+	key := printable(n.Key)
+	if len(key) > room {
+		key = cutMark + key[len(key)-room+len(cutMark):]
+	}
+	s := before + key + between + printable(n.Bucket)
+	return s[:min(len(s), maxSubject)]
+}
+
+// printable replaces what is not printable ASCII, one ? for each character.
+func printable(s string) string {
+	out := []rune(s)
+	for i, c := range out {
+		if c < ' ' || c > '~' {
+			out[i] = '?'
+		}
+	}
+	return string(out)
+}
