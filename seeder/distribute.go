@@ -16,6 +16,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/swarm"
 )
 
@@ -251,13 +252,35 @@ func (d *distribution) timeOut(ctx context.Context, r *ledger.Record, announced 
 			reason += ": no living member serves this bucket"
 		}
 		d.logger.Error("destination failed", "bucket", b, "error", reason)
-		updated, err := d.cfg.Ledger.Fail(ctx, d.key, d.id, b, ledger.Result{Timestamp: time.Now(), Error: reason})
-		if err != nil {
+		if err := d.fail(ctx, b, reason); err != nil {
 			return 0, err
 		}
-		d.index.put(updated)
 	}
 	return waiting, nil
+}
+
+// fail records that a destination has failed, and tells of it. One that is not
+// pending any more, by an arrival or a cancel since the caller looked, is left as
+// it is.
+func (d *distribution) fail(ctx context.Context, b, reason string) error {
+	before, _, ok := d.index.get(d.id)
+	if !ok {
+		return ledger.ErrSuperseded
+	}
+	if !slices.Contains(before.Pending(), b) {
+		return nil
+	}
+	at := time.Now()
+	updated, err := d.cfg.Ledger.Fail(ctx, d.key, d.id, b, ledger.Result{Timestamp: at, Error: reason})
+	if err != nil {
+		return err
+	}
+	d.index.put(updated)
+	// The table may know better than the index: an arrival, or a failure before.
+	if slices.Contains(updated.Failed, b) && updated.Results[b].Timestamp.Equal(at) && d.cfg.Notify != nil {
+		d.cfg.Notify.Send(notify.Of(updated, b))
+	}
+	return nil
 }
 
 // end retires the announcement and says in one line how it went.
@@ -308,14 +331,13 @@ func (d *distribution) failAll(ctx context.Context, cause error) error {
 		return nil
 	}
 	for _, b := range record.Pending() {
-		updated, err := d.cfg.Ledger.Fail(ctx, d.key, d.id, b, ledger.Result{Timestamp: time.Now(), Error: cause.Error()})
+		err := d.fail(ctx, b, cause.Error())
 		if errors.Is(err, ledger.ErrSuperseded) {
 			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("recording the failure of %s: %w", b, err)
 		}
-		d.index.put(updated)
 	}
 	d.logger.Error("execution failed", "error", cause)
 	d.phase(api.PhaseEnded)

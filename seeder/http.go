@@ -16,6 +16,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/web"
 )
 
@@ -182,6 +183,9 @@ func (s *Seeder) state() any {
 func (s *Seeder) metrics() *prometheus.Registry {
 	r := web.NewRegistry()
 	r.MustRegister(gossip.Collector(s.gossip), cache.Collector(s.cfg.Cache), executionsCollector{s.index})
+	if s.cfg.Notify != nil {
+		r.MustRegister(notify.Collector(s.cfg.Notify))
+	}
 	return r
 }
 

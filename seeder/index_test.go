@@ -6,14 +6,15 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/devcloud/cloudtest"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+var cloud *cloudtest.Cloud
+
+func TestMain(m *testing.M) { cloudtest.VerifyTestMain(m, &cloud) }
 
 // id returns the n-th executionId.
 func id(n int) string {

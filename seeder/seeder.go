@@ -27,6 +27,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/web"
@@ -72,8 +73,10 @@ type Config struct {
 	// BuildSource is the URL under which POST /builds finds builds by commit:
 	// http, https or file. Empty: not offered.
 	BuildSource string
-	Version     string
-	Logger      *slog.Logger
+	// Notify is told of destinations that fail; nil for nobody. Run runs it.
+	Notify  *notify.Notifier
+	Version string
+	Logger  *slog.Logger
 }
 
 // Seeder is the running role.
@@ -165,6 +168,9 @@ func (s *Seeder) Run(ctx context.Context) error {
 	s.mu.Unlock()
 	group.Go(func() error { return web.Serve(ctx, s.cfg.HTTP, s.handler(), s.cfg.Logger) })
 	group.Go(func() error { return s.gossip.Run(ctx) })
+	if s.cfg.Notify != nil {
+		group.Go(func() error { return s.cfg.Notify.Run(ctx) })
+	}
 	group.Go(func() error {
 		if err := s.load(ctx); err != nil {
 			return quietAtEnd(ctx, err)

@@ -46,6 +46,8 @@ type Options struct {
 	Before func(c *Cluster)
 	// BuildSource is the seeder's.
 	BuildSource string
+	// Webhook is the URL that the seeder's notices go to; empty for none.
+	Webhook string
 }
 
 // Cluster is a running seeder with agents.
@@ -87,6 +89,7 @@ func Start(t testing.TB, cloud *cloudtest.Cloud, o Options) *Cluster {
 		Regions:        c.Regions,
 		Unserved:       o.Unserved,
 		BuildSource:    o.BuildSource,
+		Webhook:        o.Webhook,
 		Poll:           50 * time.Millisecond,
 		ArrivalTimeout: o.ArrivalTimeout,
 		FallbackAfter:  o.FallbackAfter,

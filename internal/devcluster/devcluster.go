@@ -25,6 +25,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/seeder"
 )
@@ -54,6 +55,8 @@ type Config struct {
 	BuildSource string
 	// FallbackAfter is the agents'; 0 for its default.
 	FallbackAfter time.Duration
+	// Webhook is the URL that the seeder's notices go to; empty for none.
+	Webhook string
 	// Poll and ArrivalTimeout are the seeder's; 0 for its defaults.
 	Poll, ArrivalTimeout time.Duration
 	Version              string
@@ -217,6 +220,10 @@ func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
+	notifier, err := newNotifier(cfg)
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
 	p, err := listen(cfg.SeederHTTP, cfg.SeederPeers)
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
@@ -244,6 +251,7 @@ func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 		BaselineFile:   filepath.Join(dir, "baseline-"+cfg.Global),
 		ArrivalTimeout: cfg.ArrivalTimeout,
 		BuildSource:    cfg.BuildSource,
+		Notify:         notifier,
 		Version:        cfg.Version,
 		Logger:         cfg.Logger.With("node", "seeder"),
 	})
@@ -254,6 +262,18 @@ func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 	c.SeederGossip = s.GossipAddr()
 	c.gossip = append(c.gossip, c.SeederGossip)
 	return &member{s.Run, func() error { return errors.Join(s.Close(), store.Close()) }}, nil
+}
+
+// newNotifier is nil where nobody is to be told.
+func newNotifier(cfg Config) (*notify.Notifier, error) {
+	if cfg.Webhook == "" {
+		return nil, nil
+	}
+	u, err := notify.ParseWebhook(cfg.Webhook)
+	if err != nil {
+		return nil, fmt.Errorf("webhook: %w", err)
+	}
+	return notify.New(notify.Config{Webhook: u, Logger: cfg.Logger.With("node", "seeder")})
 }
 
 // agent opens one agent of a region. Several may serve one region.

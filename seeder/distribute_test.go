@@ -1,0 +1,79 @@
+package seeder
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/notify"
+)
+
+// TestFailureIsToldOnce fails destinations that the index, the table, or both
+// know more of than the caller.
+func TestFailureIsToldOnce(t *testing.T) {
+	told := make(chan string, 10)
+	hook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		var n notify.Notice
+		if err := json.NewDecoder(r.Body).Decode(&n); err != nil {
+			t.Error(err)
+		}
+		told <- n.Bucket
+	}))
+	defer hook.Close()
+	u, err := notify.ParseWebhook(hook.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	notifier, err := notify.New(notify.Config{Webhook: u, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := ledger.New(cloud.DynamoDB, cloud.Table(t))
+	key := ledger.Key{FileKey: "build.zip", SourceBucket: "global"}
+	begun, err := table.Begin(t.Context(), ledger.Start{
+		Key: key, SourceETag: "etag", Destinations: []string{"fails", "cancelled", "arrived", "failed-before"}, Now: time.Now(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := begun.Record.ExecutionID
+	s := &Seeder{cfg: Config{Ledger: table, Notify: notifier, Logger: slog.New(slog.DiscardHandler)}, index: newIndex()}
+	s.index.put(begun.Record)
+	fail := func(bucket, reason string) *ledger.Record {
+		t.Helper()
+		r, err := table.Fail(t.Context(), key, id, bucket, ledger.Result{Timestamp: time.Now(), Error: reason})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	s.index.put(fail("cancelled", cancelledError))
+	fail("failed-before", "no progress") // an answer that was lost
+	if _, err := table.Arrive(t.Context(), begun.Record, "arrived", ledger.Result{Timestamp: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	d := &distribution{Seeder: s, key: key, id: id, logger: s.cfg.Logger}
+	for _, bucket := range []string{"fails", "fails", "cancelled", "arrived", "failed-before"} {
+		if err := d.fail(t.Context(), bucket, "no progress"); err != nil {
+			t.Errorf("%s: %v", bucket, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // what waits is sent all the same
+	if err := notifier.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if len(told) != 1 || <-told != "fails" {
+		t.Errorf("not told of one failure: %d more", len(told))
+	}
+	r, err := table.Get(t.Context(), key)
+	if err != nil || r.Results["cancelled"].Error != cancelledError || !slices.Contains(r.Successful, "arrived") {
+		t.Errorf("record %+v, %v", r, err)
+	}
+}
