@@ -16,6 +16,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/seeder"
 )
 
@@ -57,6 +58,8 @@ func runCommand() *cli.Command {
 			command.String("suffix", seeder.DefaultSuffix, "only keys that end with `TEXT` start by themselves"),
 			command.Bool("backfill", "send what was in the bucket before the first start, too"),
 			command.Duration("arrival-timeout", seeder.DefaultArrivalTimeout, "`TIME` without progress after which a destination has failed"),
+			command.String("notify-webhook", "", "`URL` (http or https) that gets a POST with JSON for each destination that fails"),
+			command.String("notify-topic", "", "`ARN` of an SNS topic that gets the same"),
 			command.String("build-source", "", "`URL` under which POST /builds finds builds by commit (http, https or file)"),
 			command.String("source-region", "", "AWS `REGION` of the bucket (default: what HeadBucket answers, then AWS_REGION)"),
 		}, command.MemberFlags("127.0.0.1:7070", "127.0.0.1:7946", "127.0.0.1:6881", "landfall-seeder")...),
@@ -65,6 +68,10 @@ func runCommand() *cli.Command {
 }
 
 func run(c *cli.Context) (err error) {
+	notices, err := receivers(c)
+	if err != nil {
+		return err
+	}
 	key, err := announce.ReadSigningKey(c.String("signing-key"))
 	if err != nil {
 		return err
@@ -79,6 +86,10 @@ func run(c *cli.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
 	source, err := command.OpenBucket(c.Context, m.AWS, c.String("bucket"), c.String("source-region"))
+	if err != nil {
+		return err
+	}
+	notifier, err := openNotifier(notices, m)
 	if err != nil {
 		return err
 	}
@@ -101,6 +112,7 @@ func run(c *cli.Context) (err error) {
 		BaselineFile:   filepath.Join(m.DataDir, "baseline-"+source.Name()),
 		ArrivalTimeout: c.Duration("arrival-timeout"),
 		BuildSource:    c.String("build-source"),
+		Notify:         notifier,
 		Version:        command.Version(),
 		Logger:         m.Logger,
 	})
@@ -108,6 +120,30 @@ func run(c *cli.Context) (err error) {
 		return err
 	}
 	return s.Run(c.Context)
+}
+
+// receivers reads where notices go.
+func receivers(c *cli.Context) (cfg notify.Config, err error) {
+	if s := c.String("notify-webhook"); s != "" {
+		if cfg.Webhook, err = notify.ParseWebhook(s); err != nil {
+			return cfg, command.Usagef("--notify-webhook: %w", err)
+		}
+	}
+	if s := c.String("notify-topic"); s != "" {
+		if cfg.Topic, err = notify.ParseTopic(s); err != nil {
+			return cfg, command.Usagef("--notify-topic: %w", err)
+		}
+	}
+	return cfg, nil
+}
+
+// openNotifier is nil where nobody is to be told.
+func openNotifier(cfg notify.Config, m *command.Member) (*notify.Notifier, error) {
+	if cfg.Webhook == nil && cfg.Topic == nil {
+		return nil, nil
+	}
+	cfg.AWS, cfg.Logger = m.AWS, m.Logger
+	return notify.New(cfg)
 }
 
 func initCommand() *cli.Command {
