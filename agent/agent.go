@@ -214,13 +214,18 @@ func (a *Agent) document(d announce.Added) {
 
 // recall takes up what was under way before the start.
 func (a *Agent) recall() error {
-	return a.memory.recall(func(wire []byte) error {
+	recalled := make(map[string]bool)
+	err := a.memory.recall(func(wire []byte) error {
 		added, err := a.book.Add(wire)
 		if err == nil {
+			if added.Announcement != nil {
+				recalled[added.Announcement.ExecutionID] = true
+			}
 			a.document(added)
 		}
 		return err
 	})
+	return errors.Join(err, a.cfg.Cache.ForgetPulls(func(id string) bool { return recalled[id] }))
 }
 
 func (a *Agent) announced(heard announce.Added) {
@@ -264,7 +269,7 @@ func (a *Agent) announced(heard announce.Added) {
 		if ctx.Err() != nil {
 			return nil // goes on after the restart
 		}
-		if err := a.memory.forget(ann.ExecutionID); err != nil {
+		if err := errors.Join(a.memory.forget(ann.ExecutionID), a.cfg.Cache.ForgetPull(ann.ExecutionID)); err != nil {
 			logger.Warn("an execution that is over is looked at once more after a restart", "error", err)
 		}
 		return nil

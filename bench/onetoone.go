@@ -212,7 +212,7 @@ func (e *engine) fill(file string) (*cache.Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := e.cache.Pull("build", oneSize)
+	p, err := e.cache.Pull("build", "", oneSize)
 	if err != nil {
 		return nil, err
 	}

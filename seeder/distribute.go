@@ -70,6 +70,14 @@ type distribution struct {
 // that cannot is recorded for every destination that has not arrived.
 func (d *distribution) run(ctx context.Context) {
 	defer d.unpin()
+	defer func() {
+		if ctx.Err() != nil {
+			return // the next start goes on
+		}
+		if err := d.cfg.Cache.ForgetPull(d.id); err != nil {
+			d.logger.Warn("disk space is not freed", "error", err)
+		}
+	}()
 	wait := firstRetry
 	for {
 		err := d.attempt(ctx)

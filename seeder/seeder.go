@@ -217,11 +217,16 @@ func (s *Seeder) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading what was distributed before: %w", err)
 	}
+	running := make(map[string]bool)
 	for _, r := range s.index.unfinished() {
 		if r.Status == ledger.InProgress {
+			running[r.ExecutionID] = true
 			resumed++
 			s.start(r)
 		}
+	}
+	if err := s.cfg.Cache.ForgetPulls(func(id string) bool { return running[id] }); err != nil {
+		s.cfg.Logger.Warn("disk space is not freed", "error", err)
 	}
 	if resumed > 0 {
 		s.cfg.Logger.Info("taking up executions that were not finished", "executions", resumed)

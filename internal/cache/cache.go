@@ -57,8 +57,8 @@ type Cache struct {
 }
 
 // Open locks and reads a directory, which is made when missing. ErrInUse when
-// another process has it. Entries that are damaged and pulls that were not
-// finished are removed. limit is what Evict keeps the entries below, in bytes.
+// another process has it. Entries that are damaged are removed; pulls that were not
+// finished stay until ForgetPulls. limit is what Evict keeps the entries below, in bytes.
 func Open(dir string, limit int64) (_ *Cache, err error) {
 	if err := os.MkdirAll(filepath.Join(dir, pulls), 0o755); err != nil {
 		return nil, fmt.Errorf("cache: %w; choose another --data-dir", err)
@@ -98,8 +98,11 @@ func (c *Cache) load() error {
 		return fmt.Errorf("cache: %w", err)
 	}
 	for _, f := range leftovers {
+		if !f.IsDir() {
+			continue // of a pull that somebody may go on with
+		}
 		if err := os.RemoveAll(filepath.Join(c.dir, pulls, f.Name())); err != nil {
-			return fmt.Errorf("cache: removing what was left of a pull or an eviction: %w", err)
+			return fmt.Errorf("cache: removing what was left of an eviction: %w", err)
 		}
 	}
 	found, err := os.ReadDir(c.dir)

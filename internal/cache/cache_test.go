@@ -55,7 +55,7 @@ func open(t testing.TB, dir string) *Cache {
 func put(t testing.TB, c *Cache, seed byte, size int) *Entry {
 	t.Helper()
 	b, m := build(t, seed, size)
-	p, err := c.Pull(string(rune('a'+seed)), int64(size))
+	p, err := c.Pull(string(rune('a'+seed)), "etag", int64(size))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,11 +151,11 @@ func TestPulls(t *testing.T) {
 	dir := t.TempDir()
 	c := open(t, dir)
 	b, m := build(t, 1, 3*piece)
-	left, err := c.Pull("left-over", 100)
+	left, err := c.Pull("left-over", "etag", 100)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer left.file.Close()
+	defer left.close()
 	whole := put(t, c, 1, 3*piece)
 	if !whole.Whole() || whole.VerifiedBytes() != m.Size {
 		t.Error("a pulled build is not whole")
@@ -163,7 +163,7 @@ func TestPulls(t *testing.T) {
 	if again := put(t, c, 1, 3*piece); again != whole {
 		t.Error("the same bytes are kept twice")
 	}
-	aborted, err := c.Pull("aborted", 100)
+	aborted, err := c.Pull("aborted", "etag", 100)
 	if err == nil {
 		err = aborted.Abort()
 	}
@@ -174,6 +174,9 @@ func TestPulls(t *testing.T) {
 		t.Fatal(err)
 	}
 	c = open(t, dir)
+	if err := c.ForgetPulls(func(string) bool { return false }); err != nil {
+		t.Fatal(err)
+	}
 	if files, err := os.ReadDir(filepath.Join(dir, pulls)); err != nil || len(files) != 0 {
 		t.Errorf("left of pulls: %v, %v", files, err)
 	}
@@ -219,20 +222,20 @@ func TestDiskIsReserved(t *testing.T) {
 	if !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), fmt.Sprintf("%d bytes are missing", 2*piece)) {
 		t.Errorf("what is promised to another was given again: %v", err)
 	}
-	if _, err := c.Pull("x", 6*piece); !errors.Is(err, ErrNoSpace) {
+	if _, err := c.Pull("x", "etag", 6*piece); !errors.Is(err, ErrNoSpace) {
 		t.Errorf("pull: %v", err)
 	}
-	p, err := c.Pull("x", 4*piece)
+	p, err := c.Pull("x", "etag", 4*piece)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Pull("y", 1); !errors.Is(err, ErrNoSpace) {
+	if _, err := c.Pull("y", "etag", 1); !errors.Is(err, ErrNoSpace) {
 		t.Errorf("beside a pull: %v", err)
 	}
 	if err := p.Abort(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Pull("y", 4*piece); err != nil {
+	if _, err := c.Pull("y", "etag", 4*piece); err != nil {
 		t.Errorf("an aborted pull keeps its room: %v", err)
 	}
 }
@@ -319,7 +322,7 @@ func TestPinnedFromTheStart(t *testing.T) {
 		return n
 	}
 	b, m := build(t, 1, 100)
-	p, err := c.Pull("one", 100)
+	p, err := c.Pull("one", "etag", 100)
 	if err != nil {
 		t.Fatal(err)
 	}

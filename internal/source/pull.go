@@ -62,6 +62,12 @@ func (p *Puller) Slot(ctx context.Context) (release func(), err error) {
 	}
 }
 
+// store keeps blocks: *cache.Pulling.
+type store interface {
+	io.WriterAt
+	Kept(b []byte, offset int64) bool
+}
+
 // block is one range on its way: filled by a GET and written to disk, then
 // hashed in every lane.
 type block struct {
@@ -77,6 +83,10 @@ type block struct {
 // pace. An object that changes underneath is bucket.ErrChanged, never a mix of
 // two. A build of 0 bytes has a manifest and no entry.
 //
+// What a pull that broke off has brought, in this process or a former one, is not
+// fetched again by the next of that name, as long as the object is the same.
+// cache.ForgetPull removes it.
+//
 // Blocks are taken from the common store in the order of the object, so the
 // next one to be hashed always has its block and several pulls cannot block each
 // other.
@@ -89,12 +99,15 @@ func (p *Puller) Pull(ctx context.Context, from *bucket.Bucket, o *bucket.Object
 		m, err := hasher.Manifest()
 		return m, nil, err
 	}
-	file, err := p.cache.Pull(name, o.Size)
+	file, err := p.cache.Pull(name, o.ETag, o.Size)
 	if err != nil {
 		return nil, nil, err
 	}
 	if err := p.copy(ctx, from, o, file, hasher.Lanes(), progress); err != nil {
-		return nil, nil, errors.Join(err, file.Abort())
+		if errors.Is(err, bucket.ErrChanged) || errors.Is(err, bucket.ErrNotFound) {
+			return nil, nil, errors.Join(err, file.Abort())
+		}
+		return nil, nil, errors.Join(err, file.Leave())
 	}
 	m, err := hasher.Manifest()
 	if err != nil {
@@ -105,7 +118,7 @@ func (p *Puller) Pull(ctx context.Context, from *bucket.Bucket, o *bucket.Object
 }
 
 // copy writes the object to the file, and to each writer in order.
-func (p *Puller) copy(ctx context.Context, from *bucket.Bucket, o *bucket.Object, file io.WriterAt, writers []io.Writer, progress func(int64)) error {
+func (p *Puller) copy(ctx context.Context, from *bucket.Bucket, o *bucket.Object, file store, writers []io.Writer, progress func(int64)) error {
 	group, ctx := errgroup.WithContext(ctx)
 	lanes := make([]chan *block, len(writers))
 	var mu sync.Mutex
@@ -132,7 +145,7 @@ func (p *Puller) copy(ctx context.Context, from *bucket.Bucket, o *bucket.Object
 }
 
 // request starts the ranged GETs, in order, as blocks and slots come free.
-func (p *Puller) request(ctx context.Context, group *errgroup.Group, from *bucket.Bucket, o *bucket.Object, file io.WriterAt, lanes []chan *block) error {
+func (p *Puller) request(ctx context.Context, group *errgroup.Group, from *bucket.Bucket, o *bucket.Object, file store, lanes []chan *block) error {
 	slots := make(chan struct{}, pullParallel)
 	for offset := int64(0); offset < o.Size; offset += blockLength {
 		select {
@@ -157,6 +170,9 @@ func (p *Puller) request(ctx context.Context, group *errgroup.Group, from *bucke
 		group.Go(func() error {
 			defer func() { <-slots }()
 			defer close(b.filled)
+			if file.Kept(b.buf, b.offset) {
+				return nil
+			}
 			if b.err = readRange(ctx, from, o, b); b.err == nil {
 				_, b.err = file.WriteAt(b.buf, b.offset)
 			}

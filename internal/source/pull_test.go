@@ -6,7 +6,10 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net/http"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -132,6 +135,94 @@ func TestPullEnds(t *testing.T) {
 	allBlocks(t, p)
 }
 
+// A pull that broke off is gone on with: what it has brought is not fetched again.
+func TestPullGoesOn(t *testing.T) {
+	const blocks = 3 * maxBlocks
+	want := random(1, blocks*blockLength)
+	p, from, o := object(t, want)
+	var asked atomic.Int64
+	cfg := cloud.AWS.Copy()
+	cfg.HTTPClient = &http.Client{Transport: counting{cloud.AWS.HTTPClient.(*http.Client).Transport, &asked}}
+	b, err := bucket.Open(t.Context(), cfg, from.Name(), bucket.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var hashed int64
+	_, _, err = p.Pull(ctx, b, o, "one", func(n int64) {
+		if ctx.Err() != nil {
+			return
+		}
+		if hashed = n; n >= blocks*blockLength/2 {
+			cancel()
+		}
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Fatalf("pull ended with %v", err)
+	}
+	asked.Store(0)
+	_, entry, err := p.Pull(t.Context(), b, o, "one", func(int64) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(want))
+	if _, err := entry.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("not the object: %v", err)
+	}
+	if n, most := asked.Load(), blocks-hashed/blockLength; n > most {
+		t.Errorf("%d blocks were asked for, at most %d were missing", n, most)
+	}
+	allBlocks(t, p)
+}
+
+// counting counts the GETs.
+type counting struct {
+	next http.RoundTripper
+	n    *atomic.Int64
+}
+
+func (c counting) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Method == http.MethodGet {
+		c.n.Add(1)
+	}
+	return c.next.RoundTrip(r)
+}
+
+func TestPieces(t *testing.T) {
+	const size = 3*blockLength + 12_345
+	want := random(1, size)
+	p, b, o := object(t, want)
+	m, entry, err := p.Pull(t.Context(), b, o, "one", func(int64) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry.Unpin()
+	last := m.NumPieces() - 1
+	asked := []int{0, 1, 2, 40, 41, last}
+	var got []int
+	err = Pieces(t.Context(), b, o.Key, o.ETag, m, asked, func(_ context.Context, piece int, content []byte) error {
+		got = append(got, piece)
+		offset, length := m.PieceRange(piece)
+		if !bytes.Equal(content, want[offset:offset+length]) {
+			t.Errorf("piece %d is not what it was", piece)
+		}
+		return nil
+	})
+	if err != nil || !slices.Equal(got, asked) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	refused := errors.New("refused")
+	err = Pieces(t.Context(), b, o.Key, o.ETag, m, asked, func(context.Context, int, []byte) error { return refused })
+	if !errors.Is(err, refused) {
+		t.Errorf("ended with %v", err)
+	}
+	put(t, b, random(2, size))
+	err = Pieces(t.Context(), b, o.Key, o.ETag, m, asked, func(context.Context, int, []byte) error { return nil })
+	if !errors.Is(err, bucket.ErrChanged) {
+		t.Errorf("a replaced object: %v", err)
+	}
+}
+
 // BenchmarkPull compares what the seeder does with a new object to fetching it
 // alone: the same ranges in parallel to the same disk, nothing hashed. Source and
 // puller share the machine's cores.
@@ -163,7 +254,7 @@ func BenchmarkPull(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				file, err := c.Pull("bench", size)
+				file, err := c.Pull("bench", "", size)
 				if err != nil {
 					b.Fatal(err)
 				}

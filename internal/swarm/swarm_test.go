@@ -83,7 +83,7 @@ func seed(t *testing.T, size int, change func(*Config)) (*node, *Torrent, []byte
 		t.Fatal(err)
 	}
 	n := start(t, "seeder", t.TempDir(), change)
-	p, err := n.cache.Pull("x", int64(size))
+	p, err := n.cache.Pull("x", "etag", int64(size))
 	if err != nil {
 		t.Fatal(err)
 	}
