@@ -301,6 +301,7 @@ func (a *Agent) ended(end *announce.End) {
 	b := a.builds[end.ExecutionID]
 	a.mu.Unlock()
 	if b == nil {
+		a.sweep(end)
 		return
 	}
 	b.ended(end)
@@ -352,6 +353,10 @@ func (a *Agent) tick(ctx context.Context) error {
 			members := a.gossip.Members()
 			for _, d := range a.allDownloads() {
 				d.measure(now.Sub(last))
+				if d.stuck(now) {
+					a.cfg.Logger.Warn("nothing comes from the peers, connecting to them anew", "infohash", d.infohash.String())
+					d.torrent.Disconnect()
+				}
 				d.addPeers(members)
 			}
 			last = now

@@ -16,6 +16,15 @@ import (
 // nothing in the download and leave about a second of upload at its end.
 const partsAhead = 3
 
+const (
+	// stuckAfter is how long a download with peers may hear next to nothing, less
+	// than stuckBytes, before it connects to them anew; then twice as long, up
+	// to maxStuck. A connection can be dead without either side being told, and
+	// the slowest link worth using brings more in that time.
+	stuckAfter, maxStuck = 15 * time.Second, 4 * time.Minute
+	stuckBytes           = 8 << 10
+)
+
 // rateWeight is the share of the newest second in a rate shown to people.
 const rateWeight = 0.3
 
@@ -32,6 +41,11 @@ type download struct {
 	last         swarm.Stats
 	downRate     float64
 	upRate       float64
+	// heard is what had come over the wire when something last did, at heardAt;
+	// patience is how long nothing may.
+	heard    int64
+	heardAt  time.Time
+	patience time.Duration
 }
 
 // acquire returns the download of a build, starting it if b is the first to ask.
@@ -42,7 +56,13 @@ func (a *Agent) acquire(b *build, onPiece func(piece int, verified bool)) (*down
 	ann := b.ann
 	d, ok := a.downloads[ann.InfoHash]
 	if !ok {
-		d = &download{infohash: ann.InfoHash, self: a.gossip.Name(), onPieces: make(map[*build]func(int, bool))}
+		d = &download{
+			infohash: ann.InfoHash,
+			self:     a.gossip.Name(),
+			onPieces: make(map[*build]func(int, bool)),
+			heardAt:  time.Now(),
+			patience: stuckAfter,
+		}
 		var err error
 		d.torrent, err = a.swarm.Fetch(swarm.Fetch{InfoHash: ann.InfoHash, Size: ann.Size, OnPiece: d.onPiece})
 		if err != nil {
@@ -121,6 +141,23 @@ func (d *download) measure(elapsed time.Duration) {
 	d.downRate += rateWeight * (float64(now.DownloadedBytes-d.last.DownloadedBytes)/seconds - d.downRate)
 	d.upRate += rateWeight * (float64(now.UploadedBytes-d.last.UploadedBytes)/seconds - d.upRate)
 	d.last = now
+}
+
+// stuck reports whether it is time to connect to the peers anew.
+func (d *download) stuck(now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.last.WireBytes-d.heard >= stuckBytes {
+		d.patience = stuckAfter
+	} else if len(d.last.Peers) > 0 && !d.torrent.Done() {
+		if now.Sub(d.heardAt) < d.patience {
+			return false
+		}
+		d.heard, d.heardAt, d.patience = d.last.WireBytes, now, min(2*d.patience, maxStuck)
+		return true
+	}
+	d.heard, d.heardAt = d.last.WireBytes, now
+	return false
 }
 
 // rates returns bytes/s down and up.

@@ -65,6 +65,10 @@ func (d *distribution) pull(ctx context.Context, r *ledger.Record) error {
 	}
 	started := time.Now()
 	m, entry, err := d.puller.Pull(ctx, from, object, d.id, func(pulled int64) {
+		if pulled > d.farthest { // not what was there already
+			d.farthest = pulled
+			d.pulling.Store(time.Now().UnixNano())
+		}
 		d.index.update(d.id, func(l *live) { l.pulled = pulled })
 	})
 	if err != nil {

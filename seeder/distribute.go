@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/announce"
@@ -46,6 +47,7 @@ func (s *Seeder) start(r *ledger.Record) {
 			logger: s.cfg.Logger.With("key", r.FileKey, "executionId", r.ExecutionID),
 			since:  time.Now(),
 		}
+		d.pulling.Store(time.Now().UnixNano())
 		d.run(ctx)
 		return nil
 	})
@@ -59,6 +61,13 @@ type distribution struct {
 	id     string
 	logger *slog.Logger
 	since  time.Time
+	// announced is when the destinations' time began: at the first announcement,
+	// or the last that somebody asked for.
+	announced time.Time
+	// farthest is how many bytes were pulled at most, pulling when that last grew,
+	// or when the distribution began, in Unix nanoseconds.
+	farthest int64
+	pulling  atomic.Int64
 	// pulled is what was pulled in this run; nil before. It is not pulled again
 	// because the table cannot be written.
 	pulled  *manifest.Manifest
@@ -93,6 +102,10 @@ func (d *distribution) run(ctx context.Context) {
 			if err = d.restart(ctx, err); err == nil {
 				return
 			}
+		case d.announced.IsZero() && time.Since(d.lastPull()) > d.cfg.ArrivalTimeout:
+			if err = d.failAll(ctx, fmt.Errorf("no progress for %s: %w", d.cfg.ArrivalTimeout, err)); err == nil {
+				return
+			}
 		}
 		delay := rand.N(wait) + firstRetry/10
 		wait = min(2*wait, maxRetry)
@@ -125,12 +138,17 @@ func (d *distribution) attempt(ctx context.Context) error {
 		if err := d.announce(record, m); err != nil {
 			return err
 		}
+		if d.announced.IsZero() {
+			d.announced = time.Now()
+		}
 		if again, err = d.follow(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+func (d *distribution) lastPull() time.Time { return time.Unix(0, d.pulling.Load()) }
 
 // wanted reports whether a destination is left to be reached.
 func wanted(r *ledger.Record) bool {
@@ -184,7 +202,6 @@ func (d *distribution) announce(record *ledger.Record, m *manifest.Manifest) err
 // follow waits until nothing is left to wait for, then retires the announcement;
 // or returns early, to announce again, when somebody asked for a retry.
 func (d *distribution) follow(ctx context.Context) (again bool, err error) {
-	announced := time.Now()
 	ticker := time.NewTicker(lookInterval)
 	defer ticker.Stop()
 	for {
@@ -194,17 +211,21 @@ func (d *distribution) follow(ctx context.Context) (again bool, err error) {
 		}
 		look, again := d.index.asked(d.id)
 		if again {
+			d.announced = time.Time{}
 			return true, nil
 		}
 		if look {
 			d.look(ctx)
 			continue
 		}
-		waiting, err := d.timeOut(ctx, record, announced)
+		waiting, err := d.timeOut(ctx, record)
 		if err != nil {
 			return false, err
 		}
 		if waiting == 0 {
+			if newest, _, ok := d.index.get(d.id); ok {
+				record = newest // as timeOut has left it
+			}
 			d.end(record)
 			return false, nil
 		}
@@ -236,14 +257,14 @@ func (d *distribution) look(ctx context.Context) {
 // timeOut fails the destinations that have made no progress for too long, and
 // counts those still waited for. One that has failed already is waited for as
 // well, as long as its agents move: it may arrive after all.
-func (d *distribution) timeOut(ctx context.Context, r *ledger.Record, announced time.Time) (waiting int, err error) {
+func (d *distribution) timeOut(ctx context.Context, r *ledger.Record) (waiting int, err error) {
 	for _, b := range r.Unfinished() {
 		if cancelled(r, b) {
 			continue
 		}
 		moved, complaint := d.index.idle(d.id, b)
-		if moved.Before(announced) {
-			moved = announced
+		if moved.Before(d.announced) {
+			moved = d.announced
 		}
 		if time.Since(moved) < d.cfg.ArrivalTimeout {
 			waiting++

@@ -38,6 +38,8 @@ type Options struct {
 	// Regions is the number of destinations, each with one agent but for the
 	// last Unserved of them.
 	Regions, Unserved int
+	// AWS takes the place of the cloud's own settings; nil for those.
+	AWS *aws.Config
 	// FallbackAfter is the agents'; 0 for their default.
 	FallbackAfter time.Duration
 	// ArrivalTimeout is the seeder's; 0 for its default.
@@ -94,7 +96,10 @@ func Start(t testing.TB, cloud *cloudtest.Cloud, o Options) *Cluster {
 		ArrivalTimeout: o.ArrivalTimeout,
 		FallbackAfter:  o.FallbackAfter,
 		Version:        "test",
-		Logger:         slog.New(slog.NewTextHandler(logTo{t}, &slog.HandlerOptions{Level: slog.LevelInfo})),
+		Logger:         slog.New(slog.NewTextHandler(newLogTo(t), &slog.HandlerOptions{Level: slog.LevelInfo})),
+	}
+	if o.AWS != nil {
+		c.cfg.AWS = *o.AWS
 	}
 	if err := devcluster.Init(t.Context(), c.cfg); err != nil {
 		t.Fatal(err)
@@ -108,11 +113,30 @@ func Start(t testing.TB, cloud *cloudtest.Cloud, o Options) *Cluster {
 	return c
 }
 
-// logTo writes log lines to the test's own log.
-type logTo struct{ t testing.TB }
+// logTo writes log lines to the test's own log until the test is over: memberlist
+// does not wait for its last probes.
+type logTo struct {
+	t    testing.TB
+	mu   sync.Mutex
+	over bool
+}
 
-func (l logTo) Write(p []byte) (int, error) {
-	l.t.Log(string(bytes.TrimSpace(p)))
+func newLogTo(t testing.TB) *logTo {
+	l := &logTo{t: t}
+	t.Cleanup(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.over = true
+	})
+	return l
+}
+
+func (l *logTo) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.over {
+		l.t.Log(string(bytes.TrimSpace(p)))
+	}
 	return len(p), nil
 }
 

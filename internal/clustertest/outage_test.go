@@ -1,8 +1,12 @@
 package clustertest
 
 import (
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -206,4 +210,46 @@ func flip(t *testing.T, file string, offset int64) {
 	if _, err := f.WriteAt(b, offset); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A source that cannot be read fails the execution in the end, and says why.
+func TestSourceStaysAway(t *testing.T) {
+	broken := &brokenSource{RoundTripper: cloud.AWS.HTTPClient.(*http.Client).Transport}
+	cfg := cloud.AWS.Copy()
+	cfg.HTTPClient = &http.Client{Transport: broken}
+	c := Start(t, cloud, Options{Regions: 1, ArrivalTimeout: 500 * time.Millisecond, AWS: &cfg})
+	c.Put("build.bin", content(1, 100_000), nil)
+	broken.set(true)
+	id := c.Deploy("build.bin").ExecutionID
+	c.Await(id, "FAILED")
+	if reason := c.Record("build.bin").Results[c.Bucket(0)].Error; !strings.Contains(reason, "no progress for 500ms") || !strings.Contains(reason, "AccessDenied") {
+		t.Errorf("the reason is %q", reason)
+	}
+	broken.set(false)
+	if _, err := c.Seeder.Retry(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	c.Await(id, "COMPLETED")
+	c.Holds("build.bin", content(1, 100_000))
+}
+
+// brokenSource refuses reads of objects, as S3 does without s3:GetObject.
+type brokenSource struct {
+	http.RoundTripper
+	broken atomic.Bool
+}
+
+func (b *brokenSource) set(broken bool) { b.broken.Store(broken) }
+
+func (b *brokenSource) RoundTrip(r *http.Request) (*http.Response, error) {
+	if !b.broken.Load() || r.Method != http.MethodGet || r.Header.Get("Range") == "" {
+		return b.RoundTripper.RoundTrip(r)
+	}
+	return &http.Response{
+		StatusCode: http.StatusForbidden,
+		Proto:      "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header:  http.Header{"Content-Type": {"application/xml"}},
+		Body:    io.NopCloser(strings.NewReader("<Error><Code>AccessDenied</Code><Message>no</Message></Error>")),
+		Request: r,
+	}, nil
 }

@@ -37,6 +37,10 @@ const (
 	ExitUsage  = 2
 )
 
+// endTimeout bounds the end of a process that was told to end: what hangs then hangs
+// on something that is not there, and everything survives a kill.
+const endTimeout = 9 * time.Second
+
 // healthTimeout bounds a container's health check.
 const healthTimeout = 3 * time.Second
 
@@ -68,11 +72,17 @@ func (e UsageError) Unwrap() error { return e.Err }
 func Usagef(format string, args ...any) error { return UsageError{fmt.Errorf(format, args...)} }
 
 // Main runs an app until it ends or the process is told to, and returns the exit
-// code. A second signal ends the process at once.
+// code. It has endTimeout for a clean end; a second signal ends the process at once.
 func Main(app *cli.App) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop)
+	context.AfterFunc(ctx, func() {
+		stop()
+		time.AfterFunc(endTimeout, func() {
+			fmt.Fprintf(os.Stderr, "%s: not everything has ended in %s, the next start goes on with it\n", app.Name, endTimeout)
+			os.Exit(ExitFailed)
+		})
+	})
 	app.Version = Version()
 	app.HideHelpCommand = true
 	app.ExitErrHandler = func(*cli.Context, error) {}

@@ -191,7 +191,9 @@ func (p *Puller) hash(ctx context.Context, w io.Writer, blocks <-chan *block, ha
 			_, err = w.Write(b.buf)
 		}
 		if b.lanes.Add(-1) == 0 {
-			hashed(len(b.buf))
+			if err == nil && b.err == nil && ctx.Err() == nil {
+				hashed(len(b.buf))
+			}
 			p.blocks <- b.buf[:cap(b.buf)]
 		}
 	}

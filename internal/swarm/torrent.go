@@ -225,7 +225,10 @@ func (t *Torrent) setPriority(r [2]int, p torrent.PiecePriority) {
 // Stats are counters of one torrent, in bytes of the build, and its peers.
 type Stats struct {
 	VerifiedBytes, DownloadedBytes, UploadedBytes int64
-	Peers                                         []Peer
+	// WireBytes is all that came from peers, in bytes, messages without content
+	// too.
+	WireBytes int64
+	Peers     []Peer
 }
 
 // Peer is one connection. Downloaded came from it, Uploaded went to it, in bytes
@@ -244,6 +247,7 @@ func (t *Torrent) Stats() Stats {
 	s := Stats{
 		DownloadedBytes: all.BytesReadData.Int64(),
 		UploadedBytes:   all.BytesWrittenData.Int64(),
+		WireBytes:       all.BytesRead.Int64(),
 	}
 	t.mu.Lock()
 	if t.entry != nil {
