@@ -25,6 +25,23 @@ func (d *distribution) content(ctx context.Context, r *ledger.Record) (*manifest
 			return nil, err
 		}
 	}
+	updated, err := d.noteContent(ctx)
+	switch {
+	case errors.Is(err, ledger.ErrSuperseded), ctx.Err() != nil:
+		return nil, err
+	case err != nil:
+		// The agents can download meanwhile; follow tries again.
+		d.logger.Warn("table not written, announcing all the same", "error", err)
+		updated = r
+	}
+	if d.entry == nil {
+		return d.pulled, nil
+	}
+	return d.pulled, d.seed(updated)
+}
+
+// noteContent adds what the pull has found to the record.
+func (d *distribution) noteContent(ctx context.Context) (*ledger.Record, error) {
 	infohash := ""
 	if d.entry != nil {
 		infohash = announce.InfoHash(d.entry.InfoHash()).String()
@@ -34,10 +51,7 @@ func (d *distribution) content(ctx context.Context, r *ledger.Record) (*manifest
 		return nil, err
 	}
 	d.index.put(updated)
-	if d.entry == nil {
-		return d.pulled, nil
-	}
-	return d.pulled, d.seed(updated)
+	return updated, nil
 }
 
 // pull brings the build here.

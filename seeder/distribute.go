@@ -242,9 +242,12 @@ func (d *distribution) follow(ctx context.Context) (again bool, err error) {
 	}
 }
 
-// look reads the item and takes in what it says.
+// look reads the item and takes in what it says, and adds what is missing there.
 func (d *distribution) look(ctx context.Context) {
 	r, err := d.cfg.Ledger.Get(ctx, d.key)
+	if err == nil && d.pulled != nil && r.ExecutionID == d.id && r.SHA256 == "" {
+		r, err = d.noteContent(ctx)
+	}
 	if err != nil {
 		if ctx.Err() == nil {
 			d.logger.Warn("table not read", "error", err)

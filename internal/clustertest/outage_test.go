@@ -1,6 +1,7 @@
 package clustertest
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -252,4 +253,46 @@ func (b *brokenSource) RoundTrip(r *http.Request) (*http.Response, error) {
 		Body:    io.NopCloser(strings.NewReader("<Error><Code>AccessDenied</Code><Message>no</Message></Error>")),
 		Request: r,
 	}, nil
+}
+
+// The table goes away when an execution was accepted, and is back when the build has
+// been everywhere for a while: everybody has downloaded meanwhile, and what could not
+// be recorded is.
+func TestTableIsAwayForTheWholeDistribution(t *testing.T) {
+	broken := &brokenTable{RoundTripper: cloud.AWS.HTTPClient.(*http.Client).Transport}
+	cfg := cloud.AWS.Copy()
+	cfg.HTTPClient = &http.Client{Transport: broken}
+	c := Start(t, cloud, Options{Regions: 2, AWS: &cfg})
+	b := content(1, 2*manifest.MinPartLength)
+	c.Put("build.bin", b, nil)
+	id := c.Deploy("build.bin").ExecutionID
+	broken.set(true)
+	for i, a := range c.Agents {
+		c.Until("region "+c.Regions[i]+" has all pieces", func() bool {
+			got := c.build(a, "build.bin")
+			return got != nil && got.VerifiedBytes == int64(len(b)) && (got.Error != "" || got.State == api.StateLanded)
+		})
+	}
+	broken.set(false)
+	c.Await(id, "COMPLETED")
+	c.Holds("build.bin", b)
+	c.Until("the record has the digest", func() bool { return c.Record("build.bin").SHA256 != "" })
+	if downloaded := c.build(c.Agents[0], "build.bin").DownloadedBytes; downloaded > int64(len(b))*3/2 {
+		t.Errorf("%d bytes were downloaded of %d", downloaded, len(b))
+	}
+}
+
+// brokenTable refuses calls of DynamoDB.
+type brokenTable struct {
+	http.RoundTripper
+	broken atomic.Bool
+}
+
+func (b *brokenTable) set(broken bool) { b.broken.Store(broken) }
+
+func (b *brokenTable) RoundTrip(r *http.Request) (*http.Response, error) {
+	if b.broken.Load() && r.Header.Get("X-Amz-Target") != "" {
+		return nil, errors.New("no route to the table")
+	}
+	return b.RoundTripper.RoundTrip(r)
 }
