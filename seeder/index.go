@@ -194,6 +194,14 @@ func (x *index) unclaim(id string) {
 	}
 }
 
+// isClaimed reports whether somebody carries an execution.
+func (x *index) isClaimed(id string) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e := x.byID[id]
+	return e != nil && e.claimed
+}
+
 // update changes what only this process knows.
 func (x *index) update(id string, f func(*live)) {
 	x.mu.Lock()

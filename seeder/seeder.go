@@ -13,9 +13,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -100,6 +102,8 @@ type Seeder struct {
 	begin sync.Mutex
 	// ready is nil once the table was read and the bucket listed.
 	ready error
+	// loaded is set when the index has what the table says.
+	loaded bool
 	// served are the buckets with a living agent when last looked.
 	served map[string]bool
 }
@@ -138,7 +142,7 @@ func New(cfg Config) (_ *Seeder, err error) {
 	g.Role = gossip.Seeder
 	g.PeerPort, g.HTTPPort = port(cfg.Peers), port(cfg.HTTP)
 	g.Book, g.Logger = s.book, cfg.Logger
-	g.OnDocument = func(announce.Added) {} // one's own, back again
+	g.OnDocument = s.heard
 	g.OnProgress, g.OnMembers = s.progress, s.membersChanged
 	if s.gossip, err = gossip.New(g); err != nil {
 		return nil, err
@@ -217,13 +221,20 @@ func (s *Seeder) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading what was distributed before: %w", err)
 	}
+	s.mu.Lock()
+	s.loaded = true // from here on membersChanged sees to whoever comes
+	served := s.served
+	s.mu.Unlock()
 	running := make(map[string]bool)
 	for _, r := range s.index.unfinished() {
-		if r.Status == ledger.InProgress {
+		if r.Status == ledger.InProgress || lacks(r, served) {
 			running[r.ExecutionID] = true
 			resumed++
 			s.start(r)
 		}
+	}
+	for _, a := range s.book.Active() {
+		s.retireEnded(a)
 	}
 	if err := s.cfg.Cache.ForgetPulls(func(id string) bool { return running[id] }); err != nil {
 		s.cfg.Logger.Warn("disk space is not freed", "error", err)
@@ -257,19 +268,53 @@ func (s *Seeder) membersChanged() {
 	s.mu.Lock()
 	before := s.served
 	s.served = now
-	loaded := s.running != nil
+	loaded := s.loaded
 	s.mu.Unlock()
 	s.index.serve(now)
 	if !loaded {
 		return
 	}
+	come := maps.Clone(now)
+	maps.DeleteFunc(come, func(bucket string, _ bool) bool { return before[bucket] })
+	if len(come) == 0 {
+		return
+	}
 	for _, r := range s.index.unfinished() {
-		for _, b := range r.Unfinished() {
-			if now[b] && !before[b] && !cancelled(r, b) {
-				s.start(r)
-				break
-			}
+		if lacks(r, come) {
+			s.start(r)
 		}
+	}
+}
+
+// lacks reports whether one of the buckets still has to get the build.
+func lacks(r *ledger.Record, buckets map[string]bool) bool {
+	return slices.ContainsFunc(r.Unfinished(), func(b string) bool { return buckets[b] && !cancelled(r, b) })
+}
+
+// heard takes a document that came from the cluster: one of this seeder's own, as a
+// rule, from before its start.
+func (s *Seeder) heard(d announce.Added) {
+	s.mu.Lock()
+	loaded := s.loaded
+	s.mu.Unlock()
+	if loaded && d.Announcement != nil {
+		s.retireEnded(d.Announcement)
+	}
+}
+
+// retireEnded ends an announcement that is still about although its execution ended
+// while no seeder was there to say so.
+func (s *Seeder) retireEnded(a *announce.Announcement) {
+	newest := s.index.newest(ledger.Key{FileKey: a.Key, SourceBucket: a.SourceBucket})
+	switch {
+	case newest == nil || newest.ExecutionID < a.ExecutionID || s.index.isClaimed(a.ExecutionID):
+		// Another seeder's, or under way.
+	case newest.ExecutionID > a.ExecutionID:
+		s.retire(newest.Key, a.ExecutionID, announce.Superseded)
+	case newest.Status == ledger.Completed:
+		s.retire(newest.Key, a.ExecutionID, announce.Completed)
+	case newest.Status == ledger.Failed:
+		s.retire(newest.Key, a.ExecutionID, announce.Failed)
 	}
 }
 
