@@ -6,8 +6,12 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
 
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/ledger"
@@ -176,5 +180,48 @@ func TestPartIsDamagedAgainAndAgain(t *testing.T) {
 	}
 	if n := s.wire.count("PUT part 1"); n != maxDamaged+1 {
 		t.Errorf("the part was sent %d times", n)
+	}
+}
+
+// Credentials that S3 does not take any more, until their provider has new ones, are
+// an outage as any other.
+func TestCredentialsExpire(t *testing.T) {
+	s := newSite(t, several)
+	execution := s.begin(t, "etag")
+	var generation atomic.Int32
+	cfg := cloud.AWS.Copy()
+	cfg.HTTPClient = &http.Client{Transport: s.wire}
+	cfg.Credentials = aws.NewCredentialsCache(aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+		return aws.Credentials{
+			AccessKeyID: "test", SecretAccessKey: "test", // all that the embedded S3 takes
+			CanExpire: true, Expires: time.Now().Add(time.Duration(generation.Add(1)) * time.Second),
+		}, nil
+	}))
+	b, err := bucket.Open(t.Context(), cfg, s.bucket.Name(), bucket.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := s.job(execution, true)
+	j.Bucket = b
+	var refused atomic.Int32
+	s.wire.before = func(r *http.Request) (*http.Response, error) {
+		if generation.Load() == 1 && s.wire.count("PUT part") > 1 {
+			refused.Add(1)
+			return refuse(r, http.StatusBadRequest, "ExpiredToken")
+		}
+		return nil, nil
+	}
+	for { // as an agent does
+		result, err := j.Run(t.Context())
+		if err == nil {
+			s.assertLanded(t, execution, result)
+			break
+		}
+		if !strings.Contains(err.Error(), "ExpiredToken") {
+			t.Fatal(err)
+		}
+	}
+	if refused.Load() == 0 || s.wire.count("POST create") != 1 {
+		t.Errorf("%d calls were refused, %d uploads begun", refused.Load(), s.wire.count("POST create"))
 	}
 }
