@@ -185,6 +185,39 @@ func TestIssueGoesForwardWhenTheClockGoesBack(t *testing.T) {
 	}
 }
 
+// Members whose clocks are an hour ahead or behind take announcement, end and a new
+// announcement in the order of the seeder, whose own clock jumps meanwhile.
+func TestClocksApart(t *testing.T) {
+	seederNow := noon
+	seeder := NewBook(trust, func() time.Time { return seederNow })
+	var members []*Book
+	for _, apart := range []time.Duration{-time.Hour, 0, time.Hour} {
+		members = append(members, NewBook(trust, func() time.Time { return noon.Add(apart) }))
+	}
+	tell := func(doc any) {
+		wire := sign(t, doc)
+		for _, b := range append(members, seeder) {
+			if added, err := b.Add(wire); err != nil || added.Announcement == nil && added.End == nil {
+				t.Fatalf("%T is no news: %+v, %v", doc, added, err)
+			}
+		}
+	}
+	a := announcement(1)
+	a.Issued, a.Expires = seeder.Issue(id(1)), noon.Add(Lifetime)
+	tell(a)
+	seederNow = noon.Add(-time.Hour)
+	tell(end(1, seeder.Issue(id(1))))
+	seederNow = noon.Add(-2 * time.Hour)
+	again := announcement(1)
+	again.Issued, again.Expires = seeder.Issue(id(1)), noon.Add(Lifetime)
+	tell(again)
+	for i, b := range members {
+		if got := len(b.Active()); got != 1 {
+			t.Errorf("member %d has %d announcements", i, got)
+		}
+	}
+}
+
 func TestStateBringsALatecomerUpToDate(t *testing.T) {
 	b := NewBook(trust, func() time.Time { return noon })
 	for n := range byte(5) {
