@@ -217,13 +217,16 @@ func (a *Agent) recall() error {
 	recalled := make(map[string]bool)
 	err := a.memory.recall(func(wire []byte) error {
 		added, err := a.book.Add(wire)
-		if err == nil {
-			if added.Announcement != nil {
-				recalled[added.Announcement.ExecutionID] = true
-			}
-			a.document(added)
+		switch {
+		case err != nil:
+			return err
+		case added.Reply != nil:
+			return errEnded // as the others have said by now
+		case added.Announcement != nil:
+			recalled[added.Announcement.ExecutionID] = true
 		}
-		return err
+		a.document(added)
+		return nil
 	})
 	return errors.Join(err, a.cfg.Cache.ForgetPulls(func(id string) bool { return recalled[id] }))
 }
