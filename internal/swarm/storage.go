@@ -1,14 +1,23 @@
 package swarm
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha1"
 	"errors"
+	"fmt"
+	"io"
 
 	"github.com/anacrolix/torrent/metainfo"
 	"github.com/anacrolix/torrent/storage"
 
 	"github.com/landfall-dist/landfall/internal/cache"
 )
+
+// hashBuffer is how much of a piece is read at a time to hash it, in bytes.
+const hashBuffer = 128 << 10
+
+var errCorruptPiece = errors.New("the piece is not the one that was seeded")
 
 // storageOf lets the engine read and write a torrent's cache entry.
 type storageOf struct{ t *Torrent }
@@ -55,6 +64,30 @@ func (p piece) ReadAt(b []byte, offset int64) (int, error) {
 func (p piece) WriteAt(b []byte, offset int64) (int, error) {
 	return p.entry.WriteAt(b, p.offset+offset)
 }
+
+// SelfHash hashes the piece in the engine's place, for the engine would refuse the
+// IP address of whoever sent a wrong one, and with it every member behind the
+// address. To the engine the piece could not be read; origins finds who it was.
+func (p piece) SelfHash() (sum metainfo.Hash, err error) {
+	m := p.entry.Manifest()
+	_, length := m.PieceRange(p.index)
+	buffer := p.t.swarm.buffers.Get().(*[]byte)
+	defer p.t.swarm.buffers.Put(buffer)
+	h := sha1.New()
+	if _, err := io.CopyBuffer(onlyWriter{h}, io.NewSectionReader(p, 0, length), *buffer); err != nil {
+		return sum, fmt.Errorf("hashing piece %d of %x: %w", p.index, p.entry.InfoHash(), err)
+	}
+	h.Sum(sum[:0])
+	if !bytes.Equal(sum[:], m.PieceSHA1(p.index)) {
+		p.t.origins.failed(p.index, p)
+		return sum, errCorruptPiece
+	}
+	p.t.origins.passed(p.index, p)
+	return sum, nil
+}
+
+// onlyWriter keeps io.CopyBuffer to the buffer it is given.
+type onlyWriter struct{ io.Writer }
 
 func (p piece) MarkComplete() error {
 	if err := p.entry.SetComplete(p.index, true); err != nil {

@@ -60,7 +60,13 @@ type Config struct {
 	HandOut bool
 	// AllowPeer says who may connect; nil allows everyone.
 	AllowPeer func(netip.Addr) bool
-	Logger    *slog.Logger
+	// Member names the member with a peer id, and its region, where it is known.
+	// It must not call the Swarm. Nil: nobody is known.
+	Member func(id [20]byte) (name, region string)
+	Logger *slog.Logger
+
+	// patience is shortened by tests; the zero value means defaultPatience.
+	patience patience
 }
 
 // PeerID derives the peer id (BEP 3) from a member's name, so that every member
@@ -81,11 +87,18 @@ type Swarm struct {
 	wg      sync.WaitGroup
 	closing sync.Once
 
+	conduct   *conduct
+	patience  patience
+	conns     sync.Map // of connKey to *watched, from the handshake on
+	exchanges sync.Map // of *torrent.Peer to *exchange
+	buffers   sync.Pool
+
 	mu       sync.Mutex
 	torrents map[cache.InfoHash]*Torrent
 	// wanted has a *wanted for each *torrent.Torrent that downloads: the engine
-	// asks for it under its own lock, which who holds mu may be waiting for.
-	wanted sync.Map
+	// asks for it under its own lock, which who holds mu may be waiting for. So has
+	// byEngine for the *Torrent.
+	wanted, byEngine sync.Map
 }
 
 // New starts the engine on the listener. On error the listener stays open.
@@ -116,26 +129,43 @@ func New(cfg Config) (*Swarm, error) {
 	tc.DialRateLimiter = rate.NewLimiter(dialRate, dialRate)
 	tc.NominalDialTimeout, tc.MinDialTimeout = dialTimeout, dialTimeout
 	tc.Slogger = slog.New(debugOnly{cfg.Logger.Handler()})
-	s := &Swarm{cfg: cfg, torrents: make(map[cache.InfoHash]*Torrent)}
+	s := &Swarm{
+		cfg:      cfg,
+		torrents: make(map[cache.InfoHash]*Torrent),
+		conduct:  newConduct(time.Now),
+		patience: cfg.patience,
+		buffers:  sync.Pool{New: func() any { b := make([]byte, hashBuffer); return &b }},
+	}
+	if s.patience.tick == 0 {
+		s.patience = defaultPatience()
+	}
 	tc.Callbacks.ReadMessage = s.heard
+	tc.Callbacks.PeerConnAdded = append(tc.Callbacks.PeerConnAdded, s.added)
+	tc.Callbacks.PeerConnClosed = func(c *torrent.PeerConn) { s.exchanges.Delete(&c.Peer) }
+	tc.Callbacks.SentRequest = append(tc.Callbacks.SentRequest, s.requested)
+	tc.Callbacks.DeletedRequest = append(tc.Callbacks.DeletedRequest, s.settled)
+	tc.Callbacks.ReceivedUsefulData = append(tc.Callbacks.ReceivedUsefulData, s.received)
+	tc.Callbacks.StatusUpdated = append(tc.Callbacks.StatusUpdated, s.disconnected)
 	var err error
 	if s.client, err = torrent.NewClient(tc); err != nil {
 		return nil, fmt.Errorf("starting the torrent engine: %w", err)
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	l := &listener{Listener: cfg.Listener, allow: cfg.AllowPeer, ctx: s.ctx}
+	s.wg.Go(func() { s.attend(s.ctx) })
+	l := &listener{Listener: cfg.Listener, swarm: s}
 	if cfg.HandOut {
 		s.handout = handout.NewSet(handout.Config{Logger: cfg.Logger})
 		l.wrap = s.handout.Wrap
 		s.wg.Go(func() { s.handout.Run(s.ctx) })
 	}
-	s.client.AddDialer(torrent.NetworkDialer{Network: "tcp", Dialer: &net.Dialer{Timeout: dialTimeout}})
+	s.client.AddDialer(dialer{s})
 	s.client.AddListener(l)
 	return s, nil
 }
 
 // heard passes a peer's message on to its torrent.
 func (s *Swarm) heard(c *torrent.PeerConn, msg *pp.Message) {
+	s.answered(c, msg)
 	if w, ok := s.wanted.Load(c.Torrent()); ok {
 		w.(*wanted).heard(msg)
 	}
@@ -157,6 +187,9 @@ func (s *Swarm) Close() error {
 	}
 	return nil
 }
+
+// BadPeers are the peers that are left alone now, the newest first.
+func (s *Swarm) BadPeers() []BadPeer { return s.conduct.bad() }
 
 // Torrent returns the torrent of an infohash that is in the engine.
 func (s *Swarm) Torrent(infohash cache.InfoHash) (*Torrent, bool) {
@@ -230,6 +263,7 @@ func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
 		opts.InfoBytes = e.Manifest().InfoBytes()
 	}
 	t.torrent, _ = s.client.AddTorrentOpt(opts)
+	s.byEngine.Store(t.torrent, t)
 	t.torrent.SetOnWriteChunkError(t.writeFailed)
 	s.torrents[f.InfoHash] = t
 	if e != nil {
@@ -258,9 +292,8 @@ func TorrentFile(m *manifest.Manifest) []byte {
 // listener hands the engine the connections it may have.
 type listener struct {
 	net.Listener
-	allow func(netip.Addr) bool
+	swarm *Swarm
 	wrap  func(net.Conn) net.Conn
-	ctx   context.Context
 }
 
 // Accept never returns an error before the engine ends, which would ask again at
@@ -269,20 +302,21 @@ func (l *listener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.Listener.Accept()
 		if err != nil {
-			if l.ctx.Err() != nil {
+			if l.swarm.ctx.Err() != nil {
 				return nil, err
 			}
 			select {
-			case <-l.ctx.Done():
+			case <-l.swarm.ctx.Done():
 			case <-time.After(acceptPause):
 			}
 			continue
 		}
 		addr, ok := conn.RemoteAddr().(*net.TCPAddr)
-		if l.allow != nil && (!ok || !l.allow(addr.AddrPort().Addr().Unmap())) {
+		if allow := l.swarm.cfg.AllowPeer; allow != nil && (!ok || !allow(addr.AddrPort().Addr().Unmap())) {
 			conn.Close()
 			continue
 		}
+		conn = l.swarm.watch(conn, [20]byte{}, conn.RemoteAddr().String())
 		if l.wrap != nil {
 			conn = l.wrap(conn)
 		}

@@ -28,6 +28,7 @@ type Torrent struct {
 	whole   chan struct{} // closed when all pieces are verified
 	dropped chan struct{}
 	lost    chan struct{} // has a value when a piece was found damaged
+	origins origins
 
 	mu        sync.Mutex
 	entry     *cache.Entry
@@ -169,17 +170,19 @@ type PeerAddr struct {
 	Addr netip.AddrPort
 }
 
-// AddPeers names peers to connect to; those that are connected are left alone.
+// AddPeers names peers to connect to; those that are connected, and bad ones, are
+// left alone.
 // The engine forgets an address that it could not reach, so call it every second
 // or two as long as the build is not whole.
 func (t *Torrent) AddPeers(peers []PeerAddr) {
+	t.swarm.conduct.named(peers)
 	connected := make(map[[20]byte]bool)
 	for _, c := range t.torrent.PeerConns() {
 		connected[c.PeerID] = true
 	}
 	var add []torrent.PeerInfo
 	for _, p := range peers {
-		if !connected[p.ID] {
+		if !connected[p.ID] && !t.swarm.conduct.refused(p.ID) {
 			add = append(add, torrent.PeerInfo{
 				Id:      p.ID,
 				Addr:    net.TCPAddrFromAddrPort(p.Addr),
@@ -309,6 +312,7 @@ func (t *Torrent) drop() {
 	delete(t.swarm.torrents, t.fetch.InfoHash)
 	t.torrent.Drop()
 	t.swarm.wanted.Delete(t.torrent)
+	t.swarm.byEngine.Delete(t.torrent)
 	if t.swarm.handout != nil {
 		t.swarm.handout.Remove(t.fetch.InfoHash)
 	}

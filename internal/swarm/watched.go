@@ -1,0 +1,158 @@
+package swarm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync/atomic"
+
+	pp "github.com/anacrolix/torrent/peer_protocol"
+)
+
+// handshakeLength is that of BEP 3; the infohash and the peer id are its end.
+const handshakeLength = len(pp.Protocol) + 8 + 20 + 20
+
+var (
+	errLeftAlone = errors.New("bad peer, left alone for a while")
+	errGarbage   = errors.New("not a BitTorrent handshake")
+)
+
+// watched is a connection to a peer, between the engine and the socket. It reads
+// who the peer is from its handshake, refuses those that are left alone, and counts
+// bytes.
+type watched struct {
+	net.Conn
+	swarm *Swarm
+	// dialled is whom this address was named for; zero when the peer has
+	// connected. Who cheats may give another id in its handshake.
+	dialled [20]byte
+	remote  string
+
+	hello []byte // the peer's handshake so far; of the one who reads
+	// key is set when the handshake is complete; id is who the peer says it is.
+	key    atomic.Pointer[connKey]
+	id     [20]byte
+	closed atomic.Bool
+
+	in atomic.Int64 // bytes read
+	// begun counts writes, done those that have returned, written their bytes.
+	begun, done, written atomic.Int64
+}
+
+// connKey finds a connection from what the engine tells of it.
+type connKey struct {
+	remote   string
+	infohash [20]byte
+}
+
+func (s *Swarm) watch(c net.Conn, dialled [20]byte, remote string) *watched {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		// The engine would do this, did it see the type: a connection that it
+		// closes is to be gone at once.
+		_ = tcp.SetLinger(0)
+	}
+	return &watched{Conn: c, swarm: s, dialled: dialled, remote: remote}
+}
+
+// NetConn is the connection below, as *tls.Conn has it.
+func (w *watched) NetConn() net.Conn { return w.Conn }
+
+func (w *watched) Read(b []byte) (int, error) {
+	n, err := w.Conn.Read(b)
+	w.in.Add(int64(n))
+	if n > 0 && w.key.Load() == nil {
+		if refused := w.greet(b[:n]); refused != nil {
+			return 0, refused
+		}
+	}
+	return n, err
+}
+
+// greet takes the next bytes of the handshake.
+func (w *watched) greet(b []byte) error {
+	w.hello = append(w.hello, b[:min(len(b), handshakeLength-len(w.hello))]...)
+	if n := min(len(w.hello), len(pp.Protocol)); string(w.hello[:n]) != pp.Protocol[:n] {
+		w.swarm.conduct.strike(w.unnamed(), babble)
+		return errGarbage
+	}
+	if len(w.hello) < handshakeLength {
+		return nil
+	}
+	key := &connKey{remote: w.remote}
+	copy(key.infohash[:], w.hello[handshakeLength-40:])
+	copy(w.id[:], w.hello[handshakeLength-20:])
+	if w.swarm.conduct.refused(w.id) {
+		return errLeftAlone
+	}
+	w.hello = nil
+	w.key.Store(key)
+	w.swarm.conns.Store(*key, w)
+	if w.closed.Load() { // meanwhile, without seeing the key
+		w.swarm.conns.CompareAndDelete(*key, w)
+	}
+	return nil
+}
+
+// unnamed is the peer as long as it has not said who it is.
+func (w *watched) unnamed() who {
+	if w.dialled != ([20]byte{}) {
+		return who{id: w.dialled}
+	}
+	addr, err := netip.ParseAddrPort(w.remote)
+	if err != nil {
+		return who{}
+	}
+	return who{ip: addr.Addr().Unmap()}
+}
+
+// blame holds an offence against whoever is at the other end: who it says it is,
+// and whom we dialled.
+func (w *watched) blame(o offence) {
+	w.swarm.conduct.strike(who{id: w.id}, o)
+	if w.dialled != ([20]byte{}) && w.dialled != w.id {
+		w.swarm.conduct.strike(who{id: w.dialled}, o)
+	}
+}
+
+func (w *watched) is(id [20]byte) bool { return w.id == id || w.dialled == id }
+
+func (w *watched) Write(b []byte) (int, error) {
+	w.begun.Add(1)
+	n, err := w.Conn.Write(b)
+	w.written.Add(int64(n))
+	w.done.Add(1)
+	return n, err
+}
+
+// acknowledged is how many of the written bytes have reached the peer's machine.
+func (w *watched) acknowledged() int64 {
+	written := w.written.Load()
+	return written - unacknowledged(w.Conn)
+}
+
+func (w *watched) Close() error {
+	w.closed.Store(true)
+	if key := w.key.Load(); key != nil {
+		w.swarm.conns.CompareAndDelete(*key, w)
+	}
+	return w.Conn.Close()
+}
+
+// dialer makes the engine's connections.
+type dialer struct{ swarm *Swarm }
+
+func (d dialer) DialerNetwork() string { return "tcp" }
+
+func (d dialer) Dial(ctx context.Context, addr string) (net.Conn, error) {
+	id := d.swarm.conduct.at(addr)
+	if d.swarm.conduct.refused(id) {
+		return nil, fmt.Errorf("dialling %s: %w", addr, errLeftAlone)
+	}
+	c, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, d.DialerNetwork(), addr)
+	if err != nil {
+		return nil, err
+	}
+	return d.swarm.watch(c, id, addr), nil
+}
