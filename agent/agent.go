@@ -152,6 +152,7 @@ func New(cfg Config) (_ *Agent, err error) {
 		Listener:  cfg.Peers,
 		Name:      a.gossip.Name(),
 		AllowPeer: gossip.PeerPolicy(a.gossip, cfg.AllowPeers),
+		Member:    gossip.PeerNames(a.gossip, swarm.PeerID),
 		Logger:    cfg.Logger,
 	})
 	if err != nil {

@@ -39,17 +39,15 @@ func (a *Agent) ready() error {
 
 func (a *Agent) status() *api.AgentStatus {
 	members := a.gossip.Members()
-	names := make(map[[20]byte]gossip.Member, len(members))
-	for _, m := range members {
-		names[swarm.PeerID(m.Name)] = m
-	}
+	names := gossip.ByPeerID(members, swarm.PeerID)
 	s := &api.AgentStatus{
-		Node:    a.gossip.Name(),
-		Region:  a.cfg.Region,
-		Bucket:  a.cfg.Bucket.Name(),
-		Version: a.cfg.Version,
-		Members: gossip.View(members),
-		Builds:  []api.Build{},
+		Node:     a.gossip.Name(),
+		Region:   a.cfg.Region,
+		Bucket:   a.cfg.Bucket.Name(),
+		Version:  a.cfg.Version,
+		Members:  gossip.View(members),
+		Builds:   []api.Build{},
+		BadPeers: swarm.View(a.swarm.BadPeers()),
 	}
 	for _, b := range a.allBuilds() {
 		s.Builds = append(s.Builds, b.view(names))
@@ -59,7 +57,7 @@ func (a *Agent) status() *api.AgentStatus {
 
 func (a *Agent) metrics() *prometheus.Registry {
 	r := web.NewRegistry()
-	r.MustRegister(gossip.Collector(a.gossip), cache.Collector(a.cfg.Cache), buildsCollector{a})
+	r.MustRegister(gossip.Collector(a.gossip), cache.Collector(a.cfg.Cache), swarm.Collector(a.swarm), buildsCollector{a})
 	return r
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/notify"
+	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/web"
 )
 
@@ -168,6 +169,7 @@ type pageState struct {
 	Version    string          `json:"version"`
 	Members    []api.Member    `json:"members"`
 	Executions []api.Execution `json:"executions"`
+	BadPeers   []api.BadPeer   `json:"badPeers"`
 }
 
 func (s *Seeder) state() any {
@@ -177,12 +179,13 @@ func (s *Seeder) state() any {
 		Version:    s.cfg.Version,
 		Members:    gossip.View(s.gossip.Members()),
 		Executions: executions,
+		BadPeers:   swarm.View(s.swarm.BadPeers()),
 	}
 }
 
 func (s *Seeder) metrics() *prometheus.Registry {
 	r := web.NewRegistry()
-	r.MustRegister(gossip.Collector(s.gossip), cache.Collector(s.cfg.Cache), executionsCollector{s.index})
+	r.MustRegister(gossip.Collector(s.gossip), cache.Collector(s.cfg.Cache), swarm.Collector(s.swarm), executionsCollector{s.index})
 	if s.cfg.Notify != nil {
 		r.MustRegister(notify.Collector(s.cfg.Notify))
 	}

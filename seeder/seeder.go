@@ -153,6 +153,7 @@ func New(cfg Config) (_ *Seeder, err error) {
 		Name:      s.gossip.Name(),
 		HandOut:   true,
 		AllowPeer: gossip.PeerPolicy(s.gossip, cfg.AllowPeers),
+		Member:    gossip.PeerNames(s.gossip, swarm.PeerID),
 		Logger:    cfg.Logger,
 	})
 	if err != nil {

@@ -124,6 +124,22 @@ type AgentStatus struct {
 	Version string   `json:"version"`
 	Members []Member `json:"members"`
 	Builds  []Build  `json:"builds"`
+	// BadPeers are left alone now, the newest first.
+	BadPeers []BadPeer `json:"badPeers"`
+}
+
+// BadPeer is one that is neither dialled nor accepted until then, for what it did:
+// "corrupt" sent wrong pieces, "stalled" took requests and sent next to nothing,
+// "garbage" does not speak the protocol. Without Until only its IP address is
+// known, which is not refused.
+type BadPeer struct {
+	Name   string     `json:"name"` // the member's, or its address
+	Addr   string     `json:"addr"`
+	Region string     `json:"region,omitempty"`
+	Reason string     `json:"reason"`
+	Since  time.Time  `json:"since"`
+	Until  *time.Time `json:"until,omitempty"`
+	Times  int        `json:"times"` // that it was found to be bad, of late
 }
 
 // Member is one process in the cluster.

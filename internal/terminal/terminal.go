@@ -157,6 +157,12 @@ func AgentStatus(w io.Writer, s *api.AgentStatus) error {
 		return err
 	}
 	fmt.Fprintln(w)
+	if len(s.BadPeers) > 0 {
+		if err := badPeers(w, s.BadPeers); err != nil {
+			return err
+		}
+		fmt.Fprintln(w)
+	}
 	if len(s.Builds) == 0 {
 		_, err := fmt.Fprintln(w, "no build has come by yet")
 		return err
@@ -170,6 +176,20 @@ func AgentStatus(w io.Writer, s *api.AgentStatus) error {
 		})
 	}
 	return table(w, []string{"BUILD", "SIZE", "STATE", "VERIFIED", "LANDED", "DOWN", "UP", "PEERS", ""}, builds)
+}
+
+func badPeers(w io.Writer, bad []api.BadPeer) error {
+	var rows [][]string
+	for _, b := range bad {
+		until := "-"
+		if b.Until != nil {
+			until = b.Until.Local().Format(time.DateTime)
+		}
+		rows = append(rows, []string{
+			b.Name, dash(b.Region), dash(b.Addr), b.Reason, b.Since.Local().Format(time.DateTime), until, fmt.Sprint(b.Times),
+		})
+	}
+	return table(w, []string{"BAD PEER", "REGION", "ADDR", "REASON", "SINCE", "LEFT ALONE UNTIL", "TIMES"}, rows)
 }
 
 // Watch shows something again and again until ctx ends. On a terminal each

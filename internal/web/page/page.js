@@ -28,6 +28,11 @@ function members(list) {
   $("members").replaceChildren(...list.map((m) => el("tr", {},
     ...[m.name, m.role, m.region, m.addr, m.state].map((v) => el("td", {}, v || "–")))));
 }
+function badPeers(list) {
+  $("bad-peers").replaceChildren(...list.map((b) => el("tr", {},
+    ...[b.name, b.region, b.addr, b.reason, b.since, b.until, String(b.times)].map((v) => el("td", {}, v || "–")))));
+  $("bad").hidden = list.length === 0;
+}
 function showSeeder(s) {
   $("about").textContent = `${s.bucket} · ${s.executions.length} shown · ${s.members.length} members · ${s.version}`;
   $("executions").replaceChildren(...s.executions.map((e) => el("article", {},
@@ -60,6 +65,7 @@ const events = new EventSource("events");
 events.onmessage = (m) => {
   const s = JSON.parse(m.data);
   members(s.members);
+  badPeers(s.badPeers);
   (page === "seeder" ? showSeeder : showAgent)(s);
 };
 events.onerror = () => { $("about").textContent = "connection lost, trying again…"; };
