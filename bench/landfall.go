@@ -125,20 +125,27 @@ func (l landfall) run(ctx context.Context, r *trial) error {
 		agents[regionalBucket(m)] = p
 		return err
 	}
-	early, late := r.cell.split(r.net.members[1:])
+	good := r.net.members[1 : r.cell.Members+1]
+	early, late := r.cell.split(good)
 	for _, m := range early {
 		if err := startAgent(m); err != nil {
-			return err
-		}
-	}
-	for _, m := range early {
-		if err := known(ctx, m, len(early)+1); err != nil {
 			return err
 		}
 	}
 	destinations := make([]string, 0, len(r.net.members)-1)
 	for _, m := range r.net.members[1:] {
 		destinations = append(destinations, regionalBucket(m))
+	}
+	bad := r.net.members[r.cell.Members+1:]
+	for _, m := range bad {
+		if err := startBad(r, m, keys.gossip); err != nil {
+			return err
+		}
+	}
+	for _, m := range early {
+		if err := known(ctx, m, len(early)+len(bad)+1); err != nil {
+			return err
+		}
 	}
 
 	r.begin()
@@ -158,19 +165,22 @@ func (l landfall) run(ctx context.Context, r *trial) error {
 			late = nil
 		}
 		record, err = table.Get(ctx, key)
-		return err == nil && record.Status == ledger.Completed, err
+		return err == nil && len(record.Successful) == len(good), err
 	})
 	if err != nil {
 		return err
 	}
 	r.end()
-	for _, m := range r.net.members[1:] {
+	for _, m := range good {
 		r.landed(m, record.Results[regionalBucket(m)].Timestamp)
 		downloaded, err := logTime(agents[regionalBucket(m)].log, "downloaded")
 		if err != nil {
 			return err
 		}
 		r.downloaded(m, downloaded)
+		if _, err := logTime(agents[regionalBucket(m)].log, "bad peer"); err == nil {
+			r.result.Named++
+		}
 	}
 	execution, err := client.Execution(ctx, answer.ExecutionID)
 	if err != nil {
@@ -179,6 +189,19 @@ func (l landfall) run(ctx context.Context, r *trial) error {
 	r.result.SeederPayload = execution.SentBytes
 	pulled, err := logTime(seeder.log, "announced")
 	r.result.Announced = pulled.Sub(r.started).Seconds()
+	return err
+}
+
+// startBad starts the member that misbehaves.
+func startBad(r *trial, m *member, gossipKey string) error {
+	first := r.net.members[0].addr
+	_, err := r.start(m, "bad", nil, "bench", "bad-peer",
+		"--behaviour", r.cell.Bad, "--bucket", regionalBucket(m),
+		"--peer-listen", netip.AddrPortFrom(m.addr, peerPort).String(),
+		"--gossip-listen", netip.AddrPortFrom(m.addr, gossipPort).String(),
+		"--gossip-key", gossipKey,
+		"--join", netip.AddrPortFrom(first, gossipPort).String(),
+		"--seeder", netip.AddrPortFrom(first, peerPort).String())
 	return err
 }
 

@@ -21,7 +21,7 @@ func main() {
 		Action: command.Unknown,
 		Commands: slices.Concat(
 			[]*cli.Command{wanCommand()}, localCommands(),
-			[]*cli.Command{switchCommand(), copyCommand()}, engineCommands(), // parts of those
+			[]*cli.Command{switchCommand(), copyCommand(), badPeerCommand()}, engineCommands(), // parts of those
 		),
 	}))
 }

@@ -44,6 +44,10 @@ func report(w io.Writer, c cell, all []result) {
 			memory(of))
 	}
 	t.Flush()
+	if c.Bad != "" {
+		fmt.Fprintf(w, "of %d members these called the bad one bad by the end: %s\n", c.Members,
+			spread(results, func(r result) float64 { return float64(r.Named) }))
+	}
 	if c.Slow {
 		for _, name := range names {
 			of := slices.DeleteFunc(slices.Clone(results), func(r result) bool { return r.System != name })

@@ -33,6 +33,7 @@ type cell struct {
 	Seconds   float64       // file over uplink
 	Slow      bool          // the last member has a quarter of the rates
 	Late      bool          // the second half of the members joins at half the bound
+	Bad       string        `json:",omitempty"` // what one more member does wrong; only with Landfall
 }
 
 func (c cell) String() string {
@@ -42,6 +43,9 @@ func (c cell) String() string {
 	}
 	if c.Late {
 		s += " half-late"
+	}
+	if c.Bad != "" {
+		s += " one-more-" + c.Bad
 	}
 	return s
 }
@@ -67,6 +71,9 @@ func (c cell) links() []rates {
 	links := make([]rates, c.Members+1)
 	for i := range links {
 		links[i] = rates{c.Rate, int64(float64(c.Rate) * c.DownRatio)}
+	}
+	if c.Bad != "" {
+		links = append(links, links[0])
 	}
 	if c.Slow {
 		last := &links[c.Members]
@@ -119,6 +126,8 @@ type result struct {
 	// SeederPayload what the seeder counted, where it does.
 	SeederWire    int64 `json:"seederWire"`
 	SeederPayload int64 `json:"seederPayload,omitempty"`
+	// Named is how many members had called the bad one bad by the end.
+	Named int `json:"named,omitempty"`
 	// CPU is the share of all cores that was busy.
 	CPU float64 `json:"cpu"`
 	// Memory is each program's peak, the largest of its kind.

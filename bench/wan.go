@@ -42,6 +42,7 @@ func wanCommand() *cli.Command {
 			&cli.Float64Flag{Name: "seconds", Value: 10, Usage: "size of the file over the uplink, in s"},
 			command.Bool("slow", "the last region has a quarter of the rates"),
 			command.Bool("late", "half of the regions join half way"),
+			command.String("bad", "", "one more member misbehaves: `HOW` is one of "+badNames()+"; only with landfall"),
 			command.String("congestion", "cubic", "TCP's congestion control: `NAME`"),
 			command.String("bins", "bin", "`DIR` with the programs"),
 			command.String("dir", filepath.Join(dataRoot(), "landfall-bench"), "`DIR` for data"),
@@ -132,8 +133,11 @@ func wan(c *cli.Context) error {
 	case c.Int("members") > 0:
 		plans = []plan{{cell{
 			Members: c.Int("members"), Rate: int64(c.Int("rate")) * 1e6, DownRatio: c.Float64("down"),
-			Latency: c.Duration("latency"), Seconds: c.Float64("seconds"), Slow: c.Bool("slow"), Late: c.Bool("late"),
+			Latency: c.Duration("latency"), Seconds: c.Float64("seconds"), Slow: c.Bool("slow"), Late: c.Bool("late"), Bad: c.String("bad"),
 		}, allSystems()}}
+		if c.String("bad") != "" {
+			plans[0].systems = plans[0].systems[:1]
+		}
 	case c.Bool("full"):
 		plans = fullCells()
 	}

@@ -374,6 +374,9 @@ func TestClaimsDoNotStopTheHandOut(t *testing.T) {
 		all.Go(func() { finish(t, f, content, peers...) })
 	}
 	all.Wait()
+	if p.Claimed() == 0 {
+		t.Error("nothing was handed out to it")
+	}
 }
 
 func TestOrigins(t *testing.T) {

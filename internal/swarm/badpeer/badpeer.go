@@ -56,7 +56,7 @@ type Peer struct {
 	// for none.
 	OnTorrent func(infohash [20]byte)
 
-	accepted, taken atomic.Int64
+	accepted, taken, claimed atomic.Int64
 }
 
 // Accepted is how many connections came.
@@ -64,6 +64,9 @@ func (p *Peer) Accepted() int64 { return p.accepted.Load() }
 
 // Taken is how many requests came.
 func (p *Peer) Taken() int64 { return p.taken.Load() }
+
+// Claimed is how many pieces a seeder handed out to it.
+func (p *Peer) Claimed() int64 { return p.claimed.Load() }
 
 // Serve takes connections until ctx ends; it closes the listener.
 func (p *Peer) Serve(ctx context.Context, l net.Listener) error {
@@ -139,6 +142,7 @@ func (p *Peer) talk(ctx context.Context, c net.Conn) error {
 		switch {
 		case m.Keepalive:
 		case m.Type == pp.Have && p.Claims:
+			p.claimed.Add(1)
 			if _, err := c.Write(m.MustMarshalBinary()); err != nil {
 				return err
 			}
