@@ -19,6 +19,10 @@ const (
 	// to somebody else as well. A peer that is merely slow gets paceFactor
 	// times what it usually takes for a piece, up to maxSlack times as much.
 	stallAfter = 10 * time.Second
+	// tailStallAfter is the same once nothing else is open: everyone waits for
+	// the last pieces then, and to send them twice costs an uplink that has
+	// nothing else to do. A link of 1 Mbit/s brings a piece in a second.
+	tailStallAfter = 4 * time.Second
 	paceFactor = 4
 	maxSlack   = 6
 	// leastRate in bytes/s is what a seeder is taken to send when it comes to
@@ -82,7 +86,11 @@ func (q *queue) measure(now time.Time) {
 func (q *queue) leastLimit() time.Duration {
 	ahead := float64(q.outstanding+minWindow) * float64(q.pieceLength)
 	backlog := time.Duration(ahead / max(q.rate, leastRate) * float64(time.Second))
-	return max(stallAfter, paceFactor*targetDelay, paceFactor*backlog)
+	least := stallAfter
+	if !q.exhausted.IsZero() {
+		least = tailStallAfter
+	}
+	return max(least, paceFactor*targetDelay, paceFactor*backlog)
 }
 
 // expire gives what has been outstanding at a peer for too long to others.

@@ -329,6 +329,31 @@ func TestSecondPhaseDoesNotWaitForOneSlowPeer(t *testing.T) {
 	slow.expect(0, 1, 2, 3, 4)
 }
 
+// TestFrozenPeerHoldsTheTailBackBriefly: when nothing else is open its pieces go to
+// others well before stallAfter, and those of a peer that is only slow do not.
+func TestFrozenPeerHoldsTheTailBackBriefly(t *testing.T) {
+	b := newBench(t, 40)
+	b.client() // takes nothing that it is offered
+	live := b.client()
+	for range int(stallAfter/tick) - 1 {
+		live.take(-1)
+		b.later(tick)
+	}
+	if live.count != b.pieces {
+		t.Errorf("%d of %d pieces", live.count, b.pieces)
+	}
+	b = newBench(t, 40)
+	slow, live := b.client(), b.client()
+	for range 5 { // 2 s a piece
+		live.take(-1)
+		b.later(2 * time.Second)
+		slow.take(1)
+	}
+	if s := b.stats(); s.Requeued > 0 {
+		t.Errorf("%d offers were taken back from a slow peer: %v", s.Requeued, slow.offered)
+	}
+}
+
 func TestSlowPeerIsNotRobbed(t *testing.T) {
 	b := newBench(t, 1000)
 	slow := b.client()
