@@ -23,8 +23,8 @@ const (
 	// the last pieces then, and to send them twice costs an uplink that has
 	// nothing else to do. A link of 1 Mbit/s brings a piece in a second.
 	tailStallAfter = 4 * time.Second
-	paceFactor = 4
-	maxSlack   = 6
+	paceFactor     = 4
+	maxSlack       = 6
 	// leastRate in bytes/s is what a seeder is taken to send when it comes to
 	// say how long offers may take.
 	leastRate = 1 << 20

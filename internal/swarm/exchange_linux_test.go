@@ -1,0 +1,69 @@
+package swarm
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"testing"
+	"time"
+)
+
+// A request that waits on our own uplink, behind what goes to the same peer, has not
+// reached it.
+func TestRequestHasReached(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ours, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	theirs, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+
+	x := &exchange{conn: (&Swarm{conduct: newConduct(time.Now)}).watch(ours, [20]byte{}, "")}
+	if x.reached() {
+		t.Error("reached before anything was written")
+	}
+	request := []byte("request")
+	if _, err := x.conn.Write(request); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, x.reached)
+
+	// Now behind more than both machines buffer.
+	x.sent, x.mark, x.arrived = x.conn.begun.Load(), 0, false
+	ours.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+	for err = nil; err == nil; {
+		_, err = x.conn.Write(make([]byte, 1<<20))
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal(err)
+	}
+	if x.reached() {
+		t.Error("reached a peer that reads nothing")
+	}
+	go io.Copy(io.Discard, theirs)
+	eventually(t, x.reached)
+}
+
+func eventually(t *testing.T, holds func() bool) {
+	t.Helper()
+	deadline := time.After(timeout)
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for !holds() {
+		select {
+		case <-ticker.C:
+		case <-deadline:
+			t.Fatalf("not in %s", timeout)
+		}
+	}
+}
