@@ -1,0 +1,149 @@
+//go:build linux
+
+package chaos
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// insideEnv is set in the process that runs in the namespace.
+const insideEnv = "LANDFALL_CHAOS_INSIDE"
+
+// root is the top of the source tree.
+var root = func() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
+}()
+
+// Main is the TestMain of a package that uses worlds: it runs the tests once more
+// in a process with a network of its own and returns the exit code.
+func Main(m *testing.M) int {
+	if os.Getenv(insideEnv) != "" {
+		defer host.close()
+		if err := loopbackUp(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return m.Run()
+	}
+	c := exec.Command(os.Args[0], os.Args[1:]...)
+	c.Env = append(os.Environ(), insideEnv+"=1")
+	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
+	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	if uid := os.Getuid(); uid != 0 {
+		c.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		c.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: uid, Size: 1}}
+		c.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
+	}
+	// The thread that starts the child must live as long as this process does:
+	// its end is what the child dies of.
+	runtime.LockOSThread()
+	err := c.Run()
+	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) {
+		fmt.Println("chaos: no network namespace can be made here, so there are no network faults:", err)
+		defer host.close()
+		return m.Run()
+	}
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return c.ProcessState.ExitCode()
+}
+
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
+}
+
+// host is what all worlds of the process share: the binaries, the cloud.
+var host shared
+
+type shared struct {
+	once  sync.Once
+	err   error
+	dir   string
+	cloud *process
+	// keep says that a test has failed: the logs stay.
+	mu     sync.Mutex
+	keep   bool
+	worlds int
+}
+
+// cloudAddr is the embedded S3 and DynamoDB that stand behind every Gate.
+const cloudAddr = "127.0.0.1:4567"
+
+// start builds the binaries and starts the cloud, once.
+func (s *shared) start() error {
+	s.once.Do(func() {
+		if s.dir, s.err = os.MkdirTemp("", "landfall-chaos-"); s.err != nil {
+			return
+		}
+		// Every member is another user and has to get in.
+		if s.err = os.Chmod(s.dir, 0o755); s.err != nil {
+			return
+		}
+		c := exec.Command("go", "build", "-trimpath", "-o", s.bin("")+"/", "./cmd/...")
+		c.Dir = root
+		c.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := c.CombinedOutput(); err != nil {
+			s.err = fmt.Errorf("building the binaries: %w\n%s", err, out)
+			return
+		}
+		s.cloud, s.err = startProcess(processConfig{
+			name: "cloud", log: filepath.Join(s.dir, "cloud.log"), dir: s.dir,
+			args: []string{s.bin("landfall-dev"), "cloud", "--listen", cloudAddr, "--dir", filepath.Join(s.dir, "cloud")},
+		})
+	})
+	return s.err
+}
+
+func (s *shared) bin(name string) string { return filepath.Join(s.dir, "bin", name) }
+
+// next numbers the worlds, whose addresses and users follow from it.
+func (s *shared) next() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.worlds++
+	return s.worlds
+}
+
+// failed keeps the directory for somebody to look at.
+func (s *shared) failed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.keep = true
+}
+
+func (s *shared) close() {
+	if s.cloud != nil {
+		s.cloud.end(syscall.SIGTERM)
+	}
+	if s.keep {
+		os.RemoveAll(filepath.Join(s.dir, "cloud"))
+		fmt.Println("chaos: the logs are in", s.dir)
+		return
+	}
+	if s.dir != "" {
+		os.RemoveAll(s.dir)
+	}
+}

@@ -1,0 +1,239 @@
+//go:build linux
+
+package chaos
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/api"
+)
+
+const (
+	httpPort, gossipPort, peerPort = "7070", "7946", "6881"
+	// askTimeout bounds a question to a member, which may be hanging.
+	askTimeout = 5 * time.Second
+	// restartPause is waited before a member that could not start is started
+	// again, as a supervisor would.
+	restartPause = 300 * time.Millisecond
+)
+
+// Member is a seeder or an agent: a process, its data and its way to the stores.
+type Member struct {
+	*api.Client
+	// Name is its role and number; Bucket is an agent's.
+	Name, Bucket string
+	// Dir is its data directory.
+	Dir  string
+	Gate *Gate
+
+	w      *World
+	addr   netip.Addr
+	uid    int
+	args   []string
+	upLine string // is logged once it runs
+	linked bool
+
+	mu      sync.Mutex
+	process *process // nil when it was told to end
+	started time.Time
+	stopped bool // by SIGSTOP
+	retries int  // failed starts, with a store in trouble
+}
+
+// agentOf reports whether the member serves a bucket.
+func (m *Member) agentOf(bucket string) bool { return m.Bucket == bucket }
+
+// Run starts the member on the data that it has. A start that fails because a
+// store is in trouble is tried again, as a supervisor would.
+func (m *Member) Run() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.run()
+}
+
+func (m *Member) run() {
+	if m.process != nil {
+		return
+	}
+	p, err := startProcess(processConfig{
+		name: m.Name, log: m.log(), dir: m.w.dir, uid: m.uid, args: m.args, onEnd: m.ended,
+		env: []string{
+			"AWS_ENDPOINT_URL=http://" + m.stores(), "AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test",
+			"AWS_REGION=us-east-1", "AWS_EC2_METADATA_DISABLED=true", "HOME=" + m.Dir,
+		},
+	})
+	if err != nil {
+		m.w.t.Error(err)
+		return
+	}
+	m.process, m.started, m.stopped = p, time.Now(), false
+}
+
+// ended is called when the process has ended by itself.
+func (m *Member) ended(p *process) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.process != p {
+		return
+	}
+	m.process = nil
+	said := p.said()
+	if p.cmd.ProcessState.ExitCode() == 1 && !strings.Contains(said, m.upLine) && m.Gate.Troubled(m.started) {
+		m.retries++
+		time.AfterFunc(restartPause, func() {
+			if !m.w.ending.Load() {
+				m.Run()
+			}
+		})
+		return
+	}
+	m.w.t.Errorf("%s ended by itself: %s\n%s", m.Name, p.cmd.ProcessState, lastLines(said))
+}
+
+// take forgets the process, so that its end is no surprise.
+func (m *Member) take() *process {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.process
+	m.process = nil
+	return p
+}
+
+// Kill ends the member by SIGKILL.
+func (m *Member) Kill() {
+	if p := m.take(); p != nil {
+		p.end(syscall.SIGKILL)
+	}
+}
+
+// Terminate ends the member by SIGTERM, which must not take long.
+func (m *Member) Terminate() {
+	if p := m.take(); p != nil && !p.end(syscall.SIGTERM) {
+		m.w.t.Errorf("%s did not end within %s of SIGTERM\n%s", m.Name, endTimeout, lastLines(p.said()))
+	}
+}
+
+// Stop hangs the member until Continue.
+func (m *Member) Stop() { m.pause(syscall.SIGSTOP, true) }
+
+// Continue ends a Stop.
+func (m *Member) Continue() { m.pause(syscall.SIGCONT, false) }
+
+func (m *Member) pause(sig syscall.Signal, stopped bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.process != nil && m.stopped != stopped {
+		m.stopped = stopped
+		_ = m.process.cmd.Process.Signal(sig) // it may have ended
+	}
+}
+
+// Wipe removes all data of a member that does not run.
+func (m *Member) Wipe() {
+	entries, err := os.ReadDir(m.Dir)
+	for _, e := range entries {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(m.Dir, e.Name())))
+	}
+	if err != nil {
+		m.w.t.Error(err)
+	}
+}
+
+// running reports whether it was started and not told to end.
+func (m *Member) running() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.process != nil
+}
+
+// Said is what the member has logged since it was started last.
+func (m *Member) Said() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.process == nil {
+		return ""
+	}
+	return m.process.said()
+}
+
+func (m *Member) log() string { return filepath.Join(m.w.dir, m.Name+".log") }
+
+// stores is where the member reaches S3 and DynamoDB; behind is the Gate itself.
+func (m *Member) stores() string { return m.w.address(2, m.uid).String() + ":4566" }
+func (m *Member) behind() string { return m.w.address(3, m.uid).String() + ":4566" }
+
+// Harm harms the member's connections to the stores until its Gate is healed.
+func (m *Member) Harm(t Toxic) {
+	if err := m.Gate.wire.harm(t); err != nil {
+		m.w.t.Errorf("%s: %s: %v", m.Name, t.Type, err)
+	}
+}
+
+// Build is an agent's view of an execution; nil when it knows nothing of it, or
+// does not answer.
+func (m *Member) Build(executionID string) *api.Build {
+	s, err := m.AgentStatus(context.Background())
+	if err != nil {
+		return nil
+	}
+	for _, b := range s.Builds {
+		if b.ExecutionID == executionID {
+			return &b
+		}
+	}
+	return nil
+}
+
+// Levels are what a process must not lose bit by bit.
+type Levels struct {
+	Goroutines, Files int
+	Resident          int64 // bytes
+}
+
+// Levels asks the process.
+func (m *Member) Levels() (l Levels, err error) {
+	client := &http.Client{Timeout: askTimeout, Transport: m.HTTP.Transport}
+	res, err := client.Get(m.URL + "/metrics")
+	if err != nil {
+		return l, err
+	}
+	defer res.Body.Close()
+	found := map[string]float64{}
+	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
+		if name, value, ok := strings.Cut(lines.Text(), " "); ok {
+			if v, err := strconv.ParseFloat(value, 64); err == nil {
+				found[name] = v
+			}
+		}
+	}
+	l = Levels{int(found["go_goroutines"]), int(found["process_open_fds"]), int64(found["process_resident_memory_bytes"])}
+	if l.Goroutines == 0 || l.Files == 0 || l.Resident == 0 {
+		return l, fmt.Errorf("%s: its metrics lack goroutines, files or memory", m.Name)
+	}
+	return l, nil
+}
+
+// cached is how many builds the member's cache holds, whole or not.
+func (m *Member) cached() int {
+	found, _ := filepath.Glob(filepath.Join(m.Dir, "cache", strings.Repeat("?", 40)))
+	return len(found)
+}
+
+// lastLines is the end of a log, for a message.
+func lastLines(s string) string {
+	const most = 40
+	lines := strings.Split(strings.TrimRight(s, "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-most):], "\n")
+}

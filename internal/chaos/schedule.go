@@ -1,0 +1,268 @@
+//go:build linux
+
+package chaos
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// roundLength is when the last fault of a round has begun at the latest;
+	// none lasts longer than longestFault.
+	roundLength  = 3 * time.Second
+	longestFault = 3 * time.Second
+)
+
+// Round is one schedule: what is published, and what goes wrong when. It follows
+// from its seed alone.
+type Round struct {
+	w      *World
+	rng    *rand.Rand
+	name   string
+	events []event
+	// told are requests to the seeder that may take until the end.
+	told sync.WaitGroup
+}
+
+// event is one thing that happens.
+type event struct {
+	at   time.Duration
+	what string
+	do   func()
+}
+
+// NewRound makes the schedule number n of a seed.
+func NewRound(w *World, seed uint64, n int) *Round {
+	r := &Round{w: w, rng: rand.New(rand.NewPCG(seed, uint64(n))), name: fmt.Sprintf("round-%d", n)}
+	for i := range 1 + r.rng.IntN(4) {
+		r.publish(i)
+	}
+	for range 2 + r.rng.IntN(4) {
+		r.fault()
+	}
+	slices.SortStableFunc(r.events, func(a, b event) int { return int(a.at - b.at) })
+	return r
+}
+
+func (r *Round) String() string {
+	var b strings.Builder
+	for _, e := range r.events {
+		fmt.Fprintf(&b, "  %4d ms  %s\n", e.at.Milliseconds(), e.what)
+	}
+	return b.String()
+}
+
+// Run goes through the schedule and returns when all is settled.
+func (r *Round) Run() {
+	began := time.Now()
+	for _, e := range r.events {
+		<-time.After(time.Until(began.Add(e.at))) // it is a schedule
+		e.do()
+	}
+	r.w.heal()
+	r.told.Wait()
+	r.w.Settle()
+}
+
+func (r *Round) at(t time.Duration, what string, do func()) {
+	r.events = append(r.events, event{t, what, do})
+}
+
+// lasting adds something that begins and ends.
+func (r *Round) lasting(what string, begin, end func()) {
+	from := r.moment()
+	until := from + 100*time.Millisecond + rand64(r.rng, longestFault)
+	r.at(from, what, begin)
+	r.at(until, "end of "+what, end)
+}
+
+func (r *Round) moment() time.Duration { return rand64(r.rng, roundLength) }
+
+func rand64(rng *rand.Rand, below time.Duration) time.Duration {
+	return time.Duration(rng.Int64N(int64(below)))
+}
+
+// size of a build: empty, tiny, around the borders of pieces and parts, or a few
+// parts.
+func (r *Round) size() int {
+	switch r.rng.IntN(8) {
+	case 0:
+		return 0
+	case 1:
+		return 1 + r.rng.IntN(1000)
+	case 2:
+		return 128<<10 + r.rng.IntN(3) - 1
+	case 3:
+		return 8<<20 + r.rng.IntN(3) - 1
+	default:
+		return 1 + r.rng.IntN(24<<20)
+	}
+}
+
+// publish adds a build, and what happens to its key later.
+func (r *Round) publish(i int) {
+	key := fmt.Sprintf("%s/build %d.zip", r.name, i)
+	size := r.size()
+	first := &Version{Key: key, Size: size, seed: r.rng.Uint64()}
+	at := rand64(r.rng, roundLength/3)
+	r.at(at, fmt.Sprintf("publish %s, %d bytes", key, size), func() { r.w.PutAgain(first) })
+	if r.rng.IntN(2) == 0 {
+		r.at(at, "and tell the seeder", func() { r.tell(func() { _ = r.w.try(key) }) })
+	}
+	later := func() time.Duration { at += 50*time.Millisecond + rand64(r.rng, time.Second); return at }
+	switch r.rng.IntN(8) {
+	case 0: // Y, and perhaps X again
+		second := &Version{Key: key, Size: r.size(), seed: r.rng.Uint64()}
+		r.at(later(), fmt.Sprintf("replace %s by %d bytes", key, second.Size), func() { r.w.PutAgain(second) })
+		if r.rng.IntN(2) == 0 {
+			r.at(later(), "put the first content of "+key+" back", func() { r.w.PutAgain(first) })
+		}
+	case 1:
+		r.at(later(), "delete "+key, func() { r.w.Delete(key) })
+	case 2:
+		r.at(later(), "cancel "+key, func() { r.w.Loosen(key); r.tell(func() { _ = r.w.Cancel(key) }) })
+	}
+}
+
+// tell makes a request to the seeder beside the schedule.
+func (r *Round) tell(f func()) { r.told.Go(f) }
+
+// agent picks one.
+func (r *Round) agent() *Member { return r.w.Agents[r.rng.IntN(len(r.w.Agents))] }
+
+// some picks one member or all.
+func (r *Round) some() (members []*Member, who string) {
+	all := r.w.Members()
+	if r.rng.IntN(3) == 0 {
+		return all, "everyone"
+	}
+	m := all[r.rng.IntN(len(all))]
+	return []*Member{m}, m.Name
+}
+
+// fault adds one of all that can go wrong.
+func (r *Round) fault() {
+	kinds := []func(){r.kill, r.kill, r.terminate, r.hang, r.storeFault, r.storeFault, r.storeFault, r.wireFault, r.wipe}
+	if networkFaults() == nil {
+		kinds = append(kinds, r.partition, r.partition)
+	}
+	kinds[r.rng.IntN(len(kinds))]()
+}
+
+func (r *Round) kill() {
+	members, who := r.some()
+	r.lasting("kill "+who, func() { each(members, (*Member).Kill) }, func() { each(members, (*Member).Run) })
+}
+
+func (r *Round) terminate() {
+	members, who := r.some()
+	r.lasting("terminate "+who, func() { each(members, (*Member).Terminate) }, func() { each(members, (*Member).Run) })
+}
+
+func (r *Round) hang() {
+	members, who := r.some()
+	r.lasting("stop "+who, func() { each(members, (*Member).Stop) }, func() { each(members, (*Member).Continue) })
+}
+
+func (r *Round) wipe() {
+	m := r.agent()
+	r.lasting("lose the disk of "+m.Name, func() { m.Kill(); m.Wipe() }, m.Run)
+}
+
+// each does something to several members side by side.
+func each(members []*Member, do func(*Member)) {
+	var all sync.WaitGroup
+	for _, m := range members {
+		all.Go(func() { do(m) })
+	}
+	all.Wait()
+}
+
+// storeFaults are what can meet a call, by name.
+var storeFaults = []struct {
+	name string
+	when func(Call) bool
+	do   Fault
+}{
+	{"500", nil, InternalError},
+	{"S3 500", Call.S3, InternalError},
+	{"S3 503 SlowDown", Call.S3, SlowDown},
+	{"S3 403 ExpiredToken", Call.S3, ExpiredToken},
+	{"S3 writes denied", func(c Call) bool { return c.S3() && c.Writes() }, AccessDenied},
+	{"reset", nil, Reset},
+	{"S3 reset in the request's body", func(c Call) bool { return c.Op == "UploadPart" || c.Op == "PutObject" }, ResetInRequest},
+	{"S3 reset in the request's body on the way on", func(c Call) bool { return c.Op == "UploadPart" }, ResetInStore},
+	{"S3 reset in the answer's body", func(c Call) bool { return c.Op == "GetObject" }, ResetInAnswer},
+	{"answers lost", nil, LoseAnswer},
+	{"S3 answers lost", Call.S3, LoseAnswer},
+	{"S3 writes' answers lost", func(c Call) bool { return c.S3() && c.Writes() }, LoseAnswer},
+	{"hanging", nil, Hang(30 * time.Second)},
+	{"hanging answers", nil, HangAfter(30 * time.Second)},
+	{"S3 slow", Call.S3, Slow(2 << 20)},
+	{"DynamoDB 500", Call.dynamo, InternalError},
+	{"DynamoDB throughput exceeded", Call.dynamo, TooManyWrites},
+	{"DynamoDB condition fails, nothing written", func(c Call) bool { return c.dynamo() && c.Writes() }, ConditionFails},
+	{"DynamoDB written, answer lost", func(c Call) bool { return c.dynamo() && c.Writes() }, LoseAnswer},
+	{"DynamoDB away", Call.dynamo, Reset},
+}
+
+func (c Call) dynamo() bool { return !c.S3() }
+
+func (r *Round) storeFault() {
+	members, who := r.some()
+	f := storeFaults[r.rng.IntN(len(storeFaults))]
+	chance := []float64{0.05, 0.3, 0}[r.rng.IntN(3)]
+	what := fmt.Sprintf("%s for %s", f.name, who)
+	if chance > 0 {
+		what += fmt.Sprintf(", %.0f %% of calls", 100*chance)
+	}
+	var heal []func()
+	r.lasting(what, func() {
+		for _, m := range members {
+			heal = append(heal, m.Gate.Break(Rule{When: f.when, Chance: chance, Do: f.do}))
+		}
+	}, func() {
+		for _, h := range heal {
+			h()
+		}
+	})
+}
+
+func (r *Round) wireFault() {
+	members, who := r.some()
+	t := []Toxic{Latency(60), Bandwidth(512), Blackhole, ResetPeer}[r.rng.IntN(4)]
+	r.lasting("connections to the stores with "+t.Type+" for "+who,
+		func() { each(members, func(m *Member) { m.Harm(t) }) },
+		func() { each(members, func(m *Member) { m.Gate.wire.heal() }) })
+}
+
+func (r *Round) partition() {
+	all := r.w.Members()
+	a := all[r.rng.IntN(len(all))]
+	b := all[r.rng.IntN(len(all))]
+	switch {
+	case r.rng.IntN(2) == 0 || a == b:
+		cut := 1 + r.rng.IntN(len(all)-1)
+		shuffled := slices.Clone(all)
+		r.rng.Shuffle(len(all), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
+		r.lasting("part "+names(shuffled[:cut])+" from "+names(shuffled[cut:]),
+			func() { r.w.Part(shuffled[:cut], shuffled[cut:]) }, r.w.Join)
+	case r.rng.IntN(2) == 0:
+		r.lasting(a.Name+" does not reach "+b.Name, func() { r.w.Drop(a, b) }, r.w.Join)
+	default:
+		r.lasting(a.Name+" and "+b.Name+" do not reach each other", func() { r.w.Part([]*Member{a}, []*Member{b}) }, r.w.Join)
+	}
+}
+
+func names(members []*Member) string {
+	var out []string
+	for _, m := range members {
+		out = append(out, m.Name)
+	}
+	return strings.Join(out, "+")
+}

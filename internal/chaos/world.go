@@ -1,0 +1,377 @@
+//go:build linux
+
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/ledger"
+)
+
+const (
+	// Timeout bounds every wait but that for the end of all executions.
+	Timeout = 60 * time.Second
+	// pollInterval is how often a wait looks.
+	pollInterval = 25 * time.Millisecond
+	// listingInterval is the seeder's --poll: its 5 s are for buckets that cost
+	// money.
+	listingInterval = "200ms"
+)
+
+// Options change what Start sets up.
+type Options struct {
+	// Agents is the number of agents of each region, in its order.
+	Agents []int
+	// Link bounds what each member sends to the others' swarms in bytes/s; 0
+	// for no bound.
+	Link int64
+	// CacheSize and ArrivalTimeout are the members' flags; empty for 2GiB and
+	// 10m.
+	CacheSize, ArrivalTimeout string
+	// AgentFlags are added to every agent's.
+	AgentFlags []string
+	// Seed makes all that is random.
+	Seed uint64
+	// Down names agents, by index, that are not started.
+	Down []int
+	// Before is called when everything is made and nothing runs.
+	Before func(*World)
+}
+
+// World is a cluster of real processes.
+type World struct {
+	// Global is the global bucket, Buckets the regional ones.
+	Global  string
+	Buckets []string
+	Seeder  *Member
+	Agents  []*Member
+	// S3 and Ledger reach the stores without a Gate.
+	S3     *s3.Client
+	Ledger *ledger.Ledger
+
+	t       testing.TB
+	n       int
+	dir     string
+	options Options
+	aws     aws.Config
+	dynamo  *dynamodb.Client
+	rng     *rand.Rand
+	dropped [][]string
+	ending  atomic.Bool
+	watch   *watch
+	idle    map[*Member]Levels // at the start
+
+	mu     sync.Mutex
+	builds map[string]*history
+}
+
+// Start runs a world until the test ends.
+func Start(t testing.TB, o Options) *World {
+	t.Helper()
+	if err := host.start(); err != nil {
+		t.Fatal(err)
+	}
+	w := &World{
+		t: t, n: host.next(), options: o,
+		rng:    rand.New(rand.NewPCG(o.Seed, 1)),
+		builds: make(map[string]*history),
+		idle:   make(map[*Member]Levels),
+	}
+	w.dir = filepath.Join(host.dir, fmt.Sprintf("%d-%s", w.n, strings.ReplaceAll(t.Name(), "/", "-")))
+	if err := os.Mkdir(w.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.end)
+	w.openStores()
+	key := w.key()
+	w.addMembers(key)
+	if o.Before != nil {
+		o.Before(w)
+	}
+	for i, m := range w.Members() {
+		if i == 0 || !contains(o.Down, i-1) {
+			m.Run()
+		}
+	}
+	w.ready()
+	for _, m := range w.Members() {
+		if m.running() {
+			l, err := m.Levels()
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.idle[m] = l
+		}
+	}
+	w.watch = startWatch(w)
+	return w
+}
+
+func contains(list []int, n int) bool {
+	for _, v := range list {
+		if v == n {
+			return true
+		}
+	}
+	return false
+}
+
+// openStores makes the world's buckets and table.
+func (w *World) openStores() {
+	w.t.Helper()
+	w.aws = aws.Config{
+		Region:       "us-east-1",
+		BaseEndpoint: aws.String("http://" + cloudAddr),
+		Credentials:  credentials.NewStaticCredentialsProvider("test", "test", ""),
+		HTTPClient:   &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 32, IdleConnTimeout: time.Minute}},
+	}
+	w.S3 = s3.NewFromConfig(w.aws, func(o *s3.Options) {
+		o.UsePathStyle = true
+		o.DisableLogOutputChecksumValidationSkipped = true // of composite checksums
+	})
+	w.dynamo = dynamodb.NewFromConfig(w.aws)
+	w.Ledger = ledger.New(w.dynamo, fmt.Sprintf("Tracking-%d", w.n))
+	w.Global = fmt.Sprintf("global-%d", w.n)
+	for i := range w.options.Agents {
+		w.Buckets = append(w.Buckets, fmt.Sprintf("region-%c-%d", 'a'+i, w.n))
+	}
+	w.Until("the stores are up", func() bool {
+		res, err := http.Get("http://" + cloudAddr + "/healthz")
+		if err != nil {
+			return false
+		}
+		res.Body.Close()
+		return true
+	})
+	for _, name := range append([]string{w.Global}, w.Buckets...) {
+		if _, err := bucket.Create(context.Background(), w.aws, name, ""); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	if _, err := w.Ledger.Create(context.Background()); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// key makes the key pair that signs announcements.
+func (w *World) key() string {
+	w.t.Helper()
+	file := filepath.Join(w.dir, "seeder.key")
+	if _, err := announce.WriteSigningKey(file); err != nil {
+		w.t.Fatal(err)
+	}
+	return file
+}
+
+// address is a loopback address of this world: of a member in net 1, of what
+// stands before the stores for it in nets 2 and 3.
+func (w *World) address(net, uid int) netip.Addr {
+	return netip.AddrFrom4([4]byte{127, byte(w.n), byte(net), byte(uid - w.firstUser() + 1)})
+}
+
+func (w *World) firstUser() int { return firstUser + w.n*usersPerWorld }
+
+func (w *World) addMembers(key string) {
+	w.t.Helper()
+	w.Seeder = w.member("seeder", "", "seeder is up")
+	w.Seeder.args = append(w.Seeder.args, "--bucket", w.Global, "--destinations", strings.Join(w.Buckets, ","),
+		"--signing-key", key, "--poll", listingInterval, "--arrival-timeout", or(w.options.ArrivalTimeout, "10m"))
+	if w.Seeder.uid != 0 {
+		if err := os.Chown(key, w.Seeder.uid, w.Seeder.uid); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	for i, n := range w.options.Agents {
+		for range n {
+			w.Agents = append(w.Agents, w.member("agent", w.Buckets[i], "agent is up"))
+		}
+	}
+	// Through the seeder, and through the first agent while that is away.
+	join := []string{w.Seeder.addr.String() + ":" + gossipPort}
+	for _, a := range w.Agents {
+		a.args = append(a.args, "--region", "at-"+a.Bucket, "--bucket", a.Bucket, "--trust", key+".pub", "--join", strings.Join(join, ","))
+		a.args = append(a.args, w.options.AgentFlags...)
+		if len(join) == 1 {
+			join = append(join, a.addr.String()+":"+gossipPort)
+		}
+	}
+}
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+// member makes a member that does not run yet.
+func (w *World) member(role, bucket, upLine string) *Member {
+	w.t.Helper()
+	number := len(w.Agents)
+	m := &Member{w: w, Name: role, Bucket: bucket, upLine: upLine, uid: w.firstUser()}
+	if role == "agent" {
+		m.Name = fmt.Sprintf("agent-%d", number)
+		m.uid += number + 1
+	}
+	m.addr = w.address(1, m.uid)
+	m.Dir = filepath.Join(w.dir, m.Name)
+	url := "http://" + m.addr.String() + ":" + httpPort
+	m.Client = &api.Client{URL: url, HTTP: &http.Client{Timeout: askTimeout, Transport: &http.Transport{DisableKeepAlives: true}}}
+	m.args = []string{host.bin(role), "run", "--listen", m.addr.String() + ":" + httpPort,
+		"--gossip-listen", m.addr.String() + ":" + gossipPort, "--peer-listen", m.addr.String() + ":" + peerPort,
+		"--data-dir", m.Dir, "--cache-size", or(w.options.CacheSize, "2GiB"), "--table", w.Ledger.Table()}
+	err := os.Mkdir(m.Dir, 0o755)
+	uid := m.uid
+	if networkFaults() != nil {
+		m.uid = 0
+		// All dial from the one address that loopback has.
+		m.args = append(m.args, "--allow-peers", "127.0.0.1/32")
+	} else if err == nil {
+		if err = os.Chown(m.Dir, m.uid, m.uid); err == nil {
+			err = route(m.uid, m.addr)
+		}
+	}
+	if err == nil {
+		m.Gate, err = newGate(m.Name, w.address(2, uid).String()+":4566", w.address(3, uid).String()+":4566",
+			filepath.Join(w.dir, m.Name+".calls"), w.options.Seed+uint64(number))
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if m.uid != 0 && w.options.Link > 0 {
+		m.Link(w.options.Link)
+	}
+	return m
+}
+
+// Members are the seeder and the agents.
+func (w *World) Members() []*Member { return append([]*Member{w.Seeder}, w.Agents...) }
+
+// ready waits until every member that runs says so and knows all others.
+func (w *World) ready() {
+	w.t.Helper()
+	var running []*Member
+	for _, m := range w.Members() {
+		if m.running() {
+			running = append(running, m)
+		}
+	}
+	for _, m := range running {
+		w.Until(m.Name+" is ready", func() bool { return m.Ready(context.Background()) == nil })
+		if m == w.Seeder {
+			continue
+		}
+		w.Until(m.Name+" knows everyone", func() bool {
+			s, err := m.AgentStatus(context.Background())
+			alive := 0
+			if err == nil {
+				for _, member := range s.Members {
+					if member.State == "alive" {
+						alive++
+					}
+				}
+			}
+			return alive == len(running)
+		})
+	}
+}
+
+// Until waits for a condition.
+func (w *World) Until(what string, condition func() bool) {
+	w.t.Helper()
+	if !w.within(Timeout, condition) {
+		w.t.Fatalf("not in %s: %s", Timeout, what)
+	}
+}
+
+// within waits for a condition; false when the time is up.
+func (w *World) within(d time.Duration, condition func() bool) bool {
+	deadline := time.After(d)
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
+	for !condition() {
+		select {
+		case <-ticker.C:
+		case <-deadline:
+			return condition()
+		}
+	}
+	return true
+}
+
+// end stops the world, and says what its members have logged where the test has
+// failed.
+func (w *World) end() {
+	w.ending.Store(true)
+	w.heal()
+	if w.watch != nil {
+		w.watch.end()
+	}
+	var all sync.WaitGroup
+	for _, m := range w.Members() {
+		if m != nil {
+			all.Go(m.Terminate)
+		}
+	}
+	all.Wait()
+	for _, m := range w.Members() {
+		if m == nil || m.Gate == nil {
+			continue
+		}
+		m.Gate.close()
+		if b, err := os.ReadFile(m.log()); err == nil {
+			w.suspicious(m, string(b))
+			if w.t.Failed() {
+				w.t.Logf("%s, last lines of %s:\n%s", m.Name, m.log(), lastLines(string(b)))
+			}
+		}
+	}
+	if w.t.Failed() {
+		host.failed()
+		return
+	}
+	if err := os.RemoveAll(w.dir); err != nil {
+		w.t.Error(err)
+	}
+}
+
+// suspicious looks for what no log must ever say.
+func (w *World) suspicious(m *Member, log string) {
+	for line := range strings.Lines(log) {
+		for _, word := range []string{"panic:", "DATA RACE", "fatal error:", "level=ERROR msg=panic", "concurrent map"} {
+			if strings.Contains(line, word) {
+				w.t.Errorf("%s logged %q", m.Name, strings.TrimSpace(line))
+			}
+		}
+	}
+}
+
+// heal ends every fault of stores and network, and wakes whoever hangs.
+func (w *World) heal() {
+	w.Join()
+	for _, m := range w.Members() {
+		if m != nil && m.Gate != nil {
+			m.Gate.Heal()
+			m.Continue()
+		}
+	}
+}
