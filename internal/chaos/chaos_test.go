@@ -38,7 +38,7 @@ func TestChaos(t *testing.T) {
 			agents[rng.IntN(len(agents))] = 2
 		}
 		ok := t.Run(fmt.Sprintf("agents=%v", agents), func(t *testing.T) {
-			w := Start(t, Options{Agents: agents, Seed: world, Link: 8 << 20, CacheSize: "128MiB"})
+			w := Start(t, Options{Agents: agents, Seed: world, Link: 8 << 20, CacheSize: "128MiB", Unjoined: rng.IntN(2) == 0})
 			for n := first; n < min(first+roundsPerWorld, *roundsFlag) && !t.Failed(); n++ {
 				round := NewRound(w, seed, n)
 				t.Logf("round %d of seed %d\n%s", n, seed, round)

@@ -4,6 +4,7 @@ package chaos
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
@@ -202,6 +203,24 @@ func Hold(held chan<- Call, letGo <-chan struct{}) Fault {
 		case <-x.r.Context().Done():
 			panic(http.ErrAbortHandler)
 		}
+		x.forward()
+	}
+}
+
+// Late is a Hold whose calls are made in any case: they are on their way already,
+// and their callers cannot take them back.
+func Late(held chan<- Call, letGo <-chan struct{}) Fault {
+	return func(x *exchange) {
+		x.hold()
+		select {
+		case held <- x.Call:
+		default:
+		}
+		select {
+		case <-letGo:
+		case <-x.healed:
+		}
+		x.r = x.r.WithContext(context.WithoutCancel(x.r.Context()))
 		x.forward()
 	}
 }

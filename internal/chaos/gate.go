@@ -137,18 +137,19 @@ func (g *Gate) close() {
 	g.log.Close()
 }
 
-// Break makes a fault, until the returned function or Heal is called.
-func (g *Gate) Break(r Rule) (heal func()) {
+// Break makes a fault, until the returned function or Heal is called. The function
+// returns how many calls have met it.
+func (g *Gate) Break(r Rule) (heal func() (met int)) {
 	r.healed = make(chan struct{})
 	rule := &r
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.rules = append(g.rules, rule)
 	g.troubled = time.Now()
-	return func() { g.heal(rule) }
+	return func() int { return g.heal(rule) }
 }
 
-func (g *Gate) heal(rule *Rule) {
+func (g *Gate) heal(rule *Rule) (met int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.troubled = time.Now()
@@ -156,6 +157,7 @@ func (g *Gate) heal(rule *Rule) {
 		g.rules = slices.Delete(g.rules, i, i+1)
 		close(rule.healed)
 	}
+	return rule.met
 }
 
 // Heal ends all faults of the gate, those of its wire too.

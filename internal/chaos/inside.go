@@ -4,11 +4,13 @@ package chaos
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -26,20 +28,21 @@ var root = func() string {
 }()
 
 // Main is the TestMain of a package that uses worlds: it runs the tests once more
-// in a process with a network of its own and returns the exit code.
+// in a process with a network and mounts of its own and returns the exit code.
 func Main(m *testing.M) int {
 	if os.Getenv(insideEnv) != "" {
 		defer host.close()
-		if err := loopbackUp(); err != nil {
+		if err := errors.Join(loopbackUp(), ownMounts()); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
+		parallel()
 		return m.Run()
 	}
 	c := exec.Command(os.Args[0], os.Args[1:]...)
 	c.Env = append(os.Environ(), insideEnv+"=1")
 	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
-	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	if uid := os.Getuid(); uid != 0 {
 		c.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
 		c.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: uid, Size: 1}}
@@ -60,6 +63,23 @@ func Main(m *testing.M) int {
 	}
 	return c.ProcessState.ExitCode()
 }
+
+// parallel lets more worlds stand at a time than there are cores, unless the
+// command line says how many: they mostly wait.
+func parallel() {
+	const worlds = 6
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		if err := flag.Set("test.parallel", strconv.Itoa(worlds)); err != nil {
+			panic(err) // the testing package has this flag
+		}
+	}
+}
+
+// ownMounts keeps what is mounted here from everyone else.
+func ownMounts() error { return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") }
 
 func loopbackUp() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)

@@ -111,32 +111,42 @@ func (w *World) NeedsNetwork() {
 	}
 }
 
-// Drop swallows what one member sends to another.
-func (w *World) Drop(from, to *Member) {
+// Drop swallows what one member sends to another, until the returned function is
+// called, or Join.
+func (w *World) Drop(from, to *Member) (heal func()) {
 	rule := []string{"INPUT", "-s", from.addr.String(), "-d", to.addr.String(), "-j", "DROP"}
 	if err := run(append([]string{"iptables", "-w", "-A"}, rule...)...); err != nil {
 		w.t.Error(err)
-		return
+		return func() {}
 	}
-	w.dropped = append(w.dropped, rule)
+	undo := sync.OnceFunc(func() {
+		if err := run(append([]string{"iptables", "-w", "-D"}, rule...)...); err != nil {
+			w.t.Error(err)
+		}
+	})
+	w.dropped = append(w.dropped, undo)
+	return undo
 }
 
-// Part lets two sides hear nothing of each other.
-func (w *World) Part(side, other []*Member) {
+// Part lets two sides hear nothing of each other, in the same way.
+func (w *World) Part(side, other []*Member) (heal func()) {
+	var undo []func()
 	for _, a := range side {
 		for _, b := range other {
-			w.Drop(a, b)
-			w.Drop(b, a)
+			undo = append(undo, w.Drop(a, b), w.Drop(b, a))
+		}
+	}
+	return func() {
+		for _, f := range undo {
+			f()
 		}
 	}
 }
 
 // Join ends everything that Drop and Part have done.
 func (w *World) Join() {
-	for _, rule := range w.dropped {
-		if err := run(append([]string{"iptables", "-w", "-D"}, rule...)...); err != nil {
-			w.t.Error(err)
-		}
+	for _, undo := range w.dropped {
+		undo()
 	}
 	w.dropped = nil
 }

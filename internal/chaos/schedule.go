@@ -221,7 +221,7 @@ func (r *Round) storeFault() {
 	if chance > 0 {
 		what += fmt.Sprintf(", %.0f %% of calls", 100*chance)
 	}
-	var heal []func()
+	var heal []func() int
 	r.lasting(what, func() {
 		for _, m := range members {
 			heal = append(heal, m.Gate.Break(Rule{When: f.when, Chance: chance, Do: f.do}))
@@ -248,15 +248,18 @@ func (r *Round) partition() {
 	switch {
 	case r.rng.IntN(2) == 0 || a == b:
 		cut := 1 + r.rng.IntN(len(all)-1)
-		shuffled := slices.Clone(all)
-		r.rng.Shuffle(len(all), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
-		r.lasting("part "+names(shuffled[:cut])+" from "+names(shuffled[cut:]),
-			func() { r.w.Part(shuffled[:cut], shuffled[cut:]) }, r.w.Join)
+		r.rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		r.parted("part "+names(all[:cut])+" from "+names(all[cut:]), func() func() { return r.w.Part(all[:cut], all[cut:]) })
 	case r.rng.IntN(2) == 0:
-		r.lasting(a.Name+" does not reach "+b.Name, func() { r.w.Drop(a, b) }, r.w.Join)
+		r.parted(a.Name+" does not reach "+b.Name, func() func() { return r.w.Drop(a, b) })
 	default:
-		r.lasting(a.Name+" and "+b.Name+" do not reach each other", func() { r.w.Part([]*Member{a}, []*Member{b}) }, r.w.Join)
+		r.parted(a.Name+" and "+b.Name+" do not reach each other", func() func() { return r.w.Part([]*Member{a}, []*Member{b}) })
 	}
+}
+
+func (r *Round) parted(what string, part func() (heal func())) {
+	var heal func()
+	r.lasting(what, func() { heal = part() }, func() { heal() })
 }
 
 func names(members []*Member) string {

@@ -47,6 +47,7 @@ func (w *World) Settle() {
 		m.Run()
 	}
 	w.ready()
+	ready := seconds(began)
 	keys := w.keys()
 	var left []string
 	settled := w.within(settleTimeout, func() bool {
@@ -61,13 +62,14 @@ func (w *World) Settle() {
 	if !settled {
 		w.t.Fatalf("not in %s after the last fault:\n%s", settleTimeout, strings.Join(left, "\n"))
 	}
+	ended := seconds(began)
 	for _, key := range keys {
 		w.landed(key)
 	}
 	if !w.within(calmTimeout, func() bool { left = w.restless(); return len(left) == 0 }) {
 		w.t.Errorf("left over after %s:\n%s", calmTimeout, strings.Join(left, "\n"))
 	}
-	w.t.Logf("settled in %.1f s", seconds(began))
+	w.t.Logf("everyone is ready after %.1f s, all has ended after %.1f s, is calm after %.1f s", ready, ended, seconds(began))
 }
 
 // unsettled says what a key waits for; empty when nothing.

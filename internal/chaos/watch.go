@@ -32,12 +32,12 @@ type watch struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu     sync.Mutex
-	looked int // objects whose bytes were read
+	// arrived are the arrivals that were checked, by execution and bucket.
+	arrived map[[2]string]bool
 }
 
 func startWatch(w *World) *watch {
-	v := &watch{w: w}
+	v := &watch{w: w, arrived: make(map[[2]string]bool)}
 	v.ctx, v.cancel = context.WithCancel(context.Background())
 	for _, b := range w.Buckets {
 		seen := make(map[string]bool)
@@ -88,14 +88,18 @@ func (w *World) published(key, digest string) *Version {
 	return h.versions[digest]
 }
 
-// bucket checks every object that has changed since seen.
+// bucket checks every object that was put there since the last look.
 func (v *watch) bucket(bucket string, seen map[string]bool) {
-	for _, key := range v.w.keys() {
-		head, err := v.w.S3.HeadObject(v.ctx, &s3.HeadObjectInput{Bucket: &bucket, Key: &key})
-		if err != nil {
-			continue // none yet, or the end
+	list, err := v.w.S3.ListObjectsV2(v.ctx, &s3.ListObjectsV2Input{Bucket: &bucket})
+	if err != nil {
+		if v.ctx.Err() == nil {
+			v.w.t.Errorf("listing %s: %v", bucket, err)
 		}
-		name := fmt.Sprint(key, aws.ToString(head.ETag), head.Metadata, head.LastModified)
+		return
+	}
+	for _, o := range list.Contents {
+		key := aws.ToString(o.Key)
+		name := fmt.Sprint(key, aws.ToString(o.ETag), aws.ToTime(o.LastModified))
 		if seen[name] {
 			continue
 		}
@@ -106,9 +110,6 @@ func (v *watch) bucket(bucket string, seen map[string]bool) {
 			continue
 		}
 		seen[name] = true
-		v.mu.Lock()
-		v.looked++
-		v.mu.Unlock()
 	}
 }
 
@@ -142,7 +143,10 @@ func (v *watch) table() {
 	err := v.w.Ledger.Scan(v.ctx, func(r *ledger.Record) error {
 		v.w.agrees(r)
 		for _, b := range r.Successful {
-			v.arrival(r, b)
+			if name := [2]string{r.ExecutionID, b}; !v.arrived[name] {
+				v.arrived[name] = true
+				v.arrival(r, b)
+			}
 		}
 		return nil
 	})

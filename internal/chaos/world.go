@@ -47,6 +47,9 @@ type Options struct {
 	// CacheSize and ArrivalTimeout are the members' flags; empty for 2GiB and
 	// 10m.
 	CacheSize, ArrivalTimeout string
+	// Unjoined leaves the seeder without a --join: after a restart it waits
+	// until the agents find it.
+	Unjoined bool
 	// AgentFlags are added to every agent's.
 	AgentFlags []string
 	// Seed makes all that is random.
@@ -75,7 +78,7 @@ type World struct {
 	aws     aws.Config
 	dynamo  *dynamodb.Client
 	rng     *rand.Rand
-	dropped [][]string
+	dropped []func()
 	ending  atomic.Bool
 	watch   *watch
 	idle    map[*Member]Levels // at the start
@@ -204,6 +207,9 @@ func (w *World) addMembers(key string) {
 		for range n {
 			w.Agents = append(w.Agents, w.member("agent", w.Buckets[i], "agent is up"))
 		}
+	}
+	if !w.options.Unjoined {
+		w.Seeder.args = append(w.Seeder.args, "--join", w.Agents[0].addr.String()+":"+gossipPort)
 	}
 	// Through the seeder, and through the first agent while that is away.
 	join := []string{w.Seeder.addr.String() + ":" + gossipPort}

@@ -1,0 +1,282 @@
+//go:build linux
+
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	// several is a build of three parts, 136 pieces.
+	several = 17 << 20
+	// link makes it take about three seconds.
+	link = 6 << 20
+	// pieceLength is that of all builds here.
+	pieceLength = 128 << 10
+)
+
+// held waits until a gate keeps a call back.
+func held(t *testing.T, calls <-chan Call) Call {
+	t.Helper()
+	select {
+	case c := <-calls:
+		return c
+	case <-time.After(Timeout):
+		t.Fatalf("no call met the fault within %s", Timeout)
+		panic("unreachable")
+	}
+}
+
+// stage brings a build to a point on its way; heal takes back what was done for
+// that.
+type stage struct {
+	name  string
+	reach func(t *testing.T, w *World, key string) (v *Version, heal func())
+}
+
+func nothing() {}
+
+// progressed waits until the first agent has verified a share of a build.
+func progressed(percent int64) func(*testing.T, *World, string) (*Version, func()) {
+	return func(t *testing.T, w *World, key string) (*Version, func()) {
+		v := w.Put(key, several)
+		id := w.Begun(v).ExecutionID
+		at := func(percent int64) {
+			w.Until(fmt.Sprintf("%d %% of %s", percent, key), func() bool {
+				b := w.Agents[0].Build(id)
+				return b != nil && b.VerifiedBytes*100 >= percent*several
+			})
+		}
+		if percent <= 90 {
+			at(percent)
+			return v, nothing
+		}
+		at(85)
+		w.link(link / 4) // so that the last percents can be told apart
+		at(percent)
+		return v, func() { w.link(link) }
+	}
+}
+
+func (w *World) link(bytesPerSecond int64) {
+	for _, m := range w.Members() {
+		m.Link(bytesPerSecond)
+	}
+}
+
+// holding keeps back one kind of call of a member.
+func holding(who func(*World) *Member, when func(Call) bool, fault func(chan<- Call, <-chan struct{}) Fault) func(*testing.T, *World, string) (*Version, func()) {
+	return func(t *testing.T, w *World, key string) (*Version, func()) {
+		calls := make(chan Call, 1)
+		heal := who(w).Gate.Break(Rule{When: when, Do: fault(calls, nil)})
+		v := w.Put(key, several)
+		held(t, calls)
+		return v, func() { heal() }
+	}
+}
+
+func op(name string) func(Call) bool { return func(c Call) bool { return c.Op == name } }
+
+func theSeeder(w *World) *Member  { return w.Seeder }
+func firstAgent(w *World) *Member { return w.Agents[0] }
+func infohashTold(c Call) bool {
+	return c.Op == "PutItem" && strings.Contains(string(c.Body), `"infohash"`)
+}
+func complete(c Call) bool { return c.Op == "CompleteMultipartUpload" }
+func landingBegun(c Call) bool {
+	return c.Op == "PutItem" && strings.Contains(string(c.Body), `"uploadId"`)
+}
+func aPart(c Call) bool    { return c.Op == "UploadPart" }
+func creating(c Call) bool { return c.Op == "CreateMultipartUpload" }
+func arriving(c Call) bool { return c.Arrival() }
+
+var stages = []stage{
+	{"pulling", func(t *testing.T, w *World, key string) (*Version, func()) {
+		heal := w.Seeder.Gate.Break(Rule{When: op("GetObject"), Do: Slow(6 << 20)})
+		v := w.Put(key, several)
+		id := w.Begun(v).ExecutionID
+		w.Until("the pull has begun", func() bool {
+			e := w.Execution(id)
+			return e != nil && e.PulledBytes > 0
+		})
+		return v, func() { heal() }
+	}},
+	{"pulled, not recorded", holding(theSeeder, infohashTold, Hold)},
+	{"1 %", progressed(1)},
+	{"50 %", progressed(50)},
+	{"99 %", progressed(99)},
+	{"upload begun, not recorded", holding(firstAgent, landingBegun, Hold)},
+	{"before Complete", holding(firstAgent, complete, Hold)},
+	{"Complete's answer on its way", holding(firstAgent, complete, HoldAnswer)},
+	{"before the record", holding(firstAgent, arriving, Hold)},
+	{"the record's answer on its way", holding(firstAgent, arriving, HoldAnswer)},
+}
+
+// TestKill kills the seeder, one agent or all at every stage. Afterwards they go
+// on where they were: what is on the disk is not downloaded again, what is in S3
+// not uploaded again.
+func TestKill(t *testing.T) {
+	for _, who := range []struct {
+		name    string
+		members func(*World) []*Member
+	}{
+		{"seeder", func(w *World) []*Member { return []*Member{w.Seeder} }},
+		{"agent", func(w *World) []*Member { return w.Agents[:1] }},
+		{"all", (*World).Members},
+	} {
+		t.Run(who.name, func(t *testing.T) {
+			t.Parallel()
+			w := Start(t, Options{Agents: []int{1, 1}, Link: link, Seed: 1})
+			w.NeedsNetwork()
+			for i, s := range stages {
+				key := fmt.Sprintf("%d.zip", i)
+				v, heal := s.reach(t, w, key)
+				victims := who.members(w)
+				before := time.Now()
+				each(victims, (*Member).Kill)
+				lacking := make(map[*Member]int64)
+				for _, a := range w.Agents {
+					if r := w.Record(key); r != nil && r.InfoHash != "" {
+						lacking[a] = missing(a.Have(r.InfoHash), several)
+					}
+				}
+				heal()
+				each(victims, (*Member).Run)
+				r := w.Completed(v)
+				t.Logf("%s: completed %.1f s after the kill", s.name, seconds(before))
+				if s.name != "upload begun, not recorded" || who.name == "seeder" {
+					w.OnceUp(v) // an upload that nobody noted is begun afresh
+				}
+				for _, a := range victims {
+					if a == w.Seeder {
+						continue
+					}
+					if b := a.Build(r.ExecutionID); b != nil && b.DownloadedBytes > lacking[a]+2*pieceLength && lacking[a] > 0 {
+						t.Errorf("%s: %s downloaded %d bytes after it was killed, %d were missing", s.name, a.Name, b.DownloadedBytes, lacking[a])
+					}
+				}
+			}
+			w.Settle()
+		})
+	}
+}
+
+// TestSeederGone has the seeder vanish for good once the agents hold the build
+// between them: they need nobody else.
+func TestSeederGone(t *testing.T) {
+	t.Parallel()
+	w := Start(t, Options{Agents: []int{1, 1, 1}, Link: link, Seed: 2})
+	w.NeedsNetwork()
+	for _, a := range w.Agents {
+		a.Link(link / 8) // much is left to be traded when the seeder goes
+	}
+	v := w.Put("build.zip", several)
+	r := w.Begun(v)
+	w.Until("the agents hold all pieces between them", func() bool {
+		if r.InfoHash == "" {
+			r = w.Record(v.Key)
+			return false
+		}
+		have := union(r.InfoHash, w.Agents)
+		return len(have) > 0 && missing(have, several) == 0
+	})
+	w.Seeder.Kill()
+	for _, a := range w.Agents {
+		t.Logf("%s lacks %d bytes", a.Name, missing(a.Have(r.InfoHash), several))
+	}
+	w.Completed(v)
+	w.OnceUp(v)
+	w.Settle() // with the seeder back
+}
+
+// TestTerminate ends members in mid-work, with stores that do not answer.
+func TestTerminate(t *testing.T) {
+	t.Parallel()
+	w := Start(t, Options{Agents: []int{1, 1}, Link: link, Seed: 3})
+	for i, name := range []string{"pulling", "50 %", "before Complete"} {
+		for _, s := range stages {
+			if s.name != name {
+				continue
+			}
+			v, heal := s.reach(t, w, fmt.Sprintf("%d.zip", i))
+			var heals []func() int
+			for _, m := range w.Members() {
+				heals = append(heals, m.Gate.Break(Rule{Do: Hang(Timeout)}))
+			}
+			heal()
+			began := time.Now()
+			each(w.Members(), (*Member).Terminate)
+			t.Logf("%s: ended in %.1f s", name, seconds(began))
+			for _, h := range heals {
+				h()
+			}
+			each(w.Members(), (*Member).Run)
+			w.Completed(v)
+		}
+	}
+	w.Settle()
+}
+
+// TestTerminateTwice: whoever asks again does not want to wait.
+func TestTerminateTwice(t *testing.T) {
+	t.Parallel()
+	w := Start(t, Options{Agents: []int{1}, Seed: 4})
+	for _, m := range w.Members() {
+		m.Gate.Break(Rule{Do: Hang(Timeout)})
+	}
+	v := w.Put("build.zip", several)
+	for _, m := range w.Members() {
+		p := m.take()
+		p.signal(syscall.SIGTERM)
+		began := time.Now()
+		w.Until(m.Name+" ends at the second signal", func() bool {
+			p.signal(syscall.SIGTERM)
+			select {
+			case <-p.ended:
+				return true
+			default:
+				return false
+			}
+		})
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("%s took %s to end", m.Name, took)
+		}
+	}
+	w.heal()
+	each(w.Members(), (*Member).Run)
+	w.Completed(v)
+	w.Settle()
+}
+
+// TestLateJoiners: an agent that comes when all has landed has nothing to do, and
+// a region that was away all the time gets its build when it is back, even after
+// it was given up.
+func TestLateJoiners(t *testing.T) {
+	t.Parallel()
+	w := Start(t, Options{Agents: []int{2, 1, 1}, Down: []int{1, 2, 3}, ArrivalTimeout: "4s", Seed: 5})
+	v := w.Put("build.zip", several)
+	r := w.Ended(v, "FAILED")
+	for _, b := range w.Buckets[1:] {
+		if got := r.Results[b].Error; !strings.Contains(got, "no living member serves this bucket") {
+			t.Errorf("%s failed because of %q", b, got)
+		}
+	}
+	w.Seeder.Terminate() // it knows of the execution from the table only
+	w.Agents[2].Run()
+	w.Seeder.Run()
+	w.Agents[3].Run()
+	w.Completed(v)
+	w.Agents[1].Run()
+	w.Settle()
+	if b := w.Agents[1].Build(r.ExecutionID); b != nil && b.DownloadedBytes > 0 {
+		t.Errorf("the agent that came last downloaded %d bytes", b.DownloadedBytes)
+	}
+	if err := w.Seeder.Ready(context.Background()); err != nil {
+		t.Error(err)
+	}
+}
