@@ -303,6 +303,10 @@ func (a *Agent) seedCached(infohash cache.InfoHash, logger *slog.Logger) {
 func (a *Agent) ended(end *announce.End) {
 	a.mu.Lock()
 	b := a.builds[end.ExecutionID]
+	if b == nil && end.Reason == announce.Failed && a.running != nil && a.running.Err() == nil {
+		ctx := a.running
+		a.group.Go(func() error { a.clear(ctx, end); return nil })
+	}
 	a.mu.Unlock()
 	if b == nil {
 		a.sweep(end)

@@ -107,9 +107,9 @@ func (s *Seeder) accept(ctx context.Context, source string, o *bucket.Object, de
 		logger.Info("execution accepted", "bytes", o.Size, "destinations", begun.Record.Destinations)
 	}
 	s.index.put(begun.Record)
-	if !begun.Joined {
-		s.start(begun.Record)
-	}
+	// One that is joined as well: when the answer to the write was lost, the
+	// next try finds its own item, which nobody carries yet.
+	s.start(begun.Record)
 	return begun, nil
 }
 

@@ -73,10 +73,10 @@ func (w *World) link(bytesPerSecond int64) {
 func holding(who func(*World) *Member, when func(Call) bool, fault func(chan<- Call, <-chan struct{}) Fault) func(*testing.T, *World, string) (*Version, func()) {
 	return func(t *testing.T, w *World, key string) (*Version, func()) {
 		calls := make(chan Call, 1)
-		heal := who(w).Gate.Break(Rule{When: when, Do: fault(calls, nil)})
+		rule := who(w).Gate.Break(Rule{When: when, Do: fault(calls, nil)})
 		v := w.Put(key, several)
 		held(t, calls)
-		return v, func() { heal() }
+		return v, rule.Heal
 	}
 }
 
@@ -97,14 +97,14 @@ func arriving(c Call) bool { return c.Arrival() }
 
 var stages = []stage{
 	{"pulling", func(t *testing.T, w *World, key string) (*Version, func()) {
-		heal := w.Seeder.Gate.Break(Rule{When: op("GetObject"), Do: Slow(6 << 20)})
+		slow := w.Seeder.Gate.Break(Rule{When: op("GetObject"), Do: Slow(6 << 20)})
 		v := w.Put(key, several)
 		id := w.Begun(v).ExecutionID
 		w.Until("the pull has begun", func() bool {
 			e := w.Execution(id)
 			return e != nil && e.PulledBytes > 0
 		})
-		return v, func() { heal() }
+		return v, slow.Heal
 	}},
 	{"pulled, not recorded", holding(theSeeder, infohashTold, Hold)},
 	{"1 %", progressed(1)},
@@ -204,17 +204,14 @@ func TestTerminate(t *testing.T) {
 				continue
 			}
 			v, heal := s.reach(t, w, fmt.Sprintf("%d.zip", i))
-			var heals []func() int
 			for _, m := range w.Members() {
-				heals = append(heals, m.Gate.Break(Rule{Do: Hang(Timeout)}))
+				m.Gate.Break(Rule{Do: Hang(Timeout)})
 			}
 			heal()
 			began := time.Now()
 			each(w.Members(), (*Member).Terminate)
 			t.Logf("%s: ended in %.1f s", name, seconds(began))
-			for _, h := range heals {
-				h()
-			}
+			w.heal()
 			each(w.Members(), (*Member).Run)
 			w.Completed(v)
 		}

@@ -58,6 +58,7 @@ type Rule struct {
 	Times int
 	Do    Fault
 
+	gate   *Gate
 	met    int
 	healed chan struct{}
 }
@@ -137,19 +138,27 @@ func (g *Gate) close() {
 	g.log.Close()
 }
 
-// Break makes a fault, until the returned function or Heal is called. The function
-// returns how many calls have met it.
-func (g *Gate) Break(r Rule) (heal func() (met int)) {
-	r.healed = make(chan struct{})
-	rule := &r
+// Break makes a fault, until it is healed, alone or with all of the gate's.
+func (g *Gate) Break(r Rule) *Rule {
+	r.gate, r.healed = g, make(chan struct{})
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.rules = append(g.rules, rule)
+	g.rules = append(g.rules, &r)
 	g.troubled = time.Now()
-	return func() int { return g.heal(rule) }
+	return &r
 }
 
-func (g *Gate) heal(rule *Rule) (met int) {
+// Heal ends the fault. Again it does nothing.
+func (r *Rule) Heal() { r.gate.heal(r) }
+
+// Met is how many calls have met the fault so far.
+func (r *Rule) Met() int {
+	r.gate.mu.Lock()
+	defer r.gate.mu.Unlock()
+	return r.met
+}
+
+func (g *Gate) heal(rule *Rule) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.troubled = time.Now()
@@ -157,7 +166,6 @@ func (g *Gate) heal(rule *Rule) (met int) {
 		g.rules = slices.Delete(g.rules, i, i+1)
 		close(rule.healed)
 	}
-	return rule.met
 }
 
 // Heal ends all faults of the gate, those of its wire too.

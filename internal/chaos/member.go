@@ -5,6 +5,7 @@ package chaos
 import (
 	"bufio"
 	"context"
+	"crypto/sha1"
 	"errors"
 	"fmt"
 	"net/http"
@@ -43,6 +44,7 @@ type Member struct {
 	uid    int
 	args   []string
 	upLine string // is logged once it runs
+	stores string // is where it reaches S3 and DynamoDB
 	linked bool
 
 	mu      sync.Mutex
@@ -51,9 +53,6 @@ type Member struct {
 	stopped bool // by SIGSTOP
 	retries int  // failed starts, with a store in trouble
 }
-
-// agentOf reports whether the member serves a bucket.
-func (m *Member) agentOf(bucket string) bool { return m.Bucket == bucket }
 
 // Run starts the member on the data that it has. A start that fails because a
 // store is in trouble is tried again, as a supervisor would.
@@ -68,11 +67,7 @@ func (m *Member) run() {
 		return
 	}
 	p, err := startProcess(processConfig{
-		name: m.Name, log: m.log(), dir: m.w.dir, uid: m.uid, args: m.args, onEnd: m.ended,
-		env: []string{
-			"AWS_ENDPOINT_URL=http://" + m.stores(), "AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test",
-			"AWS_REGION=us-east-1", "AWS_EC2_METADATA_DISABLED=true", "HOME=" + m.Dir,
-		},
+		name: m.Name, log: m.log(), dir: m.w.dir, uid: m.uid, args: m.args, env: m.env(), onEnd: m.ended,
 	})
 	if err != nil {
 		m.w.t.Error(err)
@@ -170,9 +165,13 @@ func (m *Member) Said() string {
 
 func (m *Member) log() string { return filepath.Join(m.w.dir, m.Name+".log") }
 
-// stores is where the member reaches S3 and DynamoDB; behind is the Gate itself.
-func (m *Member) stores() string { return m.w.address(2, m.uid).String() + ":4566" }
-func (m *Member) behind() string { return m.w.address(3, m.uid).String() + ":4566" }
+// env is the member's environment.
+func (m *Member) env() []string {
+	return []string{
+		"AWS_ENDPOINT_URL=http://" + m.stores, "AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test",
+		"AWS_REGION=us-east-1", "AWS_EC2_METADATA_DISABLED=true", "HOME=" + m.Dir,
+	}
+}
 
 // Harm harms the member's connections to the stores until its Gate is healed.
 func (m *Member) Harm(t Toxic) {
@@ -226,9 +225,17 @@ func (m *Member) Levels() (l Levels, err error) {
 }
 
 // cached is how many builds the member's cache holds, whole or not.
-func (m *Member) cached() int {
-	found, _ := filepath.Glob(filepath.Join(m.Dir, "cache", strings.Repeat("?", 40)))
-	return len(found)
+func (m *Member) cached() (n int) {
+	entries, err := os.ReadDir(filepath.Join(m.Dir, "cache"))
+	if err != nil {
+		return 0 // it has not made it yet
+	}
+	for _, e := range entries {
+		if len(e.Name()) == 2*sha1.Size {
+			n++
+		}
+	}
+	return n
 }
 
 // lastLines is the end of a log, for a message.

@@ -221,14 +221,14 @@ func (r *Round) storeFault() {
 	if chance > 0 {
 		what += fmt.Sprintf(", %.0f %% of calls", 100*chance)
 	}
-	var heal []func() int
+	var rules []*Rule
 	r.lasting(what, func() {
 		for _, m := range members {
-			heal = append(heal, m.Gate.Break(Rule{When: f.when, Chance: chance, Do: f.do}))
+			rules = append(rules, m.Gate.Break(Rule{When: f.when, Chance: chance, Do: f.do}))
 		}
 	}, func() {
-		for _, h := range heal {
-			h()
+		for _, rule := range rules {
+			rule.Heal()
 		}
 	})
 }

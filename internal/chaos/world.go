@@ -257,7 +257,8 @@ func (w *World) member(role, bucket, upLine string) *Member {
 		}
 	}
 	if err == nil {
-		m.Gate, err = newGate(m.Name, w.address(2, uid).String()+":4566", w.address(3, uid).String()+":4566",
+		m.stores = w.address(2, uid).String() + ":4566"
+		m.Gate, err = newGate(m.Name, m.stores, w.address(3, uid).String()+":4566",
 			filepath.Join(w.dir, m.Name+".calls"), w.options.Seed+uint64(number))
 	}
 	if err != nil {

@@ -3,6 +3,7 @@ package gossip
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/oklog/ulid/v2"
 
@@ -67,9 +68,7 @@ func fits(p Progress) bool {
 
 func (p Progress) encode() ([]byte, error) {
 	for i, b := range p.Builds {
-		if len(b.Error) > maxProgressError {
-			p.Builds[i].Error = b.Error[:maxProgressError]
-		}
+		p.Builds[i].Error = shortened(b.Error)
 	}
 	body, err := json.Marshal(p)
 	if err != nil {
@@ -79,6 +78,20 @@ func (p Progress) encode() ([]byte, error) {
 		return nil, fmt.Errorf("progress of %d bytes, at most %d", len(body)+1, MaxProgress)
 	}
 	return append([]byte{kindProgress}, body...), nil
+}
+
+// shortened takes the middle out of a long error: what was being done stands at
+// its beginning, and why it failed at its end.
+func shortened(text string) string {
+	const (
+		gap  = " … "
+		head = 60
+		tail = maxProgressError - head - len(gap)
+	)
+	if len(text) <= maxProgressError {
+		return text
+	}
+	return strings.ToValidUTF8(text[:head], "") + gap + strings.ToValidUTF8(text[len(text)-tail:], "")
 }
 
 func decodeProgress(body []byte) (Progress, error) {

@@ -1,0 +1,58 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/ledger"
+)
+
+// clear removes the uploads of an execution that failed, or was cancelled, while
+// the agent that had begun to land it was away: nobody else would. What is sent
+// again meanwhile begins a new upload. It tries again until ctx ends.
+func (a *Agent) clear(ctx context.Context, end *announce.End) {
+	logger := a.cfg.Logger.With("key", end.Key, "executionId", end.ExecutionID)
+	for wait := firstRetry; ; wait = min(2*wait, maxRetry) {
+		n, err := a.clearOnce(ctx, end)
+		if n > 0 {
+			logger.Info("uploads of an execution that is over were removed", "bucket", a.cfg.Bucket.Name(), "uploads", n)
+		}
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		logger.Warn("uploads of an execution that is over are still there", "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(rand.N(wait) + firstRetry/10):
+		}
+	}
+}
+
+func (a *Agent) clearOnce(ctx context.Context, end *announce.End) (removed int, err error) {
+	record, err := a.cfg.Ledger.Get(ctx, ledger.Key{FileKey: end.Key, SourceBucket: end.SourceBucket})
+	name := a.cfg.Bucket.Name()
+	switch {
+	case errors.Is(err, ledger.ErrNotFound):
+		return 0, nil
+	case err != nil:
+		return 0, err
+	case record.ExecutionID != end.ExecutionID, record.Status != ledger.Failed, !slices.Contains(record.Failed, name):
+		return 0, nil
+	}
+	uploads, err := a.cfg.Bucket.Uploads(ctx, end.Key)
+	if err != nil {
+		return 0, err
+	}
+	for _, id := range uploads {
+		if err := a.cfg.Bucket.AbortUpload(ctx, end.Key, id); err != nil {
+			return removed, fmt.Errorf("removing an upload: %w", err)
+		}
+		removed++
+	}
+	return removed, nil
+}

@@ -1,0 +1,156 @@
+//go:build linux
+
+package chaos
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/landfall-dist/landfall/internal/api"
+)
+
+// smallDisk puts a member's data on a disk of its own; the cache leaves 64 MiB of
+// it free.
+func smallDisk(t *testing.T, m *Member, mebibytes int) {
+	t.Helper()
+	options := fmt.Sprintf("size=%dm,uid=%d,gid=%d", mebibytes, m.uid, m.uid)
+	if err := unix.Mount("chaos", m.Dir, "tmpfs", 0, options); err != nil {
+		t.Skipf("no small disk can be made here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(m.Dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// resize makes a small disk larger.
+func resize(t *testing.T, m *Member, mebibytes int) {
+	t.Helper()
+	if err := unix.Mount("", m.Dir, "", unix.MS_REMOUNT, fmt.Sprintf("size=%dm", mebibytes)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestFullDisk: a build that does not fit waits and says how much is missing,
+// while the others go on; when there is space it is taken up by itself.
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	w := Start(t, Options{Agents: []int{1, 1}, Seed: 50, Before: func(w *World) { smallDisk(t, w.Agents[0], 76) }})
+	v := w.Put("build.zip", several)
+	r := w.Begun(v)
+	w.Until("the other region has it", func() bool { return len(w.Record(v.Key).Successful) == 1 })
+	w.Until("the agent says what it lacks", func() bool {
+		b := w.Agents[0].Build(r.ExecutionID)
+		return b != nil && b.State == api.StateQueued && strings.Contains(b.Error, "bytes are missing")
+	})
+	small := w.Put("small.zip", 1<<20)
+	w.Completed(small)
+	resize(t, w.Agents[0], 200)
+	w.Completed(v)
+	w.Settle()
+}
+
+// TestDiskFills: somebody else fills the disk in mid-download.
+func TestDiskFills(t *testing.T) {
+	t.Parallel()
+	w := Start(t, Options{Agents: []int{1, 1}, Link: link, Seed: 51, Before: func(w *World) { smallDisk(t, w.Agents[0], 110) }})
+	w.NeedsNetwork()
+	v, _ := progressed(30)(t, w, "build.zip")
+	filler := filepath.Join(w.Agents[0].Dir, "filler")
+	f, err := os.Create(filler)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for block := make([]byte, 1<<20); err == nil; {
+		_, err = f.Write(block)
+	}
+	f.Close()
+	w.Until("the other region has it", func() bool { return len(w.Record(v.Key).Successful) >= 1 })
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	w.Completed(v)
+	t.Logf("completed %.1f s after there was space again", seconds(began))
+	w.Settle()
+}
+
+// TestNoDisk: a data directory that cannot be used ends the start with a reason.
+func TestNoDisk(t *testing.T) {
+	t.Parallel()
+	w := Start(t, Options{Agents: []int{1, 1}, Down: []int{1}, Seed: 52})
+	m := w.Agents[1]
+	refused := func(t *testing.T, uid int, args []string, reason string) {
+		t.Helper()
+		p, err := startProcess(processConfig{name: m.Name, log: m.log(), dir: w.dir, uid: uid, args: args, env: m.env()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-p.ended:
+		case <-time.After(Timeout):
+			p.end(unix.SIGKILL)
+			t.Fatal("it runs")
+		}
+		if code := p.cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(p.said(), reason) {
+			t.Errorf("exit code %d, %s", code, p.said())
+		}
+	}
+	t.Run("in use", func(t *testing.T) {
+		first := w.Agents[0]
+		refused(t, first.uid, append(slices.Clone(m.args), "--data-dir", first.Dir), "in use")
+	})
+	t.Run("not writable", func(t *testing.T) {
+		w.NeedsNetwork() // without users of their own, all may write
+		if err := os.Chown(m.Dir, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, m.uid, m.args, "permission denied")
+		if err := os.Chown(m.Dir, m.uid, m.uid); err != nil {
+			t.Fatal(err)
+		}
+	})
+	m.Run()
+	w.Completed(w.Put("build.zip", several))
+	w.Settle()
+}
+
+// TestCacheLimit: what was distributed long ago makes room.
+func TestCacheLimit(t *testing.T) {
+	t.Parallel()
+	const limit = 16 << 20
+	w := Start(t, Options{Agents: []int{1, 1}, CacheSize: "16MiB", Seed: 53})
+	for i := range 6 {
+		w.Completed(w.Put(fmt.Sprintf("%d.zip", i), limit/2-i))
+	}
+	big := w.Put("big.zip", 3*limit/2) // larger than the whole cache
+	w.Completed(big)
+	w.Completed(w.Put("last.zip", 1000))
+	w.Settle()
+	for _, m := range w.Members() {
+		w.Until("the cache of "+m.Name+" is within its limit", func() bool { return size(m.Dir) <= limit+1<<20 })
+	}
+}
+
+// size of all files in a directory, in bytes.
+func size(dir string) (n int64) {
+	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return nil // went while it was looked at
+		}
+		if info, err := d.Info(); err == nil {
+			n += info.Size()
+		}
+		return nil
+	})
+	return n
+}
