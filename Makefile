@@ -41,6 +41,21 @@ fuzz: ## run every fuzz target for FUZZTIME
 		done; \
 	done
 
+# A round takes some ten seconds. RUN=. takes every test of the package instead
+# of the random schedules alone, and LONG=1 every case of each.
+ROUNDS ?= 50
+RUN ?= ^TestChaos$$
+CHAOS = $(GO) test ./internal/chaos -count=1 -timeout 24h -v $(if $(SEED),-chaos.seed $(SEED))
+.PHONY: chaos
+chaos: ## kill, cut off and starve members at random (ROUNDS=200; SEED=… repeats a run; root for network faults)
+	$(CHAOS) -run '$(RUN)' -chaos.rounds $(ROUNDS) $(if $(LONG),-chaos.long)
+
+DURATION ?= 30m
+.PHONY: soak
+soak: ## builds and a few faults for DURATION; fails when memory, goroutines or open files grow (samples in bin/soak.csv)
+	@mkdir -p bin
+	$(CHAOS) -run '^TestSoak$$' -chaos.soak $(DURATION) -chaos.csv '$(CURDIR)/bin/soak.csv'
+
 # The packages with hot paths: what is pulled and hashed, handed out, landed,
 # announced.
 HOT := ./internal/manifest ./internal/handout ./internal/landing ./internal/announce ./internal/source

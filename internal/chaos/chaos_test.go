@@ -13,7 +13,8 @@ import (
 
 var (
 	seedFlag   = flag.Uint64("chaos.seed", 0, "seed of the schedules; 0 for one made of the time")
-	roundsFlag = flag.Int("chaos.rounds", 4, "rounds of TestChaos")
+	roundsFlag = flag.Int("chaos.rounds", 3, "rounds of TestChaos")
+	longFlag   = flag.Bool("chaos.long", false, "every case of every test, not only those that have most to tell")
 )
 
 // roundsPerWorld is how many rounds one world lives through: what is lost bit by
@@ -22,6 +23,7 @@ const roundsPerWorld = 10
 
 // TestChaos goes through random schedules of faults.
 func TestChaos(t *testing.T) {
+	t.Parallel()
 	seed := *seedFlag
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
@@ -53,15 +55,12 @@ func TestChaos(t *testing.T) {
 
 func TestMain(m *testing.M) { os.Exit(Main(m)) }
 
+// TestNoFault: without a fault there is nothing to be found.
 func TestNoFault(t *testing.T) {
+	t.Parallel()
 	w := Start(t, Options{Agents: []int{1, 2}, Seed: 1})
 	for _, size := range []int{0, 1, 8 << 20, 20 << 20} {
-		v := w.Put("build.zip", size)
-		w.Completed(v)
+		w.Completed(w.Put("build.zip", size))
 	}
 	w.Settle()
-	for _, m := range w.Members() {
-		l, _ := m.Levels()
-		t.Logf("%s: %+v was %+v, %d cached", m.Name, l, w.idle[m], m.cached())
-	}
 }

@@ -14,14 +14,18 @@ func TestPartitions(t *testing.T) {
 	w := Start(t, Options{Agents: []int{1, 1, 1}, Link: link, Seed: 40})
 	w.NeedsNetwork()
 	for i, c := range []struct {
-		name string
-		cut  func() (heal func())
+		name  string
+		short bool
+		cut   func() (heal func())
 	}{
-		{"the seeder from all agents", func() func() { return w.Part([]*Member{w.Seeder}, w.Agents) }},
-		{"the seeder does not reach one agent", func() func() { return w.Drop(w.Seeder, w.Agents[0]) }},
-		{"one agent does not reach the seeder", func() func() { return w.Drop(w.Agents[0], w.Seeder) }},
-		{"an agent from all", func() func() { return w.Part(w.Agents[2:], w.Members()[:3]) }},
+		{"the seeder from all agents", true, func() func() { return w.Part([]*Member{w.Seeder}, w.Agents) }},
+		{"the seeder does not reach one agent", false, func() func() { return w.Drop(w.Seeder, w.Agents[0]) }},
+		{"one agent does not reach the seeder", true, func() func() { return w.Drop(w.Agents[0], w.Seeder) }},
+		{"an agent from all", false, func() func() { return w.Part(w.Agents[2:], w.Members()[:3]) }},
 	} {
+		if !c.short && !*longFlag {
+			continue
+		}
 		v, _ := progressed(30)(t, w, string(rune('a'+i))+".zip")
 		heal := c.cut()
 		select {

@@ -25,6 +25,8 @@ type Round struct {
 	rng    *rand.Rand
 	name   string
 	events []event
+	// mortal are those who may be killed; nil for all.
+	mortal []*Member
 	// told are requests to the seeder that may take until the end.
 	told sync.WaitGroup
 }
@@ -132,17 +134,20 @@ func (r *Round) publish(i int) {
 // tell makes a request to the seeder beside the schedule.
 func (r *Round) tell(f func()) { r.told.Go(f) }
 
-// agent picks one.
-func (r *Round) agent() *Member { return r.w.Agents[r.rng.IntN(len(r.w.Agents))] }
-
 // some picks one member or all.
-func (r *Round) some() (members []*Member, who string) {
-	all := r.w.Members()
-	if r.rng.IntN(3) == 0 {
+func (r *Round) some(all []*Member) (members []*Member, who string) {
+	if len(all) > 1 && r.rng.IntN(3) == 0 {
 		return all, "everyone"
 	}
 	m := all[r.rng.IntN(len(all))]
 	return []*Member{m}, m.Name
+}
+
+func (r *Round) victims() []*Member {
+	if r.mortal != nil {
+		return r.mortal
+	}
+	return r.w.Members()
 }
 
 // fault adds one of all that can go wrong.
@@ -155,22 +160,26 @@ func (r *Round) fault() {
 }
 
 func (r *Round) kill() {
-	members, who := r.some()
+	members, who := r.some(r.victims())
 	r.lasting("kill "+who, func() { each(members, (*Member).Kill) }, func() { each(members, (*Member).Run) })
 }
 
 func (r *Round) terminate() {
-	members, who := r.some()
+	members, who := r.some(r.victims())
 	r.lasting("terminate "+who, func() { each(members, (*Member).Terminate) }, func() { each(members, (*Member).Run) })
 }
 
 func (r *Round) hang() {
-	members, who := r.some()
+	members, who := r.some(r.w.Members())
 	r.lasting("stop "+who, func() { each(members, (*Member).Stop) }, func() { each(members, (*Member).Continue) })
 }
 
 func (r *Round) wipe() {
-	m := r.agent()
+	agents := r.victims()
+	if agents[0] == r.w.Seeder {
+		agents = agents[1:] // it knows what was there before its first start
+	}
+	m := agents[r.rng.IntN(len(agents))]
 	r.lasting("lose the disk of "+m.Name, func() { m.Kill(); m.Wipe() }, m.Run)
 }
 
@@ -185,36 +194,37 @@ func each(members []*Member, do func(*Member)) {
 
 // storeFaults are what can meet a call, by name.
 var storeFaults = []struct {
-	name string
-	when func(Call) bool
-	do   Fault
+	name  string
+	short bool // is in the short run of TestStoreFaults
+	when  func(Call) bool
+	do    Fault
 }{
-	{"500", nil, InternalError},
-	{"S3 500", Call.S3, InternalError},
-	{"S3 503 SlowDown", Call.S3, SlowDown},
-	{"S3 403 ExpiredToken", Call.S3, ExpiredToken},
-	{"S3 writes denied", func(c Call) bool { return c.S3() && c.Writes() }, AccessDenied},
-	{"reset", nil, Reset},
-	{"S3 reset in the request's body", func(c Call) bool { return c.Op == "UploadPart" || c.Op == "PutObject" }, ResetInRequest},
-	{"S3 reset in the request's body on the way on", func(c Call) bool { return c.Op == "UploadPart" }, ResetInStore},
-	{"S3 reset in the answer's body", func(c Call) bool { return c.Op == "GetObject" }, ResetInAnswer},
-	{"answers lost", nil, LoseAnswer},
-	{"S3 answers lost", Call.S3, LoseAnswer},
-	{"S3 writes' answers lost", func(c Call) bool { return c.S3() && c.Writes() }, LoseAnswer},
-	{"hanging", nil, Hang(30 * time.Second)},
-	{"hanging answers", nil, HangAfter(30 * time.Second)},
-	{"S3 slow", Call.S3, Slow(2 << 20)},
-	{"DynamoDB 500", Call.dynamo, InternalError},
-	{"DynamoDB throughput exceeded", Call.dynamo, TooManyWrites},
-	{"DynamoDB condition fails, nothing written", func(c Call) bool { return c.dynamo() && c.Writes() }, ConditionFails},
-	{"DynamoDB written, answer lost", func(c Call) bool { return c.dynamo() && c.Writes() }, LoseAnswer},
-	{"DynamoDB away", Call.dynamo, Reset},
+	{"500", false, nil, InternalError},
+	{"S3 500", false, Call.S3, InternalError},
+	{"S3 503 SlowDown", false, Call.S3, SlowDown},
+	{"S3 403 ExpiredToken", false, Call.S3, ExpiredToken},
+	{"S3 writes denied", true, func(c Call) bool { return c.S3() && c.Writes() }, AccessDenied},
+	{"reset", false, nil, Reset},
+	{"S3 reset in the request's body", false, func(c Call) bool { return c.Op == "UploadPart" || c.Op == "PutObject" }, ResetInRequest},
+	{"S3 reset in the request's body on the way on", false, func(c Call) bool { return c.Op == "UploadPart" }, ResetInStore},
+	{"S3 reset in the answer's body", true, func(c Call) bool { return c.Op == "GetObject" }, ResetInAnswer},
+	{"answers lost", true, nil, LoseAnswer},
+	{"S3 answers lost", false, Call.S3, LoseAnswer},
+	{"S3 writes' answers lost", true, func(c Call) bool { return c.S3() && c.Writes() }, LoseAnswer},
+	{"hanging", true, nil, Hang(30 * time.Second)},
+	{"hanging answers", false, nil, HangAfter(30 * time.Second)},
+	{"S3 slow", false, Call.S3, Slow(2 << 20)},
+	{"DynamoDB 500", false, Call.dynamo, InternalError},
+	{"DynamoDB throughput exceeded", false, Call.dynamo, TooManyWrites},
+	{"DynamoDB condition fails, nothing written", true, func(c Call) bool { return c.dynamo() && c.Writes() }, ConditionFails},
+	{"DynamoDB written, answer lost", true, func(c Call) bool { return c.dynamo() && c.Writes() }, LoseAnswer},
+	{"DynamoDB away", false, Call.dynamo, Reset},
 }
 
 func (c Call) dynamo() bool { return !c.S3() }
 
 func (r *Round) storeFault() {
-	members, who := r.some()
+	members, who := r.some(r.w.Members())
 	f := storeFaults[r.rng.IntN(len(storeFaults))]
 	chance := []float64{0.05, 0.3, 0}[r.rng.IntN(3)]
 	what := fmt.Sprintf("%s for %s", f.name, who)
@@ -234,7 +244,7 @@ func (r *Round) storeFault() {
 }
 
 func (r *Round) wireFault() {
-	members, who := r.some()
+	members, who := r.some(r.w.Members())
 	t := []Toxic{Latency(60), Bandwidth(512), Blackhole, ResetPeer}[r.rng.IntN(4)]
 	r.lasting("connections to the stores with "+t.Type+" for "+who,
 		func() { each(members, func(m *Member) { m.Harm(t) }) },

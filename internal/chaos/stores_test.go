@@ -22,6 +22,9 @@ func TestStoreFaults(t *testing.T) {
 			w := Start(t, Options{Agents: []int{1, 1}, Seed: uint64(20 + n)})
 			for i := n; i < len(storeFaults); i += worlds {
 				f := storeFaults[i]
+				if !f.short && !*longFlag {
+					continue
+				}
 				var rules []*Rule
 				for _, m := range w.Members() {
 					rules = append(rules,

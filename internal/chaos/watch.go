@@ -21,8 +21,9 @@ import (
 	"github.com/landfall-dist/landfall/internal/ledger"
 )
 
-// watchInterval is the pause between two looks at a bucket or the table.
-const watchInterval = 60 * time.Millisecond
+// watchInterval is the pause between two looks at a bucket or the table: what is
+// wrong there stays until the next landing.
+const watchInterval = 200 * time.Millisecond
 
 // watch looks at every regional bucket and at the table as long as the world
 // stands: whatever is visible is whole and verified, at every moment.

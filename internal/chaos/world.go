@@ -29,9 +29,9 @@ import (
 
 const (
 	// Timeout bounds every wait but that for the end of all executions.
-	Timeout = 60 * time.Second
+	Timeout = 90 * time.Second
 	// pollInterval is how often a wait looks.
-	pollInterval = 25 * time.Millisecond
+	pollInterval = 40 * time.Millisecond
 	// listingInterval is the seeder's --poll: its 5 s are for buckets that cost
 	// money.
 	listingInterval = "200ms"
