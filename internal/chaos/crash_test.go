@@ -12,10 +12,11 @@ import (
 )
 
 const (
-	// several is a build of three parts, 136 pieces.
-	several = 17 << 20
+	// several is a build of severalParts, 72 pieces.
+	several      = 9 << 20
+	severalParts = 2
 	// link makes it take about three seconds.
-	link = 6 << 20
+	link = 3 << 20
 	// pieceLength is that of all builds here.
 	pieceLength = 128 << 10
 )
@@ -177,7 +178,7 @@ func TestSeederGone(t *testing.T) {
 	w := Start(t, Options{Agents: []int{1, 1, 1}, Link: link, Seed: 2})
 	w.NeedsNetwork()
 	for _, a := range w.Agents {
-		a.Link(link / 8) // much is left to be traded when the seeder goes
+		a.Link(link / 4) // much is left to be traded when the seeder goes
 	}
 	v := w.Put("build.zip", several)
 	r := w.Begun(v)

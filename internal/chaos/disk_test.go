@@ -44,7 +44,7 @@ func resize(t *testing.T, m *Member, mebibytes int) {
 // while the others go on; when there is space it is taken up by itself.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
-	w := Start(t, Options{Agents: []int{1, 1}, Seed: 50, Before: func(w *World) { smallDisk(t, w.Agents[0], 76) }})
+	w := Start(t, Options{Agents: []int{1, 1}, Seed: 50, Before: func(w *World) { smallDisk(t, w.Agents[0], 70) }})
 	v := w.Put("build.zip", several)
 	r := w.Begun(v)
 	w.Until("the other region has it", func() bool { return len(w.Record(v.Key).Successful) == 1 })
@@ -62,7 +62,7 @@ func TestFullDisk(t *testing.T) {
 // TestDiskFills: somebody else fills the disk in mid-download.
 func TestDiskFills(t *testing.T) {
 	t.Parallel()
-	w := Start(t, Options{Agents: []int{1, 1}, Link: link, Seed: 51, Before: func(w *World) { smallDisk(t, w.Agents[0], 110) }})
+	w := Start(t, Options{Agents: []int{1, 1}, Link: link, Seed: 51, Before: func(w *World) { smallDisk(t, w.Agents[0], 90) }})
 	w.NeedsNetwork()
 	v, _ := progressed(30)(t, w, "build.zip")
 	filler := filepath.Join(w.Agents[0].Dir, "filler")

@@ -67,7 +67,7 @@ func Main(m *testing.M) int {
 // parallel lets more worlds stand at a time than there are cores, unless the
 // command line says how many: they mostly wait.
 func parallel() {
-	const worlds = 6
+	const worlds = 8
 	flag.Parse()
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })

@@ -44,7 +44,7 @@ func TestPartitions(t *testing.T) {
 // seeder.
 func TestBehindTheSeeder(t *testing.T) {
 	t.Parallel()
-	w := Start(t, Options{Agents: []int{1, 1, 1}, Link: 4 * link, Seed: 41})
+	w := Start(t, Options{Agents: []int{1, 1, 1}, Link: 8 * link, Seed: 41})
 	w.NeedsNetwork()
 	for i, a := range w.Agents {
 		w.Part([]*Member{a}, w.Agents[i+1:])

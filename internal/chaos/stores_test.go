@@ -122,7 +122,7 @@ func TestNoTable(t *testing.T) {
 		}
 		return true
 	})
-	w.Until("all parts are up", func() bool { return len(w.Taken(v.Key)) == 3*len(w.Buckets) })
+	w.Until("all parts are up", func() bool { return len(w.Taken(v.Key)) == severalParts*len(w.Buckets) })
 	select {
 	case <-time.After(5 * time.Second): // as long as the fault lasts
 	case <-t.Context().Done():
