@@ -303,17 +303,21 @@ func (a *Agent) seedCached(infohash cache.InfoHash, logger *slog.Logger) {
 func (a *Agent) ended(end *announce.End) {
 	a.mu.Lock()
 	b := a.builds[end.ExecutionID]
-	if b == nil && end.Reason == announce.Failed && a.running != nil && a.running.Err() == nil {
+	if end.Reason == announce.Failed && a.running != nil && a.running.Err() == nil {
 		ctx := a.running
-		a.group.Go(func() error { a.clear(ctx, end); return nil })
+		a.group.Go(func() error {
+			if b != nil {
+				<-b.done
+			}
+			a.clear(ctx, end)
+			return nil
+		})
 	}
 	a.mu.Unlock()
-	if b == nil {
-		a.sweep(end)
-		return
+	if b != nil {
+		b.ended(end)
+		a.evict(0)
 	}
-	b.ended(end)
-	a.evict(0)
 }
 
 // evict brings the cache below its limit, makes room for a build of so many

@@ -12,9 +12,9 @@ import (
 	"github.com/landfall-dist/landfall/internal/ledger"
 )
 
-// clear removes the uploads of an execution that failed, or was cancelled, while
-// the agent that had begun to land it was away: nobody else would. What is sent
-// again meanwhile begins a new upload. It tries again until ctx ends.
+// clear removes the uploads of an execution that failed or was cancelled, those too
+// that an agent left that was away then: nobody else would. What is sent again
+// meanwhile begins a new upload. It tries again until ctx ends.
 func (a *Agent) clear(ctx context.Context, end *announce.End) {
 	logger := a.cfg.Logger.With("key", end.Key, "executionId", end.ExecutionID)
 	for wait := firstRetry; ; wait = min(2*wait, maxRetry) {

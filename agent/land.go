@@ -8,14 +8,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/landing"
-	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
 )
-
-// sweepTimeout bounds the removal of an upload that nobody needs any more.
-const sweepTimeout = 30 * time.Second
 
 // land lands when this agent leads its bucket, and otherwise waits until the one
 // that does has recorded the arrival, or is gone. A store that cannot be reached
@@ -113,54 +108,10 @@ func (b *build) newJob() *landing.Job {
 
 // discard removes what a landing that is given up has left in the bucket.
 func (b *build) discard(ctx context.Context) {
-	var err error
-	if b.job != nil {
-		err = b.job.Discard(ctx)
-	}
-	if errors.Is(context.Cause(ctx), errEnded) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sweepTimeout)
-		defer cancel()
-		err = errors.Join(err, b.agent.removeUpload(ctx, b.key, b.ann.ExecutionID))
-	}
-	if err != nil {
-		b.logger.Warn("upload not removed; the next build of this key does it, or a lifecycle rule for unfinished uploads", "error", err)
-	}
-}
-
-// sweep removes the upload of an execution that ended while this agent was away.
-func (a *Agent) sweep(end *announce.End) {
-	if end.Reason != announce.Failed {
-		return // landed, or the newer execution sees to it
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.running == nil || a.running.Err() != nil {
+	if b.job == nil {
 		return
 	}
-	ctx := a.running
-	a.group.Go(func() error {
-		ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
-		defer cancel()
-		key := ledger.Key{FileKey: end.Key, SourceBucket: end.SourceBucket}
-		if err := a.removeUpload(ctx, key, end.ExecutionID); err != nil {
-			a.cfg.Logger.Debug("not known whether an upload is left", "key", end.Key, "executionId", end.ExecutionID, "error", err)
-		}
-		return nil
-	})
-}
-
-// removeUpload removes the upload that the table names for an execution.
-func (a *Agent) removeUpload(ctx context.Context, key ledger.Key, executionID string) error {
-	record, err := a.cfg.Ledger.Get(ctx, key)
-	if errors.Is(err, ledger.ErrNotFound) {
-		return nil
+	if err := b.job.Discard(ctx); err != nil {
+		b.logger.Warn("upload not removed; the next build of this key does it, or a lifecycle rule for unfinished uploads", "error", err)
 	}
-	if err != nil {
-		return err
-	}
-	begun := record.Landings[a.cfg.Bucket.Name()]
-	if record.ExecutionID != executionID || begun.ExecutionID != executionID {
-		return nil
-	}
-	return a.cfg.Bucket.AbortUpload(ctx, key.FileKey, begun.UploadID)
 }
