@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/oklog/ulid/v2"
 	"go.uber.org/goleak"
@@ -219,6 +220,19 @@ func TestPackFitsPackets(t *testing.T) {
 	}
 	if total != len(builds) {
 		t.Errorf("%d of %d builds packed", total, len(builds))
+	}
+}
+
+func TestLongErrorKeepsItsEnds(t *testing.T) {
+	doing, why := "landing build.zip in region-a-builds: ", "api error AccessDenied"
+	for name, text := range map[string]string{
+		"short": doing + why,
+		"long":  doing + strings.Repeat("StatusCode: 403, é, ", 30) + why,
+	} {
+		got := shortened(text)
+		if len(got) > maxProgressError || !utf8.ValidString(got) || !strings.HasPrefix(got, doing) || !strings.HasSuffix(got, why) {
+			t.Errorf("%s: %d bytes, %q", name, len(got), got)
+		}
 	}
 }
 
