@@ -90,8 +90,10 @@ type Agent struct {
 	slots  chan struct{} // parts on their way up
 	active chan struct{} // builds being worked on
 	queued atomic.Int64  // builds that wait for their turn
-	puller *source.Puller
-	memory memory
+	// sourceRead counts the bytes read from source buckets.
+	sourceRead atomic.Int64
+	puller     *source.Puller
+	memory     memory
 	// membersChanged is closed and replaced at every change, so that any
 	// number of builds can wait for it.
 	membersChanged *notice

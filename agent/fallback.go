@@ -92,7 +92,7 @@ func (b *build) readMissing(ctx context.Context, late, each time.Duration) error
 	}
 	b.logger.Info("no peer has what is missing, reading it from the source bucket", "bucket", b.ann.SourceBucket, "pieces", len(missing), "turn", turn)
 	err = source.Pieces(ctx, from, b.ann.Key, b.sourceETag(), entry.Manifest(), missing, func(ctx context.Context, piece int, content []byte) error {
-		b.fromSource.Add(int64(len(content)))
+		b.countSource(int64(len(content)))
 		return b.download.torrent.Put(ctx, piece, content)
 	})
 	if err != nil {
@@ -121,11 +121,16 @@ func (b *build) readWhole(ctx context.Context) error {
 		return fallbackError(err)
 	}
 	defer entry.Unpin()
-	b.fromSource.Add(object.Size)
+	b.countSource(object.Size)
 	if entry.InfoHash() != b.ann.InfoHash {
 		return fallbackError(fmt.Errorf("%s in %s: %w: it has infohash %x", b.ann.Key, b.ann.SourceBucket, bucket.ErrChanged, entry.InfoHash()))
 	}
 	return b.download.torrent.SetInfo(m)
+}
+
+func (b *build) countSource(bytes int64) {
+	b.fromSource.Add(bytes)
+	b.agent.sourceRead.Add(bytes)
 }
 
 // fallbackError says what kind of attempt has failed.

@@ -58,6 +58,10 @@ func (a *Agent) status() *api.AgentStatus {
 func (a *Agent) metrics() *prometheus.Registry {
 	r := web.NewRegistry()
 	r.MustRegister(gossip.Collector(a.gossip), cache.Collector(a.cfg.Cache), swarm.Collector(a.swarm), buildsCollector{a})
+	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "landfall_source_read_bytes_total",
+		Help: "Bytes of builds read from source buckets, for want of peers.",
+	}, func() float64 { return float64(a.sourceRead.Load()) }))
 	return r
 }
 
