@@ -179,14 +179,15 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.mu.Unlock()
 	a.cfg.Logger.Info("agent is up", "region", a.cfg.Region, "bucket", a.cfg.Bucket.Name(),
 		"http", a.cfg.HTTP.Addr().String(), "peers", a.cfg.Peers.Addr().String(), "gossip", a.gossip.Addr())
+	// Before the gossip begins, so that no end is heard before what it ends.
+	if err := a.recall(); err != nil {
+		a.cfg.Logger.Warn("announcements of before the start are not known, the others may bring them", "error", err)
+	}
 	group.Go(func() error { return a.gossip.Run(ctx) })
 	group.Go(func() error { return web.Serve(ctx, a.cfg.HTTP, a.handler(), a.cfg.Logger) })
 	group.Go(func() error { return a.tick(ctx) })
 	for _, heard := range waiting {
 		a.announced(heard)
-	}
-	if err := a.recall(); err != nil {
-		a.cfg.Logger.Warn("announcements of before the start are not known, the others may bring them", "error", err)
 	}
 	err := group.Wait()
 	if closeErr := a.swarm.Close(); err == nil {
@@ -220,12 +221,10 @@ func (a *Agent) recall() error {
 	recalled := make(map[string]bool)
 	err := a.memory.recall(func(wire []byte) error {
 		added, err := a.book.Add(wire)
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case added.Reply != nil:
-			return errEnded // as the others have said by now
-		case added.Announcement != nil:
+		}
+		if added.Announcement != nil {
 			recalled[added.Announcement.ExecutionID] = true
 		}
 		a.document(added)

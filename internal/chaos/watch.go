@@ -89,6 +89,10 @@ func (w *World) published(key, digest string) *Version {
 	return h.versions[digest]
 }
 
+// embeddedTemporary is in the names of files that the embedded S3 is about to
+// rename to an object's, and lists for that moment.
+const embeddedTemporary = ".sgwtmp."
+
 // bucket checks every object that was put there since the last look.
 func (v *watch) bucket(bucket string, seen map[string]bool) {
 	list, err := v.w.S3.ListObjectsV2(v.ctx, &s3.ListObjectsV2Input{Bucket: &bucket})
@@ -101,7 +105,7 @@ func (v *watch) bucket(bucket string, seen map[string]bool) {
 	for _, o := range list.Contents {
 		key := aws.ToString(o.Key)
 		name := fmt.Sprint(key, aws.ToString(o.ETag), aws.ToTime(o.LastModified))
-		if seen[name] {
+		if seen[name] || strings.Contains(key, embeddedTemporary) {
 			continue
 		}
 		if err := v.w.whole(v.ctx, bucket, key); err != nil {
