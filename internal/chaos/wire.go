@@ -58,11 +58,14 @@ func (w *wire) close() { w.proxy.Stop() }
 func (w *wire) harm(t Toxic) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	body, err := json.Marshal(t)
+	w.toxics++
+	body, err := json.Marshal(struct {
+		Toxic
+		Name string `json:"name"` // its own, for the same harm may be done twice
+	}{t, fmt.Sprint(t.Type, w.toxics)})
 	if err != nil {
 		return err
 	}
-	w.toxics++
 	w.troubled = time.Now()
 	_, err = w.proxy.Toxics.AddToxicJson(bytes.NewReader(body))
 	return err
