@@ -5,10 +5,13 @@ package chaos
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/landfall-dist/landfall/internal/api"
 )
 
 const (
@@ -258,6 +261,24 @@ func TestTerminateTwice(t *testing.T) {
 	w.Settle()
 }
 
+// seederName is the seeder's name in the membership, which grows with each start.
+func (w *World) seederName() (name string) {
+	w.t.Helper()
+	w.Until("an agent knows the seeder", func() bool {
+		s, err := w.Agents[0].AgentStatus(context.Background())
+		if err != nil {
+			return false
+		}
+		for _, m := range s.Members {
+			if m.Role == "seeder" {
+				name = max(name, m.Name)
+			}
+		}
+		return name != ""
+	})
+	return name
+}
+
 // TestLateJoiners: an agent that comes when all has landed has nothing to do, and
 // a region that was away all the time gets its build when it is back, even after
 // it was given up.
@@ -271,10 +292,24 @@ func TestLateJoiners(t *testing.T) {
 			t.Errorf("%s failed because of %q", b, got)
 		}
 	}
-	w.Seeder.Terminate() // it knows of the execution from the table only
-	w.Agents[2].Run()
+	// The next seeder knows of the execution from the table only, and meets the
+	// agents before it has read that.
+	before := w.seederName()
+	w.Seeder.Terminate()
+	calls := make(chan Call, 1)
+	scan := w.Seeder.Gate.Break(Rule{When: op("Scan"), Do: Hold(calls, nil)})
 	w.Seeder.Run()
-	w.Agents[3].Run()
+	held(t, calls)
+	for _, a := range w.Agents[2:] {
+		a.Run()
+		w.Until(a.Name+" knows the new seeder", func() bool {
+			s, err := a.AgentStatus(context.Background())
+			return err == nil && slices.ContainsFunc(s.Members, func(m api.Member) bool {
+				return m.Role == "seeder" && m.State == "alive" && m.Name > before
+			})
+		})
+	}
+	scan.Heal()
 	w.Completed(v)
 	w.Agents[1].Run()
 	w.Settle()
