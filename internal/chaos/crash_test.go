@@ -164,8 +164,13 @@ func TestKill(t *testing.T) {
 					if a == w.Seeder {
 						continue
 					}
-					if b := a.Build(r.ExecutionID); b != nil && b.DownloadedBytes > lacking[a]+2*pieceLength && lacking[a] > 0 {
-						t.Errorf("%s: %s downloaded %d bytes after it was killed, %d were missing", s.name, a.Name, b.DownloadedBytes, lacking[a])
+					b := a.Build(r.ExecutionID)
+					if b == nil || lacking[a] == 0 {
+						continue
+					}
+					t.Logf("%s: %s downloaded %d bytes after it was killed, %d were missing", s.name, a.Name, b.DownloadedBytes, lacking[a])
+					if b.DownloadedBytes > lacking[a]+2*pieceLength {
+						t.Errorf("%s: that is more than was missing and two pieces", s.name)
 					}
 				}
 			}
