@@ -151,9 +151,11 @@ func TestPatience(t *testing.T) {
 		sharing  float64
 		duration time.Duration
 	}{
-		"silent":                  {func(int) int64 { return 0 }, maxChunk, 5 * time.Second, 2 * time.Second, 1, time.Minute},
-		"dribble":                 {func(int) int64 { return 500 }, maxChunk, 20 * time.Second, 2 * time.Second, 1, time.Minute},
-		"a sixteenth of 1 Mbit/s": {func(int) int64 { return 7800 / second }, maxChunk, 0, 0, 1, 10 * time.Minute},
+		"silent":                   {func(int) int64 { return 0 }, maxChunk, 5 * time.Second, 2 * time.Second, 1, time.Minute},
+		"silent after a hello":     {func(i int) int64 { return max(0, int64(1-i)) * 78 }, maxChunk, 5500 * time.Millisecond, 2 * time.Second, 1, time.Minute},
+		"announces, sends nothing": {func(int) int64 { return 50 }, maxChunk, 20 * time.Second, 2 * time.Second, 1, time.Minute},
+		"dribble":                  {func(int) int64 { return 500 }, maxChunk, 20 * time.Second, 2 * time.Second, 1, time.Minute},
+		"a sixteenth of 1 Mbit/s":  {func(int) int64 { return 7800 / second }, maxChunk, 0, 0, 1, 10 * time.Minute},
 		"the same, in bursts of 10 s": {func(i int) int64 {
 			if i%(10*second) == 3 {
 				return 78000

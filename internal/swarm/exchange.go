@@ -14,6 +14,10 @@ import (
 	pp "github.com/anacrolix/torrent/peer_protocol"
 )
 
+// beginning is how many bytes show that a chunk is on its way: more than the few
+// messages of a peer that says what it has, less than a packet.
+const beginning = 1 << 10
+
 // patience is how long a peer may take. A chunk that was asked for holds its piece
 // back: the engine asks nobody else, but for a peer that is idle, and whom it looks
 // at, after stealGrace. So a silent peer holds one or two pieces for ever.
@@ -90,6 +94,7 @@ func (s *Swarm) added(c *torrent.PeerConn) {
 	x := &exchange{id: c.PeerID, peer: c, asked: make(map[int]int)}
 	if w, ok := s.conns.Load(connKey{c.RemoteAddr.String(), c.Torrent().InfoHash()}); ok {
 		x.conn = w.(*watched)
+		x.read = x.conn.in.Load()
 	}
 	s.exchanges.Store(&c.Peer, x)
 }
@@ -349,7 +354,7 @@ func (w *wait) judge(p patience, elapsed time.Duration, bytes int64, chunks int,
 	if bytes > 0 {
 		w.silent = 0
 	}
-	if w.bytes > 0 || w.proven {
+	if w.bytes >= beginning || w.proven {
 		limit = p.faded
 	}
 	stalled = w.silent >= limit
