@@ -53,17 +53,3 @@ func TestRequestHasReached(t *testing.T) {
 	go io.Copy(io.Discard, theirs)
 	eventually(t, x.reached)
 }
-
-func eventually(t *testing.T, holds func() bool) {
-	t.Helper()
-	deadline := time.After(timeout)
-	ticker := time.NewTicker(time.Millisecond)
-	defer ticker.Stop()
-	for !holds() {
-		select {
-		case <-ticker.C:
-		case <-deadline:
-			t.Fatalf("not in %s", timeout)
-		}
-	}
-}
