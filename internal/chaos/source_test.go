@@ -1,0 +1,76 @@
+//go:build linux
+
+package chaos
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// TestPullContinues kills the seeder in mid-pull: what had reached its disk is not
+// read from the global bucket again.
+func TestPullContinues(t *testing.T) {
+	t.Parallel()
+	const (
+		size  = 40 << 20
+		block = 4 << 20 // is what one GET asks for
+		// The journal beside a pull has 32 bytes for what is pulled and 16 for
+		// each block on the disk.
+		fingerprint, record = 32, 16
+	)
+	w := Start(t, Options{Agents: []int{1}, Seed: 60})
+	slow := w.Seeder.Gate.Break(Rule{When: op("GetObject"), Do: Slow(16 << 20)})
+	v := w.Put("build.zip", size)
+	r := w.Begun(v)
+	journal := filepath.Join(w.Seeder.Dir, "cache", "pulls", r.ExecutionID+".blocks")
+	kept := func() int64 {
+		info, err := os.Stat(journal)
+		if err != nil {
+			return 0
+		}
+		return max(0, info.Size()-fingerprint) / record * block
+	}
+	w.Until("half of it is on the disk", func() bool { return kept() >= size/2 })
+	w.Seeder.Kill()
+	had, before := kept(), w.Seeder.Gate.Pulled(w.Global, v.Key)
+	slow.Heal()
+	w.Seeder.Run()
+	w.Completed(v)
+	after := w.Seeder.Gate.Pulled(w.Global, v.Key) - before
+	t.Logf("%d bytes were on the disk, %d were read after the kill", had, after)
+	if after > size-had {
+		t.Errorf("%d bytes were read again", after-(size-had))
+	}
+	w.Settle()
+}
+
+// TestSourceIsTheLastResort has the seeder vanish for good while nobody has all of
+// the build: the agents read the rest from the global bucket, each piece about
+// once.
+func TestSourceIsTheLastResort(t *testing.T) {
+	if !*longFlag {
+		t.Skip("the agents are patient for half a minute: -chaos.long")
+	}
+	t.Parallel()
+	w := Start(t, Options{Agents: []int{1, 1, 1}, Link: link / 4, Seed: 61})
+	w.NeedsNetwork()
+	v, _ := progressed(5)(t, w, "build.zip")
+	w.Seeder.Kill()
+	r := w.Record(v.Key)
+	lacking := missing(union(r.InfoHash, w.Agents), v.Size)
+	if lacking == 0 {
+		t.Fatal("the agents hold all of it between them")
+	}
+	w.Completed(v)
+	var read int64
+	for _, a := range w.Agents {
+		read += a.Gate.Pulled(w.Global, v.Key)
+	}
+	t.Logf("%d bytes were missing between them, %d were read", lacking, read)
+	if read == 0 || read > 2*lacking { // some pieces were still on their way
+		t.Errorf("%d bytes were read for %d that were missing", read, lacking)
+	}
+	w.OnceUp(v)
+	w.Settle()
+}
