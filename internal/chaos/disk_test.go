@@ -127,8 +127,8 @@ func TestNoDisk(t *testing.T) {
 // TestCacheLimit: what was distributed long ago makes room.
 func TestCacheLimit(t *testing.T) {
 	t.Parallel()
-	const limit = 16 << 20
-	w := Start(t, Options{Agents: []int{1, 1}, CacheSize: "16MiB", Seed: 53})
+	const limit = 4 << 20
+	w := Start(t, Options{Agents: []int{1, 1}, CacheSize: "4MiB", Seed: 53})
 	for i := range 6 {
 		w.Completed(w.Put(fmt.Sprintf("%d.zip", i), limit/2-i))
 	}
@@ -137,7 +137,7 @@ func TestCacheLimit(t *testing.T) {
 	w.Completed(w.Put("last.zip", 1000))
 	w.Settle()
 	for _, m := range w.Members() {
-		w.Until("the cache of "+m.Name+" is within its limit", func() bool { return size(m.Dir) <= limit+1<<20 })
+		w.Until("the cache of "+m.Name+" is within its limit", func() bool { return size(m.Dir) <= limit+limit/4 })
 	}
 }
 

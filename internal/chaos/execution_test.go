@@ -18,9 +18,7 @@ import (
 // up at every point until X is back everywhere: Y must not come out on top, even
 // where its request was on the way already and nobody could take it back.
 func TestSameKeyAgain(t *testing.T) {
-	t.Parallel()
-	w := Start(t, Options{Agents: []int{1, 1}, Seed: 10})
-	for i, c := range []struct {
+	cases := []struct {
 		name  string
 		short bool
 		when  func(Call) bool
@@ -39,42 +37,51 @@ func TestSameKeyAgain(t *testing.T) {
 		{"record held", false, arriving, Hold},
 		{"record late", true, arriving, Late},
 		{"record's answer held", false, arriving, HoldAnswer},
-	} {
-		if !c.short && !*longFlag {
-			continue
-		}
-		key := fmt.Sprintf("%d.zip", i)
-		x := w.Put(key, 9<<20)
-		w.Completed(x)
-		calls, letGo := make(chan Call, 1), make(chan struct{})
-		rule := w.Agents[0].Gate.Break(Rule{
-			When: func(call Call) bool { return c.when(call) && (call.Key == key || !call.S3()) },
-			Do:   c.fault(calls, letGo), Times: 1,
-		})
-		y := w.Put(key, 9<<20)
-		held(t, calls)
-		before := w.Record(key).ExecutionID
-		w.PutAgain(x)
-		w.Until(c.name+": X begins again", func() bool { return w.Record(key).ExecutionID != before })
-		w.Completed(x)
-		close(letGo)
-		rule.Heal()
-		w.Until(c.name+": Y is over at the agent", func() bool {
-			b := w.Agents[0].Build(before)
-			return b == nil || b.State == api.StateFailed || b.State == api.StateLanded
-		})
-		r := w.Completed(x)
-		for _, bucket := range r.Destinations {
-			if err := w.whole(context.Background(), bucket, key); err != nil {
-				t.Errorf("%s: %s: %v", c.name, bucket, err)
-			}
-		}
-		w.landed(key)
-		if t.Failed() {
-			t.Fatalf("%s: Y is %s", c.name, y.SHA256)
-		}
 	}
-	w.Settle()
+	const worlds = 3
+	for n := range worlds {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			t.Parallel()
+			w := Start(t, Options{Agents: []int{1, 1}, Seed: uint64(10 + n)})
+			for i := n; i < len(cases); i += worlds {
+				c := cases[i]
+				if !c.short && !*longFlag {
+					continue
+				}
+				key := fmt.Sprintf("%d.zip", i)
+				x := w.Put(key, 9<<20)
+				w.Completed(x)
+				calls, letGo := make(chan Call, 1), make(chan struct{})
+				rule := w.Agents[0].Gate.Break(Rule{
+					When: func(call Call) bool { return c.when(call) && (call.Key == key || !call.S3()) },
+					Do:   c.fault(calls, letGo), Times: 1,
+				})
+				y := w.Put(key, 9<<20)
+				held(t, calls)
+				before := w.Record(key).ExecutionID
+				w.PutAgain(x)
+				w.Until(c.name+": X begins again", func() bool { return w.Record(key).ExecutionID != before })
+				w.Completed(x)
+				close(letGo)
+				rule.Heal()
+				w.Until(c.name+": Y is over at the agent", func() bool {
+					b := w.Agents[0].Build(before)
+					return b == nil || b.State == api.StateFailed || b.State == api.StateLanded
+				})
+				r := w.Completed(x)
+				for _, bucket := range r.Destinations {
+					if err := w.whole(context.Background(), bucket, key); err != nil {
+						t.Errorf("%s: %s: %v", c.name, bucket, err)
+					}
+				}
+				w.landed(key)
+				if t.Failed() {
+					t.Fatalf("%s: Y is %s", c.name, y.SHA256)
+				}
+			}
+			w.Settle()
+		})
+	}
 }
 
 // TestObjectChanges replaces or deletes the object in the global bucket in
