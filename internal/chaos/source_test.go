@@ -39,7 +39,9 @@ func TestPullContinues(t *testing.T) {
 	w.Completed(v)
 	after := w.Seeder.Gate.Pulled(w.Global, v.Key) - before
 	t.Logf("%d bytes were on the disk, %d were read after the kill", had, after)
-	if after > size-had {
+	// What was on its way to the killed process is counted as well, when it comes
+	// after the kill: less than a block.
+	if after >= size-had+block {
 		t.Errorf("%d bytes were read again", after-(size-had))
 	}
 	w.Settle()
