@@ -249,7 +249,7 @@ func (a *Agent) announced(heard announce.Added) {
 		a.assist(ann, logger)
 		return
 	}
-	if b, ok := a.builds[ann.ExecutionID]; ok && !b.finished() {
+	if b, ok := a.builds[ann.ExecutionID]; ok && b.active() {
 		return // announced again for somebody else's sake
 	}
 	for _, other := range a.builds {
@@ -271,14 +271,27 @@ func (a *Agent) announced(heard announce.Added) {
 	ctx := a.running
 	a.group.Go(func() error {
 		b.run(ctx)
-		if ctx.Err() != nil {
-			return nil // goes on after the restart
+		if b.failed() {
+			a.clear(ctx, b.key, ann.ExecutionID)
 		}
-		if err := errors.Join(a.memory.forget(ann.ExecutionID), a.cfg.Cache.ForgetPull(ann.ExecutionID)); err != nil {
-			logger.Warn("an execution that is over is looked at once more after a restart", "error", err)
+		if ctx.Err() == nil { // else it goes on after the restart
+			a.forget(b)
 		}
 		return nil
 	})
+}
+
+// forget removes what the disk holds of a build that is over, but for the cache.
+func (a *Agent) forget(b *build) {
+	id := b.ann.ExecutionID
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if newest, ok := a.builds[id]; ok && newest != b {
+		return // announced again
+	}
+	if err := errors.Join(a.memory.forget(id), a.cfg.Cache.ForgetPull(id)); err != nil {
+		b.logger.Warn("an execution that is over is looked at once more after a restart", "error", err)
+	}
 }
 
 // assist seeds a build that goes to other buckets and is in the cache here.
@@ -304,13 +317,10 @@ func (a *Agent) seedCached(infohash cache.InfoHash, logger *slog.Logger) {
 func (a *Agent) ended(end *announce.End) {
 	a.mu.Lock()
 	b := a.builds[end.ExecutionID]
-	if end.Reason == announce.Failed && a.running != nil && a.running.Err() == nil {
+	if b == nil && end.Reason == announce.Failed && a.running != nil && a.running.Err() == nil {
 		ctx := a.running
 		a.group.Go(func() error {
-			if b != nil {
-				<-b.done
-			}
-			a.clear(ctx, end)
+			a.clear(ctx, ledger.Key{FileKey: end.Key, SourceBucket: end.SourceBucket}, end.ExecutionID)
 			return nil
 		})
 	}

@@ -39,6 +39,8 @@ var (
 	errSuperseded = fmt.Errorf("%w by a newer one", landing.ErrSuperseded)
 	// errEnded stops a build whose execution was ended from outside.
 	errEnded = landing.ErrEnded
+	// errCancelled stops a build that the table calls cancelled.
+	errCancelled = fmt.Errorf("%w: it was cancelled", landing.ErrEnded)
 	// errCompleted is the end that everyone hopes for.
 	errCompleted = fmt.Errorf("%w: every destination has it", landing.ErrEnded)
 	// errYielded ends an attempt in favour of the builds that wait.
@@ -117,21 +119,13 @@ func (b *build) run(ctx context.Context) {
 			b.seedUntilEnd(ctx)
 			return
 		case ctx.Err() != nil:
-			switch cause := context.Cause(ctx); {
-			case errors.Is(cause, errCompleted):
-				// Another agent of this bucket has landed it.
-				b.discard(ctx)
-				b.succeed(ledger.Result{Timestamp: time.Now()})
-			case errors.Is(cause, errSuperseded), errors.Is(cause, errEnded):
-				b.discard(ctx)
-				b.fail(cause)
-				b.logger.Info("stopped", "reason", cause)
-			}
+			b.over(ctx, context.Cause(ctx))
 			return
 		case errors.Is(err, landing.ErrSuperseded):
-			b.discard(ctx)
-			b.fail(errSuperseded)
-			b.logger.Info("stopped", "reason", errSuperseded)
+			b.over(ctx, errSuperseded)
+			return
+		case errors.Is(err, errEnded):
+			b.over(ctx, errCancelled)
 			return
 		case errors.Is(err, errYielded):
 			b.logger.Info("waiting for another turn: there was no progress, and other builds wait")
@@ -141,6 +135,22 @@ func (b *build) run(ctx context.Context) {
 		wait = min(2*wait, maxRetry)
 		b.complain(err, delay)
 		b.waitFor(ctx, nil, delay)
+	}
+}
+
+// over takes note of why the execution is over here. At the end of the process it
+// is not.
+func (b *build) over(ctx context.Context, cause error) {
+	switch {
+	case errors.Is(cause, errCompleted):
+		// Another agent of this bucket has landed it.
+		b.discard(ctx)
+		b.succeed(ledger.Result{Timestamp: time.Now()})
+	case errors.Is(cause, errSuperseded), errors.Is(cause, errEnded):
+		b.stop(cause) // from here on a new announcement is a new beginning
+		b.discard(ctx)
+		b.fail(cause)
+		b.logger.Info("stopped", "reason", cause)
 	}
 }
 
@@ -187,7 +197,7 @@ func (b *build) attempt(ctx context.Context) (err error) {
 		b.leaveSwarm()
 		b.joinCached()
 		return nil
-	case errors.Is(err, landing.ErrSuperseded), ctx.Err() != nil:
+	case errors.Is(err, landing.ErrSuperseded), errors.Is(err, errEnded), ctx.Err() != nil:
 		b.leaveSwarm()
 		return err
 	case err != nil:
@@ -222,7 +232,8 @@ func (b *build) arrived(ctx context.Context) (bool, error) {
 	return b.present(ctx, record)
 }
 
-// record reads the item of this execution; another execution's stops the build.
+// record reads the item of this execution; another execution's, or a cancelled
+// one, stops the build.
 func (b *build) record(ctx context.Context) (*ledger.Record, error) {
 	record, err := b.agent.cfg.Ledger.Get(ctx, b.key)
 	if err != nil {
@@ -230,6 +241,11 @@ func (b *build) record(ctx context.Context) (*ledger.Record, error) {
 	}
 	if record.ExecutionID != b.ann.ExecutionID {
 		return nil, fmt.Errorf("%w: the table has %s", landing.ErrSuperseded, record.ExecutionID)
+	}
+	if record.Cancelled(b.agent.cfg.Bucket.Name()) {
+		// The notice of it was lost, or comes yet.
+		b.stop(errCancelled)
+		return nil, errCancelled
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -428,6 +444,22 @@ func (b *build) ended(end *announce.End) {
 		return
 	}
 	b.stop(fmt.Errorf("%w: %s", errEnded, end.Reason))
+}
+
+// failed reports whether the execution was cancelled or given up.
+func (b *build) failed() bool {
+	cause := b.stopCause()
+	return errors.Is(cause, errEnded) && !errors.Is(cause, errCompleted)
+}
+
+// active reports whether the build is neither over nor about to be.
+func (b *build) active() bool {
+	select {
+	case <-b.stopped:
+		return false
+	default:
+		return !b.finished()
+	}
 }
 
 // finished reports whether run has returned.

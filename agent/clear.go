@@ -8,17 +8,16 @@ import (
 	"slices"
 	"time"
 
-	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/ledger"
 )
 
 // clear removes the uploads of an execution that failed or was cancelled, those too
 // that an agent left that was away then: nobody else would. What is sent again
 // meanwhile begins a new upload. It tries again until ctx ends.
-func (a *Agent) clear(ctx context.Context, end *announce.End) {
-	logger := a.cfg.Logger.With("key", end.Key, "executionId", end.ExecutionID)
+func (a *Agent) clear(ctx context.Context, key ledger.Key, executionID string) {
+	logger := a.cfg.Logger.With("key", key.FileKey, "executionId", executionID)
 	for wait := firstRetry; ; wait = min(2*wait, maxRetry) {
-		n, err := a.clearOnce(ctx, end)
+		n, err := a.clearOnce(ctx, key, executionID)
 		if n > 0 {
 			logger.Info("uploads of an execution that is over were removed", "bucket", a.cfg.Bucket.Name(), "uploads", n)
 		}
@@ -33,23 +32,23 @@ func (a *Agent) clear(ctx context.Context, end *announce.End) {
 	}
 }
 
-func (a *Agent) clearOnce(ctx context.Context, end *announce.End) (removed int, err error) {
-	record, err := a.cfg.Ledger.Get(ctx, ledger.Key{FileKey: end.Key, SourceBucket: end.SourceBucket})
+func (a *Agent) clearOnce(ctx context.Context, key ledger.Key, executionID string) (removed int, err error) {
+	record, err := a.cfg.Ledger.Get(ctx, key)
 	name := a.cfg.Bucket.Name()
 	switch {
 	case errors.Is(err, ledger.ErrNotFound):
 		return 0, nil
 	case err != nil:
 		return 0, err
-	case record.ExecutionID != end.ExecutionID, record.Status != ledger.Failed, !slices.Contains(record.Failed, name):
+	case record.ExecutionID != executionID, record.Status != ledger.Failed, !slices.Contains(record.Failed, name):
 		return 0, nil
 	}
-	uploads, err := a.cfg.Bucket.Uploads(ctx, end.Key)
+	uploads, err := a.cfg.Bucket.Uploads(ctx, key.FileKey)
 	if err != nil {
 		return 0, err
 	}
 	for _, id := range uploads {
-		if err := a.cfg.Bucket.AbortUpload(ctx, end.Key, id); err != nil {
+		if err := a.cfg.Bucket.AbortUpload(ctx, key.FileKey, id); err != nil {
 			return removed, fmt.Errorf("removing an upload: %w", err)
 		}
 		removed++

@@ -125,7 +125,7 @@ func (b *build) readWhole(ctx context.Context) error {
 	if entry.InfoHash() != b.ann.InfoHash {
 		return fallbackError(fmt.Errorf("%s in %s: %w: it has infohash %x", b.ann.Key, b.ann.SourceBucket, bucket.ErrChanged, entry.InfoHash()))
 	}
-	return b.download.torrent.SetInfo(m)
+	return b.download.torrent.Pulled(m)
 }
 
 func (b *build) countSource(bytes int64) {

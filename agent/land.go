@@ -22,7 +22,7 @@ func (b *build) land(ctx context.Context, m *manifest.Manifest, content io.Reade
 		changed := b.agent.membersChanged.next()
 		done, err := b.landOnce(ctx, m, content, tracker)
 		switch {
-		case done, ctx.Err() != nil, errors.Is(err, landing.ErrSuperseded):
+		case done, ctx.Err() != nil, errors.Is(err, landing.ErrSuperseded), errors.Is(err, errEnded):
 			return err
 		case err == nil:
 			wait = firstRetry

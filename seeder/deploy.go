@@ -16,9 +16,6 @@ import (
 	"github.com/landfall-dist/landfall/internal/web"
 )
 
-// cancelledError begins the error of a destination that was cancelled.
-const cancelledError = "cancelled by request"
-
 // errNoDestinations is why nothing can be sent anywhere.
 var errNoDestinations = errors.New("no destination: name buckets in the request, or start the seeder with --destinations")
 
@@ -123,7 +120,7 @@ func (s *Seeder) cancel(ctx context.Context, id string) error {
 		return web.Errorf(http.StatusConflict, "execution %s is completed, there is nothing to cancel", id)
 	}
 	for _, b := range r.Unfinished() {
-		updated, err := s.cfg.Ledger.Fail(ctx, r.Key, id, b, ledger.Result{Timestamp: time.Now(), Error: cancelledError})
+		updated, err := s.cfg.Ledger.Fail(ctx, r.Key, id, b, ledger.Result{Timestamp: time.Now(), Error: ledger.CancelledError})
 		if err != nil {
 			return err
 		}

@@ -152,7 +152,7 @@ func (d *distribution) lastPull() time.Time { return time.Unix(0, d.pulling.Load
 
 // wanted reports whether a destination is left to be reached.
 func wanted(r *ledger.Record) bool {
-	return slices.ContainsFunc(r.Unfinished(), func(bucket string) bool { return !cancelled(r, bucket) })
+	return slices.ContainsFunc(r.Unfinished(), func(bucket string) bool { return !r.Cancelled(bucket) })
 }
 
 // receivers is how many agents are going to download: one or more for each
@@ -262,7 +262,7 @@ func (d *distribution) look(ctx context.Context) {
 // well, as long as its agents move: it may arrive after all.
 func (d *distribution) timeOut(ctx context.Context, r *ledger.Record) (waiting int, err error) {
 	for _, b := range r.Unfinished() {
-		if cancelled(r, b) {
+		if r.Cancelled(b) {
 			continue
 		}
 		moved, complaint := d.index.idle(d.id, b)
@@ -360,6 +360,11 @@ func (s *Seeder) retire(k ledger.Key, id, reason string) {
 func (d *distribution) failAll(ctx context.Context, cause error) error {
 	record, _, ok := d.index.get(d.id)
 	if !ok {
+		return nil
+	}
+	if len(record.Pending()) == 0 {
+		d.logger.Info("execution cannot be sent again", "error", cause)
+		d.phase(api.PhaseEnded)
 		return nil
 	}
 	for _, b := range record.Pending() {

@@ -53,7 +53,7 @@ func TestFailureIsToldOnce(t *testing.T) {
 		}
 		return r
 	}
-	s.index.put(fail("cancelled", cancelledError))
+	s.index.put(fail("cancelled", ledger.CancelledError))
 	fail("failed-before", "no progress") // an answer that was lost
 	if _, err := table.Arrive(t.Context(), begun.Record, "arrived", ledger.Result{Timestamp: time.Now()}); err != nil {
 		t.Fatal(err)
@@ -73,7 +73,7 @@ func TestFailureIsToldOnce(t *testing.T) {
 		t.Errorf("not told of one failure: %d more", len(told))
 	}
 	r, err := table.Get(t.Context(), key)
-	if err != nil || r.Results["cancelled"].Error != cancelledError || !slices.Contains(r.Successful, "arrived") {
+	if err != nil || r.Results["cancelled"].Error != ledger.CancelledError || !slices.Contains(r.Successful, "arrived") {
 		t.Errorf("record %+v, %v", r, err)
 	}
 }

@@ -3,7 +3,6 @@ package seeder
 import (
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -395,10 +394,4 @@ func (x *index) destination(e *execution, bucket string) api.Destination {
 		}
 	}
 	return d
-}
-
-// cancelled reports whether a destination was failed by request, so that no
-// agent that comes back starts it again.
-func cancelled(r *ledger.Record, bucket string) bool {
-	return slices.Contains(r.Failed, bucket) && strings.HasPrefix(r.Results[bucket].Error, cancelledError)
 }

@@ -220,13 +220,13 @@ func TestSourceStaysAway(t *testing.T) {
 	cfg.HTTPClient = &http.Client{Transport: broken}
 	c := Start(t, cloud, Options{Regions: 1, ArrivalTimeout: 500 * time.Millisecond, AWS: &cfg})
 	c.Put("build.bin", content(1, 100_000), nil)
-	broken.set(true)
+	broken.Store(true)
 	id := c.Deploy("build.bin").ExecutionID
 	c.Await(id, "FAILED")
 	if reason := c.Record("build.bin").Results[c.Bucket(0)].Error; !strings.Contains(reason, "no progress for 500ms") || !strings.Contains(reason, "AccessDenied") {
 		t.Errorf("the reason is %q", reason)
 	}
-	broken.set(false)
+	broken.Store(false)
 	if _, err := c.Seeder.Retry(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
@@ -237,13 +237,11 @@ func TestSourceStaysAway(t *testing.T) {
 // brokenSource refuses reads of objects, as S3 does without s3:GetObject.
 type brokenSource struct {
 	http.RoundTripper
-	broken atomic.Bool
+	atomic.Bool
 }
 
-func (b *brokenSource) set(broken bool) { b.broken.Store(broken) }
-
 func (b *brokenSource) RoundTrip(r *http.Request) (*http.Response, error) {
-	if !b.broken.Load() || r.Method != http.MethodGet || r.Header.Get("Range") == "" {
+	if !b.Load() || r.Method != http.MethodGet || r.Header.Get("Range") == "" {
 		return b.RoundTripper.RoundTrip(r)
 	}
 	return &http.Response{
@@ -266,14 +264,14 @@ func TestTableIsAwayForTheWholeDistribution(t *testing.T) {
 	b := content(1, 2*manifest.MinPartLength)
 	c.Put("build.bin", b, nil)
 	id := c.Deploy("build.bin").ExecutionID
-	broken.set(true)
+	broken.Store(true)
 	for i, a := range c.Agents {
 		c.Until("region "+c.Regions[i]+" has all pieces", func() bool {
 			got := c.build(a, "build.bin")
 			return got != nil && got.VerifiedBytes == int64(len(b)) && (got.Error != "" || got.State == api.StateLanded)
 		})
 	}
-	broken.set(false)
+	broken.Store(false)
 	c.Await(id, "COMPLETED")
 	c.Holds("build.bin", b)
 	c.Until("the record has the digest", func() bool { return c.Record("build.bin").SHA256 != "" })
@@ -285,14 +283,68 @@ func TestTableIsAwayForTheWholeDistribution(t *testing.T) {
 // brokenTable refuses calls of DynamoDB.
 type brokenTable struct {
 	http.RoundTripper
-	broken atomic.Bool
+	atomic.Bool
 }
 
-func (b *brokenTable) set(broken bool) { b.broken.Store(broken) }
-
 func (b *brokenTable) RoundTrip(r *http.Request) (*http.Response, error) {
-	if b.broken.Load() && r.Header.Get("X-Amz-Target") != "" {
+	if b.Load() && r.Header.Get("X-Amz-Target") != "" {
 		return nil, errors.New("no route to the table")
+	}
+	return b.RoundTripper.RoundTrip(r)
+}
+
+// An execution is cancelled while its agent is down, and nobody is left to say so:
+// the table does, and the agent neither lands the build nor keeps its announcement.
+func TestCancelledWhileEverybodyIsDown(t *testing.T) {
+	broken := &brokenUploads{RoundTripper: cloud.AWS.HTTPClient.(*http.Client).Transport}
+	cfg := cloud.AWS.Copy()
+	cfg.HTTPClient = &http.Client{Transport: broken}
+	c := Start(t, cloud, Options{Regions: 1, Unserved: 1, AWS: &cfg})
+	b := content(5, manifest.MinPartLength+99)
+	c.Put("build.bin", b, nil)
+	broken.Store(true)
+	id := c.Deploy("build.bin").ExecutionID
+	agent, stop := c.AddAgent(0, "first")
+	c.Until("the agent has all of it and cannot land it", func() bool {
+		got := c.build(agent, "build.bin")
+		return got != nil && got.VerifiedBytes == int64(len(b)) && got.Error != ""
+	})
+	c.StopSeeder()
+	stop()
+	_, err := c.Ledger.Fail(t.Context(), ledger.Key{FileKey: "build.bin", SourceBucket: c.Global}, id, c.Bucket(0), ledger.Result{Error: ledger.CancelledError})
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken.Store(false)
+	kept := func() int {
+		files, err := os.ReadDir(filepath.Join(c.Dir("first"), "announced"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(files)
+	}
+	if kept() != 1 {
+		t.Fatal("the agent has not kept the announcement")
+	}
+	c.AddAgent(0, "first")
+	c.Until("the announcement is forgotten", func() bool { return kept() == 0 })
+	if got, _ := c.Object(c.Bucket(0), "build.bin"); got != nil {
+		t.Error("what was cancelled has landed")
+	}
+	if n := c.uploads(c.Bucket(0)); n != 0 {
+		t.Errorf("%d uploads are left", n)
+	}
+}
+
+// brokenUploads refuses to begin multipart uploads.
+type brokenUploads struct {
+	http.RoundTripper
+	atomic.Bool
+}
+
+func (b *brokenUploads) RoundTrip(r *http.Request) (*http.Response, error) {
+	if b.Load() && r.Method == http.MethodPost && r.URL.Query().Has("uploads") {
+		return nil, errors.New("no route to the bucket")
 	}
 	return b.RoundTripper.RoundTrip(r)
 }

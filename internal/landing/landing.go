@@ -49,9 +49,10 @@ var (
 	// ErrSuperseded says that the execution is not the key's current one any
 	// more: stop, there is nothing to retry. It is ledger.ErrSuperseded.
 	ErrSuperseded = ledger.ErrSuperseded
-	// ErrEnded is for callers that end an execution from outside: a context
-	// ended with a cause that wraps it or ErrSuperseded makes Run remove its
-	// upload, where after any other end a successor may continue it.
+	// ErrEnded says that the execution was cancelled: stop. It is also for callers
+	// that end an execution from outside: a context ended with a cause that wraps
+	// it or ErrSuperseded makes Run remove its upload, where after any other end a
+	// successor may continue it.
 	ErrEnded = errors.New("execution was ended")
 	// errReplaced says that the key has no object, or another one.
 	errReplaced = errors.New("the bucket does not hold this build")
@@ -285,7 +286,8 @@ func (l *landing) round(ctx context.Context) (ledger.Result, error) {
 	return l.record(ctx, l.last, l.digest, l.Manifest.Size)
 }
 
-// fence reads the item consistently and fails when it is another execution's.
+// fence reads the item consistently and fails when it is another execution's, or
+// this bucket's landing was cancelled.
 func (l *landing) fence(ctx context.Context) (record *ledger.Record, err error) {
 	err = l.retry(ctx, "fence", func() error {
 		record, err = l.Ledger.Get(ctx, l.Key)
@@ -296,6 +298,9 @@ func (l *landing) fence(ctx context.Context) (record *ledger.Record, err error) 
 	}
 	if record.ExecutionID != l.ExecutionID {
 		return nil, fmt.Errorf("%w: %s by %s", ErrSuperseded, l.ExecutionID, record.ExecutionID)
+	}
+	if record.Cancelled(l.Bucket.Name()) {
+		return nil, fmt.Errorf("%w: it was cancelled", ErrEnded)
 	}
 	l.last = record
 	return record, nil

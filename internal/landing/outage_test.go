@@ -225,3 +225,23 @@ func TestCredentialsExpire(t *testing.T) {
 		t.Errorf("%d calls were refused, %d uploads begun", refused.Load(), s.wire.count("POST create"))
 	}
 }
+
+// What was cancelled is not landed, even where nobody has said so but the table.
+func TestCancelled(t *testing.T) {
+	s := newSite(t, several)
+	execution := s.begin(t, "etag")
+	s.wire.before = func(r *http.Request) (*http.Response, error) {
+		if call(r) == "PUT part 2" { // in the midst of it
+			result := ledger.Result{Error: ledger.CancelledError}
+			if _, err := s.ledger.Fail(t.Context(), s.key, execution, s.bucket.Name(), result); err != nil {
+				t.Error(err)
+			}
+		}
+		return nil, nil
+	}
+	if _, err := s.job(execution, true).Run(t.Context()); !errors.Is(err, ErrEnded) {
+		t.Errorf("ended with %v", err)
+	}
+	s.assertNoObject(t)
+	s.assertUploads(t)
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 )
@@ -87,6 +88,15 @@ func (r *Record) Unfinished() []string { return without(r.Destinations, r.Succes
 
 // Pending returns the destinations that have neither arrived nor failed.
 func (r *Record) Pending() []string { return without(r.Unfinished(), r.Failed) }
+
+// CancelledError begins the error of a destination that was cancelled by request.
+const CancelledError = "cancelled by request"
+
+// Cancelled reports whether a destination was failed by request, so that nobody
+// lands it or starts it again.
+func (r *Record) Cancelled(bucket string) bool {
+	return slices.Contains(r.Failed, bucket) && strings.HasPrefix(r.Results[bucket].Error, CancelledError)
+}
 
 // Clone returns a copy that shares nothing that is changed in place.
 func (r *Record) Clone() *Record {

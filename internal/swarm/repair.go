@@ -83,11 +83,22 @@ func (t *Torrent) Missing() []int {
 	return e.Missing()
 }
 
-// SetInfo brings in the info dictionary, where no peer has it. It must be that of
-// the torrent's infohash.
-func (t *Torrent) SetInfo(m *manifest.Manifest) error {
+// Pulled says that the cache has got the whole build from elsewhere, with the info
+// dictionary that no peer may have; it must be that of the torrent's infohash.
+func (t *Torrent) Pulled(m *manifest.Manifest) error {
 	if err := t.torrent.SetInfoBytes(m.InfoBytes()); err != nil {
 		return fmt.Errorf("info dictionary of %x: %w", t.fetch.InfoHash, err)
+	}
+	e := t.entryNow()
+	if e == nil {
+		return nil // Entry finds all of it
+	}
+	// A peer brought the info meanwhile.
+	for piece := range m.NumPieces() {
+		if e.Complete(piece) {
+			t.torrent.Piece(piece).UpdateCompletion()
+			t.verified(piece)
+		}
 	}
 	return nil
 }

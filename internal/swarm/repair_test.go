@@ -112,3 +112,41 @@ func TestPutAndVerify(t *testing.T) {
 		t.Errorf("missing are %v", got)
 	}
 }
+
+// A build that is pulled while a peer brings its info, but no piece, is whole all the
+// same.
+func TestPulledWhileTheInfoCame(t *testing.T) {
+	const size = 3*manifest.MinPieceLength + 7
+	s, from, content, m := seed(t, size, nil)
+	s.stop(t)
+	s = start(t, "again", t.TempDir(), nil)
+	e, err := s.cache.Create(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Unpin()
+	told := 0
+	f, err := s.Fetch(Fetch{InfoHash: from.InfoHash(), Size: size, OnPiece: func(int, bool) { told++ }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := s.cache.Pull("x", "etag", size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.WriteAt(content, 0); err != nil {
+		t.Fatal(err)
+	}
+	pulled, err := p.Commit(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pulled.Unpin()
+	if err := f.Pulled(m); err != nil {
+		t.Fatal(err)
+	}
+	finish(t, f, content)
+	if told != m.NumPieces() {
+		t.Errorf("told of %d pieces, not %d", told, m.NumPieces())
+	}
+}
