@@ -126,6 +126,7 @@ var stages = []stage{
 // on where they were: what is on the disk is not downloaded again, what is in S3
 // not uploaded again.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	for _, who := range []struct {
 		name    string
 		members func(*World) []*Member

@@ -18,6 +18,7 @@ import (
 // up at every point until X is back everywhere: Y must not come out on top, even
 // where its request was on the way already and nobody could take it back.
 func TestSameKeyAgain(t *testing.T) {
+	t.Parallel()
 	cases := []struct {
 		name  string
 		short bool
@@ -215,6 +216,7 @@ func TestManyBuilds(t *testing.T) {
 // TestManyAgents has several agents serve one bucket: one of them lands, and when
 // it goes in the middle another one continues.
 func TestManyAgents(t *testing.T) {
+	t.Parallel()
 	for n := 2; n <= 3; n++ {
 		if n > 2 && !*longFlag {
 			continue

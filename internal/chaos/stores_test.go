@@ -14,6 +14,7 @@ import (
 // TestStoreFaults has every call of every member meet each fault of the stores for
 // a while, and then some of them.
 func TestStoreFaults(t *testing.T) {
+	t.Parallel()
 	// enough calls met the fault: two of each member.
 	const worlds, enough = 3, 6
 	for n := range worlds {
