@@ -146,6 +146,7 @@ func (s *Seeder) retry(ctx context.Context, id string) error {
 	}
 	s.index.put(updated)
 	s.cfg.Logger.Info("execution is sent again", "key", r.FileKey, "executionId", id)
+	s.index.update(id, func(l *live) { l.gone = false })
 	s.index.resend(id)
 	s.start(updated)
 	return nil

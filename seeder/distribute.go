@@ -95,7 +95,9 @@ func (d *distribution) run(ctx context.Context) {
 		case err == nil, ctx.Err() != nil, errors.Is(err, ledger.ErrSuperseded):
 			return
 		case errors.Is(err, bucket.ErrNotFound), errors.Is(err, manifest.ErrInvalid):
+			gone := errors.Is(err, bucket.ErrNotFound)
 			if err = d.failAll(ctx, err); err == nil {
+				d.index.update(d.id, func(l *live) { l.gone = gone })
 				return
 			}
 		case errors.Is(err, bucket.ErrChanged):

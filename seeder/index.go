@@ -54,6 +54,9 @@ type live struct {
 	pulled int64
 	sent   func() int64 // nil until it is seeded
 	err    error
+	// gone is set when the source has the object no more: only a person's retry
+	// can change that.
+	gone bool
 }
 
 type report struct {
@@ -170,6 +173,14 @@ func (x *index) unfinished() []*ledger.Record {
 		}
 	}
 	return out
+}
+
+// isGone reports whether the source was found not to have an execution's object.
+func (x *index) isGone(id string) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e := x.byID[id]
+	return e != nil && e.live.gone
 }
 
 // claim makes the caller the one that carries an execution; false when somebody

@@ -281,7 +281,7 @@ func (s *Seeder) membersChanged() {
 		return
 	}
 	for _, r := range s.index.unfinished() {
-		if lacks(r, come) {
+		if lacks(r, come) && !s.index.isGone(r.ExecutionID) {
 			s.start(r)
 		}
 	}

@@ -253,6 +253,55 @@ func (b *brokenSource) RoundTrip(r *http.Request) (*http.Response, error) {
 	}, nil
 }
 
+// An execution whose object is gone is looked at once, not again for each region
+// that appears; a retry looks again.
+func TestSourceObjectIsGone(t *testing.T) {
+	looks := &counted{RoundTripper: cloud.AWS.HTTPClient.(*http.Client).Transport, suffix: "/gone.bin"}
+	cfg := cloud.AWS.Copy()
+	cfg.HTTPClient = &http.Client{Transport: looks}
+	var id string
+	c := Start(t, cloud, Options{Regions: 2, Unserved: 2, AWS: &cfg, Before: func(c *Cluster) {
+		begun, err := c.Ledger.Begin(t.Context(), ledger.Start{
+			Key: ledger.Key{FileKey: "gone.bin", SourceBucket: c.Global}, SourceETag: "etag", Size: 5,
+			Destinations: []string{c.Bucket(0), c.Bucket(1)}, Now: time.Now(),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		id = begun.Record.ExecutionID
+	}})
+	c.Await(id, "FAILED")
+	if n := looks.Load(); n != 1 {
+		t.Fatalf("%d looks at the object, want 1", n)
+	}
+	for i, region := range c.Regions {
+		c.AddAgent(i, region)
+	}
+	c.Publish("build.bin", content(1, 100_000)) // by now the seeder has seen both
+	if n := looks.Load(); n != 1 {
+		t.Errorf("%d looks after two regions have appeared, want 1", n)
+	}
+	if _, err := c.Seeder.Retry(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	c.Until("it is looked at again", func() bool { return looks.Load() == 2 })
+	c.Await(id, "FAILED")
+}
+
+// counted counts the HEADs of one object.
+type counted struct {
+	http.RoundTripper
+	suffix string
+	atomic.Int64
+}
+
+func (c *counted) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Method == http.MethodHead && strings.HasSuffix(r.URL.Path, c.suffix) {
+		c.Add(1)
+	}
+	return c.RoundTripper.RoundTrip(r)
+}
+
 // The table goes away when an execution was accepted, and is back when the build has
 // been everywhere for a while: everybody has downloaded meanwhile, and what could not
 // be recorded is.

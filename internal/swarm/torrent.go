@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"slices"
@@ -265,11 +266,20 @@ func (t *Torrent) Stats() Stats {
 			Downloaded: p.BytesReadData.Int64(),
 			Uploaded:   p.BytesWrittenData.Int64(),
 			Has:        p.RemotePieceCount,
-			DownRate:   int64(p.DownloadRate),
+			DownRate:   finite(p.DownloadRate),
 		})
 	}
 	slices.SortFunc(s.Peers, func(a, b Peer) int { return slices.Compare(a.ID[:], b.ID[:]) })
 	return s
+}
+
+// finite is a rate as a whole number: the engine divides by a time that is 0 at the
+// beginning of a connection.
+func finite(rate float64) int64 {
+	if !(rate >= 0 && rate < math.MaxInt64) {
+		return 0
+	}
+	return int64(rate)
 }
 
 // DisconnectComplete hangs up on peers that hold everything, when an execution
