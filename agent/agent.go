@@ -417,9 +417,15 @@ func (a *Agent) share() {
 // the end of those that are: a packet can be lost.
 func (a *Agent) report() {
 	var progress []gossip.BuildProgress
+	names := gossip.ByPeerID(a.gossip.Members(), swarm.PeerID)
 	for _, b := range a.allBuilds() {
-		if p, ok := b.progress(); ok {
-			progress = append(progress, p)
+		p, ok := b.progress()
+		if !ok {
+			continue
+		}
+		progress = append(progress, p)
+		for _, l := range gossip.PackLinks(a.cfg.Gossip.ID, b.ann.ExecutionID, b.links(names)) {
+			a.gossip.ReportLinks(l)
 		}
 	}
 	for _, p := range gossip.Pack(a.cfg.Gossip.ID, a.cfg.Region, a.cfg.Bucket.Name(), progress) {

@@ -62,6 +62,8 @@ type build struct {
 	err      error // the newest failure, nil once landed
 	cause    error // why it was stopped
 	landedAt time.Time
+	retryAt  time.Time // of what failed; past when it is not waited for
+	times    times
 	landed   int64  // bytes
 	reports  int    // left to send after the end
 	etag     string // of the source object, once the table was read
@@ -157,7 +159,7 @@ func (b *build) over(ctx context.Context, cause error) {
 // complain notes a failure that is tried again after the delay.
 func (b *build) complain(err error, delay time.Duration) {
 	b.mu.Lock()
-	b.err = err
+	b.err, b.retryAt = err, time.Now().Add(delay)
 	b.mu.Unlock()
 	b.logger.Warn("build not landed yet", "error", err, "retryIn", delay.Round(time.Millisecond).String())
 }
@@ -173,6 +175,7 @@ func (b *build) attempt(ctx context.Context) (err error) {
 		return err
 	}
 	defer release()
+	b.reach(turn)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	b.begin(cancel)
@@ -415,6 +418,7 @@ func (b *build) succeed(r ledger.Result) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.state, b.err, b.landed, b.landedAt = api.StateLanded, nil, b.ann.Size, r.Timestamp
+	b.times.reach(recorded, time.Now())
 	select {
 	case b.agent.landedNow <- struct{}{}:
 	default: // a report is due already

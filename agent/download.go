@@ -39,6 +39,7 @@ type download struct {
 	destinations []string // of all executions that hold it
 	onPieces     map[*build]func(piece int, verified bool)
 	last         swarm.Stats
+	senders      senders
 	downRate     float64
 	upRate       float64
 	// heard is what had come over the wire when something last did, at heardAt;
@@ -60,6 +61,7 @@ func (a *Agent) acquire(b *build, onPiece func(piece int, verified bool)) (*down
 			infohash: ann.InfoHash,
 			self:     a.gossip.Name(),
 			onPieces: make(map[*build]func(int, bool)),
+			senders:  make(senders),
 			heardAt:  time.Now(),
 			patience: stuckAfter,
 		}
@@ -137,10 +139,17 @@ func (d *download) measure(elapsed time.Duration) {
 	now := d.torrent.Stats()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	seconds := max(elapsed.Seconds(), 0.001)
-	d.downRate += rateWeight * (float64(now.DownloadedBytes-d.last.DownloadedBytes)/seconds - d.downRate)
-	d.upRate += rateWeight * (float64(now.UploadedBytes-d.last.UploadedBytes)/seconds - d.upRate)
+	d.downRate = smoothed(d.downRate, now.DownloadedBytes-d.last.DownloadedBytes, elapsed)
+	d.upRate = smoothed(d.upRate, now.UploadedBytes-d.last.UploadedBytes, elapsed)
+	d.senders.measure(now.Peers, elapsed)
 	d.last = now
+}
+
+// links are those who sent the build so far.
+func (d *download) links(names map[[20]byte]gossip.Member) []gossip.Link {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.senders.links(names)
 }
 
 // stuck reports whether it is time to connect to the peers anew.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"iter"
 	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,7 +21,7 @@ func (a *Agent) handler() http.Handler {
 	mux := web.NewMux(web.Options{
 		Page:    "agent",
 		Ready:   a.ready,
-		State:   func() any { return a.status() },
+		State:   a.state,
 		Metrics: a.metrics(),
 		Logger:  a.cfg.Logger,
 	})
@@ -48,11 +49,26 @@ func (a *Agent) status() *api.AgentStatus {
 		Members:  gossip.View(members),
 		Builds:   []api.Build{},
 		BadPeers: swarm.View(a.swarm.BadPeers()),
+		Cache:    cache.View(a.cfg.Cache),
 	}
 	for _, b := range a.allBuilds() {
 		s.Builds = append(s.Builds, b.view(names))
 	}
 	return s
+}
+
+// state is what the page shows: the status, cut into values.
+func (a *Agent) state([]string) iter.Seq2[string, any] {
+	return func(yield func(string, any) bool) {
+		s := a.status()
+		builds := s.Builds
+		ok := yield("members", s.Members) && yield("badPeers", s.BadPeers) && yield("cache", s.Cache)
+		s.Builds, s.Members, s.BadPeers, s.Cache = nil, nil, nil, api.Cache{}
+		ok = ok && yield("about", s)
+		for _, b := range builds {
+			ok = ok && yield("build/"+b.ExecutionID, b)
+		}
+	}
 }
 
 func (a *Agent) metrics() *prometheus.Registry {

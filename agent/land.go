@@ -102,6 +102,7 @@ func (b *build) newJob() *landing.Job {
 		Started:     b.started,
 		Logger:      b.logger,
 		Progress:    b.landedSoFar,
+		Completed:   func() { b.reach(complete) },
 		Now:         time.Now,
 	}
 }

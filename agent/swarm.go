@@ -91,6 +91,7 @@ func (b *build) steer(ctx context.Context, tracker *landing.Tracker, progress *n
 	for {
 		changed := progress.next()
 		if tracker.Whole() {
+			b.reach(whole)
 			b.set(api.StateLanding)
 			b.logger.Info("downloaded", "bytes", m.Size, "seconds", time.Since(b.started).Seconds(), "landedBytes", b.landedBytes())
 			return

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"time"
+
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/swarm"
@@ -17,6 +19,11 @@ func (b *build) progress() (gossip.BuildProgress, bool) {
 		}
 		b.reports--
 	}
+	now := time.Now()
+	var took [stages]int64
+	for s, d := range b.times.took(b.started, now) {
+		took[s] = d.Milliseconds()
+	}
 	return gossip.BuildProgress{
 		ExecutionID: v.ExecutionID,
 		State:       v.State,
@@ -26,7 +33,21 @@ func (b *build) progress() (gossip.BuildProgress, bool) {
 		UpRate:      v.UpRate,
 		Peers:       len(v.Peers),
 		Error:       v.Error,
+		RetryIn:     max(0, b.retryAt.Sub(now).Milliseconds()),
+		Took:        took,
 	}, true
+}
+
+// links is what the seeders are told of who sent the build; nil when nothing came
+// from anybody.
+func (b *build) links(names map[[20]byte]gossip.Member) []gossip.Link {
+	b.mu.Lock()
+	d := b.download
+	b.mu.Unlock()
+	if d == nil {
+		return nil
+	}
+	return d.links(names)
 }
 
 // view is the build as GET /status shows it; names maps peer ids to members.
@@ -46,6 +67,10 @@ func (b *build) view(names map[[20]byte]gossip.Member) api.Build {
 	}
 	if b.err != nil {
 		v.Error = b.err.Error()
+	}
+	if b.err != nil && b.retryAt.After(time.Now()) {
+		at := b.retryAt.UTC()
+		v.RetryAt = &at
 	}
 	if !b.landedAt.IsZero() {
 		at := b.landedAt.UTC()

@@ -78,6 +78,11 @@ func (d *distribution) pull(ctx context.Context, r *ledger.Record) error {
 		return fmt.Errorf("%w: ETag is %s, was %s", bucket.ErrChanged, object.ETag, r.SourceETag)
 	}
 	started := time.Now()
+	d.index.update(d.id, func(l *live) {
+		if l.began.IsZero() {
+			l.began = started
+		}
+	})
 	m, entry, err := d.puller.Pull(ctx, from, object, d.id, func(pulled int64) {
 		if pulled > d.farthest { // not what was there already
 			d.farthest = pulled
@@ -92,6 +97,7 @@ func (d *distribution) pull(ctx context.Context, r *ledger.Record) error {
 		return fmt.Errorf("pulling %s from %s: %w", r.FileKey, r.SourceBucket, err)
 	}
 	d.pulled = m
+	d.index.update(d.id, func(l *live) { l.whole = time.Now() })
 	if entry != nil {
 		d.hold(entry)
 	}

@@ -111,6 +111,7 @@ func (d *distribution) run(ctx context.Context) {
 		}
 		delay := rand.N(wait) + firstRetry/10
 		wait = min(2*wait, maxRetry)
+		d.index.update(d.id, func(l *live) { l.retryAt = time.Now().Add(delay) })
 		d.logger.Warn("execution is stuck, trying again", "error", err, "retryIn", delay.Round(time.Millisecond).String())
 		select {
 		case <-ctx.Done():
@@ -143,6 +144,7 @@ func (d *distribution) attempt(ctx context.Context) error {
 		if d.announced.IsZero() {
 			d.announced = time.Now()
 		}
+		d.index.update(d.id, func(l *live) { l.announced = d.announced })
 		if again, err = d.follow(ctx); err != nil {
 			return err
 		}
@@ -413,6 +415,9 @@ func (s *Seeder) progress(p gossip.Progress) {
 		s.index.heard(p, b, time.Now())
 	}
 }
+
+// links takes an agent's word on where its bytes came from.
+func (s *Seeder) links(l gossip.Links) { s.index.heardLinks(l, time.Now()) }
 
 func (d *distribution) phase(p string) {
 	d.index.update(d.id, func(l *live) { l.phase = p })

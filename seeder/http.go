@@ -24,8 +24,6 @@ import (
 const (
 	// defaultPage and maxPage are how many executions one answer lists.
 	defaultPage, maxPage = 50, 1000
-	// shownOnPage is how many the page for people shows.
-	shownOnPage = 50
 	// uploadsPath begins the path of an upload; the rest is the key.
 	uploadsPath = "/uploads/"
 )
@@ -48,6 +46,7 @@ func (s *Seeder) handler() http.Handler {
 	mux.JSON("POST /executions/{id}/retry", func(r *http.Request) (int, any, error) {
 		return s.change(r, s.retry(r.Context(), r.PathValue("id")))
 	})
+	mux.JSON("GET /executions/{id}/swarm", s.getSwarm)
 	mux.HandleFunc("GET /executions/{id}/torrent", s.getTorrent)
 	uploads := mux.Answer(s.putUpload)
 	// ServeMux would clean the path of a key such as a//b or ../c, and redirect.
@@ -83,8 +82,18 @@ func (s *Seeder) getExecutions(r *http.Request) (int, any, error) {
 		limit = n
 	}
 	var page api.Executions
-	page.Executions, page.Next = s.index.page(limit, q.Get("after"), q.Get("key"))
+	page.Executions, page.Next = s.index.page(limit, q.Get("after"), matching(q))
 	return http.StatusOK, page, nil
+}
+
+// matching reads ?key=KEY, the whole key, and ?q=TEXT, any part of the key or the id,
+// whatever the case.
+func matching(q url.Values) func(*ledger.Record) bool {
+	key, text := q.Get("key"), strings.ToLower(q.Get("q"))
+	return func(r *ledger.Record) bool {
+		return (key == "" || r.FileKey == key) &&
+			(strings.Contains(strings.ToLower(r.FileKey), text) || strings.Contains(strings.ToLower(r.ExecutionID), text))
+	}
 }
 
 func (s *Seeder) getExecution(r *http.Request) (int, any, error) {
@@ -94,6 +103,15 @@ func (s *Seeder) getExecution(r *http.Request) (int, any, error) {
 		return 0, nil, s.noExecution(id)
 	}
 	return http.StatusOK, e, nil
+}
+
+func (s *Seeder) getSwarm(r *http.Request) (int, any, error) {
+	id := r.PathValue("id")
+	record, _, ok := s.index.get(id)
+	if !ok {
+		return 0, nil, s.noExecution(id)
+	}
+	return http.StatusOK, s.swarmView(record), nil
 }
 
 // change answers with the execution as it is after a cancel or a retry.
@@ -161,26 +179,6 @@ func refused(err error) error {
 		return &web.Error{Code: http.StatusBadRequest, Err: err}
 	}
 	return err
-}
-
-// pageState is what the page for people shows.
-type pageState struct {
-	Bucket     string          `json:"bucket"`
-	Version    string          `json:"version"`
-	Members    []api.Member    `json:"members"`
-	Executions []api.Execution `json:"executions"`
-	BadPeers   []api.BadPeer   `json:"badPeers"`
-}
-
-func (s *Seeder) state() any {
-	executions, _ := s.index.page(shownOnPage, "", "")
-	return pageState{
-		Bucket:     s.cfg.Bucket.Name(),
-		Version:    s.cfg.Version,
-		Members:    gossip.View(s.gossip.Members()),
-		Executions: executions,
-		BadPeers:   swarm.View(s.swarm.BadPeers()),
-	}
 }
 
 func (s *Seeder) metrics() *prometheus.Registry {

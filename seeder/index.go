@@ -1,8 +1,10 @@
 package seeder
 
 import (
+	"cmp"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +21,9 @@ const (
 	progressAge = 10 * time.Second
 	// maxReporters bounds the agents of one bucket whose reports are kept.
 	maxReporters = 16
+	// maxNodes bounds the agents, and the senders of each, whose words on where
+	// their bytes came from are kept, for each execution.
+	maxNodes = 256
 )
 
 // index is what the table says, in memory, with the live progress beside it. The
@@ -44,6 +49,8 @@ type execution struct {
 	again bool
 	// reports are the agents' newest words, by bucket and node.
 	reports map[string]map[string]report
+	// links are where the agents' bytes came from: receiver, sender.
+	links map[string]map[string]link
 	// changed is closed and replaced whenever the entry changes.
 	changed chan struct{}
 }
@@ -54,6 +61,11 @@ type live struct {
 	pulled int64
 	sent   func() int64 // nil until it is seeded
 	err    error
+	// retryAt is when what failed is tried again; past when it is not waited for.
+	retryAt time.Time
+	// began, whole and announced are when the pull began, when it was whole, and the
+	// first announcement; zero for what has not been since the start.
+	began, whole, announced time.Time
 	// gone is set when the source has the object no more: only a person's retry
 	// can change that.
 	gone bool
@@ -65,6 +77,12 @@ type report struct {
 	at     time.Time
 	// moved is when verified or landed bytes last grew, or it was queued.
 	moved time.Time
+}
+
+// link is what an agent said last of one sender.
+type link struct {
+	bytes, rate int64
+	at          time.Time
 }
 
 func newIndex() *index {
@@ -257,6 +275,56 @@ func (x *index) heard(p gossip.Progress, b gossip.BuildProgress, now time.Time) 
 	}
 }
 
+// heardLinks takes in where an agent's bytes came from.
+func (x *index) heardLinks(l gossip.Links, now time.Time) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e := x.byID[l.ExecutionID]
+	if e == nil {
+		return
+	}
+	if e.links == nil {
+		e.links = make(map[string]map[string]link)
+	}
+	from := e.links[l.Node]
+	if from == nil {
+		if len(e.links) >= maxNodes {
+			return
+		}
+		from = make(map[string]link)
+		e.links[l.Node] = from
+	}
+	for _, f := range l.From {
+		if _, known := from[f.ID]; known || len(from) < maxNodes {
+			from[f.ID] = link{f.Bytes, f.Rate, now}
+		}
+	}
+}
+
+// linksOf returns who has sent what to whom, in order of the names.
+func (x *index) linksOf(id string) []api.Link {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	out := []api.Link{}
+	e := x.byID[id]
+	if e == nil {
+		return out
+	}
+	for to, senders := range e.links {
+		for from, l := range senders {
+			v := api.Link{From: from, To: to, Bytes: l.bytes, Rate: l.rate}
+			if time.Since(l.at) > progressAge {
+				v.Rate = 0
+			}
+			out = append(out, v)
+		}
+	}
+	slices.SortFunc(out, func(a, b api.Link) int {
+		return cmp.Or(strings.Compare(a.From, b.From), strings.Compare(a.To, b.To))
+	})
+	return out
+}
+
 // resend asks whoever follows the execution to announce it once more.
 func (x *index) resend(id string) {
 	x.mu.Lock()
@@ -299,8 +367,8 @@ func (x *index) idle(id, bucket string) (moved time.Time, complaint string) {
 }
 
 // page returns executions, newest first: those older than after (all when
-// empty), of key (any when empty), at most limit, and where to go on.
-func (x *index) page(limit int, after, key string) ([]api.Execution, string) {
+// empty) that match, at most limit, and where to go on.
+func (x *index) page(limit int, after string, match func(*ledger.Record) bool) ([]api.Execution, string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	end := len(x.ids)
@@ -310,7 +378,7 @@ func (x *index) page(limit int, after, key string) ([]api.Execution, string) {
 	out := []api.Execution{}
 	for i := end - 1; i >= 0; i-- {
 		e := x.byID[x.ids[i]]
-		if key != "" && e.record.FileKey != key {
+		if !match(e.record) {
 			continue
 		}
 		if len(out) == limit {
@@ -362,17 +430,25 @@ func (x *index) view(e *execution) api.Execution {
 	if e.live.sent != nil {
 		v.SentBytes = e.live.sent()
 	}
-	if !r.CompletedAt.IsZero() {
-		at := r.CompletedAt.UTC()
-		v.CompletedAt = &at
-	}
+	v.PullBeganAt, v.PulledAt, v.AnnouncedAt = utc(e.live.began), utc(e.live.whole), utc(e.live.announced)
+	v.CompletedAt = utc(r.CompletedAt)
 	if e.live.err != nil {
 		v.Error = e.live.err.Error()
+		v.RetryAt = utc(e.live.retryAt)
 	}
 	for _, bucket := range r.Destinations {
 		v.Destinations = append(v.Destinations, x.destination(e, bucket))
 	}
 	return v
+}
+
+// utc is nil for a time that has not come.
+func utc(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
 }
 
 func (x *index) destination(e *execution, bucket string) api.Destination {
@@ -381,6 +457,10 @@ func (x *index) destination(e *execution, bucket string) api.Destination {
 	if slices.Contains(e.record.Successful, bucket) {
 		d.State, d.VerifiedBytes, d.LandedBytes = api.StateLanded, e.record.Size, e.record.Size
 		d.Region, d.Agent, d.Seconds, d.ETag = result.Region, result.Agent, result.Seconds, result.ETag
+		d.ArrivedAt = utc(result.Timestamp)
+		if r, ok := e.reports[bucket][result.Agent]; ok {
+			d.Took = r.took()
+		}
 		return d
 	}
 	failed := slices.Contains(e.record.Failed, bucket)
@@ -398,11 +478,25 @@ func (x *index) destination(e *execution, bucket string) api.Destination {
 		if failed && !r.moved.After(result.Timestamp) {
 			continue // it may arrive after all, but nothing says so yet
 		}
-		d.State, d.Error, d.Rate = r.State, r.Error, r.DownRate
+		d.State, d.Error, d.Rate, d.Took = r.State, r.Error, r.DownRate, r.took()
+		d.RetryAt = nil
+		if r.Error != "" && r.RetryIn > 0 {
+			// To the second: the same time said again is not news.
+			d.RetryAt = utc(r.at.Add(time.Duration(r.RetryIn) * time.Millisecond).Round(time.Second))
+		}
 		if r.State == api.StateLanded {
 			// The agent's word; the table has not been read yet.
 			d.State = api.StateLanding
 		}
 	}
 	return d
+}
+
+func (r *report) took() *api.Took {
+	return &api.Took{
+		Queued:    float64(r.Took[0]) / 1000,
+		Swarm:     float64(r.Took[1]) / 1000,
+		Landing:   float64(r.Took[2]) / 1000,
+		Recording: float64(r.Took[3]) / 1000,
+	}
 }

@@ -1,6 +1,7 @@
 package seeder
 
 import (
+	"net/url"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -63,7 +64,7 @@ func TestIndexPages(t *testing.T) {
 	var got []string
 	after := ""
 	for {
-		page, next := x.page(2, after, "")
+		page, next := x.page(2, after, matching(nil))
 		for _, e := range page {
 			got = append(got, e.ExecutionID)
 		}
@@ -74,7 +75,7 @@ func TestIndexPages(t *testing.T) {
 	if want := []string{id(4), id(3), id(2), id(1), id(0)}; !slices.Equal(got, want) {
 		t.Errorf("pages give %v", got)
 	}
-	if page, _ := x.page(10, "", id(2)); len(page) != 1 || page[0].Key != id(2) {
+	if page, _ := x.page(10, "", matching(url.Values{"key": {id(2)}})); len(page) != 1 || page[0].Key != id(2) {
 		t.Errorf("by key %v", page)
 	}
 }

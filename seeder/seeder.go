@@ -143,7 +143,7 @@ func New(cfg Config) (_ *Seeder, err error) {
 	g.PeerPort, g.HTTPPort = port(cfg.Peers), port(cfg.HTTP)
 	g.Book, g.Logger = s.book, cfg.Logger
 	g.OnDocument = s.heard
-	g.OnProgress, g.OnMembers = s.progress, s.membersChanged
+	g.OnProgress, g.OnLinks, g.OnMembers = s.progress, s.links, s.membersChanged
 	if s.gossip, err = gossip.New(g); err != nil {
 		return nil, err
 	}

@@ -37,8 +37,12 @@ type Execution struct {
 	PulledBytes  int64         `json:"pulledBytes"`
 	SentBytes    int64         `json:"sentBytes"` // by the seeder to peers since it started
 	StartTime    time.Time     `json:"startTime"`
+	PullBeganAt  *time.Time    `json:"pullBeganAt,omitempty"` // as all below: since the seeder started
+	PulledAt     *time.Time    `json:"pulledAt,omitempty"`
+	AnnouncedAt  *time.Time    `json:"announcedAt,omitempty"`
 	CompletedAt  *time.Time    `json:"completedAt,omitempty"`
 	Error        string        `json:"error,omitempty"`
+	RetryAt      *time.Time    `json:"retryAt,omitempty"` // when the seeder tries again what failed
 	Destinations []Destination `json:"destinations"`
 }
 
@@ -57,6 +61,51 @@ type Destination struct {
 	Agent         string  `json:"agent,omitempty"`
 	ETag          string  `json:"etag,omitempty"`
 	Error         string  `json:"error,omitempty"`
+	// RetryAt is when the agent tries again what failed.
+	RetryAt   *time.Time `json:"retryAt,omitempty"`
+	ArrivedAt *time.Time `json:"arrivedAt,omitempty"`
+	// Took is what the agent said last; nil when it said nothing since the seeder
+	// started.
+	Took *Took `json:"took,omitempty"`
+}
+
+// Took is where an agent's time went, in seconds: waiting for a turn, downloading
+// with the swarm, from the whole download to the complete object, and until that was
+// recorded.
+type Took struct {
+	Queued    float64 `json:"queued"`
+	Swarm     float64 `json:"swarm"`
+	Landing   float64 `json:"landing"`
+	Recording float64 `json:"recording"`
+}
+
+// SwarmView is who has what of a build, and from whom, as the seeder sees it.
+type SwarmView struct {
+	// Pieces is their number; 0 when the build is not in the seeder's cache.
+	Pieces      int   `json:"pieces"`
+	PieceLength int64 `json:"pieceLength"` // bytes
+	// Seeder and each holder's Fill cut the build into at most 400 equal stretches
+	// of whole pieces, with a digit for each: 0 has nothing of it, 9 all.
+	Seeder  string   `json:"seeder"`
+	Holders []Holder `json:"holders"`
+	Links   []Link   `json:"links"`
+}
+
+// Holder is what one agent has.
+type Holder struct {
+	Agent  string `json:"agent"`
+	Region string `json:"region"`
+	Bucket string `json:"bucket"`
+	Fill   string `json:"fill"`
+}
+
+// Link is what one member has sent to another, in bytes of the build, and at which
+// rate now, in bytes/s.
+type Link struct {
+	From  string `json:"from"`
+	To    string `json:"to"`
+	Bytes int64  `json:"bytes"`
+	Rate  int64  `json:"rate"`
 }
 
 // Executions is a page of the list, newest first.
@@ -126,6 +175,24 @@ type AgentStatus struct {
 	Builds  []Build  `json:"builds"`
 	// BadPeers are left alone now, the newest first.
 	BadPeers []BadPeer `json:"badPeers"`
+	Cache    Cache     `json:"cache"`
+}
+
+// Cache is what an agent keeps on its disk, in bytes.
+type Cache struct {
+	Bytes   int64        `json:"bytes"` // of all builds, whole or not
+	Limit   int64        `json:"limit"` // above which finished builds go
+	Free    int64        `json:"free"`  // on the disk
+	Entries []CacheEntry `json:"entries"`
+}
+
+// CacheEntry is one build in the cache. A pinned one is worked on and stays.
+type CacheEntry struct {
+	InfoHash      string    `json:"infohash"`
+	Size          int64     `json:"size"`
+	VerifiedBytes int64     `json:"verifiedBytes"`
+	Pinned        bool      `json:"pinned"`
+	UsedAt        time.Time `json:"usedAt"`
 }
 
 // BadPeer is one that is neither dialled nor accepted until then, for what it did:
@@ -169,6 +236,7 @@ type Build struct {
 	Peers           []Peer     `json:"peers"`
 	LandedAt        *time.Time `json:"landedAt,omitempty"`
 	Error           string     `json:"error,omitempty"`
+	RetryAt         *time.Time `json:"retryAt,omitempty"` // when what failed is tried again
 }
 
 // Peer is one connection of a build's swarm.

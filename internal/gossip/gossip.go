@@ -104,6 +104,8 @@ type Config struct {
 	// OnProgress is called for each progress message; nil where nobody asks.
 	// From the same goroutine as OnDocument.
 	OnProgress func(Progress)
+	// OnLinks is the same for where an agent's bytes came from.
+	OnLinks func(Links)
 	// OnMembers is called after the membership changed, from a goroutine of its
 	// own; several changes may be told once.
 	OnMembers func()
@@ -345,8 +347,13 @@ func (g *Gossip) sendAll(wire []byte) {
 }
 
 // Report sends progress to every seeder, best effort.
-func (g *Gossip) Report(p Progress) {
-	message, err := p.encode()
+func (g *Gossip) Report(p Progress) { g.tellSeeders(p) }
+
+// ReportLinks sends to every seeder where bytes came from, best effort.
+func (g *Gossip) ReportLinks(l Links) { g.tellSeeders(l) }
+
+func (g *Gossip) tellSeeders(m message) {
+	message, err := m.encode()
 	if err != nil {
 		g.cfg.Logger.Warn("progress not sent", "error", err)
 		return
@@ -391,6 +398,16 @@ func (g *Gossip) handle(message []byte) {
 			return
 		}
 		g.cfg.OnProgress(p)
+	case kindLinks:
+		if g.cfg.OnLinks == nil {
+			return
+		}
+		l, err := decodeLinks(body)
+		if err != nil {
+			g.cfg.Logger.Debug("links refused", "error", err)
+			return
+		}
+		g.cfg.OnLinks(l)
 	}
 }
 

@@ -3,6 +3,7 @@ package gossip
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/oklog/ulid/v2"
@@ -15,6 +16,7 @@ import (
 const (
 	kindDocument = 'D'
 	kindProgress = 'P'
+	kindLinks    = 'L'
 	kindState    = 'S'
 )
 
@@ -43,26 +45,38 @@ type BuildProgress struct {
 	UpRate      int64  `json:"u,omitempty"`
 	Peers       int    `json:"p,omitempty"`
 	Error       string `json:"x,omitempty"`
+	// RetryIn is the wait before what failed is tried again, in milliseconds.
+	RetryIn int64 `json:"w,omitempty"`
+	// Took is the time spent so far waiting for a turn, in the swarm, from the
+	// whole download to the complete object, and until that was recorded, in
+	// milliseconds.
+	Took [4]int64 `json:"t"`
 }
 
 // Pack cuts a long list of builds into messages that each fit a packet.
 func Pack(node, region, bucket string, builds []BuildProgress) []Progress {
-	var out []Progress
-	for len(builds) > 0 {
-		n := len(builds)
-		p := Progress{node, region, bucket, builds[:n]}
-		for n > 1 && !fits(p) {
+	return pack(builds, func(some []BuildProgress) Progress { return Progress{node, region, bucket, some} })
+}
+
+// pack cuts a long list into messages that each fit a packet.
+func pack[M message, T any](list []T, of func([]T) M) []M {
+	var out []M
+	for len(list) > 0 {
+		n := len(list)
+		for n > 1 && !fits(of(list[:n])) {
 			n = (n + 1) / 2
-			p.Builds = builds[:n]
 		}
-		out = append(out, p)
-		builds = builds[n:]
+		out = append(out, of(list[:n]))
+		list = list[n:]
 	}
 	return out
 }
 
-func fits(p Progress) bool {
-	_, err := p.encode()
+// message is what is sent to the seeders in a packet.
+type message interface{ encode() ([]byte, error) }
+
+func fits(m message) bool {
+	_, err := m.encode()
 	return err == nil
 }
 
@@ -70,14 +84,18 @@ func (p Progress) encode() ([]byte, error) {
 	for i, b := range p.Builds {
 		p.Builds[i].Error = shortened(b.Error)
 	}
-	body, err := json.Marshal(p)
+	return encode(kindProgress, p)
+}
+
+func encode(kind byte, m any) ([]byte, error) {
+	body, err := json.Marshal(m)
 	if err != nil {
 		return nil, fmt.Errorf("encoding progress: %w", err)
 	}
 	if len(body)+1 > MaxProgress {
 		return nil, fmt.Errorf("progress of %d bytes, at most %d", len(body)+1, MaxProgress)
 	}
-	return append([]byte{kindProgress}, body...), nil
+	return append([]byte{kind}, body...), nil
 }
 
 // shortened takes the middle out of a long error: what was being done stands at
@@ -112,7 +130,7 @@ func decodeProgress(body []byte) (Progress, error) {
 		if _, err := ulid.ParseStrict(b.ExecutionID); err != nil {
 			return p, fmt.Errorf("progress: executionId %q: %w", b.ExecutionID, err)
 		}
-		if b.Verified < 0 || b.Landed < 0 || b.DownRate < 0 || b.UpRate < 0 || b.Peers < 0 || len(b.State) > 16 {
+		if b.Verified < 0 || b.Landed < 0 || b.DownRate < 0 || b.UpRate < 0 || b.Peers < 0 || b.RetryIn < 0 || slices.Min(b.Took[:]) < 0 || len(b.State) > 16 {
 			return p, fmt.Errorf("progress of %s: out of range", b.ExecutionID)
 		}
 	}

@@ -102,6 +102,9 @@ type Job struct {
 	// Progress, which may be nil, hears the bytes that are in the upload after
 	// each part, one call at a time. It falls back when an upload was lost.
 	Progress func(landedBytes int64)
+	// Completed, which may be nil, hears that the object is complete in the bucket,
+	// before it is recorded.
+	Completed func()
 	// Now is the clock of the result; nil means time.Now.
 	Now func() time.Time
 
@@ -283,6 +286,9 @@ func (l *landing) round(ctx context.Context) (ledger.Result, error) {
 		return ledger.Result{}, err
 	}
 	l.uploadID = "" // is the object now
+	if l.Completed != nil {
+		l.Completed()
+	}
 	return l.record(ctx, l.last, l.digest, l.Manifest.Size)
 }
 

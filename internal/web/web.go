@@ -31,12 +31,10 @@ const (
 	headerTimeout = 10 * time.Second
 	// shutdownTimeout is how long requests under way may still take at the end.
 	shutdownTimeout = 3 * time.Second
-	// eventInterval is how often a page hears of changes.
-	eventInterval = time.Second
 )
 
 //go:embed page
-var pages embed.FS
+var embedded embed.FS
 
 // Error is an error with the HTTP status to answer.
 type Error struct {
@@ -100,8 +98,8 @@ type Options struct {
 	Page string
 	// Ready says why the process is not ready yet, nil when it is.
 	Ready func() error
-	// State is what the page shows; sent over /events whenever it changed.
-	State   func() any
+	// State is what the page shows.
+	State   State
 	Metrics *prometheus.Registry
 	Logger  *slog.Logger
 }
@@ -113,7 +111,7 @@ func NewRegistry() *prometheus.Registry {
 	return r
 }
 
-// NewMux serves /healthz, /readyz, /metrics, /events and /.
+// NewMux serves /healthz, /readyz, /metrics, /events, /changes and the page at /.
 func NewMux(o Options) *Mux {
 	m := &Mux{http.NewServeMux(), o.Logger}
 	m.JSON("GET /healthz", func(*http.Request) (int, any, error) {
@@ -126,17 +124,14 @@ func NewMux(o Options) *Mux {
 		return http.StatusOK, map[string]string{"status": "ready"}, nil
 	})
 	m.Handle("GET /metrics", promhttp.HandlerFor(o.Metrics, promhttp.HandlerOpts{}))
-	m.HandleFunc("GET /events", func(w http.ResponseWriter, r *http.Request) { events(w, r, o.State) })
-	m.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		http.ServeFileFS(w, r, pages, "page/"+o.Page+".html")
+	feed := NewFeed(o.State)
+	m.HandleFunc("GET /events", func(w http.ResponseWriter, r *http.Request) {
+		if err := feed.events(w, r); err != nil {
+			m.fail(w, r, err)
+		}
 	})
-	for _, asset := range []string{"page.js", "page.css"} {
-		m.HandleFunc("GET /"+asset, func(w http.ResponseWriter, r *http.Request) {
-			http.ServeFileFS(w, r, pages, "page/"+asset)
-		})
-	}
+	m.JSON("GET /changes", feed.changes)
+	m.page(o.Page)
 	return m
 }
 
@@ -151,17 +146,22 @@ func (m *Mux) Answer(f func(*http.Request) (code int, body any, err error)) http
 	return func(w http.ResponseWriter, r *http.Request) {
 		code, body, err := f(r)
 		if err != nil {
-			var e *Error
-			if !errors.As(err, &e) {
-				e = &Error{Code: http.StatusInternalServerError, Err: err}
-				if r.Context().Err() == nil {
-					m.logger.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
-				}
-			}
-			code, body = e.Code, api.Error{Error: err.Error(), Successor: e.Successor}
+			m.fail(w, r, err)
+			return
 		}
 		Write(w, code, body)
 	}
+}
+
+func (m *Mux) fail(w http.ResponseWriter, r *http.Request, err error) {
+	var e *Error
+	if !errors.As(err, &e) {
+		e = &Error{Code: http.StatusInternalServerError, Err: err}
+		if r.Context().Err() == nil {
+			m.logger.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+		}
+	}
+	Write(w, e.Code, api.Error{Error: err.Error(), Successor: e.Successor})
 }
 
 // Write answers with body as indented JSON.
@@ -203,36 +203,4 @@ func Read(r *http.Request, into any) error {
 		return Errorf(http.StatusBadRequest, "body goes on after the JSON value")
 	}
 	return nil
-}
-
-// events sends the state whenever it changed, as server-sent events.
-func events(w http.ResponseWriter, r *http.Request, state func() any) {
-	flush := http.NewResponseController(w)
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
-	ticker := time.NewTicker(eventInterval)
-	defer ticker.Stop()
-	var last []byte
-	for id := 1; ; id++ {
-		b, err := json.Marshal(state())
-		if err != nil {
-			return
-		}
-		if !bytes.Equal(b, last) {
-			last = b
-			if _, err := fmt.Fprintf(w, "id: %d\ndata: %s\n\n", id, b); err != nil {
-				return
-			}
-		} else if _, err := io.WriteString(w, ":\n\n"); err != nil {
-			return // nothing new; this finds out whether the reader is still there
-		}
-		if flush.Flush() != nil {
-			return
-		}
-		select {
-		case <-r.Context().Done():
-			return
-		case <-ticker.C:
-		}
-	}
 }

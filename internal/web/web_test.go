@@ -6,7 +6,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"iter"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -24,7 +26,7 @@ func mux(ready error) *Mux {
 	return NewMux(Options{
 		Page:    "seeder",
 		Ready:   func() error { return ready },
-		State:   func() any { return map[string]int{"n": 1} },
+		State:   func([]string) iter.Seq2[string, any] { return maps.All(map[string]any{"n": 1}) },
 		Metrics: prometheus.NewRegistry(),
 		Logger:  slog.New(slog.DiscardHandler),
 	})
@@ -79,7 +81,7 @@ func TestErrorsAreJSON(t *testing.T) {
 
 func TestSharedPaths(t *testing.T) {
 	for path, want := range map[string]string{
-		"/healthz": `"ok"`, "/": "<title>Landfall", "/page.js": "EventSource", "/page.css": "progress", "/metrics": "",
+		"/healthz": `"ok"`, "/": "<title>Landfall", "/feed.js": "EventSource", "/changes": `"n": 1`, "/page.css": "color-scheme", "/metrics": "",
 	} {
 		w := httptest.NewRecorder()
 		mux(nil).ServeHTTP(w, httptest.NewRequest("GET", path, nil))
@@ -117,7 +119,7 @@ func TestServeAndEvents(t *testing.T) {
 			data = ""
 		}
 	}
-	if data != `{"n":1}` {
+	if !strings.Contains(data, `"full":true,"set":{"n":1}`) {
 		t.Errorf("first event is %q", data)
 	}
 	// An open stream must not keep the process from ending.

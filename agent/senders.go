@@ -1,0 +1,56 @@
+package agent
+
+import (
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/swarm"
+)
+
+// senders counts what came from whom over the life of a download: the engine's own
+// counters end with each connection.
+type senders map[[20]byte]*sender
+
+type sender struct {
+	// before came over connections that are gone; last is the counter of the
+	// present one, in bytes of the build.
+	before, last int64
+	rate         float64 // bytes/s
+}
+
+// measure takes in the counters of the connections that there are.
+func (s senders) measure(peers []swarm.Peer, elapsed time.Duration) {
+	now := make(map[[20]byte]int64, len(peers))
+	for _, p := range peers {
+		now[p.ID] += p.Downloaded
+		if s[p.ID] == nil {
+			s[p.ID] = &sender{}
+		}
+	}
+	for id, from := range s {
+		total := from.total()
+		if now[id] < from.last {
+			from.before += from.last
+		}
+		from.last = now[id]
+		from.rate = smoothed(from.rate, from.total()-total, elapsed)
+	}
+}
+
+func (s *sender) total() int64 { return s.before + s.last }
+
+// links names the members among the senders; who has left is counted no more.
+func (s senders) links(names map[[20]byte]gossip.Member) []gossip.Link {
+	var out []gossip.Link
+	for id, from := range s {
+		if m, ok := names[id]; ok && from.total() > 0 {
+			out = append(out, gossip.Link{ID: m.ID, Bytes: from.total(), Rate: int64(from.rate)})
+		}
+	}
+	return out
+}
+
+// smoothed is a rate in bytes/s after so many more bytes.
+func smoothed(rate float64, bytes int64, elapsed time.Duration) float64 {
+	return rate + rateWeight*(float64(bytes)/max(elapsed.Seconds(), 0.001)-rate)
+}

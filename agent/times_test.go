@@ -1,0 +1,33 @@
+package agent
+
+import (
+	"slices"
+	"testing"
+	"time"
+)
+
+func TestTook(t *testing.T) {
+	start := time.Unix(1000, 0)
+	at := func(s int) time.Time { return start.Add(time.Duration(s) * time.Second) }
+	none := time.Time{}
+	for name, c := range map[string]struct {
+		times times
+		want  []int // seconds, now is at 100
+	}{
+		"waits for its turn": {times{}, []int{100, 0, 0, 0}},
+		"in the swarm":       {times{at(1)}, []int{1, 99, 0, 0}},
+		"landing":            {times{at(1), at(5)}, []int{1, 4, 95, 0}},
+		"not recorded yet":   {times{at(1), at(5), at(6)}, []int{1, 4, 1, 94}},
+		"recorded":           {times{at(1), at(5), at(6), at(8)}, []int{1, 4, 1, 2}},
+		"was there already":  {times{at(1), none, none, at(2)}, []int{1, 0, 0, 1}},
+		"another has landed": {times{at(1), at(5), none, at(9)}, []int{1, 4, 0, 4}},
+	} {
+		var got []int
+		for _, d := range c.times.took(start, at(100)) {
+			got = append(got, int(d.Seconds()))
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}

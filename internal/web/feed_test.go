@@ -1,0 +1,216 @@
+package web
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// values is a State that tests change.
+type values struct {
+	mu    sync.Mutex
+	now   map[string]any
+	reads int
+	open  []string
+}
+
+func (v *values) state(open []string) iter.Seq2[string, any] {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.reads++
+	v.open = open
+	now := maps.Clone(v.now)
+	for _, name := range open {
+		now[name] = "opened"
+	}
+	return maps.All(now)
+}
+
+func (v *values) set(name string, value any) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if value == nil {
+		delete(v.now, name)
+		return
+	}
+	v.now[name] = value
+}
+
+// next is what a reader who has version gets now.
+func next(t *testing.T, f *Feed, version string, fresh ...string) *patch {
+	t.Helper()
+	f.at = time.Time{}
+	p, err := f.since(version, fresh)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func keys(p *patch) string { return strings.Join(slices.Sorted(maps.Keys(p.Set)), " ") }
+
+func TestFeedSendsWhatChanged(t *testing.T) {
+	v := &values{now: map[string]any{"a": 1, "b": 2}}
+	f := NewFeed(v.state)
+	first := next(t, f, "")
+	if !first.Full || keys(first) != "a b" {
+		t.Fatalf("first: %+v", first)
+	}
+	if p := next(t, f, first.Version); p != nil {
+		t.Errorf("nothing has changed, but: %+v", p)
+	}
+	v.set("a", 3)
+	v.set("b", nil)
+	v.set("c", 4)
+	second := next(t, f, first.Version)
+	if second.Full || keys(second) != "a c" || !slices.Equal(second.Gone, []string{"b"}) {
+		t.Errorf("second: %+v", second)
+	}
+	v.set("b", 2) // is back
+	third := next(t, f, first.Version)
+	if keys(third) != "a b c" || third.Gone != nil {
+		t.Errorf("third, for one that was away: %+v", third)
+	}
+	if p := next(t, f, third.Version, "a"); p == nil || keys(p) != "a" || p.Full {
+		t.Errorf("asked for a in any case: %+v", p)
+	}
+	for _, unknown := range []string{"x", "-1", f.epoch + "-99", f.epoch + "--1", strings.Replace(third.Version, "-", "x-", 1)} {
+		if p := next(t, f, unknown); p == nil || !p.Full {
+			t.Errorf("version %q: %+v, want all", unknown, p)
+		}
+	}
+}
+
+// A reader that was away for longer than names of gone values are remembered must
+// not keep one of them.
+func TestFeedForgetsTombstones(t *testing.T) {
+	v := &values{now: map[string]any{"a": 1}}
+	f := NewFeed(v.state)
+	first := next(t, f, "").Version
+	for i := range maxGone + 2 {
+		v.set(fmt.Sprint("n", i), 1)
+	}
+	second := next(t, f, first).Version
+	for i := range maxGone + 2 {
+		v.set(fmt.Sprint("n", i), nil)
+		if i == 0 {
+			next(t, f, second)
+		}
+	}
+	last := next(t, f, second)
+	if !last.Full || keys(last) != "a" || len(f.gone) > maxGone {
+		t.Errorf("full %v, %d set, %d gone", last.Full, len(last.Set), len(f.gone))
+	}
+}
+
+func TestFeedIsReadOnceForAll(t *testing.T) {
+	v := &values{now: map[string]any{"a": 1}}
+	f := NewFeed(v.state)
+	for range 100 {
+		if _, err := f.since("", nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if v.reads != 1 {
+		t.Errorf("read %d times", v.reads)
+	}
+}
+
+func TestReadersAreBounded(t *testing.T) {
+	f := NewFeed((&values{now: map[string]any{}}).state)
+	for range maxReaders {
+		if !f.join(nil) {
+			t.Fatal("refused too early")
+		}
+	}
+	w := httptest.NewRecorder()
+	m := &Mux{ServeMux: http.NewServeMux()}
+	m.JSON("GET /changes", f.changes)
+	m.ServeHTTP(w, httptest.NewRequest("GET", "/changes", nil))
+	if w.Code != http.StatusServiceUnavailable {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	f.leave(nil)
+	for path, code := range map[string]int{
+		"/changes?open=x": 200,
+		"/changes?open=" + strings.Repeat("x", maxOpenName+1):  400,
+		"/changes?open=x" + strings.Repeat("&open=x", maxOpen): 400,
+	} {
+		w := httptest.NewRecorder()
+		m.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		if w.Code != code {
+			t.Errorf("%s: %d, want %d", path, w.Code, code)
+		}
+	}
+	if len(f.open) != 0 {
+		t.Errorf("still open: %v", f.open)
+	}
+}
+
+// A stream that breaks off goes on where it was, by what the browser says it had
+// last.
+func TestEventsResume(t *testing.T) {
+	v := &values{now: map[string]any{"a": 1, "b": 2}}
+	f := NewFeed(v.state)
+	left := make(chan struct{}, 2)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := f.events(w, r); err != nil {
+			t.Error(err)
+		}
+		left <- struct{}{}
+	}))
+	defer server.Close()
+	first := firstEvent(t, server.URL+"?open=deep", "")
+	if !first.Full || keys(first) != "a b deep" {
+		t.Errorf("first: %+v", first)
+	}
+	<-left
+	v.set("b", 3)
+	f.mu.Lock()
+	f.at = time.Time{}
+	f.mu.Unlock()
+	second := firstEvent(t, server.URL+"?since=nonsense", first.Version)
+	if second.Full || keys(second) != "b" || !slices.Equal(second.Gone, []string{"deep"}) {
+		t.Errorf("second: %+v", second)
+	}
+}
+
+func firstEvent(t *testing.T, url, last string) *patch {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last != "" {
+		req.Header.Set("Last-Event-ID", last)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	lines := bufio.NewScanner(res.Body)
+	for lines.Scan() {
+		if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
+			p := new(patch)
+			if err := json.Unmarshal([]byte(data), p); err != nil {
+				t.Fatal(err)
+			}
+			return p
+		}
+	}
+	t.Fatal("no event")
+	return nil
+}

@@ -1,0 +1,326 @@
+// The seeder's page: the list of executions, and all about the one that is chosen by
+// the address (#executionId).
+import { $, Pace, ago, attribute, badPeers, bar, clock, connection, el, keyed, members, percent, seconds, size, text } from "./dom.js";
+import { Feed } from "./feed.js";
+import * as graph from "./graph.js";
+import * as pieces from "./pieces.js";
+import * as timeline from "./timeline.js";
+
+const states = { IN_PROGRESS: "in progress", COMPLETED: "completed", FAILED: "failed" };
+
+// --- the list
+
+// held are executions that came while the reader was at the list: they are let in by
+// a press of the button, so that nothing moves under a finger.
+const held = new Set();
+let known = null; // ids that are shown; null before the first
+let found = []; // by the search, of those that are not in the list
+
+function reading() {
+  const list = $("list");
+  return list.scrollTop > 0 || list.getBoundingClientRect().top < 0 || list.matches(":hover") || list.contains(document.activeElement);
+}
+
+function showList() {
+  const all = [...feed.under("listed/")].sort((a, b) => (a.id < b.id ? 1 : -1));
+  if (known === null) known = new Set(all.map((l) => l.id));
+  for (const l of all) {
+    if (!known.has(l.id)) {
+      if (reading() || held.size) held.add(l.id);
+      else known.add(l.id);
+    }
+  }
+  const there = new Set(all.map((l) => l.id));
+  for (const id of held) if (!there.has(id)) held.delete(id);
+  const wanted = $("search").value.trim().toLowerCase();
+  const matches = (l) => !wanted || l.key.toLowerCase().includes(wanted) || l.id.toLowerCase().includes(wanted);
+  const rows = all.filter((l) => !held.has(l.id) && matches(l));
+  if (wanted) rows.push(...found.filter((l) => !there.has(l.id) && matches(l)));
+  keyed($("list"), rows, (l) => l.id, makeEntry, updateEntry);
+  $("empty").hidden = all.length > 0;
+  $("none").hidden = !wanted || rows.length > 0;
+  $("fresh").hidden = held.size === 0;
+  text($("fresh"), held.size === 1 ? "1 new execution" : `${held.size} new executions`);
+}
+
+function makeEntry(l) {
+  const a = el("a", { href: "#" + l.id }, el("span", { class: "key" }), el("span", { class: "state" }), bar(l.key), el("span", { class: "meta" }), el("span", { class: "meta when" }));
+  return el("li", {}, a);
+}
+
+function updateEntry(li, l) {
+  const mark = JSON.stringify(l) + (l.id === chosen());
+  const [key, state, progress, meta, when] = li.firstChild.children;
+  if (when.start !== l.start) when.start = l.start;
+  if (li.mark === mark) return;
+  li.mark = mark;
+  text(key, l.key);
+  text(state, l.status === "IN_PROGRESS" ? (l.sick ? "trying again" : l.phase) : states[l.status]);
+  attribute(state, "class", "state " + (l.sick ? "sick" : l.status));
+  progress.show(l.done / 1000, l.done / 1000);
+  text(meta, `${size(l.size)} · ${l.landed} of ${l.destinations} landed` + (l.failed ? `, ${l.failed} failed` : ""));
+  text(when, ago(l.start));
+  attribute(li.firstChild, "aria-current", l.id === chosen() ? "true" : null);
+}
+
+let asked = 0;
+async function search() {
+  showList();
+  const q = $("search").value.trim();
+  const turn = ++asked;
+  if (q === "") return;
+  await new Promise((done) => setTimeout(done, 300));
+  if (turn !== asked) return;
+  try {
+    const answer = await (await fetch("executions?" + new URLSearchParams({ q, limit: 50 }))).json();
+    if (turn !== asked) return;
+    found = answer.executions.map((e) => ({
+      id: e.executionId, key: e.key, status: e.status, phase: e.phase, size: e.size, start: e.startTime,
+      destinations: e.destinations.length, landed: e.destinations.filter((d) => d.state === "landed").length,
+      failed: e.destinations.filter((d) => d.state === "failed").length, done: e.status === "COMPLETED" ? 1000 : 0,
+    }));
+    showList();
+  } catch { /* the feed says that the connection is lost */ }
+}
+
+// --- the execution that is chosen
+
+let shown = "";
+let paces = new Map();
+
+const chosen = () => decodeURIComponent(location.hash.slice(1));
+
+function choose() {
+  const id = chosen();
+  if (id !== shown) {
+    shown = id;
+    paces = new Map();
+    for (const name of ["d-answer", "d-key", "d-status", "d-facts", "slowest"]) text($(name), "");
+    for (const name of ["regions", "pieces", "times", "failures", "links"]) keyed($(name), [], String);
+    graph.show($("graph"), $("links"), []);
+    document.body.classList.toggle("chosen", id !== "");
+    $("detail").hidden = id === "";
+    $("unchosen").hidden = id !== "";
+  }
+  feed.open(id ? ["execution/" + id, "swarm/" + id] : []);
+  showList();
+  showDetail();
+}
+
+async function missing(id) {
+  const answer = await fetch("executions/" + encodeURIComponent(id));
+  const body = await answer.json();
+  if (answer.status === 410 && id === chosen()) location.hash = body.successor;
+  else if (!answer.ok && id === chosen()) text($("d-status"), body.error);
+}
+
+let lookedFor = "";
+function showDetail() {
+  const id = chosen();
+  if (!id) return;
+  const e = feed.values.get("execution/" + id);
+  const swarm = feed.values.get("swarm/" + id);
+  $("cancel").hidden = e?.status !== "IN_PROGRESS";
+  $("retry").hidden = !e || e.status === "COMPLETED" || e.status === "IN_PROGRESS" && !e.destinations.some((d) => d.state === "failed" || d.error);
+  if (!e) {
+    // Superseded, or never known; but only once the values opened have come.
+    if (feed.opened(id) && lookedFor !== id) {
+      lookedFor = id;
+      missing(id).catch(() => { lookedFor = ""; });
+    }
+    return;
+  }
+  text($("d-key"), e.key);
+  text($("d-status"), status(e));
+  attribute($("d-status"), "class", e.error ? "sick" : e.status);
+  text($("d-facts"), [size(e.size), "from " + e.sourceBucket, "execution " + e.executionId, "asked for at " + clock(e.startTime),
+    e.sha256 ? "SHA-256 " + e.sha256.slice(0, 12) + "…" : "", e.sentBytes ? "the seeder sent " + size(e.sentBytes) : ""].filter(Boolean).join(" · "));
+  keyed($("regions"), e.destinations, (d) => d.bucket, makeRegion, (li, d) => updateRegion(li, e, d));
+  timeline.show($("times"), $("slowest"), e);
+  failures(e);
+  if (!swarm) return;
+  const landed = e.destinations.filter((d) => d.state === "landed" && d.agent).map((d) => d.agent);
+  $("pieces").hidden = swarm.pieces === 0;
+  text($("no-pieces"), swarm.pieces ? `${swarm.pieces} pieces of ${size(swarm.pieceLength)}. The darker, the more of a stretch is there.`
+    : e.size === 0 ? "A build of 0 bytes has no pieces." : "The seeder does not have this build now.");
+  pieces.show($("pieces"), swarm, swarm.pieces ? landed : []);
+  $("graph").classList.toggle("none", swarm.links.length === 0);
+  $("no-links").hidden = swarm.links.length > 0;
+  $("d-links").hidden = swarm.links.length === 0;
+  const mark = JSON.stringify(swarm.links);
+  if ($("graph").mark !== mark) {
+    $("graph").mark = mark;
+    graph.show($("graph"), $("links"), swarm.links);
+  }
+}
+
+function status(e) {
+  const landed = e.destinations.filter((d) => d.state === "landed").length;
+  const of = `${landed} of ${e.destinations.length} regions have it`;
+  if (e.status === "COMPLETED") return `Completed in ${seconds((Date.parse(e.completedAt) - Date.parse(e.startTime)) / 1000)}: ${of}.`;
+  if (e.status === "FAILED") return `Failed: ${of}.`;
+  if (e.phase === "pulling") return `Pulling from the global bucket: ${percent(e.pulledBytes / Math.max(1, e.size))}, ${size(e.pulledBytes)}.`;
+  if (e.phase === "queued") return "Waiting to be pulled.";
+  return `Distributing: ${of}.`;
+}
+
+function makeRegion(d) {
+  const li = el("li", {}, el("span", { class: "who" }), el("span", { class: "state" }), bar(d.region || d.bucket), el("span", { class: "num" }), el("span", { class: "meta" }));
+  paces.set(d.bucket, new Pace());
+  return li;
+}
+
+function updateRegion(li, e, d) {
+  const [who, state, progress, number, meta] = li.children;
+  const whole = Math.max(1, e.size);
+  const done = d.state === "landed";
+  text(who, d.region || d.bucket);
+  text(state, d.state);
+  attribute(state, "class", "state " + d.state);
+  progress.show(done ? 1 : d.verifiedBytes / whole, done ? 1 : d.landedBytes / whole);
+  text(number, percent(done ? 1 : (d.verifiedBytes + d.landedBytes) / 2 / whole));
+  const left = paces.get(d.bucket).left(d.verifiedBytes + d.landedBytes, 2 * e.size);
+  let says = d.region ? d.bucket : "";
+  if (done) says += ` · landed in ${seconds(d.seconds || 0)}`;
+  else if (d.error) says += ` · ${d.error}`;
+  else says += (d.rate ? ` · ${size(d.rate)}/s` : "") + (left !== null ? ` · ${seconds(left)} left` : "");
+  text(meta, says.replace(/^ · /, ""));
+  attribute(meta, "class", d.error && !done ? "meta error" : "meta");
+  attribute(meta, "title", d.error || null);
+}
+
+function failures(e) {
+  const list = e.destinations.filter((d) => d.error && d.state !== "landed").map((d) => ({ who: d.region || d.bucket, ...d }));
+  if (e.error) list.unshift({ bucket: "", who: "seeder", error: e.error, retryAt: e.retryAt, state: "" });
+  $("no-failures").hidden = list.length > 0;
+  keyed($("failures"), list, (f) => f.bucket, () => el("li", {}, el("strong"), el("span", { class: "error" }), el("span", { class: "meta" })), (li, f) => {
+    text(li.children[0], f.who);
+    text(li.children[1], f.error);
+    li.children[2].retryAt = f.retryAt;
+    text(li.children[2], again(f));
+  });
+}
+
+function again(f) {
+  if (f.state === "failed") return "Given up; “Send again” tries anew, and so does an agent that comes back.";
+  if (!f.retryAt) return "";
+  const s = (Date.parse(f.retryAt) - Date.now()) / 1000;
+  return s > 0 ? `Tried again in ${Math.ceil(s)} s.` : "Being tried again.";
+}
+
+// --- what a person can do
+
+async function change(what) {
+  const id = chosen();
+  text($("d-answer"), "…");
+  text($("d-answer"), await call("POST", `executions/${encodeURIComponent(id)}/${what}`, {}).then(() => (what === "retry" ? "Sent again." : "Cancelled."), (e) => e.message));
+}
+
+async function call(method, path, body) {
+  const answer = await fetch(path, { method, headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+  const said = await answer.json();
+  if (!answer.ok) throw new Error(said.error || answer.statusText);
+  return said;
+}
+
+// upload sends a file with progress, which fetch does not tell.
+function upload(file, key) {
+  return new Promise((done, failed) => {
+    const r = new XMLHttpRequest();
+    r.open("PUT", "uploads/" + key.split("/").map((p) => (/^\.\.?$/.test(p) ? p.replaceAll(".", "%2E") : encodeURIComponent(p))).join("/"));
+    r.setRequestHeader("Content-Type", file.type || "application/octet-stream");
+    r.upload.onprogress = (e) => { $("p-progress").value = e.loaded / Math.max(1, e.total); };
+    r.onload = () => {
+      let said = {};
+      try { said = JSON.parse(r.responseText); } catch { /* no JSON */ }
+      r.status < 300 ? done(said) : failed(new Error(said.error || r.statusText));
+    };
+    r.onerror = () => failed(new Error("the seeder does not answer"));
+    r.send(file);
+  });
+}
+
+async function publish(event) {
+  event.preventDefault();
+  const file = $("p-file").files[0];
+  const key = $("p-key").value || file?.name;
+  if (!key) {
+    text($("p-answer"), "Choose a file, or name a key.");
+    return;
+  }
+  $("p-send").disabled = true;
+  try {
+    if (file) {
+      text($("p-answer"), "Uploading…");
+      $("p-progress").hidden = false;
+      await upload(file, key);
+    }
+    text($("p-answer"), "Asking for the distribution…");
+    const boxes = [...$("p-destinations").querySelectorAll("input:checked")].map((b) => b.value);
+    const e = await call("POST", "deploy", { sourceBucket: feed.values.get("about").bucket, sourceKey: key, destinationBuckets: boxes });
+    $("publishing").close();
+    $("publish-form").reset();
+    text($("p-answer"), "");
+    known.add(e.executionId); // asked for by this reader: let in at once
+    location.hash = e.executionId;
+  } catch (e) {
+    text($("p-answer"), e.message);
+  }
+  $("p-progress").hidden = true;
+  $("p-send").disabled = false;
+}
+
+function openPublish() {
+  const about = feed.values.get("about");
+  if (!about) return;
+  text($("p-bucket"), about.bucket);
+  $("p-destinations").hidden = !about.destinations?.length;
+  keyed($("p-destinations"), about.destinations || [], String, (b) => el("label", { class: "choice" }, el("input", { type: "checkbox", value: b, checked: true }), b), () => {});
+  $("publishing").showModal();
+}
+
+// --- all of it
+
+function patched(names) {
+  const about = feed.values.get("about");
+  if (names.has("about") && about) {
+    text($("about"), `${about.bucket} · ${about.executions} executions · ${about.name} · ${about.version}`);
+  }
+  if (names.has("members")) members(feed.values.get("members"));
+  if (names.has("badPeers")) badPeers(feed.values.get("badPeers"));
+  showList();
+  if ([...names].some((n) => n.endsWith("/" + chosen()))) showDetail();
+  else if (chosen() && !feed.values.get("execution/" + chosen())) showDetail();
+}
+
+// tick moves what changes with the clock alone.
+function tick() {
+  for (const when of document.querySelectorAll(".when")) if (when.start) text(when, ago(when.start));
+  for (const li of $("failures").children) {
+    const meta = li.children[2];
+    if (meta.retryAt) text(meta, again(meta));
+  }
+}
+
+const feed = new Feed(patched, connection);
+$("search").addEventListener("input", search);
+$("fresh").addEventListener("click", () => {
+  for (const id of held) known.add(id);
+  held.clear();
+  $("list").scrollTop = 0;
+  showList();
+});
+$("publish").addEventListener("click", openPublish);
+$("publish-form").addEventListener("submit", publish);
+$("p-close").addEventListener("click", () => $("publishing").close());
+$("p-file").addEventListener("change", () => { if ($("p-file").files[0]) $("p-key").value = $("p-file").files[0].name; });
+$("cancel").addEventListener("click", () => $("cancelling").showModal());
+$("c-no").addEventListener("click", () => $("cancelling").close());
+$("c-yes").addEventListener("click", () => { $("cancelling").close(); change("cancel"); });
+$("retry").addEventListener("click", () => change("retry"));
+addEventListener("hashchange", () => {
+  choose();
+  if (chosen()) $("main").focus();
+});
+setInterval(tick, 1000);
+choose();

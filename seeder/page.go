@@ -1,0 +1,152 @@
+package seeder
+
+import (
+	"iter"
+	"strings"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/swarm"
+)
+
+// shownOnPage is how many executions, the newest, the page for people lists; the
+// search reaches all of them.
+const shownOnPage = 500
+
+// The names under which the page gets its values; those of an execution end with
+// its id. A reader opens the last two.
+const (
+	aboutValue     = "about"
+	membersValue   = "members"
+	badPeersValue  = "badPeers"
+	listedValue    = "listed/"
+	executionValue = "execution/"
+	swarmValue     = "swarm/"
+)
+
+// about is what the page says of the seeder.
+type about struct {
+	Bucket       string   `json:"bucket"`
+	Version      string   `json:"version"`
+	Name         string   `json:"name"`
+	Destinations []string `json:"destinations"`
+	Executions   int      `json:"executions"` // all that there are
+}
+
+// listed is an execution as the page's list shows it.
+type listed struct {
+	ID     string    `json:"id"`
+	Key    string    `json:"key"`
+	Status string    `json:"status"`
+	Phase  string    `json:"phase"`
+	Size   int64     `json:"size"`
+	Start  time.Time `json:"start"`
+	// Took is the seconds from start to end; 0 before.
+	Took         float64 `json:"took,omitempty"`
+	Destinations int     `json:"destinations"`
+	Landed       int     `json:"landed"`
+	Failed       int     `json:"failed,omitempty"`
+	// Done is how far it has come, from 0 to 1000.
+	Done int  `json:"done"`
+	Sick bool `json:"sick,omitempty"` // something is tried again
+}
+
+// state is what the page shows.
+func (s *Seeder) state(open []string) iter.Seq2[string, any] {
+	return func(yield func(string, any) bool) {
+		members := s.gossip.Members()
+		shown, total := s.index.listed(shownOnPage)
+		ok := yield(aboutValue, about{
+			Bucket:       s.cfg.Bucket.Name(),
+			Version:      s.cfg.Version,
+			Name:         s.cfg.Gossip.ID,
+			Destinations: s.cfg.Destinations,
+			Executions:   total,
+		}) && yield(membersValue, gossip.View(members)) && yield(badPeersValue, swarm.View(s.swarm.BadPeers()))
+		for _, l := range shown {
+			ok = ok && yield(listedValue+l.ID, l)
+		}
+		for _, name := range open {
+			if id, is := strings.CutPrefix(name, executionValue); is && ok {
+				if e, known := s.index.one(id); known {
+					ok = yield(name, e)
+				}
+			}
+			if id, is := strings.CutPrefix(name, swarmValue); is && ok {
+				if r, _, known := s.index.get(id); known {
+					ok = yield(name, s.swarmView(r))
+				}
+			}
+		}
+	}
+}
+
+// listed returns the newest executions for the page, newest first, and how many
+// there are in all.
+func (x *index) listed(limit int) (newest []listed, total int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for i := len(x.ids) - 1; i >= max(0, len(x.ids)-limit); i-- {
+		newest = append(newest, x.listing(x.byID[x.ids[i]]))
+	}
+	return newest, len(x.ids)
+}
+
+func (x *index) listing(e *execution) listed {
+	r := e.record
+	l := listed{
+		ID:           r.ExecutionID,
+		Key:          r.FileKey,
+		Status:       string(r.Status),
+		Phase:        e.live.phase,
+		Size:         r.Size,
+		Start:        r.StartTime.UTC(),
+		Destinations: len(r.Destinations),
+		Landed:       len(r.Successful),
+		Failed:       len(r.Failed),
+	}
+	if !r.CompletedAt.IsZero() {
+		l.Took = r.CompletedAt.Sub(r.StartTime).Seconds()
+	}
+	if r.Status == ledger.Completed {
+		l.Done = 1000
+		return l
+	}
+	l.Sick = e.live.err != nil
+	// Pulling, downloading and landing count alike.
+	done, whole := float64(e.live.pulled), float64(1+2*len(r.Destinations))*float64(max(1, r.Size))
+	for _, b := range r.Destinations {
+		d := x.destination(e, b)
+		done += float64(d.VerifiedBytes + d.LandedBytes)
+		l.Sick = l.Sick || d.Error != "" && d.State != api.StateFailed
+	}
+	l.Done = int(1000 * min(1, done/whole))
+	return l
+}
+
+// swarmView is who has what of a build, and from whom.
+func (s *Seeder) swarmView(r *ledger.Record) api.SwarmView {
+	v := api.SwarmView{Holders: []api.Holder{}, Links: s.index.linksOf(r.ExecutionID)}
+	var infohash announce.InfoHash
+	if r.InfoHash == "" || infohash.UnmarshalText([]byte(r.InfoHash)) != nil {
+		return v
+	}
+	entry, cached := s.cfg.Cache.Entry(infohash)
+	t, seeded := s.swarm.Torrent(infohash)
+	if !cached || !seeded {
+		return v
+	}
+	v.Pieces, v.PieceLength = entry.Manifest().NumPieces(), entry.Manifest().PieceLength
+	here, peers := t.Fill()
+	v.Seeder = here
+	names := gossip.ByPeerID(s.gossip.Members(), swarm.PeerID)
+	for _, p := range peers {
+		if m, ok := names[p.ID]; ok && m.Role == gossip.Agent {
+			v.Holders = append(v.Holders, api.Holder{Agent: m.ID, Region: m.Region, Bucket: m.Bucket, Fill: p.Fill})
+		}
+	}
+	return v
+}
