@@ -66,6 +66,9 @@ type live struct {
 	// began, whole and announced are when the pull began, when it was whole, and the
 	// first announcement; zero for what has not been since the start.
 	began, whole, announced time.Time
+	// loaded says that it was begun before this process: when it was announced
+	// first is not known.
+	loaded bool
 	// gone is set when the source has the object no more: only a person's retry
 	// can change that.
 	gone bool
@@ -430,7 +433,10 @@ func (x *index) view(e *execution) api.Execution {
 	if e.live.sent != nil {
 		v.SentBytes = e.live.sent()
 	}
-	v.PullBeganAt, v.PulledAt, v.AnnouncedAt = utc(e.live.began), utc(e.live.whole), utc(e.live.announced)
+	v.PullBeganAt, v.PulledAt = utc(e.live.began), utc(e.live.whole)
+	if !e.live.loaded {
+		v.AnnouncedAt = utc(e.live.announced)
+	}
 	v.CompletedAt = utc(r.CompletedAt)
 	if e.live.err != nil {
 		v.Error = e.live.err.Error()

@@ -217,6 +217,7 @@ func (s *Seeder) load(ctx context.Context) error {
 	resumed := 0
 	err := s.cfg.Ledger.Scan(ctx, func(r *ledger.Record) error {
 		s.index.put(r)
+		s.index.update(r.ExecutionID, func(l *live) { l.loaded = true })
 		return nil
 	})
 	if err != nil {

@@ -22,6 +22,8 @@ type Version struct {
 	Key, SHA256, ETag string
 	Size              int
 	seed              uint64
+	// foreign says that it is stored by somebody else, without Put's metadata.
+	foreign bool
 }
 
 // Content makes the bytes again.
@@ -53,6 +55,26 @@ func (w *World) history(key string) *history {
 	return h
 }
 
+// Expect says that somebody else is about to store new content of so many bytes
+// under a key.
+func (w *World) Expect(key string, size int) *Version {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	v := &Version{Key: key, Size: size, seed: w.rng.Uint64(), foreign: true}
+	w.expect(v)
+	return v
+}
+
+// expect is called with the lock held, before anybody can see the version.
+func (w *World) expect(v *Version) []byte {
+	content := v.Content()
+	sum := sha256.Sum256(content)
+	v.SHA256 = hex.EncodeToString(sum[:])
+	h := w.history(v.Key)
+	h.versions[v.SHA256], h.now = v, v
+	return content
+}
+
 // Put stores a new content of so many bytes under a key of the global bucket. With
 // a key that ends with .zip the seeder finds it by itself.
 func (w *World) Put(key string, size int) *Version {
@@ -67,12 +89,8 @@ func (w *World) Put(key string, size int) *Version {
 // PutAgain stores a version once more, in place of what is there.
 func (w *World) PutAgain(v *Version) {
 	w.t.Helper()
-	content := v.Content()
-	sum := sha256.Sum256(content)
-	v.SHA256 = hex.EncodeToString(sum[:])
 	w.mu.Lock()
-	h := w.history(v.Key)
-	h.versions[v.SHA256], h.now = v, v // before anybody can see it
+	content := w.expect(v)
 	w.mu.Unlock()
 	out, err := w.S3.PutObject(context.Background(), &s3.PutObjectInput{
 		Bucket: &w.Global, Key: &v.Key, Body: bytes.NewReader(content),

@@ -51,7 +51,7 @@ function patched(names) {
 
 function showCache(c) {
   if (!c) return;
-  text($("cache-sum"), `${size(c.bytes)} in ${c.entries.length} builds; finished ones go above ${size(c.limit)}. ${size(c.free)} are free on the disk.`);
+  text($("cache-sum"), `${size(c.bytes)} in ${c.entries.length === 1 ? "1 build" : c.entries.length + " builds"}; finished ones go above ${size(c.limit)}. ${size(c.free)} are free on the disk.`);
   const keys = new Map([...feed.under("build/")].map((b) => [b.infohash, b.key]));
   table($("cache"), c.entries.map((e) => [keys.get(e.infohash) ? `${keys.get(e.infohash)} (${e.infohash.slice(0, 10)}…)` : e.infohash, size(e.size),
     percent(e.verifiedBytes / Math.max(1, e.size)), e.pinned ? "yes" : "no", clock(e.usedAt)]), (r) => r[0]);

@@ -30,10 +30,13 @@ export function attribute(e, name, value) {
   } else if (e.getAttribute(name) !== String(value)) e.setAttribute(name, value);
 }
 
+const rowsOf = new WeakMap(); // parent → key → row
+
 // keyed brings the children of parent in line with the list: one for each item, known
 // again by its key, made once and updated after that.
 export function keyed(parent, list, keyOf, make, update) {
-  const rows = (parent.rows ??= new Map());
+  let rows = rowsOf.get(parent);
+  if (!rows) rowsOf.set(parent, (rows = new Map()));
   const keep = new Set();
   let place = parent.firstElementChild;
   for (const item of list) {

@@ -2,8 +2,7 @@
 // the seeder and one for each agent, left to right from the first piece to the last.
 import { attribute, el, keyed, percent, text } from "./dom.js";
 
-// 16 rows of shades would tell less than the ten that a Fill has.
-const levels = 9;
+const levels = 9; // of a digit of a Fill
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -43,11 +42,11 @@ function draw(canvas, shades, of) {
 
 // show draws the map of an execution's swarm into a list. landed names the agents
 // whose bucket has everything, and who may have hung up since.
-export function show(list, swarm, landed) {
+export function show(list, swarm, landed, nameOf) {
   const rows = [];
   const length = swarm.seeder.length;
-  const holders = swarm.holders.map((h) => ({ who: h.agent, fill: h.fill }));
-  for (const who of landed) {
+  const holders = swarm.holders.map((h) => ({ who: nameOf(h.agent), fill: h.fill }));
+  for (const who of landed.map(nameOf)) {
     if (!holders.some((h) => h.who === who)) holders.push({ who, fill: "9".repeat(length) });
   }
   holders.sort((a, b) => a.who.localeCompare(b.who));
@@ -55,7 +54,7 @@ export function show(list, swarm, landed) {
   const copies = Array.from({ length }, (_, i) => holders.reduce((n, h) => n + Number(h.fill[i] || 0) / levels, 0));
   const rarest = copies.length ? Math.min(...copies) : 0;
   rows.push({ who: "copies among agents", shades: copies.map((n) => n / Math.max(1, holders.length)), of: "--copies",
-    says: `${rarest.toFixed(1)} of ${holders.length} at the rarest`, number: rarest.toFixed(1) });
+    says: `${rarest.toFixed(1)} of ${holders.length} at the rarest`, number: `≥ ${rarest.toFixed(1)} ×` });
   for (const h of [{ who: "seeder", fill: swarm.seeder }, ...holders]) {
     rows.push({ who: h.who, shades: [...h.fill].map((d) => Number(d) / levels), of: "--verified",
       says: `${percent(share(h.fill))} of the pieces`, number: percent(share(h.fill)) });

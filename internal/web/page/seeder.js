@@ -86,7 +86,8 @@ async function search() {
 // --- the execution that is chosen
 
 let shown = "";
-let paces = new Map();
+let paces = new Map(); // by bucket
+let lefts = new Map(); // seconds, by bucket
 
 const chosen = () => decodeURIComponent(location.hash.slice(1));
 
@@ -95,9 +96,10 @@ function choose() {
   if (id !== shown) {
     shown = id;
     paces = new Map();
+    lefts = new Map();
     for (const name of ["d-answer", "d-key", "d-status", "d-facts", "slowest"]) text($(name), "");
     for (const name of ["regions", "pieces", "times", "failures", "links"]) keyed($(name), [], String);
-    graph.show($("graph"), $("links"), []);
+    graph.show($("graph"), $("links"), [], nameOf);
     document.body.classList.toggle("chosen", id !== "");
     $("detail").hidden = id === "";
     $("unchosen").hidden = id !== "";
@@ -131,37 +133,50 @@ function showDetail() {
     return;
   }
   text($("d-key"), e.key);
-  text($("d-status"), status(e));
-  attribute($("d-status"), "class", e.error ? "sick" : e.status);
   text($("d-facts"), [size(e.size), "from " + e.sourceBucket, "execution " + e.executionId, "asked for at " + clock(e.startTime),
     e.sha256 ? "SHA-256 " + e.sha256.slice(0, 12) + "…" : "", e.sentBytes ? "the seeder sent " + size(e.sentBytes) : ""].filter(Boolean).join(" · "));
   keyed($("regions"), e.destinations, (d) => d.bucket, makeRegion, (li, d) => updateRegion(li, e, d));
+  text($("d-status"), status(e));
+  attribute($("d-status"), "class", e.error ? "sick" : e.status);
   timeline.show($("times"), $("slowest"), e);
   failures(e);
   if (!swarm) return;
   const landed = e.destinations.filter((d) => d.state === "landed" && d.agent).map((d) => d.agent);
   $("pieces").hidden = swarm.pieces === 0;
-  text($("no-pieces"), swarm.pieces ? `${swarm.pieces} pieces of ${size(swarm.pieceLength)}. The darker, the more of a stretch is there.`
+  text($("no-pieces"), swarm.pieces ? `${swarm.pieces === 1 ? "1 piece" : swarm.pieces + " pieces"} of ${size(swarm.pieceLength)}. The stronger the colour, the more of a stretch is there.`
     : e.size === 0 ? "A build of 0 bytes has no pieces." : "The seeder does not have this build now.");
-  pieces.show($("pieces"), swarm, swarm.pieces ? landed : []);
+  pieces.show($("pieces"), swarm, swarm.pieces ? landed : [], nameOf);
   $("graph").classList.toggle("none", swarm.links.length === 0);
   $("no-links").hidden = swarm.links.length > 0;
   $("d-links").hidden = swarm.links.length === 0;
-  const mark = JSON.stringify(swarm.links);
+  const mark = JSON.stringify(swarm.links) + swarm.links.map((l) => nameOf(l.to));
   if ($("graph").mark !== mark) {
     $("graph").mark = mark;
-    graph.show($("graph"), $("links"), swarm.links);
+    graph.show($("graph"), $("links"), swarm.links, nameOf);
   }
+}
+
+// nameOf is a member's region, with its id where the region has several agents.
+let names = new Map();
+const nameOf = (id) => names.get(id) ?? id;
+function learnNames(list) {
+  const agents = list.filter((m) => m.role === "agent").map((m) => ({ id: m.name.slice(0, -27), region: m.region })); // "-" and a ULID
+  const count = new Map();
+  for (const a of agents) count.set(a.region, (count.get(a.region) || 0) + 1);
+  names = new Map(agents.map((a) => [a.id, count.get(a.region) > 1 ? `${a.region} (${a.id})` : a.region]));
+  for (const m of list) if (m.role === "seeder") names.set(m.name.slice(0, -27), "seeder");
+  if (list.filter((m) => m.role === "seeder").length > 1) for (const m of list) if (m.role === "seeder") names.set(m.name.slice(0, -27), m.name.slice(0, -27));
 }
 
 function status(e) {
   const landed = e.destinations.filter((d) => d.state === "landed").length;
-  const of = `${landed} of ${e.destinations.length} regions have it`;
+  const of = `${landed} of ${e.destinations.length} ${e.destinations.length === 1 ? "region has" : "regions have"} it`;
   if (e.status === "COMPLETED") return `Completed in ${seconds((Date.parse(e.completedAt) - Date.parse(e.startTime)) / 1000)}: ${of}.`;
   if (e.status === "FAILED") return `Failed: ${of}.`;
   if (e.phase === "pulling") return `Pulling from the global bucket: ${percent(e.pulledBytes / Math.max(1, e.size))}, ${size(e.pulledBytes)}.`;
   if (e.phase === "queued") return "Waiting to be pulled.";
-  return `Distributing: ${of}.`;
+  const left = Math.max(...e.destinations.map((d) => lefts.get(d.bucket) ?? 0));
+  return `Distributing: ${of}${left > 0 ? `, ${seconds(left)} left` : ""}.`;
 }
 
 function makeRegion(d) {
@@ -180,6 +195,7 @@ function updateRegion(li, e, d) {
   progress.show(done ? 1 : d.verifiedBytes / whole, done ? 1 : d.landedBytes / whole);
   text(number, percent(done ? 1 : (d.verifiedBytes + d.landedBytes) / 2 / whole));
   const left = paces.get(d.bucket).left(d.verifiedBytes + d.landedBytes, 2 * e.size);
+  lefts.set(d.bucket, left);
   let says = d.region ? d.bucket : "";
   if (done) says += ` · landed in ${seconds(d.seconds || 0)}`;
   else if (d.error) says += ` · ${d.error}`;
@@ -281,15 +297,18 @@ function openPublish() {
 
 // --- all of it
 
-function patched(names) {
+function patched(changed) {
   const about = feed.values.get("about");
-  if (names.has("about") && about) {
-    text($("about"), `${about.bucket} · ${about.executions} executions · ${about.name} · ${about.version}`);
+  if (changed.has("about") && about) {
+    text($("about"), `${about.bucket} · ${about.executions === 1 ? "1 execution" : about.executions + " executions"} · ${about.name} · ${about.version}`);
   }
-  if (names.has("members")) members(feed.values.get("members"));
-  if (names.has("badPeers")) badPeers(feed.values.get("badPeers"));
+  if (changed.has("members")) {
+    members(feed.values.get("members"));
+    learnNames(feed.values.get("members") || []);
+  }
+  if (changed.has("badPeers")) badPeers(feed.values.get("badPeers"));
   showList();
-  if ([...names].some((n) => n.endsWith("/" + chosen()))) showDetail();
+  if ([...changed].some((n) => n === "members" || n.endsWith("/" + chosen()))) showDetail();
   else if (chosen() && !feed.values.get("execution/" + chosen())) showDetail();
 }
 
@@ -323,4 +342,5 @@ addEventListener("hashchange", () => {
   if (chosen()) $("main").focus();
 });
 setInterval(tick, 1000);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showDetail); // what is drawn has colours of its own
 choose();

@@ -15,7 +15,9 @@ export function spans(execution, destination) {
   const start = at(execution.startTime);
   const out = [];
   let from = start;
-  for (const [what, until] of [["waiting", execution.pullBeganAt], ["pulling", execution.pulledAt], ["announcing", execution.announcedAt]]) {
+  // Without an announcement of its own the seeder was started since, and its part is
+  // not known.
+  if (execution.announcedAt) for (const [what, until] of [["waiting", execution.pullBeganAt], ["pulling", execution.pulledAt], ["announcing", execution.announcedAt]]) {
     if (at(until) === null) continue;
     out.push([what, Math.max(0, at(until) - from)]);
     from = at(until);
@@ -45,6 +47,6 @@ export function show(list, summary, execution) {
   });
   const known = rows.filter((r) => r.spans.some(([what]) => what in { swarm: 1, landing: 1 }));
   const slowest = known.sort((a, b) => sum(b.spans) - sum(a.spans))[0];
-  text(summary, slowest ? `Slowest: ${slowest.who}, ${seconds(sum(slowest.spans))} (${tell(slowest.spans)}).`
+  text(summary, slowest ? `Slowest: ${slowest.who}, ${seconds(sum(slowest.spans))}${tell(slowest.spans) && ` (${tell(slowest.spans)})`}.`
     : execution.status === "IN_PROGRESS" ? "No agent has told anything yet." : "What took how long is known only for what the seeder saw since its start.");
 }
