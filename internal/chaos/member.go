@@ -146,6 +146,9 @@ func (m *Member) Wipe() {
 	}
 }
 
+// GossipAddr is where others join through it, as host:port.
+func (m *Member) GossipAddr() string { return m.addr.String() + ":" + gossipPort }
+
 // running reports whether it was started and not told to end.
 func (m *Member) running() bool {
 	m.mu.Lock()
