@@ -3,6 +3,7 @@ package commandtest
 
 import (
 	"bytes"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -12,7 +13,7 @@ import (
 
 // Check fails the test unless every command of an app, hidden ones aside, has an
 // example in its help that calls it by its name, and unless the man page and the
-// completion name every command and flag.
+// completion name every command and flag, and the shells can read its scripts.
 func Check(t *testing.T, make func() *cli.App) {
 	t.Helper()
 	page := strings.ReplaceAll(run(t, make, "man"), `\-`, "-")
@@ -35,6 +36,23 @@ func Check(t *testing.T, make func() *cli.App) {
 		checkFlags(t, name+" "+c.Name, c.Flags, page, completed(t, make, c.Name, "--"))
 	}
 	checkFlags(t, make().Name, make().Flags, page, completed(t, make, "--"))
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		checkScript(t, shell, run(t, make, "completion", shell))
+	}
+}
+
+// checkScript has a shell read a script without running it, where it is installed.
+func checkScript(t *testing.T, shell, script string) {
+	t.Helper()
+	if _, err := exec.LookPath(shell); err != nil {
+		t.Logf("%s is not installed here: its completion script is not read", shell)
+		return
+	}
+	c := exec.CommandContext(t.Context(), shell, "-n")
+	c.Stdin = strings.NewReader(script)
+	if out, err := c.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("%s: %v\n%s\n%s", shell, err, out, script)
+	}
 }
 
 func checkFlags(t *testing.T, name string, flags []cli.Flag, page string, offered []string) {

@@ -194,14 +194,6 @@ func Start(t testing.TB, width int, cmd *exec.Cmd) *Program {
 	return p
 }
 
-// Resize makes the terminal another width; the Screen goes on with the old one.
-func (p *Program) Resize(width int) {
-	p.t.Helper()
-	if err := pty.Setsize(p.tty, &pty.Winsize{Cols: uint16(width), Rows: 24}); err != nil {
-		p.t.Fatal(err)
-	}
-}
-
 // Type sends keys.
 func (p *Program) Type(keys string) {
 	p.t.Helper()
