@@ -90,6 +90,11 @@ bench-local: build ## speed of one engine, peak memory, small builds, on loopbac
 	bin/bench memory
 	bin/bench small $(if $(SHM),--dir $(SHM))
 
+.PHONY: man
+man: build ## write the man pages to bin/man
+	@mkdir -p bin/man
+	@for name in agent landfall-dev seeder; do bin/$$name man >bin/man/$$name.1; done
+
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt on these files'; exit 1; }

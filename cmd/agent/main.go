@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -27,17 +29,22 @@ const (
 	watchInterval = time.Second
 )
 
-func main() {
-	os.Exit(command.Main(&cli.App{
-		Name:   "agent",
-		Usage:  "bring builds into a regional bucket, together with the other regions",
+func main() { os.Exit(command.Main(app())) }
+
+func app() *cli.App {
+	return &cli.App{
+		Name:  "agent",
+		Usage: "bring builds into a regional bucket, together with the other regions",
+		Description: "Examples:\n\n  agent run --help\n  agent status --watch\n\n" +
+			"Every command says more with --help; `agent completion bash` makes a shell complete commands and flags.",
 		Action: command.Unknown,
-		Commands: []*cli.Command{
+		Commands: append([]*cli.Command{
 			runCommand(),
 			statusCommand(),
-			command.Health("agent", defaultURL),
-		},
-	}))
+			command.Health("agent", "agent", defaultURL),
+			command.Man(),
+		}, command.Completion("agent", nil)...),
+	}
 }
 
 func runCommand() *cli.Command {
@@ -103,12 +110,13 @@ func run(c *cli.Context) (err error) {
 
 func statusCommand() *cli.Command {
 	return &cli.Command{
-		Name:        "status",
-		Usage:       "show the builds and the members that an agent knows",
-		Description: "Example:\n\n  agent status --agent http://127.0.0.1:7082 --watch",
+		Name:  "status",
+		Usage: "show the builds and the members that an agent knows",
+		Description: "With --watch and -o json a line of JSON is printed whenever something has changed.\n\n" +
+			"Examples:\n\n  agent status\n  agent status --agent http://127.0.0.1:7082 --watch",
 		Flags: []cli.Flag{
-			command.String("agent", "", "`URL` of the agent (default: "+defaultURL+", or "+demoURL+" when nothing answers there)"),
-			command.Bool("watch", "show it again every second until Ctrl-C"),
+			command.URL("agent", "", "`URL` of the agent (default: "+defaultURL+", or "+demoURL+" when nothing answers there)"),
+			command.Bool("watch", "show a bar for each build until Ctrl-C"),
 			command.Output(),
 		},
 		Action: status,
@@ -124,26 +132,36 @@ func status(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	show := func(ctx context.Context) error {
-		s, err := client.AgentStatus(ctx)
-		if err != nil {
-			return err
-		}
+	if c.Bool("watch") {
+		form := terminal.Live
 		if asJSON {
-			return terminal.JSON(os.Stdout, s)
+			form = terminal.JSONLines
 		}
-		return terminal.AgentStatus(os.Stdout, s)
+		return explain(c, client, terminal.WatchAgent(c.Context, os.Stdout, form, watchInterval, client.AgentStatus))
 	}
-	if !c.Bool("watch") {
-		return show(c.Context)
+	s, err := client.AgentStatus(c.Context)
+	if err != nil {
+		return explain(c, client, err)
 	}
-	return terminal.Watch(c.Context, os.Stdout, watchInterval, show)
+	if asJSON {
+		return terminal.JSON(os.Stdout, s)
+	}
+	return terminal.AgentStatus(os.Stdout, s)
+}
+
+// explain adds what to do when nobody answers.
+func explain(c *cli.Context, client *api.Client, err error) error {
+	var refused *url.Error
+	if errors.As(err, &refused) && c.Context.Err() == nil {
+		return fmt.Errorf("no agent answers at %s (%w); is `agent run` or `make demo` running? name another with --agent", client.URL, refused.Err)
+	}
+	return err
 }
 
 // find returns the agent asked for, or the first of the usual ones that answers.
-func find(ctx context.Context, url string) (*api.Client, error) {
-	if url != "" {
-		return &api.Client{URL: url}, nil
+func find(ctx context.Context, address string) (*api.Client, error) {
+	if address != "" {
+		return &api.Client{URL: strings.TrimSuffix(address, "/")}, nil
 	}
 	client := &api.Client{URL: defaultURL}
 	err := client.Healthy(ctx)

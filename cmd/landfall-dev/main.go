@@ -21,8 +21,10 @@ import (
 
 const cloudAddr = "127.0.0.1:4566"
 
-func main() {
-	os.Exit(command.Main(&cli.App{
+func main() { os.Exit(command.Main(app())) }
+
+func app() *cli.App {
+	return &cli.App{
 		Name:  "landfall-dev",
 		Usage: "run all of Landfall on this machine",
 		Description: "Starts S3 and DynamoDB on " + cloudAddr + ", a seeder, and an agent for each region; with --publish, distributes a\n" +
@@ -35,11 +37,12 @@ func main() {
 			command.Bool("exit", "end when the published build has arrived everywhere"),
 		}, command.LogFlags()...),
 		Action: demo,
-		Commands: []*cli.Command{
+		Commands: append([]*cli.Command{
 			cloudCommand(),
-			command.Health("cloud", "http://"+cloudAddr),
-		},
-	}))
+			command.Health("landfall-dev", "cloud", "http://"+cloudAddr),
+			command.Man(),
+		}, command.Completion("landfall-dev", nil)...),
+	}
 }
 
 func cloudCommand() *cli.Command {

@@ -168,7 +168,7 @@ func (s *show) distribute(ctx context.Context, client *api.Client) (*api.Executi
 		return nil, err
 	}
 	key := filepath.Base(s.publish)
-	fmt.Fprintf(s.out, "publishing %s (%s)\n\n", key, command.FormatSize(info.Size()))
+	fmt.Fprintf(s.out, "publishing %s (%s)\n\n", command.Plain(key), command.FormatSize(info.Size()))
 	up, err := client.Upload(ctx, key, file, info.Size(), "application/zip")
 	if err != nil {
 		return nil, err
@@ -177,7 +177,7 @@ func (s *show) distribute(ctx context.Context, client *api.Client) (*api.Executi
 	if err != nil {
 		return nil, err
 	}
-	return terminal.Follow(ctx, s.out, false, followInterval, func(ctx context.Context) (*api.Execution, error) {
+	return terminal.Follow(ctx, s.out, terminal.Live, followInterval, func(ctx context.Context) (*api.Execution, error) {
 		return client.Execution(ctx, answer.ExecutionID)
 	})
 }
@@ -201,17 +201,9 @@ func (s *show) explain(c *devcluster.Cluster) {
 	third := "region-c"
 	p("  bin/seeder init --bucket %s --destinations %s && bin/agent run --region %s --bucket %s --join %s --trust %s --listen 127.0.0.1:%d --data-dir %s",
 		globalBucket, devcluster.BucketOf(third), third, devcluster.BucketOf(third), c.SeederGossip,
-		quote(filepath.Join(s.dir, "seeder.key.pub")), firstAgentPort+len(s.regions), quote(filepath.Join(s.dir, "agent-"+third)))
+		command.Quote(filepath.Join(s.dir, "seeder.key.pub")), firstAgentPort+len(s.regions), command.Quote(filepath.Join(s.dir, "agent-"+third)))
 	p("and send it a build:")
 	p("  bin/seeder publish --to %s build.zip", devcluster.BucketOf(third))
 	p("\nData: %s, log: %s", s.dir, s.log)
 	p("Ctrl-C stops all of it.")
-}
-
-// quote makes a path safe to paste into a shell.
-func quote(path string) string {
-	if !strings.ContainsAny(path, " '\"$&;()<>|*?[]#~`\\") {
-		return path
-	}
-	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -17,19 +18,58 @@ import (
 	"github.com/landfall-dist/landfall/internal/terminal"
 )
 
-func seederFlag() cli.Flag { return command.String("seeder", defaultURL, "`URL` of the seeder") }
+const (
+	// followInterval is how often publish and --watch ask the seeder.
+	followInterval = 500 * time.Millisecond
+	// listed is how many executions status shows without a KEY.
+	listed = 10
+)
 
-func client(c *cli.Context) *api.Client {
-	return &api.Client{URL: strings.TrimSuffix(c.String("seeder"), "/")}
-}
+func seederFlag() cli.Flag { return command.URL("seeder", defaultURL, "`URL` of the seeder") }
 
-// explain adds what to do when nobody answers.
+func client(c *cli.Context) *api.Client { return clientOf(c.String("seeder")) }
+
+func clientOf(address string) *api.Client { return &api.Client{URL: strings.TrimSuffix(address, "/")} }
+
+// explain adds what to do next: when nobody answers, and when the execution is
+// another one now.
 func explain(c *cli.Context, err error) error {
 	var refused *url.Error
 	if errors.As(err, &refused) && c.Context.Err() == nil {
 		return fmt.Errorf("no seeder answers at %s (%w); is `seeder run` or `make demo` running? name another with --seeder", c.String("seeder"), refused.Err)
 	}
+	var answer *api.StatusError
+	if errors.As(err, &answer) && answer.Body.Successor != "" {
+		return fmt.Errorf("%w; look at that one with: %s", err, called(c, "status", answer.Body.Successor))
+	}
 	return err
+}
+
+// called is the line that calls another command of the seeder's for a key or an
+// execution, through the same seeder.
+func called(c *cli.Context, name, argument string, flags ...string) string {
+	words := append([]string{"seeder", name, command.Quote(argument)}, flags...)
+	if u := c.String("seeder"); u != defaultURL {
+		words = append(words, "--seeder", command.Quote(u))
+	}
+	return strings.Join(words, " ")
+}
+
+// nameOf is what an execution is called on a command line: its key, unless that
+// cannot be shown or would be taken for a flag.
+func nameOf(e *api.Execution) string {
+	if e.Key == "" || e.Key != command.Plain(e.Key) || e.Key[0] == '-' {
+		return command.Plain(e.ExecutionID)
+	}
+	return e.Key
+}
+
+// formOf is how what changes is shown.
+func formOf(asJSON bool) terminal.Form {
+	if asJSON {
+		return terminal.Silent
+	}
+	return terminal.Live
 }
 
 func publishCommand() *cli.Command {
@@ -38,7 +78,7 @@ func publishCommand() *cli.Command {
 		Usage:     "send a build to every region and wait until it has landed",
 		ArgsUsage: "FILE | s3://BUCKET/KEY",
 		Description: "A FILE is uploaded to the global bucket through the seeder first; no AWS credentials are needed.\n" +
-			"Ctrl-C ends the waiting, not the distribution.\n\n" +
+			"Ctrl-C ends the waiting, not the distribution. With -o json the execution is printed once, when it has ended.\n\n" +
 			"Examples:\n\n  seeder publish build.zip\n  seeder publish --key releases/1.2.0.zip build.zip\n" +
 			"  seeder publish --to region-a-builds s3://global-builds/build.zip",
 		Flags: []cli.Flag{
@@ -69,41 +109,54 @@ func publish(c *cli.Context) error {
 		if c.IsSet("key") {
 			return command.Usagef("--key goes with a FILE")
 		}
-	} else if err := upload(c, &request, asJSON); err != nil {
+	} else if err := upload(c, &request, formOf(asJSON)); err != nil {
 		return explain(c, err)
 	}
 	answer, err := client(c).Deploy(c.Context, request)
+	if c.Context.Err() != nil {
+		return fmt.Errorf("nothing says yet whether %s is distributed; look at it with: %s",
+			request.SourceKey, called(c, "status", nameOf(&api.Execution{Key: request.SourceKey})))
+	}
 	if err != nil {
 		return explain(c, err)
 	}
-	if c.Bool("no-wait") || asJSON && answer.Ended() {
-		if asJSON {
-			return terminal.JSON(os.Stdout, answer)
+	if !c.Bool("no-wait") {
+		if !asJSON {
+			told(answer)
 		}
-		fmt.Printf("%s is on its way as execution %s\n", answer.Key, answer.ExecutionID)
-		return nil
+		last, err := follow(c, &answer.Execution, formOf(asJSON))
+		if err != nil {
+			return err
+		}
+		answer.Execution = *last
 	}
-	if !asJSON {
-		told(answer)
+	switch {
+	case asJSON:
+		if err := terminal.JSON(os.Stdout, answer); err != nil {
+			return err
+		}
+	case c.Bool("no-wait"):
+		fmt.Printf("%s is on its way as execution %s; follow it with: %s\n",
+			command.Plain(answer.Key), answer.ExecutionID, called(c, "status", nameOf(&answer.Execution), "--watch"))
 	}
-	return follow(c, &answer.Execution, asJSON)
+	return failures(c, &answer.Execution)
 }
 
 // told says what is worth knowing about how the execution came about.
 func told(a *api.DeployAnswer) {
+	text := "execution " + a.ExecutionID
 	switch {
 	case a.Joined:
-		fmt.Printf("%s is under way already, as execution %s\n", a.Key, a.ExecutionID)
+		text = fmt.Sprintf("%s is under way already, as execution %s", a.Key, a.ExecutionID)
 	case a.Superseded != "" && len(a.Inherited) > 0:
-		fmt.Printf("execution %s, in place of %s; it takes over %s\n", a.ExecutionID, a.Superseded, strings.Join(a.Inherited, ", "))
+		text += fmt.Sprintf(", in place of %s; it takes over %s", a.Superseded, strings.Join(a.Inherited, ", "))
 	case a.Superseded != "":
-		fmt.Printf("execution %s, in place of %s\n", a.ExecutionID, a.Superseded)
-	default:
-		fmt.Printf("execution %s\n", a.ExecutionID)
+		text += ", in place of " + a.Superseded
 	}
+	fmt.Println(command.Plain(text))
 }
 
-func upload(c *cli.Context, request *api.DeployRequest, quiet bool) error {
+func upload(c *cli.Context, request *api.DeployRequest, form terminal.Form) error {
 	name := c.Args().First()
 	file, err := os.Open(name)
 	if err != nil {
@@ -125,9 +178,12 @@ func upload(c *cli.Context, request *api.DeployRequest, quiet bool) error {
 	if contentType == "" {
 		contentType = "application/octet-stream"
 	}
-	body, done := terminal.Upload(os.Stdout, quiet, key, file, info.Size())
+	body, done := terminal.Upload(os.Stdout, form, key, file, info.Size())
 	answer, err := client(c).Upload(c.Context, key, body, info.Size(), contentType)
 	done()
+	if c.Context.Err() != nil {
+		return fmt.Errorf("the upload of %s was broken off and nothing is distributed; begin again with the same command", name)
+	}
 	if err != nil {
 		return fmt.Errorf("uploading %s: %w", name, err)
 	}
@@ -135,37 +191,29 @@ func upload(c *cli.Context, request *api.DeployRequest, quiet bool) error {
 	return nil
 }
 
-// follow shows an execution until it has ended. Exit status 1 names the
-// destinations that failed.
-func follow(c *cli.Context, e *api.Execution, asJSON bool) error {
+// follow shows an execution until it has ended, and returns it as it is then.
+func follow(c *cli.Context, e *api.Execution, form terminal.Form) (*api.Execution, error) {
 	get := func(ctx context.Context) (*api.Execution, error) { return client(c).Execution(ctx, e.ExecutionID) }
-	last, err := terminal.Follow(c.Context, os.Stdout, asJSON, followInterval, get)
-	if err != nil {
-		if c.Context.Err() != nil {
-			fmt.Fprintf(os.Stderr, "\nthe distribution goes on; look at it with: seeder status --watch '%s'\n", e.Key)
-			return cli.Exit("", command.ExitFailed)
-		}
-		return explain(c, err)
+	last, err := terminal.Follow(c.Context, os.Stdout, form, followInterval, get)
+	if err != nil && c.Context.Err() != nil {
+		fmt.Fprintf(os.Stderr, "\nThe distribution goes on. Look at it again with:\n  %s\n", called(c, "status", nameOf(e), "--watch"))
+		return nil, cli.Exit("", command.ExitFailed)
 	}
-	if asJSON {
-		if err := terminal.JSON(os.Stdout, last); err != nil {
-			return err
-		}
-	}
-	return failures(last)
+	return last, explain(c, err)
 }
 
-func failures(e *api.Execution) error {
+// failures is the error that names the destinations that failed; nil for none.
+func failures(c *cli.Context, e *api.Execution) error {
 	var failed []string
 	for _, d := range e.Destinations {
 		if d.State == api.StateFailed {
-			failed = append(failed, fmt.Sprintf("%s (%s)", d.Bucket, d.Error))
+			failed = append(failed, d.Bucket)
 		}
 	}
-	if len(failed) > 0 {
-		return fmt.Errorf("%s did not arrive in %s; send it again with: seeder retry '%s'", e.Key, strings.Join(failed, ", "), e.Key)
+	if len(failed) == 0 {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%s did not arrive in %s; send it again with: %s", e.Key, strings.Join(failed, ", "), called(c, "retry", nameOf(e)))
 }
 
 func listCommand() *cli.Command {
@@ -198,43 +246,56 @@ func listCommand() *cli.Command {
 
 func statusCommand() *cli.Command {
 	return &cli.Command{
-		Name:        "status",
-		Usage:       "show one execution in detail, or the newest ones",
-		ArgsUsage:   "[KEY | EXECUTION]",
-		Description: "Examples:\n\n  seeder status build.zip\n  seeder status --watch build.zip",
+		Name:      "status",
+		Usage:     "show one execution in detail, or the newest ones",
+		ArgsUsage: "[KEY | EXECUTION]",
+		Description: "With --watch an execution is followed until it has ended; without a KEY the newest are, until Ctrl-C. With -o json as well,\n" +
+			"a line of JSON is printed whenever something has changed.\n\n" +
+			"Examples:\n\n  seeder status build.zip\n  seeder status build.zip --watch\n  seeder status build.zip --watch -o json",
 		Flags: []cli.Flag{
 			seederFlag(),
-			command.Bool("watch", "follow it until it has ended"),
+			command.Bool("watch", "follow it until it has ended; exit status 1 when a region has failed"),
 			command.Output(),
 		},
-		Action: func(c *cli.Context) error {
-			asJSON, err := command.JSONWanted(c)
-			if err != nil {
-				return err
-			}
-			if c.NArg() == 0 {
-				page, err := client(c).Executions(c.Context, 10, "")
-				if err != nil {
-					return explain(c, err)
-				}
-				if asJSON {
-					return terminal.JSON(os.Stdout, page)
-				}
-				return terminal.Executions(os.Stdout, page)
-			}
-			e, err := named(c)
-			if err != nil {
-				return err
-			}
-			if c.Bool("watch") && !e.Ended() {
-				return follow(c, e, asJSON)
-			}
-			if asJSON {
-				return terminal.JSON(os.Stdout, e)
-			}
-			return terminal.Execution(os.Stdout, e)
-		},
+		Action: status,
 	}
+}
+
+func status(c *cli.Context) error {
+	asJSON, err := command.JSONWanted(c)
+	if err != nil {
+		return err
+	}
+	form := terminal.Live
+	if asJSON {
+		form = terminal.JSONLines
+	}
+	if c.NArg() == 0 {
+		get := func(ctx context.Context) (*api.Executions, error) { return client(c).Executions(ctx, listed, "") }
+		if c.Bool("watch") {
+			return explain(c, terminal.WatchExecutions(c.Context, os.Stdout, form, followInterval, get))
+		}
+		page, err := get(c.Context)
+		if err != nil {
+			return explain(c, err)
+		}
+		if asJSON {
+			return terminal.JSON(os.Stdout, page)
+		}
+		return terminal.Executions(os.Stdout, page)
+	}
+	e, err := named(c)
+	if err != nil {
+		return err
+	}
+	if !c.Bool("watch") {
+		return show(e, asJSON)
+	}
+	last, err := follow(c, e, form)
+	if err != nil {
+		return err
+	}
+	return failures(c, last)
 }
 
 // named returns the execution that the argument names, by key or by id.
@@ -252,11 +313,16 @@ func named(c *cli.Context) (*api.Execution, error) {
 
 func cancelCommand() *cli.Command {
 	return &cli.Command{
-		Name:      "cancel",
-		Usage:     "stop an execution; what has landed stays",
-		ArgsUsage: "KEY | EXECUTION",
-		Flags:     []cli.Flag{seederFlag(), command.Output()},
+		Name:        "cancel",
+		Usage:       "stop an execution; what has landed stays",
+		ArgsUsage:   "KEY | EXECUTION",
+		Description: "Examples:\n\n  seeder cancel build.zip\n  seeder cancel 01K0Z4V5QW8TQ0H6Q9M3N7R2XD -o json",
+		Flags:       []cli.Flag{seederFlag(), command.Output()},
 		Action: func(c *cli.Context) error {
+			asJSON, err := command.JSONWanted(c)
+			if err != nil {
+				return err
+			}
 			e, err := named(c)
 			if err != nil {
 				return err
@@ -264,7 +330,7 @@ func cancelCommand() *cli.Command {
 			if e, err = client(c).Cancel(c.Context, e.ExecutionID); err != nil {
 				return explain(c, err)
 			}
-			return show(c, e)
+			return show(e, asJSON)
 		},
 	}
 }
@@ -274,7 +340,9 @@ func retryCommand() *cli.Command {
 		Name:      "retry",
 		Usage:     "send an execution's unfinished destinations again",
 		ArgsUsage: "KEY | EXECUTION",
-		Flags:     []cli.Flag{seederFlag(), command.Bool("no-wait", "return at once"), command.Output()},
+		Description: "It is followed as by publish; Ctrl-C ends the waiting, not the distribution.\n\n" +
+			"Examples:\n\n  seeder retry build.zip\n  seeder retry build.zip --no-wait",
+		Flags: []cli.Flag{seederFlag(), command.Bool("no-wait", "return at once"), command.Output()},
 		Action: func(c *cli.Context) error {
 			asJSON, err := command.JSONWanted(c)
 			if err != nil {
@@ -288,18 +356,22 @@ func retryCommand() *cli.Command {
 				return explain(c, err)
 			}
 			if c.Bool("no-wait") {
-				return show(c, e)
+				return show(e, asJSON)
 			}
-			return follow(c, e, asJSON)
+			if e, err = follow(c, e, formOf(asJSON)); err != nil {
+				return err
+			}
+			if asJSON {
+				if err := terminal.JSON(os.Stdout, e); err != nil {
+					return err
+				}
+			}
+			return failures(c, e)
 		},
 	}
 }
 
-func show(c *cli.Context, e *api.Execution) error {
-	asJSON, err := command.JSONWanted(c)
-	if err != nil {
-		return err
-	}
+func show(e *api.Execution, asJSON bool) error {
 	if asJSON {
 		return terminal.JSON(os.Stdout, e)
 	}

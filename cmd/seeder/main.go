@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -22,12 +21,21 @@ import (
 
 const defaultURL = "http://127.0.0.1:7070"
 
-func main() {
-	os.Exit(command.Main(&cli.App{
-		Name:   "seeder",
-		Usage:  "publish builds from the global bucket to every region",
+func main() { os.Exit(command.Main(app())) }
+
+func app() *cli.App {
+	completers := map[string]command.Completer{
+		"status": keys(anyExecution),
+		"cancel": keys(running),
+		"retry":  keys(unfinished),
+	}
+	return &cli.App{
+		Name:  "seeder",
+		Usage: "publish builds from the global bucket to every region",
+		Description: "Examples:\n\n  seeder publish build.zip\n  seeder status build.zip --watch\n\n" +
+			"Every command says more with --help; `seeder completion bash` makes a shell complete commands, flags and keys.",
 		Action: command.Unknown,
-		Commands: []*cli.Command{
+		Commands: append([]*cli.Command{
 			runCommand(),
 			publishCommand(),
 			listCommand(),
@@ -36,9 +44,10 @@ func main() {
 			retryCommand(),
 			initCommand(),
 			keygenCommand(),
-			command.Health("seeder", defaultURL),
-		},
-	}))
+			command.Health("seeder", "seeder", defaultURL),
+			command.Man(),
+		}, command.Completion("seeder", completers)...),
+	}
 }
 
 func runCommand() *cli.Command {
@@ -215,6 +224,3 @@ func keygenCommand() *cli.Command {
 		},
 	}
 }
-
-// followInterval is how often publish and --watch ask the seeder.
-const followInterval = 500 * time.Millisecond

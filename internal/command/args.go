@@ -1,6 +1,7 @@
 package command
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -15,6 +16,9 @@ func interspersed(app *cli.App, args []string) []string {
 	}
 	command := app.Command(args[1])
 	flags, head := app.Flags, args[:1]
+	if command != nil && command.SkipFlagParsing {
+		return args
+	}
 	if command != nil {
 		flags, head = command.Flags, args[:2]
 	}
@@ -45,13 +49,17 @@ func interspersed(app *cli.App, args []string) []string {
 }
 
 func takesValue(flags []cli.Flag, name string) bool {
+	f := lookup(flags, name)
+	_, isSwitch := f.(*cli.BoolFlag)
+	return f != nil && !isSwitch
+}
+
+// lookup returns the flag of a name or an alias; nil when there is none.
+func lookup(flags []cli.Flag, name string) cli.Flag {
 	for _, f := range flags {
-		for _, n := range f.Names() {
-			if n == name {
-				_, isSwitch := f.(*cli.BoolFlag)
-				return !isSwitch
-			}
+		if slices.Contains(f.Names(), name) {
+			return f
 		}
 	}
-	return false
+	return nil
 }

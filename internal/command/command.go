@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -83,13 +84,7 @@ func Main(app *cli.App) int {
 			os.Exit(ExitFailed)
 		})
 	})
-	app.Version = Version()
-	app.HideHelpCommand = true
-	app.ExitErrHandler = func(*cli.Context, error) {}
-	app.OnUsageError = usageError
-	for _, c := range app.Commands {
-		setUsageError(c)
-	}
+	prepare(app)
 	err := app.RunContext(ctx, interspersed(app, os.Args))
 	if err == nil {
 		return 0
@@ -97,17 +92,39 @@ func Main(app *cli.App) int {
 	var coder cli.ExitCoder
 	if errors.As(err, &coder) {
 		if err.Error() != "" {
-			fmt.Fprintf(os.Stderr, "%s: %v\n", app.Name, err)
+			fmt.Fprintf(os.Stderr, "%s: %s\n", app.Name, plainLines(err.Error()))
 		}
 		return coder.ExitCode()
 	}
-	fmt.Fprintf(os.Stderr, "%s: %v\n", app.Name, err)
+	fmt.Fprintf(os.Stderr, "%s: %s\n", app.Name, plainLines(err.Error()))
 	var usage UsageError
-	if errors.As(err, &usage) {
-		fmt.Fprintf(os.Stderr, "Try `%s --help`.\n", app.Name)
+	// urfave/cli has no type for a flag that is missing.
+	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "Required flag") {
+		fmt.Fprintf(os.Stderr, "Try `%s --help`.\n", called(app, os.Args))
 		return ExitUsage
 	}
 	return ExitFailed
+}
+
+// prepare sets what the binaries' apps have in common.
+func prepare(app *cli.App) {
+	app.Version = Version()
+	app.HideHelpCommand = true
+	app.ExitErrHandler = func(*cli.Context, error) {}
+	app.OnUsageError = usageError
+	for _, c := range app.Commands {
+		setUsageError(c)
+	}
+}
+
+// called names the app and the command that args call, for advice.
+func called(app *cli.App, args []string) string {
+	if len(args) > 1 {
+		if c := app.Command(args[1]); c != nil {
+			return app.Name + " " + c.Name
+		}
+	}
+	return app.Name
 }
 
 func setUsageError(c *cli.Command) {
@@ -115,17 +132,6 @@ func setUsageError(c *cli.Command) {
 	for _, sub := range c.Subcommands {
 		setUsageError(sub)
 	}
-}
-
-func usageError(_ *cli.Context, err error, _ bool) error { return UsageError{err} }
-
-// Unknown is the action of an app without a command: it shows the help, or says
-// that there is no such command.
-func Unknown(c *cli.Context) error {
-	if c.Args().Present() {
-		return Usagef("there is no command %q", c.Args().First())
-	}
-	return cli.ShowAppHelp(c)
 }
 
 // env names the environment variable of a flag.
@@ -163,6 +169,20 @@ func Bool(name, usage string) *cli.BoolFlag {
 func Switch(name string, value bool, usage string) *cli.BoolFlag {
 	f := Bool(name, usage)
 	f.Value = value
+	return f
+}
+
+// URL makes a flag of the address of a daemon's HTTP side. What is no such address is
+// said before anything is asked of it.
+func URL(name, value, usage string) *cli.StringFlag {
+	f := String(name, value, usage)
+	f.Action = func(_ *cli.Context, given string) error {
+		u, err := url.Parse(given)
+		if given != value && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+			return Usagef("--%s is %q, expected a URL such as http://127.0.0.1:7070", name, given)
+		}
+		return nil
+	}
 	return f
 }
 
@@ -363,16 +383,17 @@ func OpenBucket(ctx context.Context, cfg aws.Config, name, region string) (*buck
 	return bucket.Open(ctx, cfg, name, bucket.Options{Region: region})
 }
 
-// Health is the `health` command: exit status 0 when the URL's /healthz answers.
-func Health(flag, value string) *cli.Command {
+// Health is the `health` command of an app: exit status 0 when the URL's /healthz answers.
+func Health(app, flag, value string) *cli.Command {
 	return &cli.Command{
-		Name:  "health",
-		Usage: "exit with status 0 when the daemon answers, for container health checks",
-		Flags: []cli.Flag{String(flag, value, "`URL` of the daemon")},
+		Name:        "health",
+		Usage:       "exit with status 0 when the daemon answers, for container health checks",
+		Description: "Example:\n\n  " + app + " health --" + flag + " " + value,
+		Flags:       []cli.Flag{URL(flag, value, "`URL` of the daemon")},
 		Action: func(c *cli.Context) error {
 			ctx, cancel := context.WithTimeout(c.Context, healthTimeout)
 			defer cancel()
-			client := &api.Client{URL: c.String(flag)}
+			client := &api.Client{URL: strings.TrimSuffix(c.String(flag), "/")}
 			if err := client.Healthy(ctx); err != nil {
 				return fmt.Errorf("not healthy: %w", err)
 			}

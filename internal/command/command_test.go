@@ -52,3 +52,34 @@ func TestSizes(t *testing.T) {
 		}
 	}
 }
+
+func TestPlain(t *testing.T) {
+	if got := Plain("a\x1b[2J\u009b\u202e\xff\né"); got != "a�[2J����é" {
+		t.Errorf("%q", got)
+	}
+	if got := plainLines("one\x1b\ntwo"); got != "one�\ntwo" {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestQuote(t *testing.T) {
+	for in, want := range map[string]string{
+		"build.zip": "build.zip", "http://127.0.0.1:7070": "http://127.0.0.1:7070",
+		"": "''", "a b": "'a b'", "it's": `'it'\''s'`, "$(x)": "'$(x)'", "~": "'~'", "a\\b": `'a\b'`,
+	} {
+		if got := Quote(in); got != want {
+			t.Errorf("%q: %s, want %s", in, got, want)
+		}
+	}
+}
+
+func TestNearest(t *testing.T) {
+	names := []string{"run", "publish", "list", "status", "cancel", "retry", "init", "keygen", "health"}
+	for in, want := range map[string]string{
+		"statsu": "status", "pubish": "publish", "lst": "list", "cancle": "cancel", "nonsense": "", "": "", "xyz": "",
+	} {
+		if got := nearest(in, names); got != want {
+			t.Errorf("%s: %q, want %q", in, got, want)
+		}
+	}
+}

@@ -4,46 +4,52 @@
 package terminal
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
 	"unicode"
-
-	"golang.org/x/term"
+	"unicode/utf16"
 
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/command"
 )
 
 // JSON prints v indented.
-func JSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
+func JSON(w io.Writer, v any) error { return writeJSON(w, v, "  ") }
+
+// writeJSON prints v with a newline behind it.
+func writeJSON(w io.Writer, v any, indent string) error {
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+	enc.SetIndent("", indent)
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, escapeJSON(b.String()))
+	return err
 }
 
-// IsTerminal reports whether w is one.
-func IsTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
-}
-
-// plain makes text from the network harmless to a terminal: a key may hold
-// escape sequences.
-func plain(s string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return unicode.ReplacementChar
+// escapeJSON writes what is no plain text as \u and digits, which means the same:
+// encoding/json leaves the control characters beyond ASCII, some of which begin
+// escape sequences, as they are.
+func escapeJSON(s string) string {
+	var out strings.Builder
+	for _, r := range s {
+		switch {
+		case r == '\n' || unicode.IsPrint(r):
+			out.WriteRune(r)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			fmt.Fprintf(&out, "\\u%04x\\u%04x", high, low)
+		default:
+			fmt.Fprintf(&out, "\\u%04x", r)
 		}
-		return r
-	}, s)
+	}
+	return out.String()
 }
 
 // table prints rows under heads, in columns.
@@ -52,7 +58,7 @@ func table(w io.Writer, heads []string, rows [][]string) error {
 	fmt.Fprintln(t, strings.Join(heads, "\t"))
 	for _, row := range rows {
 		for i, cell := range row {
-			row[i] = plain(cell)
+			row[i] = command.Plain(cell)
 		}
 		fmt.Fprintln(t, strings.TrimRight(strings.Join(row, "\t"), "\t"))
 	}
@@ -67,22 +73,16 @@ func Executions(w io.Writer, page *api.Executions) error {
 	}
 	var rows [][]string
 	for _, e := range page.Executions {
-		landed := 0
-		for _, d := range e.Destinations {
-			if d.State == api.StateLanded {
-				landed++
-			}
-		}
 		rows = append(rows, []string{
 			e.ExecutionID, e.Key, command.FormatSize(e.Size), e.Status,
-			fmt.Sprintf("%d of %d", landed, len(e.Destinations)), took(&e), e.StartTime.Local().Format(time.DateTime),
+			fmt.Sprintf("%d of %d", landed(&e), len(e.Destinations)), took(&e), e.StartTime.Local().Format(time.DateTime),
 		})
 	}
 	if err := table(w, []string{"EXECUTION", "KEY", "SIZE", "STATUS", "LANDED", "TOOK", "STARTED"}, rows); err != nil {
 		return err
 	}
 	if page.Next != "" {
-		fmt.Fprintf(w, "more: seeder list --after %s\n", page.Next)
+		fmt.Fprintf(w, "more: seeder list --after %s\n", command.Quote(command.Plain(page.Next)))
 	}
 	return nil
 }
@@ -96,21 +96,23 @@ func took(e *api.Execution) string {
 
 // Execution prints one execution and its destinations.
 func Execution(w io.Writer, e *api.Execution) error {
-	fmt.Fprintf(w, "%s from %s, %s, execution %s: %s\n", plain(e.Key), e.SourceBucket, command.FormatSize(e.Size), e.ExecutionID, phrase(e))
+	fmt.Fprintf(w, "%s from %s, %s, execution %s: %s\n",
+		command.Plain(e.Key), command.Plain(e.SourceBucket), command.FormatSize(e.Size), command.Plain(e.ExecutionID), phrase(e))
 	if e.Error != "" {
-		fmt.Fprintf(w, "error: %s\n", plain(e.Error))
+		fmt.Fprintf(w, "error: %s\n", command.Plain(e.Error))
 	}
 	return Arrivals(w, e)
 }
 
 func phrase(e *api.Execution) string {
+	status := command.Plain(e.Status)
 	if e.Ended() {
-		return e.Status
+		return status
 	}
 	if e.Phase == api.PhasePulling {
-		return fmt.Sprintf("%s, pulling, %s", e.Status, command.FormatSize(e.PulledBytes))
+		return fmt.Sprintf("%s, pulling, %s", status, command.FormatSize(e.PulledBytes))
 	}
-	return e.Status + ", " + e.Phase
+	return status + ", " + command.Plain(e.Phase)
 }
 
 // Arrivals prints the table of an execution's destinations.
@@ -122,7 +124,7 @@ func Arrivals(w io.Writer, e *api.Execution) error {
 			seconds = fmt.Sprintf("%.1f s", d.Seconds)
 		}
 		rows = append(rows, []string{
-			d.Bucket, dash(d.Region), d.State, percent(d.VerifiedBytes, e.Size, d.State),
+			d.Bucket, dash(d.Region), d.State, verified(d.VerifiedBytes, e.Size, d.State),
 			command.FormatSize(d.LandedBytes), seconds, dash(d.Agent), d.Error,
 		})
 	}
@@ -136,19 +138,17 @@ func dash(s string) string {
 	return s
 }
 
-func percent(n, of int64, state string) string {
-	if of == 0 || state == api.StateLanded {
-		if state == api.StateLanded {
-			return "100%"
-		}
-		return "0%"
+// verified is how far a destination is, which is all the way when it has landed.
+func verified(n, of int64, state string) string {
+	if state == api.StateLanded {
+		return "100%"
 	}
-	return fmt.Sprintf("%d%%", n*100/of)
+	return percent(n, of)
 }
 
 // AgentStatus prints what an agent knows.
 func AgentStatus(w io.Writer, s *api.AgentStatus) error {
-	fmt.Fprintf(w, "%s serves %s in %s (%s)\n\n", s.Node, s.Bucket, plain(s.Region), s.Version)
+	fmt.Fprintf(w, "%s\n\n", serves(s))
 	var members [][]string
 	for _, m := range s.Members {
 		members = append(members, []string{m.Name, m.Role, dash(m.Region), m.Addr, m.State})
@@ -170,7 +170,7 @@ func AgentStatus(w io.Writer, s *api.AgentStatus) error {
 	var builds [][]string
 	for _, b := range s.Builds {
 		builds = append(builds, []string{
-			b.Key, command.FormatSize(b.Size), b.State, percent(b.VerifiedBytes, b.Size, b.State),
+			b.Key, command.FormatSize(b.Size), b.State, verified(b.VerifiedBytes, b.Size, b.State),
 			command.FormatSize(b.LandedBytes), command.FormatSize(b.DownRate) + "/s", command.FormatSize(b.UpRate) + "/s",
 			fmt.Sprint(len(b.Peers)), b.Error,
 		})
@@ -190,27 +190,4 @@ func badPeers(w io.Writer, bad []api.BadPeer) error {
 		})
 	}
 	return table(w, []string{"BAD PEER", "REGION", "ADDR", "REASON", "SINCE", "LEFT ALONE UNTIL", "TIMES"}, rows)
-}
-
-// Watch shows something again and again until ctx ends. On a terminal each
-// showing takes the place of the last.
-func Watch(ctx context.Context, w io.Writer, interval time.Duration, show func(context.Context) error) error {
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
-	for {
-		if IsTerminal(w) {
-			fmt.Fprint(w, "\x1b[H\x1b[2J") // home, clear
-		}
-		if err := show(ctx); err != nil {
-			if errors.Is(err, context.Canceled) {
-				return nil
-			}
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-	}
 }

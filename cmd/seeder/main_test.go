@@ -1,0 +1,69 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/devcloud/cloudtest"
+)
+
+// asSeeder makes the test's binary the seeder's.
+const asSeeder = "LANDFALL_TEST_AS_SEEDER"
+
+var cloud *cloudtest.Cloud
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asSeeder) != "" {
+		main()
+		return
+	}
+	cloudtest.VerifyTestMain(m, &cloud)
+}
+
+// binary is the command with arguments, and with more in its environment.
+func binary(env []string, args ...string) *exec.Cmd {
+	c := exec.Command(os.Args[0], args...)
+	c.Env = append(os.Environ(), asSeeder+"=1", "TERM=xterm", "NO_COLOR=", "LANDFALL_SEEDER=")
+	// The race detector would wait a second at every exit.
+	c.Env = append(c.Env, "GORACE="+os.Getenv("GORACE")+" atexit_sleep_ms=0")
+	c.Env = append(c.Env, env...)
+	return c
+}
+
+// pretend answers as a seeder with these executions would.
+func pretend(t *testing.T, executions ...api.Execution) (url string) {
+	t.Helper()
+	mux := http.NewServeMux()
+	answer := func(w http.ResponseWriter, v any) {
+		if err := json.NewEncoder(w).Encode(v); err != nil {
+			t.Error(err)
+		}
+	}
+	mux.HandleFunc("GET /executions", func(w http.ResponseWriter, r *http.Request) {
+		page := api.Executions{Executions: []api.Execution{}}
+		for _, e := range executions {
+			if key := r.URL.Query().Get("key"); key == "" || key == e.Key {
+				page.Executions = append(page.Executions, e)
+			}
+		}
+		answer(w, page)
+	})
+	mux.HandleFunc("GET /executions/{id}", func(w http.ResponseWriter, r *http.Request) {
+		for _, e := range executions {
+			if e.ExecutionID == r.PathValue("id") {
+				answer(w, e)
+				return
+			}
+		}
+		w.WriteHeader(http.StatusNotFound)
+		answer(w, api.Error{Error: "no execution \x1b[2J" + r.PathValue("id")})
+	})
+	s := httptest.NewServer(mux)
+	t.Cleanup(s.Close)
+	return s.URL
+}

@@ -1,0 +1,240 @@
+package terminal
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/terminal/terminaltest"
+)
+
+// ended is how underWay went.
+func ended() *api.Execution {
+	e := underWay(10)
+	at := began.Add(90 * time.Second)
+	e.Status, e.Phase, e.CompletedAt = "FAILED", api.PhaseEnded, &at
+	for i := range e.Destinations {
+		d := &e.Destinations[i]
+		d.Rate = 0
+		switch d.State {
+		case api.StateFailed, api.StateLanded:
+		case api.StateUnserved:
+			d.State, d.Error = api.StateFailed, "no progress for 30m0s: no living member serves this bucket"
+		default:
+			d.State, d.Error, d.Seconds = api.StateLanded, "", 80
+			d.VerifiedBytes, d.LandedBytes = e.Size, e.Size
+		}
+	}
+	return e
+}
+
+// answers gives one after the other, the last for ever.
+func answers[T any](all ...T) func(context.Context) (*T, error) {
+	return func(context.Context) (*T, error) {
+		next := all[0]
+		if len(all) > 1 {
+			all = all[1:]
+		}
+		return &next, nil
+	}
+}
+
+func TestFollowThroughAPipe(t *testing.T) {
+	pulling := *underWay(0)
+	pulling.Phase, pulling.PulledBytes = api.PhasePulling, 250*mib
+	var out bytes.Buffer
+	e, err := Follow(t.Context(), &out, Live, time.Millisecond, answers(pulling, *underWay(5), *underWay(6), *ended()))
+	if err != nil || e.Status != "FAILED" {
+		t.Fatalf("%v, %v", e, err)
+	}
+	golden(t, "pipe.txt", out.String())
+}
+
+func TestFollowAsJSON(t *testing.T) {
+	var out bytes.Buffer
+	if _, err := Follow(t.Context(), &out, JSONLines, time.Millisecond, answers(*underWay(5), *underWay(5), *ended())); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	if len(lines) != 2 {
+		t.Fatalf("%d lines for two answers that differ:\n%s", len(lines), out.String())
+	}
+	for i, want := range []*api.Execution{underWay(5), ended()} {
+		var got api.Execution
+		if err := json.Unmarshal([]byte(lines[i]), &got); err != nil {
+			t.Fatalf("%v: %s", err, lines[i])
+		}
+		if got.Status != want.Status || got.Destinations[6].Bucket != want.Destinations[6].Bucket {
+			t.Errorf("%s", lines[i])
+		}
+	}
+	if strings.ContainsAny(out.String(), "\x1b\u202e\u009b") {
+		t.Errorf("what a terminal obeys: %q", out.String())
+	}
+}
+
+func TestFollowGivesUp(t *testing.T) {
+	gone := &api.StatusError{Code: http.StatusGone, Body: api.Error{Error: "superseded"}}
+	asked := 0
+	_, err := Follow(t.Context(), io.Discard, Live, time.Microsecond, func(context.Context) (*api.Execution, error) {
+		if asked++; asked == 3 {
+			return nil, gone
+		}
+		return nil, errors.New("no answer")
+	})
+	if !errors.Is(err, gone) || asked != 3 {
+		t.Errorf("%v after %d questions, want the answer that will not change", err, asked)
+	}
+	asked = 0
+	nobody := errors.New("nobody there")
+	get := func(context.Context) (*api.Execution, error) {
+		asked++
+		return nil, nobody
+	}
+	if _, err := Follow(t.Context(), io.Discard, Live, time.Microsecond, get); !errors.Is(err, nobody) || asked != patience+1 {
+		t.Errorf("%v after %d questions", err, asked)
+	}
+}
+
+// TestScreen draws frames over each other, in a terminal that becomes narrower
+// between them.
+func TestScreen(t *testing.T) {
+	seen := terminaltest.NewScreen(40)
+	s := &screen{w: newlines{seen}, size: func() (int, int) { return 40, 24 }, coloured: true}
+	b := newExecutionBars(s)
+	for i := range int64(5) {
+		b.update(underWay(i), began.Add(time.Duration(i)*time.Second))
+	}
+	b.trouble(errors.New("no answer"))
+	if got := seen.String(); !strings.Contains(got, "the seeder does not answer") {
+		t.Errorf("trouble is not shown:\n%s", got)
+	}
+	e := ended()
+	b.update(e, began.Add(time.Minute))
+	conclude(s, e)
+	golden(t, "screen-40.txt", seen.String())
+	if wrapped := seen.Wrapped(); len(wrapped) > 0 {
+		t.Errorf("wrapped: %q", wrapped)
+	}
+	if unknown := seen.Unknown(); len(unknown) > 0 {
+		t.Errorf("escapes that are not ours: %q", unknown)
+	}
+
+	s.drawn = []int{79, 20, 80}
+	for width, want := range map[int]int{100: 3, 80: 3, 40: 5, 39: 7} {
+		if got := s.above(width); got != want {
+			t.Errorf("at %d columns the last frame takes %d lines, want %d", width, got, want)
+		}
+	}
+}
+
+// newlines does what a terminal does to them.
+type newlines struct{ w io.Writer }
+
+func (n newlines) Write(p []byte) (int, error) {
+	_, err := n.w.Write(bytes.ReplaceAll(p, []byte("\n"), []byte("\r\n")))
+	return len(p), err
+}
+
+func TestWatchAgent(t *testing.T) {
+	status := api.AgentStatus{Node: "agent-a\x1b[2J", Bucket: "region-a-builds", Region: "region-a", Version: "v1",
+		Members: make([]api.Member, 3), BadPeers: make([]api.BadPeer, 1),
+		Builds: []api.Build{
+			{Key: "build.zip", ExecutionID: "1", Size: 100 * mib, State: api.StateDownloading, VerifiedBytes: 10 * mib, DownRate: 3 * mib, UpRate: mib},
+			{Key: "old.zip", ExecutionID: "2", Size: mib, State: api.StateLanded, UpRate: mib},
+			{Key: "bad.zip", ExecutionID: "3", Size: mib, State: api.StateFailed, Error: "access denied"},
+		}}
+	later := status
+	later.Builds = append([]api.Build{}, status.Builds...)
+	later.Builds[0].State = api.StateLanded
+
+	ctx, cancel := context.WithCancel(t.Context())
+	var out bytes.Buffer
+	get := answers(status, status, later)
+	calls := 0
+	err := WatchAgent(ctx, &out, Live, time.Millisecond, func(ctx context.Context) (*api.AgentStatus, error) {
+		if calls++; calls > 5 {
+			cancel()
+			return nil, ctx.Err()
+		}
+		return get(ctx)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "agent-pipe.txt", out.String())
+
+	b := &agentBars{}
+	var text strings.Builder
+	for _, width := range []int{40, 80} {
+		b.frame(&status, began)
+		status.Builds[0].VerifiedBytes += 5 * mib
+		for _, line := range b.frame(&status, began.Add(time.Second)).lines(width, 24, false) {
+			text.WriteString(line + "\n")
+		}
+	}
+	golden(t, "agent-frame.txt", text.String())
+
+	nobody := errors.New("nobody there")
+	if err := WatchAgent(t.Context(), io.Discard, Live, time.Millisecond, func(context.Context) (*api.AgentStatus, error) { return nil, nobody }); !errors.Is(err, nobody) {
+		t.Errorf("%v, want to hear at once that nobody is there", err)
+	}
+}
+
+func TestWatchExecutions(t *testing.T) {
+	page := api.Executions{Executions: []api.Execution{*underWay(5), *ended()}}
+	page.Executions[1].ExecutionID, page.Executions[1].Key = "01K0Z4V5QW8TQ0H6Q9M3N7R2XA", "older.zip"
+	ctx, cancel := context.WithCancel(t.Context())
+	var out bytes.Buffer
+	calls := 0
+	if err := WatchExecutions(ctx, &out, Live, time.Millisecond, func(ctx context.Context) (*api.Executions, error) {
+		if calls++; calls > 3 {
+			cancel()
+			return nil, ctx.Err()
+		}
+		return &page, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "list-pipe.txt", out.String())
+	s := &screen{w: io.Discard, size: func() (int, int) { return 80, 24 }}
+	b := &listBars{screen: s}
+	b.update(&page, began)
+	golden(t, "list-frame.txt", strings.Join(b.last.lines(80, 24, false), "\n")+"\n")
+}
+
+func TestUpload(t *testing.T) {
+	body := strings.NewReader("0123456789")
+	seen := terminaltest.NewScreen(40)
+	u := &upload{body: body, name: "build.zip", size: 10, screen: &screen{w: newlines{seen}, size: func() (int, int) { return 40, 24 }}}
+	if _, err := io.Copy(io.Discard, u); err != nil {
+		t.Fatal(err)
+	}
+	u.end()
+	if got := seen.String(); !strings.Contains(got, "100%") || !strings.Contains(got, "uplo") || len(seen.Wrapped()) > 0 {
+		t.Errorf("%s", got)
+	}
+}
+
+// TestJSON is the form that programs read: docs/cli.md says what the fields mean.
+func TestJSON(t *testing.T) {
+	var out bytes.Buffer
+	if err := JSON(&out, ended()); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "execution.json", out.String())
+	out.Reset()
+	if err := JSON(&out, map[string]string{"k": "\u009b31m\u202e\U000e0001<&>é"}); err != nil {
+		t.Fatal(err)
+	}
+	if want := "{\n  \"k\": \"\\u009b31m\\u202e\\udb40\\udc01<&>é\"\n}\n"; out.String() != want {
+		t.Errorf("%q, want %q", out.String(), want)
+	}
+}
