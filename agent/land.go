@@ -103,6 +103,7 @@ func (b *build) newJob() *landing.Job {
 		Logger:      b.logger,
 		Progress:    b.landedSoFar,
 		Now:         time.Now,
+		Metrics:     a.metrics.landing,
 	}
 }
 

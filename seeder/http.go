@@ -8,15 +8,12 @@ import (
 	"strings"
 
 	"github.com/aws/smithy-go"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/bucket"
-	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
-	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/web"
 )
@@ -35,7 +32,7 @@ func (s *Seeder) handler() http.Handler {
 		Page:    "seeder",
 		Ready:   s.isReady,
 		State:   s.state,
-		Metrics: s.metrics(),
+		Metrics: s.registry(),
 		Logger:  s.cfg.Logger,
 	})
 	mux.JSON("POST /deploy", s.postDeploy)
@@ -180,27 +177,5 @@ func (s *Seeder) state() any {
 		Members:    gossip.View(s.gossip.Members()),
 		Executions: executions,
 		BadPeers:   swarm.View(s.swarm.BadPeers()),
-	}
-}
-
-func (s *Seeder) metrics() *prometheus.Registry {
-	r := web.NewRegistry()
-	r.MustRegister(gossip.Collector(s.gossip), cache.Collector(s.cfg.Cache), swarm.Collector(s.swarm), executionsCollector{s.index})
-	if s.cfg.Notify != nil {
-		r.MustRegister(notify.Collector(s.cfg.Notify))
-	}
-	return r
-}
-
-var executionsDesc = prometheus.NewDesc("landfall_executions", "Executions in the table, by status.", []string{"status"}, nil)
-
-// executionsCollector counts executions by status when it is asked.
-type executionsCollector struct{ index *index }
-
-func (c executionsCollector) Describe(ch chan<- *prometheus.Desc) { ch <- executionsDesc }
-
-func (c executionsCollector) Collect(ch chan<- prometheus.Metric) {
-	for status, n := range c.index.countByStatus() {
-		ch <- prometheus.MustNewConstMetric(executionsDesc, prometheus.GaugeValue, float64(n), string(status))
 	}
 }

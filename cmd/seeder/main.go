@@ -113,6 +113,7 @@ func run(c *cli.Context) (err error) {
 		ArrivalTimeout: c.Duration("arrival-timeout"),
 		BuildSource:    c.String("build-source"),
 		Notify:         notifier,
+		AWSMetrics:     m.AWSMetrics,
 		Version:        command.Version(),
 		Logger:         m.Logger,
 	})
