@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/awsmetrics"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
@@ -77,8 +78,10 @@ type Config struct {
 	Memory string
 	// LandParallel and MaxActive default to the constants of that name.
 	LandParallel, MaxActive int
-	Version                 string
-	Logger                  *slog.Logger
+	// AWSMetrics counts what the clients of AWS do, for /metrics; nil for nobody.
+	AWSMetrics *awsmetrics.Metrics
+	Version    string
+	Logger     *slog.Logger
 }
 
 // Agent is one region's, or one of several.
@@ -94,6 +97,7 @@ type Agent struct {
 	sourceRead atomic.Int64
 	puller     *source.Puller
 	memory     memory
+	metrics    *metrics
 	// membersChanged is closed and replaced at every change, so that any
 	// number of builds can wait for it.
 	membersChanged *notice
@@ -133,6 +137,7 @@ func New(cfg Config) (_ *Agent, err error) {
 		slots:          make(chan struct{}, cfg.LandParallel),
 		active:         make(chan struct{}, cfg.MaxActive),
 		puller:         source.NewPuller(cfg.Cache),
+		metrics:        newMetrics(),
 		membersChanged: newNotice(),
 		landedNow:      make(chan struct{}, 1),
 		builds:         make(map[string]*build),
@@ -394,8 +399,10 @@ func (a *Agent) tick(ctx context.Context) error {
 func (a *Agent) turn(ctx context.Context) (release func(), err error) {
 	a.queued.Add(1)
 	defer a.queued.Add(-1)
+	begun := time.Now()
 	select {
 	case a.active <- struct{}{}:
+		a.metrics.queued.Observe(time.Since(begun).Seconds())
 		return func() { <-a.active }, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()

@@ -5,8 +5,6 @@ import (
 	"iter"
 	"net/http"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
@@ -22,7 +20,7 @@ func (a *Agent) handler() http.Handler {
 		Page:    "agent",
 		Ready:   a.ready,
 		State:   a.state,
-		Metrics: a.metrics(),
+		Metrics: a.registry(),
 		Logger:  a.cfg.Logger,
 	})
 	mux.JSON("GET /status", func(*http.Request) (int, any, error) { return http.StatusOK, a.status(), nil })
@@ -68,36 +66,5 @@ func (a *Agent) state([]string) iter.Seq2[string, any] {
 		for _, b := range builds {
 			ok = ok && yield("build/"+b.ExecutionID, b)
 		}
-	}
-}
-
-func (a *Agent) metrics() *prometheus.Registry {
-	r := web.NewRegistry()
-	r.MustRegister(gossip.Collector(a.gossip), cache.Collector(a.cfg.Cache), swarm.Collector(a.swarm), buildsCollector{a})
-	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "landfall_source_read_bytes_total",
-		Help: "Bytes of builds read from source buckets, for want of peers.",
-	}, func() float64 { return float64(a.sourceRead.Load()) }))
-	return r
-}
-
-var buildsDesc = prometheus.NewDesc("landfall_builds", "Builds this agent remembers, by state.", []string{"state"}, nil)
-
-// buildsCollector counts builds by state when it is asked.
-type buildsCollector struct{ agent *Agent }
-
-func (c buildsCollector) Describe(ch chan<- *prometheus.Desc) { ch <- buildsDesc }
-
-func (c buildsCollector) Collect(ch chan<- prometheus.Metric) {
-	counts := map[string]int{
-		api.StateQueued: 0, api.StateDownloading: 0, api.StateLanding: 0, api.StateLanded: 0, api.StateFailed: 0,
-	}
-	for _, b := range c.agent.allBuilds() {
-		b.mu.Lock()
-		counts[b.state]++
-		b.mu.Unlock()
-	}
-	for state, n := range counts {
-		ch <- prometheus.MustNewConstMetric(buildsDesc, prometheus.GaugeValue, float64(n), state)
 	}
 }

@@ -104,6 +104,7 @@ func (b *build) newJob() *landing.Job {
 		Progress:    b.landedSoFar,
 		Completed:   func() { b.reach(complete) },
 		Now:         time.Now,
+		Metrics:     a.metrics.landing,
 	}
 }
 

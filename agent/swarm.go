@@ -54,6 +54,7 @@ func (v *verifiedPieces) track(entry *cache.Entry) *landing.Tracker {
 
 // swarm downloads with the others and lands meanwhile.
 func (b *build) swarm(ctx context.Context, verified *verifiedPieces) error {
+	begun := time.Now()
 	b.set(api.StateDownloading)
 	if b.agent.cfg.Sources != nil {
 		defer during(ctx, b.fallBack)()
@@ -69,7 +70,7 @@ func (b *build) swarm(ctx context.Context, verified *verifiedPieces) error {
 	}
 	b.hold(entry)
 	tracker := verified.track(entry)
-	defer during(ctx, func(ctx context.Context) { b.steer(ctx, tracker, verified.changed) })()
+	defer during(ctx, func(ctx context.Context) { b.steer(ctx, begun, tracker, verified.changed) })()
 	return b.land(ctx, entry.Manifest(), entry, tracker)
 }
 
@@ -85,14 +86,15 @@ func during(ctx context.Context, f func(ctx context.Context)) (end func()) {
 	return func() { cancel(); <-done }
 }
 
-// steer keeps the first incomplete parts at high priority.
-func (b *build) steer(ctx context.Context, tracker *landing.Tracker, progress *notice) {
+// steer keeps the first incomplete parts of a download at high priority.
+func (b *build) steer(ctx context.Context, begun time.Time, tracker *landing.Tracker, progress *notice) {
 	m := b.entry.Manifest()
 	for {
 		changed := progress.next()
 		if tracker.Whole() {
 			b.reach(whole)
 			b.set(api.StateLanding)
+			b.agent.metrics.downloads.Observe(time.Since(begun).Seconds())
 			b.logger.Info("downloaded", "bytes", m.Size, "seconds", time.Since(b.started).Seconds(), "landedBytes", b.landedBytes())
 			return
 		}

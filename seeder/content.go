@@ -50,7 +50,7 @@ func (d *distribution) noteContent(ctx context.Context) (*ledger.Record, error) 
 	if err != nil {
 		return nil, err
 	}
-	d.index.put(updated)
+	d.put(updated)
 	return updated, nil
 }
 
@@ -101,7 +101,9 @@ func (d *distribution) pull(ctx context.Context, r *ledger.Record) error {
 	if entry != nil {
 		d.hold(entry)
 	}
-	d.logger.Info("pulled", "bytes", m.Size, "seconds", time.Since(started).Seconds())
+	took := time.Since(started)
+	d.metrics.pulls.Observe(took.Seconds())
+	d.logger.Info("pulled", "bytes", m.Size, "seconds", took.Seconds())
 	return nil
 }
 
@@ -157,7 +159,11 @@ func (d *distribution) mend(ctx context.Context, r *ledger.Record) {
 	}
 	from, err := d.sources.Get(ctx, r.SourceBucket)
 	if err == nil {
-		err = source.Pieces(ctx, from, r.FileKey, r.SourceETag, d.entry.Manifest(), d.torrent.Missing(), d.torrent.Put)
+		err = source.Pieces(ctx, from, r.FileKey, r.SourceETag, d.entry.Manifest(), d.torrent.Missing(),
+			func(ctx context.Context, piece int, b []byte) error {
+				d.metrics.repaired.Add(int64(len(b)))
+				return d.torrent.Put(ctx, piece, b)
+			})
 	}
 	if err != nil && ctx.Err() == nil {
 		d.logger.Warn("damaged pieces are not here again yet", "error", err, "retryIn", lookInterval.String())

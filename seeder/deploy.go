@@ -103,7 +103,7 @@ func (s *Seeder) accept(ctx context.Context, source string, o *bucket.Object, de
 	default:
 		logger.Info("execution accepted", "bytes", o.Size, "destinations", begun.Record.Destinations)
 	}
-	s.index.put(begun.Record)
+	s.put(begun.Record)
 	// One that is joined as well: when the answer to the write was lost, the
 	// next try finds its own item, which nobody carries yet.
 	s.start(begun.Record)
@@ -124,7 +124,7 @@ func (s *Seeder) cancel(ctx context.Context, id string) error {
 		if err != nil {
 			return err
 		}
-		s.index.put(updated)
+		s.put(updated)
 	}
 	s.cfg.Logger.Info("execution cancelled", "key", r.FileKey, "executionId", id)
 	return nil
@@ -144,7 +144,7 @@ func (s *Seeder) retry(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	s.index.put(updated)
+	s.put(updated)
 	s.cfg.Logger.Info("execution is sent again", "key", r.FileKey, "executionId", id)
 	s.index.update(id, func(l *live) { l.gone = false })
 	s.index.resend(id)

@@ -195,9 +195,11 @@ func (d *distribution) announce(record *ledger.Record, m *manifest.Manifest) err
 	if err != nil {
 		return err
 	}
+	begun := time.Now()
 	if err := d.gossip.Broadcast(wire); err != nil {
 		return err
 	}
+	d.metrics.announcements.Observe(time.Since(begun).Seconds())
 	d.phase(api.PhaseDistributing)
 	d.logger.Info("announced", "infohash", a.InfoHash.String(), "destinations", a.Destinations)
 	return nil
@@ -258,7 +260,7 @@ func (d *distribution) look(ctx context.Context) {
 		}
 		return
 	}
-	d.index.put(r)
+	d.put(r)
 }
 
 // timeOut fails the destinations that have made no progress for too long, and
@@ -311,7 +313,7 @@ func (d *distribution) fail(ctx context.Context, b, reason string) error {
 	if err != nil {
 		return err
 	}
-	d.index.put(updated)
+	d.put(updated)
 	// The table may know better than the index: an arrival, or a failure before.
 	if slices.Contains(updated.Failed, b) && updated.Results[b].Timestamp.Equal(at) && d.cfg.Notify != nil {
 		d.cfg.Notify.Send(notify.Of(updated, b))

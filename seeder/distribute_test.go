@@ -43,7 +43,7 @@ func TestFailureIsToldOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := begun.Record.ExecutionID
-	s := &Seeder{cfg: Config{Ledger: table, Notify: notifier, Logger: slog.New(slog.DiscardHandler)}, index: newIndex()}
+	s := &Seeder{cfg: Config{Ledger: table, Notify: notifier, Logger: slog.New(slog.DiscardHandler)}, index: newIndex(), metrics: newMetrics(nil)}
 	s.index.put(begun.Record)
 	fail := func(bucket, reason string) *ledger.Record {
 		t.Helper()

@@ -8,16 +8,11 @@ import (
 	"strings"
 
 	"github.com/aws/smithy-go"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/bucket"
-	"github.com/landfall-dist/landfall/internal/cache"
-	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
-	"github.com/landfall-dist/landfall/internal/notify"
-	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/web"
 )
 
@@ -33,7 +28,7 @@ func (s *Seeder) handler() http.Handler {
 		Page:    "seeder",
 		Ready:   s.isReady,
 		State:   s.state,
-		Metrics: s.metrics(),
+		Metrics: s.registry(),
 		Logger:  s.cfg.Logger,
 	})
 	mux.JSON("POST /deploy", s.postDeploy)
@@ -179,26 +174,4 @@ func refused(err error) error {
 		return &web.Error{Code: http.StatusBadRequest, Err: err}
 	}
 	return err
-}
-
-func (s *Seeder) metrics() *prometheus.Registry {
-	r := web.NewRegistry()
-	r.MustRegister(gossip.Collector(s.gossip), cache.Collector(s.cfg.Cache), swarm.Collector(s.swarm), executionsCollector{s.index})
-	if s.cfg.Notify != nil {
-		r.MustRegister(notify.Collector(s.cfg.Notify))
-	}
-	return r
-}
-
-var executionsDesc = prometheus.NewDesc("landfall_executions", "Executions in the table, by status.", []string{"status"}, nil)
-
-// executionsCollector counts executions by status when it is asked.
-type executionsCollector struct{ index *index }
-
-func (c executionsCollector) Describe(ch chan<- *prometheus.Desc) { ch <- executionsDesc }
-
-func (c executionsCollector) Collect(ch chan<- prometheus.Metric) {
-	for status, n := range c.index.countByStatus() {
-		ch <- prometheus.MustNewConstMetric(executionsDesc, prometheus.GaugeValue, float64(n), string(status))
-	}
 }

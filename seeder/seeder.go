@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/awsmetrics"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
@@ -76,9 +77,11 @@ type Config struct {
 	// http, https or file. Empty: not offered.
 	BuildSource string
 	// Notify is told of destinations that fail; nil for nobody. Run runs it.
-	Notify  *notify.Notifier
-	Version string
-	Logger  *slog.Logger
+	Notify *notify.Notifier
+	// AWSMetrics counts what the clients of AWS do, for /metrics; nil for nobody.
+	AWSMetrics *awsmetrics.Metrics
+	Version    string
+	Logger     *slog.Logger
 }
 
 // Seeder is the running role.
@@ -90,6 +93,7 @@ type Seeder struct {
 	index   *index
 	puller  *source.Puller
 	sources *source.Buckets
+	metrics *metrics
 
 	reserved reservations
 	builds   *http.Client
@@ -133,6 +137,7 @@ func New(cfg Config) (_ *Seeder, err error) {
 		index:    newIndex(),
 		puller:   source.NewPuller(cfg.Cache),
 		sources:  source.NewBuckets(cfg.AWS, cfg.Bucket),
+		metrics:  newMetrics(cfg.Destinations),
 		reserved: newReservations(),
 		builds:   newBuildSource(),
 		ready:    errors.New("starting"),
@@ -216,7 +221,7 @@ func quietAtEnd(ctx context.Context, err error) error {
 func (s *Seeder) load(ctx context.Context) error {
 	resumed := 0
 	err := s.cfg.Ledger.Scan(ctx, func(r *ledger.Record) error {
-		s.index.put(r)
+		s.put(r)
 		s.index.update(r.ExecutionID, func(l *live) { l.loaded = true })
 		return nil
 	})

@@ -33,6 +33,9 @@ func (s *Seeder) watch(ctx context.Context) error {
 	w := &watcher{Seeder: s, named: make(map[string]bool)}
 	for {
 		err := w.poll(ctx)
+		if ctx.Err() == nil {
+			s.metrics.polled(err)
+		}
 		switch {
 		case ctx.Err() != nil:
 			return nil

@@ -99,6 +99,7 @@ func run(c *cli.Context) (err error) {
 		Memory:       filepath.Join(m.DataDir, "announced"),
 		LandParallel: c.Int("land-parallel"),
 		MaxActive:    c.Int("max-active"),
+		AWSMetrics:   m.AWSMetrics,
 		Version:      command.Version(),
 		Logger:       m.Logger,
 	})

@@ -122,6 +122,7 @@ func run(c *cli.Context) (err error) {
 		ArrivalTimeout: c.Duration("arrival-timeout"),
 		BuildSource:    c.String("build-source"),
 		Notify:         notifier,
+		AWSMetrics:     m.AWSMetrics,
 		Version:        command.Version(),
 		Logger:         m.Logger,
 	})

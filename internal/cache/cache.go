@@ -54,6 +54,7 @@ type Cache struct {
 	entries map[InfoHash]*Entry
 	pulling map[*Pulling]struct{}
 	evicted int // so far
+	refused int // builds that found no room, so far
 }
 
 // Open locks and reads a directory, which is made when missing. ErrInUse when
@@ -191,7 +192,7 @@ func (c *Cache) Create(m *manifest.Manifest) (*Entry, error) {
 		e.Pin()
 		return e, nil
 	}
-	if err := c.reserve(m.Size); err != nil {
+	if err := c.take(m.Size); err != nil {
 		return nil, err
 	}
 	dir := c.path(infohash)
@@ -230,6 +231,15 @@ func (c *Cache) finish(dir string, info []byte, infohash InfoHash, have []byte) 
 	e.Pin()
 	c.entries[infohash] = e
 	return e, nil
+}
+
+// take is reserve for a build that comes now.
+func (c *Cache) take(size int64) error {
+	err := c.reserve(size)
+	if errors.Is(err, ErrNoSpace) {
+		c.refused++
+	}
+	return err
 }
 
 // reserve checks that size bytes more fit beside what is promised already.

@@ -238,6 +238,9 @@ func TestDiskIsReserved(t *testing.T) {
 	if _, err := c.Pull("y", "etag", 4*piece); err != nil {
 		t.Errorf("an aborted pull keeps its room: %v", err)
 	}
+	if c.refused != 3 {
+		t.Errorf("%d refusals were counted, want 3", c.refused)
+	}
 }
 
 func TestEvict(t *testing.T) {

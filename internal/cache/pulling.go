@@ -61,7 +61,7 @@ func (c *Cache) Pull(name, tag string, size int64) (*Pulling, error) {
 	for _, b := range p.kept {
 		p.written.Add(int64(b.length))
 	}
-	if err := c.reserve(size - p.written.Load()); err != nil {
+	if err := c.take(size - p.written.Load()); err != nil {
 		if len(p.kept) == 0 {
 			return nil, errors.Join(err, p.remove())
 		}

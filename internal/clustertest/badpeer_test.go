@@ -126,7 +126,7 @@ func (c *Cluster) shows(i int, s *api.AgentStatus, name string, reason swarm.Rea
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	for _, line := range []string{"landfall_bad_peers 1\n", `landfall_bad_peers_total{reason="` + string(reason) + `"} 1` + "\n"} {
+	for _, line := range []string{"landfall_bad_peers 1\n", `landfall_peer_bans_total{reason="` + string(reason) + `"} 1` + "\n"} {
 		if !strings.Contains(string(metrics), line) {
 			c.t.Errorf("no metric says %q", line)
 		}

@@ -26,6 +26,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/awsmetrics"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
@@ -256,7 +257,8 @@ func MemberFlags(listen, gossipListen, peerListen, dataDir string) []cli.Flag {
 // Member is what MemberFlags open.
 type Member struct {
 	DataDir     string
-	AWS         aws.Config
+	AWS         aws.Config // its clients are counted by AWSMetrics
+	AWSMetrics  *awsmetrics.Metrics
 	Ledger      *ledger.Ledger
 	Cache       *cache.Cache
 	Peers, HTTP net.Listener
@@ -268,7 +270,7 @@ type Member struct {
 // OpenMember opens what the MemberFlags name: data directory, table, listeners.
 // On error nothing is left open.
 func OpenMember(c *cli.Context, kind string) (_ *Member, err error) {
-	m := &Member{}
+	m := &Member{AWSMetrics: awsmetrics.New()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.Close())
@@ -294,9 +296,11 @@ func OpenMember(c *cli.Context, kind string) (_ *Member, err error) {
 	if m.Cache, err = cache.Open(filepath.Join(m.DataDir, "cache"), limit); err != nil {
 		return nil, err
 	}
-	if m.AWS, err = LoadAWS(c.Context); err != nil {
+	cfg, err := LoadAWS(c.Context)
+	if err != nil {
 		return nil, err
 	}
+	m.AWS = m.AWSMetrics.Instrument(cfg)
 	m.Ledger = OpenLedger(m.AWS, c.String("table"), c.String("table-region"))
 	if err := m.Ledger.Check(c.Context); err != nil {
 		return nil, err

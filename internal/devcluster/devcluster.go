@@ -21,6 +21,7 @@ import (
 
 	"github.com/landfall-dist/landfall/agent"
 	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/awsmetrics"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
@@ -209,8 +210,16 @@ func listenOn(addr string) (net.Listener, error) {
 	return l, nil
 }
 
+// instrumented returns the configuration with clients of AWS that are counted for
+// one member.
+func instrumented(cfg Config) (Config, *awsmetrics.Metrics) {
+	m := awsmetrics.New()
+	cfg.AWS = m.Instrument(cfg.AWS)
+	return cfg, m
+}
+
 func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
-	cfg := c.cfg
+	cfg, counted := instrumented(c.cfg)
 	dir := filepath.Join(cfg.Dir, "seeder")
 	store, err := cache.Open(filepath.Join(dir, "cache"), cacheSize)
 	if err != nil {
@@ -252,6 +261,7 @@ func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 		ArrivalTimeout: cfg.ArrivalTimeout,
 		BuildSource:    cfg.BuildSource,
 		Notify:         notifier,
+		AWSMetrics:     counted,
 		Version:        cfg.Version,
 		Logger:         cfg.Logger.With("node", "seeder"),
 	})
@@ -278,7 +288,7 @@ func newNotifier(cfg Config) (*notify.Notifier, error) {
 
 // agent opens one agent of a region. Several may serve one region.
 func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url string, _ member, err error) {
-	cfg := c.cfg
+	cfg, counted := instrumented(c.cfg)
 	store, err := cache.Open(filepath.Join(cfg.Dir, id, "cache"), cacheSize)
 	if err != nil {
 		return "", member{}, err
@@ -303,6 +313,7 @@ func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url strin
 		Sources:       source.NewBuckets(cfg.AWS),
 		FallbackAfter: cfg.FallbackAfter,
 		Memory:        filepath.Join(cfg.Dir, id, "announced"),
+		AWSMetrics:    counted,
 		Version:       cfg.Version,
 		Logger:        cfg.Logger.With("node", id),
 	})

@@ -107,10 +107,14 @@ type Job struct {
 	Completed func()
 	// Now is the clock of the result; nil means time.Now.
 	Now func() time.Time
+	// Metrics, which may be nil, counts what the landings of a process do.
+	Metrics *Metrics
 
 	// uploadID is the upload that is this landing's to complete or to remove;
 	// empty while there is none.
 	uploadID string
+	// begun is when Run was first called; zero before.
+	begun time.Time
 }
 
 // Run lands the build, waiting for its pieces, and records the arrival. It
@@ -121,6 +125,9 @@ type Job struct {
 // successor. What cannot succeed any more, and a ctx whose cause is ErrSuperseded
 // or ErrEnded, removes it.
 func (j *Job) Run(ctx context.Context) (ledger.Result, error) {
+	if j.begun.IsZero() {
+		j.begun = time.Now()
+	}
 	l := &landing{Job: j, digest: j.Manifest.SHA256Hex()}
 	result, err := l.run(ctx)
 	if err != nil {
@@ -157,6 +164,7 @@ func (j *Job) Record(ctx context.Context, last *ledger.Record) (ledger.Result, e
 }
 
 func (j *Job) record(ctx context.Context, last *ledger.Record, sha256 string, size int64) (ledger.Result, error) {
+	begun := time.Now()
 	uploads, err := j.Bucket.Uploads(ctx, j.Key.FileKey)
 	if err != nil {
 		return ledger.Result{}, err
@@ -190,6 +198,7 @@ func (j *Job) record(ctx context.Context, last *ledger.Record, sha256 string, si
 	if err != nil {
 		return ledger.Result{}, err
 	}
+	j.Metrics.recorded(time.Since(begun))
 	if j.Progress != nil {
 		j.Progress(size)
 	}
@@ -289,7 +298,20 @@ func (l *landing) round(ctx context.Context) (ledger.Result, error) {
 	if l.Completed != nil {
 		l.Completed()
 	}
+	l.Metrics.landed(time.Since(l.couldLand()))
 	return l.record(ctx, l.last, l.digest, l.Manifest.Size)
+}
+
+// couldLand is when the last piece was verified, or the landing began where that
+// was later.
+func (l *landing) couldLand() time.Time {
+	if l.Tracker == nil {
+		return l.begun
+	}
+	if at := l.Tracker.completeAt(); at.After(l.begun) {
+		return at
+	}
+	return l.begun
 }
 
 // fence reads the item consistently and fails when it is another execution's, or

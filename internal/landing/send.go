@@ -109,6 +109,7 @@ func (l *landing) agrees(p bucket.Part) bool {
 func (l *landing) sendPart(ctx context.Context, part int) (bucket.Part, error) {
 	offset, length := l.Manifest.PartRange(part)
 	sent := bucket.Part{Number: part, SHA256: l.Manifest.PartSHA256(part), Size: length}
+	tries := 0
 	err := l.retry(ctx, "part", func() (err error) {
 		select {
 		case l.Slots <- struct{}{}:
@@ -116,10 +117,14 @@ func (l *landing) sendPart(ctx context.Context, part int) (bucket.Part, error) {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		ctx, cancel := context.WithTimeout(ctx, partGrace+time.Duration(length/slowestRate)*time.Second)
+		try, cancel := context.WithTimeout(ctx, partGrace+time.Duration(length/slowestRate)*time.Second)
 		defer cancel()
 		body := io.NewSectionReader(l.Content, offset, length)
-		sent.ETag, err = l.Bucket.UploadPart(ctx, l.Key.FileKey, l.uploadID, part, body, length, sent.SHA256)
+		begun := time.Now()
+		sent.ETag, err = l.Bucket.UploadPart(try, l.Key.FileKey, l.uploadID, part, body, length, sent.SHA256)
+		if tries++; ctx.Err() == nil { // else nobody waits for it any more
+			l.Metrics.sent(time.Since(begun), length, tries > 1, err)
+		}
 		return err
 	})
 	return sent, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/landfall-dist/landfall/internal/manifest"
 )
@@ -25,11 +26,15 @@ type Tracker struct {
 
 	mu       sync.Mutex
 	verified []bool // by piece
-	missing  []int  // by part: pieces not verified
-	state    []partState
-	refusals []uint8 // by part: how often S3 refused it
-	unlanded int     // parts
-	bytes    int64   // of landed parts
+	// complete is when the last of the pieces was verified; of no meaning while
+	// some of them, which unverified counts, are not.
+	complete   time.Time
+	unverified int
+	missing    []int // by part: pieces not verified
+	state      []partState
+	refusals   []uint8 // by part: how often S3 refused it
+	unlanded   int     // parts
+	bytes      int64   // of landed parts
 	// low is at or below the lowest waiting part, so that finding the next one
 	// does not pass over all that has landed before.
 	low int
@@ -41,12 +46,13 @@ type Tracker struct {
 // NewTracker begins with no piece verified.
 func NewTracker(m *manifest.Manifest) *Tracker {
 	t := &Tracker{
-		m:        m,
-		verified: make([]bool, m.NumPieces()),
-		missing:  make([]int, m.NumParts()),
-		state:    make([]partState, m.NumParts()),
-		refusals: make([]uint8, m.NumParts()),
-		unlanded: m.NumParts(),
+		m:          m,
+		verified:   make([]bool, m.NumPieces()),
+		unverified: m.NumPieces(),
+		missing:    make([]int, m.NumParts()),
+		state:      make([]partState, m.NumParts()),
+		refusals:   make([]uint8, m.NumParts()),
+		unlanded:   m.NumParts(),
 	}
 	for part := range t.missing {
 		first, end := m.PartPieces(part)
@@ -64,6 +70,9 @@ func (t *Tracker) Verified(piece int) {
 		return
 	}
 	t.verified[piece] = true
+	if t.unverified--; t.unverified == 0 {
+		t.complete = time.Now()
+	}
 	part := t.m.PartOf(piece)
 	if t.missing[part]--; t.missing[part] == 0 && t.state[part] == waiting {
 		t.wake()
@@ -77,6 +86,7 @@ func (t *Tracker) Invalid(piece int) {
 	defer t.mu.Unlock()
 	if t.verified[piece] {
 		t.verified[piece] = false
+		t.unverified++
 		t.missing[t.m.PartOf(piece)]++
 	}
 }
@@ -192,6 +202,14 @@ func (t *Tracker) Window(n int) []int {
 func (t *Tracker) Whole() bool { return len(t.Window(1)) == 0 }
 
 func (t *Tracker) whole(part int) bool { return t.missing[part] == 0 || t.state[part] == landed }
+
+// completeAt is when the last piece was verified; a part that S3 has already may
+// have lost some since.
+func (t *Tracker) completeAt() time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.complete
+}
 
 // LandedBytes is the length of all parts in the upload, in bytes.
 func (t *Tracker) LandedBytes() int64 {

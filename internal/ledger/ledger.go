@@ -16,6 +16,7 @@ import (
 	"fmt"
 	mathrand "math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -43,10 +44,14 @@ const (
 type Ledger struct {
 	client *dynamodb.Client
 	table  string
+
+	errors, conflicts atomic.Int64
 }
 
 // New returns the ledger kept in a table, which need not exist yet.
-func New(client *dynamodb.Client, table string) *Ledger { return &Ledger{client, table} }
+func New(client *dynamodb.Client, table string) *Ledger {
+	return &Ledger{client: client, table: table}
+}
 
 // Table is the table's name.
 func (l *Ledger) Table() string { return l.table }
@@ -111,8 +116,12 @@ func (l *Ledger) describe(ctx context.Context) (types.TableStatus, error) {
 	return out.Table.TableStatus, nil
 }
 
-// explain turns a missing table into ErrNoTable, which says what to do.
+// explain turns a missing table into ErrNoTable, which says what to do, and counts
+// the error.
 func (l *Ledger) explain(err error) error {
+	if !errors.Is(err, context.Canceled) { // else we did not wait for the answer
+		l.errors.Add(1)
+	}
 	var missing *types.ResourceNotFoundException
 	if errors.As(err, &missing) {
 		return fmt.Errorf("table %s: %w; `seeder init` makes it", l.table, ErrNoTable)
@@ -417,6 +426,7 @@ func (l *Ledger) put(ctx context.Context, r, old *Record) (*Record, error) {
 func (l *Ledger) refused(err error) error {
 	var conflict *types.ConditionalCheckFailedException
 	if errors.As(err, &conflict) {
+		l.conflicts.Add(1)
 		return err
 	}
 	return l.explain(err)

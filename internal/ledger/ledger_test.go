@@ -253,13 +253,12 @@ func TestArrivalCalls(t *testing.T) {
 			t.Fatal(err)
 		}
 		var calls []string
-		counted := *l
-		counted.client = dynamodb.New(l.client.Options(), func(o *dynamodb.Options) {
+		counted := New(dynamodb.New(l.client.Options(), func(o *dynamodb.Options) {
 			o.APIOptions = append(slices.Clone(o.APIOptions), func(s *middleware.Stack) error {
 				calls = append(calls, s.ID())
 				return nil
 			})
-		})
+		}), l.table)
 		for _, c := range []struct {
 			bucket string
 			want   []string
@@ -277,6 +276,9 @@ func TestArrivalCalls(t *testing.T) {
 		if err != nil || r.Status != Completed || r.CompletedAt.IsZero() || r.Version != old.Version+3 ||
 			!slices.Equal(r.Successful, []string{"a", "b", "c"}) || len(r.Results) != 3 || len(r.Landings) != 0 {
 			t.Fatalf("the table has %+v, %v", r, err)
+		}
+		if e, c := counted.errors.Load(), counted.conflicts.Load(); e != 0 || c != 1 {
+			t.Errorf("%d errors and %d conflicts were counted", e, c)
 		}
 		if copies := (&reader{item: r.item}).number("successfulCopies"); copies != 3 {
 			t.Errorf("successfulCopies is %d", copies)

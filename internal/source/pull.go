@@ -41,7 +41,12 @@ type Puller struct {
 	cache  *cache.Cache
 	pulls  chan struct{}
 	blocks chan []byte // free ones; nil means one not made yet
+	read   atomic.Int64
 }
+
+// BytesRead is what was read from buckets so far, in bytes; what a former pull has
+// left does not count.
+func (p *Puller) BytesRead() int64 { return p.read.Load() }
 
 // NewPuller pulls into a cache.
 func NewPuller(c *cache.Cache) *Puller {
@@ -174,6 +179,7 @@ func (p *Puller) request(ctx context.Context, group *errgroup.Group, from *bucke
 				return nil
 			}
 			if b.err = readRange(ctx, from, o, b); b.err == nil {
+				p.read.Add(int64(len(b.buf)))
 				_, b.err = file.WriteAt(b.buf, b.offset)
 			}
 			return b.err

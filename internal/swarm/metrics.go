@@ -1,25 +1,96 @@
 package swarm
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"sync/atomic"
 
-var (
-	badDesc   = prometheus.NewDesc("landfall_bad_peers", "Peers that are left alone now for what they did.", nil, nil)
-	bansTotal = prometheus.NewDesc("landfall_bad_peers_total", "How often a peer was found to be bad, by reason.", []string{"reason"}, nil)
+	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Collector reads the swarm's metrics when it is asked.
+// counts is what the engine does not count, or not as we mean it.
+type counts struct {
+	// Dials that gave a connection, that did not, and that were not made because
+	// the peer is left alone.
+	reached, unreached, spared atomic.Int64
+	// Connections taken, and those of strangers.
+	accepted, turnedAway atomic.Int64
+	// Pieces with another hash than the build's: as they came, and as they were
+	// found on the disk after they had been right.
+	badFromPeer, badOnDisk atomic.Int64
+}
+
+func newDesc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("landfall_"+name, help, labels, nil)
+}
+
+var (
+	badDesc        = newDesc("bad_peers", "Peers that are left alone now for what they did.")
+	bansDesc       = newDesc("peer_bans_total", "How often a peer was found to be bad, by reason.", "reason")
+	downloadedDesc = newDesc("swarm_downloaded_bytes_total", "Bytes of builds that came from peers.")
+	usefulDesc     = newDesc("swarm_useful_bytes_total", "Those of the downloaded bytes that were still wanted when they came.")
+	uploadedDesc   = newDesc("swarm_uploaded_bytes_total", "Bytes of builds that went to peers.")
+	wireDesc       = newDesc("swarm_wire_bytes_total", "All bytes on connections with peers, the protocol's own too.", "direction")
+	receivedDesc   = newDesc("swarm_received_chunks_total", "Chunks that came from peers, by whether they were still wanted.", "use")
+	sentDesc       = newDesc("swarm_sent_chunks_total", "Chunks that went to peers.")
+	hashedDesc     = newDesc("swarm_hashed_bytes_total", "Bytes of pieces that were hashed as they came.")
+	badPiecesDesc  = newDesc("swarm_bad_pieces_total", "Pieces that failed their hash: sent by peers, or changed on the disk.", "source")
+	dialsDesc      = newDesc("swarm_dials_total", "Dials of peers, by what became of them; spared are bad peers that are left alone.", "result")
+	acceptsDesc    = newDesc("swarm_accepts_total", "Connections that peers have made, by whether they may.", "result")
+	dialingDesc    = newDesc("swarm_dials_under_way", "Dials of peers that wait for an answer.")
+	peersDesc      = newDesc("swarm_peers", "Connections with peers, each build counted.")
+	wholeDesc      = newDesc("swarm_complete_peers", "Those of the connected peers that have their build whole.")
+	torrentsDesc   = newDesc("swarm_torrents", "Builds in the torrent engine.")
+
+	descs = []*prometheus.Desc{
+		badDesc, bansDesc, downloadedDesc, usefulDesc, uploadedDesc, wireDesc, receivedDesc, sentDesc, hashedDesc,
+		badPiecesDesc, dialsDesc, acceptsDesc, dialingDesc, peersDesc, wholeDesc, torrentsDesc,
+	}
+)
+
+// Collector reads the swarm's metrics when it is asked: the torrent client's
+// counters, and our own.
 func Collector(s *Swarm) prometheus.Collector { return collector{s} }
 
 type collector struct{ s *Swarm }
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	ch <- badDesc
-	ch <- bansTotal
+	for _, d := range descs {
+		ch <- d
+	}
 }
 
 func (c collector) Collect(ch chan<- prometheus.Metric) {
-	ch <- prometheus.MustNewConstMetric(badDesc, prometheus.GaugeValue, float64(len(c.s.BadPeers())))
-	for _, r := range Reasons {
-		ch <- prometheus.MustNewConstMetric(bansTotal, prometheus.CounterValue, float64(c.s.conduct.total(r)), string(r))
+	count := func(d *prometheus.Desc, n int64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
 	}
+	gauge := func(d *prometheus.Desc, n int) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n))
+	}
+	gauge(badDesc, len(c.s.BadPeers()))
+	for _, r := range Reasons {
+		count(bansDesc, int64(c.s.conduct.total(r)), string(r))
+	}
+	engine, own := c.s.client.Stats(), &c.s.counts
+	count(downloadedDesc, engine.BytesReadData.Int64())
+	count(usefulDesc, engine.BytesReadUsefulData.Int64())
+	count(uploadedDesc, engine.BytesWrittenData.Int64())
+	count(wireDesc, engine.BytesRead.Int64(), "received")
+	count(wireDesc, engine.BytesWritten.Int64(), "sent")
+	count(receivedDesc, engine.ChunksReadUseful.Int64(), "useful")
+	count(receivedDesc, engine.ChunksReadWasted.Int64(), "wasted")
+	count(sentDesc, engine.ChunksWritten.Int64())
+	count(hashedDesc, engine.BytesHashed.Int64())
+	count(badPiecesDesc, own.badFromPeer.Load(), "peer")
+	count(badPiecesDesc, own.badOnDisk.Load(), "disk")
+	count(dialsDesc, own.reached.Load(), "connected")
+	count(dialsDesc, own.unreached.Load(), "failed")
+	count(dialsDesc, own.spared.Load(), "spared")
+	count(acceptsDesc, own.accepted.Load(), "taken")
+	count(acceptsDesc, own.turnedAway.Load(), "refused")
+	gauge(dialingDesc, engine.ActiveHalfOpenAttempts)
+	gauge(peersDesc, engine.ActivePeers)
+	gauge(wholeDesc, engine.ConnectedSeeders)
+	c.s.mu.Lock()
+	torrents := len(c.s.torrents)
+	c.s.mu.Unlock()
+	gauge(torrentsDesc, torrents)
 }

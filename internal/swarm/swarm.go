@@ -92,6 +92,7 @@ type Swarm struct {
 	conns     sync.Map // of connKey to *watched, from the handshake on
 	exchanges sync.Map // of *torrent.Peer to *exchange
 	buffers   sync.Pool
+	counts    counts
 
 	mu       sync.Mutex
 	torrents map[cache.InfoHash]*Torrent
@@ -313,9 +314,11 @@ func (l *listener) Accept() (net.Conn, error) {
 		}
 		addr, ok := conn.RemoteAddr().(*net.TCPAddr)
 		if allow := l.swarm.cfg.AllowPeer; allow != nil && (!ok || !allow(addr.AddrPort().Addr().Unmap())) {
+			l.swarm.counts.turnedAway.Add(1)
 			conn.Close()
 			continue
 		}
+		l.swarm.counts.accepted.Add(1)
 		conn = l.swarm.watch(conn, [20]byte{}, conn.RemoteAddr().String())
 		if l.wrap != nil {
 			conn = l.wrap(conn)

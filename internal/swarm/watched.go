@@ -148,11 +148,14 @@ func (d dialer) DialerNetwork() string { return "tcp" }
 func (d dialer) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	id := d.swarm.conduct.at(addr)
 	if d.swarm.conduct.refused(id) {
+		d.swarm.counts.spared.Add(1)
 		return nil, fmt.Errorf("dialling %s: %w", addr, errLeftAlone)
 	}
 	c, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, d.DialerNetwork(), addr)
 	if err != nil {
+		d.swarm.counts.unreached.Add(1)
 		return nil, err
 	}
+	d.swarm.counts.reached.Add(1)
 	return d.swarm.watch(c, id, addr), nil
 }

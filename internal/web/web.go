@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/landfall-dist/landfall/internal/api"
@@ -102,13 +101,6 @@ type Options struct {
 	State   State
 	Metrics *prometheus.Registry
 	Logger  *slog.Logger
-}
-
-// NewRegistry has Go's and the process's own metrics; the roles add theirs.
-func NewRegistry() *prometheus.Registry {
-	r := prometheus.NewRegistry()
-	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return r
 }
 
 // NewMux serves /healthz, /readyz, /metrics, /events, /changes and the page at /.

@@ -1,0 +1,74 @@
+package agent
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/landing"
+	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/swarm"
+	"github.com/landfall-dist/landfall/internal/web"
+)
+
+// durations are the bounds of histograms in seconds, up to a large build over a slow
+// link.
+var durations = prometheus.ExponentialBuckets(0.0625, 2, 16)
+
+// metrics is what the agent counts as it happens. The rest is read when it is asked
+// for.
+type metrics struct {
+	queued, downloads prometheus.Histogram
+	landing           *landing.Metrics
+}
+
+func newMetrics() *metrics {
+	histogram := func(name, help string) prometheus.Histogram {
+		return prometheus.NewHistogram(prometheus.HistogramOpts{Name: "landfall_" + name, Help: help, Buckets: durations})
+	}
+	return &metrics{
+		queued:    histogram("queue_seconds", "How long a build waited for its turn among --max-active."),
+		downloads: histogram("download_seconds", "From the beginning of a build's download, its info dictionary included, to the last verified piece."),
+		landing:   landing.NewMetrics(),
+	}
+}
+
+// registry is what /metrics shows.
+func (a *Agent) registry() *prometheus.Registry {
+	r := web.NewRegistry(a.cfg.Version, a.ready)
+	r.MustRegister(
+		gossip.Collector(a.gossip), cache.Collector(a.cfg.Cache), swarm.Collector(a.swarm), ledger.Collector(a.cfg.Ledger),
+		a.metrics.queued, a.metrics.downloads, a.metrics.landing,
+		buildsCollector{a},
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "landfall_source_read_bytes_total",
+			Help: "Bytes of builds read from source buckets: by the seeder, or by an agent for want of peers.",
+		}, func() float64 { return float64(a.sourceRead.Load()) }),
+	)
+	if a.cfg.AWSMetrics != nil {
+		r.MustRegister(a.cfg.AWSMetrics)
+	}
+	return r
+}
+
+var buildsDesc = prometheus.NewDesc("landfall_builds", "Builds this agent remembers, by state.", []string{"state"}, nil)
+
+// buildsCollector counts builds by state when it is asked.
+type buildsCollector struct{ agent *Agent }
+
+func (c buildsCollector) Describe(ch chan<- *prometheus.Desc) { ch <- buildsDesc }
+
+func (c buildsCollector) Collect(ch chan<- prometheus.Metric) {
+	counts := map[string]int{
+		api.StateQueued: 0, api.StateDownloading: 0, api.StateLanding: 0, api.StateLanded: 0, api.StateFailed: 0,
+	}
+	for _, b := range c.agent.allBuilds() {
+		b.mu.Lock()
+		counts[b.state]++
+		b.mu.Unlock()
+	}
+	for state, n := range counts {
+		ch <- prometheus.MustNewConstMetric(buildsDesc, prometheus.GaugeValue, float64(n), state)
+	}
+}
