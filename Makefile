@@ -76,6 +76,10 @@ bench-compare: ## the same, beside those of the commit before (BASE=COMMIT for a
 	$(BENCH) -benchtime 0.3s -count $(COUNT) >"$$tmp/now.txt"; \
 	cd "$$tmp" && $(GO) -C "$(CURDIR)" tool benchstat "$$tmp/base.txt" "$$tmp/now.txt"
 
+.PHONY: bench-page
+bench-page: ## what the page costs browser and seeder, with 500 executions and 64 agents (Chromium)
+	$(GO) test ./internal/browser -count=1 -timeout 30m -v -run '^TestLoad$$' -browser.load
+
 .PHONY: bench-wan
 bench-wan: build ## time to landed everywhere over shaped links, beside other systems (root; FULL=1 for all cells, ARGS=--help for more)
 	$(GO) build -o bin/ ./bench

@@ -1,7 +1,10 @@
 package seeder
 
 import (
+	"cmp"
 	"iter"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +18,10 @@ import (
 // shownOnPage is how many executions, the newest, the page for people lists; the
 // search reaches all of them.
 const shownOnPage = 500
+
+// shownLinks is how many links of a swarm, the strongest, the page is told of: 64
+// members have 4,032, which nobody can tell apart and which are 400 kB a second.
+const shownLinks = 150
 
 // The names under which the page gets its values; those of an execution end with
 // its id. A reader opens the last two.
@@ -77,7 +84,9 @@ func (s *Seeder) state(open []string) iter.Seq2[string, any] {
 			}
 			if id, is := strings.CutPrefix(name, swarmValue); is && ok {
 				if r, _, known := s.index.get(id); known {
-					ok = yield(name, s.swarmView(r))
+					v := s.swarmView(r)
+					v.Links = strongest(v.Links, shownLinks)
+					ok = yield(name, v)
 				}
 			}
 		}
@@ -130,6 +139,7 @@ func (x *index) listing(e *execution) listed {
 // swarmView is who has what of a build, and from whom.
 func (s *Seeder) swarmView(r *ledger.Record) api.SwarmView {
 	v := api.SwarmView{Holders: []api.Holder{}, Links: s.index.linksOf(r.ExecutionID)}
+	v.AllLinks, v.Traffic = len(v.Links), traffic(v.Links)
 	var infohash announce.InfoHash
 	if r.InfoHash == "" || infohash.UnmarshalText([]byte(r.InfoHash)) != nil {
 		return v
@@ -149,4 +159,42 @@ func (s *Seeder) swarmView(r *ledger.Record) api.SwarmView {
 		}
 	}
 	return v
+}
+
+// strongest returns the links over which most bytes came, at most so many, in order of
+// their names as before: what does not change is not sent again.
+func strongest(links []api.Link, most int) []api.Link {
+	if len(links) <= most {
+		return links
+	}
+	byBytes := slices.SortedStableFunc(slices.Values(links), func(a, b api.Link) int { return cmp.Compare(b.Bytes, a.Bytes) })
+	least := byBytes[most-1].Bytes
+	out := make([]api.Link, 0, most)
+	for _, l := range links {
+		if l.Bytes >= least && len(out) < most {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// traffic sums the links up, in order of the members' names.
+func traffic(links []api.Link) []api.Traffic {
+	of := make(map[string]*api.Traffic)
+	at := func(member string) *api.Traffic {
+		if of[member] == nil {
+			of[member] = &api.Traffic{Member: member}
+		}
+		return of[member]
+	}
+	for _, l := range links {
+		from, to := at(l.From), at(l.To)
+		from.Sent, from.UpRate = from.Sent+l.Bytes, from.UpRate+l.Rate
+		to.Received, to.DownRate = to.Received+l.Bytes, to.DownRate+l.Rate
+	}
+	out := []api.Traffic{}
+	for _, name := range slices.Sorted(maps.Keys(of)) {
+		out = append(out, *of[name])
+	}
+	return out
 }

@@ -88,7 +88,21 @@ type SwarmView struct {
 	// of whole pieces, with a digit for each: 0 has nothing of it, 9 all.
 	Seeder  string   `json:"seeder"`
 	Holders []Holder `json:"holders"`
-	Links   []Link   `json:"links"`
+	// Links are what the agents told of who sent to them, AllLinks their number: the
+	// page is told of the strongest only. Traffic is the sum of all for each member.
+	Links    []Link    `json:"links"`
+	AllLinks int       `json:"allLinks"`
+	Traffic  []Traffic `json:"traffic"`
+}
+
+// Traffic is what one member has sent and received of a build, in bytes, and at which
+// rates now, in bytes/s.
+type Traffic struct {
+	Member   string `json:"member"`
+	Sent     int64  `json:"sent"`
+	Received int64  `json:"received"`
+	UpRate   int64  `json:"upRate"`
+	DownRate int64  `json:"downRate"`
 }
 
 // Holder is what one agent has.

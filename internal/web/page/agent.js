@@ -17,9 +17,8 @@ function makeBuild(b) {
 }
 
 function updateBuild(li, b) {
-  const mark = JSON.stringify(b);
-  if (li.mark === mark) return;
-  li.mark = mark;
+  if (li.build === b) return; // what has not changed is the same object
+  li.build = b;
   const [head, progress, meta, error, details] = li.children;
   const whole = Math.max(1, b.size), done = b.state === "landed";
   text(head.children[0], b.key);

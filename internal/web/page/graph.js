@@ -2,7 +2,6 @@
 // was sent is much, and strong while bytes move.
 import { keyed, el, size, svg, text } from "./dom.js";
 
-const most = 150; // arrows drawn; the table has all
 const width = 760, height = 440, radius = 7;
 
 // bent is the way from a to b, bent to its right so that both directions are seen, up
@@ -13,21 +12,17 @@ function bent(a, b) {
   return `M${a.x} ${a.y} Q${mx} ${my} ${b.x - (b.x - mx) * short} ${b.y - (b.y - my) * short}`;
 }
 
-// show draws links into an svg, and lists them in the body of a table. nameOf makes a
-// member's id readable.
-export function show(picture, body, links, nameOf) {
-  const ids = [...new Set(links.flatMap((l) => [l.from, l.to]))].sort((a, b) => nameOf(a).localeCompare(nameOf(b)));
+// show draws a swarm's links into an svg. nameOf makes a member's id readable.
+export function show(picture, swarm, nameOf) {
+  const links = swarm.links;
+  const ids = swarm.traffic.map((t) => t.member).sort((a, b) => nameOf(a).localeCompare(nameOf(b)));
   const at = new Map(ids.map((id, i) => {
     const turn = (2 * Math.PI * i) / ids.length - Math.PI / 2;
-    return [id, { x: width / 2 + (width / 2 - 190) * Math.cos(turn), y: height / 2 + (height / 2 - 50) * Math.sin(turn), turn, up: 0, down: 0 }];
+    return [id, { x: width / 2 + (width / 2 - 190) * Math.cos(turn), y: height / 2 + (height / 2 - 50) * Math.sin(turn), turn }];
   }));
-  for (const l of links) {
-    at.get(l.from).up += l.rate;
-    at.get(l.to).down += l.rate;
-  }
-  const sorted = [...links].sort((a, b) => b.rate - a.rate || b.bytes - a.bytes);
+  for (const t of swarm.traffic) Object.assign(at.get(t.member), { up: t.upRate, down: t.downRate });
   const widest = Math.max(1, ...links.map((l) => l.bytes));
-  const arrows = sorted.slice(0, most).map((l) => {
+  const arrows = links.map((l) => {
     const says = svg("title");
     says.textContent = `${nameOf(l.from)} to ${nameOf(l.to)}: ${size(l.bytes)}, ${size(l.rate)}/s`;
     return svg("path", { d: bent(at.get(l.from), at.get(l.to)), class: l.rate ? "moving" : "still",
@@ -51,7 +46,12 @@ export function show(picture, body, links, nameOf) {
   });
   picture.querySelector("g").replaceChildren(...arrows, ...nodes);
   const moving = links.filter((l) => l.rate).length;
-  picture.setAttribute("aria-label", `${ids.length} members, ${links.length} links, ${moving} of them moving; the table below lists them`);
+  picture.setAttribute("aria-label", `${ids.length} members, ${swarm.allLinks} links, ${moving} of the strongest moving; the table below lists them`);
+}
+
+// list lists them in the body of a table, the strongest first.
+export function list(body, links, nameOf) {
+  const sorted = [...links].sort((a, b) => b.rate - a.rate || b.bytes - a.bytes);
   keyed(body, sorted, (l) => l.from + "\n" + l.to, () => el("tr", {}, el("td"), el("td"), el("td", { class: "num" }), el("td", { class: "num" })),
     (tr, l) => [nameOf(l.from), nameOf(l.to), size(l.bytes), l.rate ? size(l.rate) + "/s" : "–"].forEach((v, i) => text(tr.children[i], v)));
 }

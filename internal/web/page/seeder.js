@@ -49,18 +49,19 @@ function makeEntry(l) {
 }
 
 function updateEntry(li, l) {
-  const mark = JSON.stringify(l) + (l.id === chosen());
+  const current = l.id === chosen();
+  if (li.listed === l && li.current === current) return; // what has not changed is the same object
+  li.listed = l;
+  li.current = current;
   const [key, state, progress, meta, when] = li.firstChild.children;
-  if (when.start !== l.start) when.start = l.start;
-  if (li.mark === mark) return;
-  li.mark = mark;
+  when.start = l.start;
   text(key, l.key);
   text(state, l.status === "IN_PROGRESS" ? (l.sick ? "trying again" : l.phase) : states[l.status]);
   attribute(state, "class", "state " + (l.sick ? "sick" : l.status));
   progress.show(l.done / 1000, l.done / 1000);
   text(meta, `${size(l.size)} · ${l.landed} of ${l.destinations} landed` + (l.failed ? `, ${l.failed} failed` : ""));
   text(when, ago(l.start));
-  attribute(li.firstChild, "aria-current", l.id === chosen() ? "true" : null);
+  attribute(li.firstChild, "aria-current", current ? "true" : null);
 }
 
 let asked = 0;
@@ -99,7 +100,7 @@ function choose() {
     lefts = new Map();
     for (const name of ["d-answer", "d-key", "d-status", "d-facts", "slowest"]) text($(name), "");
     for (const name of ["regions", "pieces", "times", "failures", "links"]) keyed($(name), [], String);
-    graph.show($("graph"), $("links"), [], nameOf);
+    graph.show($("graph"), { links: [], traffic: [], allLinks: 0 }, nameOf);
     document.body.classList.toggle("chosen", id !== "");
     $("detail").hidden = id === "";
     $("unchosen").hidden = id !== "";
@@ -149,11 +150,13 @@ function showDetail() {
   $("graph").classList.toggle("none", swarm.links.length === 0);
   $("no-links").hidden = swarm.links.length > 0;
   $("d-links").hidden = swarm.links.length === 0;
-  const mark = JSON.stringify(swarm.links) + swarm.links.map((l) => nameOf(l.to));
-  if ($("graph").mark !== mark) {
-    $("graph").mark = mark;
-    graph.show($("graph"), $("links"), swarm.links, nameOf);
+  text($("d-links").firstElementChild, swarm.links.length < swarm.allLinks ? `As a table, the ${swarm.links.length} strongest of ${swarm.allLinks}` : "As a table");
+  if ($("graph").swarm !== swarm || $("graph").names !== names) {
+    $("graph").swarm = swarm;
+    $("graph").names = names;
+    graph.show($("graph"), swarm, nameOf);
   }
+  showLinks();
 }
 
 // nameOf is a member's region, with its id where the region has several agents.
@@ -166,6 +169,12 @@ function learnNames(list) {
   names = new Map(agents.map((a) => [a.id, count.get(a.region) > 1 ? `${a.region} (${a.id})` : a.region]));
   for (const m of list) if (m.role === "seeder") names.set(m.name.slice(0, -27), "seeder");
   if (list.filter((m) => m.role === "seeder").length > 1) for (const m of list) if (m.role === "seeder") names.set(m.name.slice(0, -27), m.name.slice(0, -27));
+}
+
+// showLinks fills the table, if somebody looks at it.
+function showLinks() {
+  const swarm = feed.values.get("swarm/" + chosen());
+  if ($("d-links").open && swarm) graph.list($("links"), swarm.links, nameOf);
 }
 
 function status(e) {
@@ -341,6 +350,7 @@ addEventListener("hashchange", () => {
   choose();
   if (chosen()) $("main").focus();
 });
+$("d-links").addEventListener("toggle", showLinks);
 setInterval(tick, 1000);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showDetail); // what is drawn has colours of its own
 choose();
