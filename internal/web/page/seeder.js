@@ -227,6 +227,7 @@ function failures(e) {
 }
 
 function again(f) {
+  if (f.error === "cancelled by request") return "“Send again” takes it up anew.";
   if (f.state === "failed") return "Given up; “Send again” tries anew, and so does an agent that comes back.";
   if (!f.retryAt) return "";
   const s = (Date.parse(f.retryAt) - Date.now()) / 1000;
