@@ -7,6 +7,9 @@ import (
 	"github.com/landfall-dist/landfall/internal/swarm"
 )
 
+// maxSenders bounds the peers that are counted, over the life of a download.
+const maxSenders = 256
+
 // senders counts what came from whom over the life of a download: the engine's own
 // counters end with each connection.
 type senders map[[20]byte]*sender
@@ -23,7 +26,7 @@ func (s senders) measure(peers []swarm.Peer, elapsed time.Duration) {
 	now := make(map[[20]byte]int64, len(peers))
 	for _, p := range peers {
 		now[p.ID] += p.Downloaded
-		if s[p.ID] == nil {
+		if s[p.ID] == nil && len(s) < maxSenders {
 			s[p.ID] = &sender{}
 		}
 	}

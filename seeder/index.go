@@ -21,6 +21,9 @@ const (
 	progressAge = 10 * time.Second
 	// maxReporters bounds the agents of one bucket whose reports are kept.
 	maxReporters = 16
+	// maxLinked bounds the executions, those heard of last, whose links are kept: 64
+	// agents have 4,032, which are half a megabyte.
+	maxLinked = 64
 	// maxNodes bounds the agents, and the senders of each, whose words on where
 	// their bytes came from are kept, for each execution.
 	maxNodes = 256
@@ -35,6 +38,7 @@ type index struct {
 	ids    []string          // sorted, so the newest is last
 	gone   map[string]string // superseded executionId → successor
 	served map[string]bool
+	linked []*execution      // that have links, the oldest first
 }
 
 // execution is one entry. Its fields are guarded by the index's mutex.
@@ -288,6 +292,10 @@ func (x *index) heardLinks(l gossip.Links, now time.Time) {
 	}
 	if e.links == nil {
 		e.links = make(map[string]map[string]link)
+		if x.linked = append(x.linked, e); len(x.linked) > maxLinked {
+			x.linked[0].links = nil
+			x.linked = slices.Delete(x.linked, 0, 1)
+		}
 	}
 	from := e.links[l.Node]
 	if from == nil {

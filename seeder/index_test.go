@@ -4,6 +4,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -174,5 +175,47 @@ func TestBaseline(t *testing.T) {
 	}
 	if fingerprintOf("a", "1") == fingerprintOf("a1", "") {
 		t.Error("key and ETag run into each other")
+	}
+}
+
+// Links are kept of the executions heard of last, and of no more members than there
+// can be.
+func TestLinksAreBounded(t *testing.T) {
+	x := newIndex()
+	for n := range maxLinked + 5 {
+		x.put(record(n, id(n), 1))
+		x.heardLinks(gossip.Links{Node: "a", ExecutionID: id(n), From: []gossip.Link{{ID: "seeder", Bytes: 7, Rate: 3}}}, time.Now())
+	}
+	for n, want := range map[int]int{0: 0, 4: 0, 5: 1, maxLinked + 4: 1} {
+		if got := x.linksOf(id(n)); len(got) != want {
+			t.Errorf("execution %d has %d links, want %d", n, len(got), want)
+		}
+	}
+	newest := id(maxLinked + 4)
+	for n := range maxNodes + 10 {
+		name := strconv.Itoa(n)
+		x.heardLinks(gossip.Links{Node: name, ExecutionID: newest, From: []gossip.Link{{ID: "seeder", Bytes: 1}}}, time.Now())
+		x.heardLinks(gossip.Links{Node: "a", ExecutionID: newest, From: []gossip.Link{{ID: name, Bytes: 1}}}, time.Now())
+	}
+	if got := len(x.linksOf(newest)); got > 2*maxNodes {
+		t.Errorf("%d links are kept", got)
+	}
+	x.heardLinks(gossip.Links{Node: "a", ExecutionID: newest, From: []gossip.Link{{ID: "seeder", Bytes: 9, Rate: 5}}}, time.Now().Add(-progressAge-time.Second))
+	for _, l := range x.linksOf(newest) {
+		if l.To == "a" && l.From == "seeder" && (l.Bytes != 9 || l.Rate != 0) {
+			t.Errorf("an old word is %+v, want its bytes and no rate", l)
+		}
+	}
+}
+
+func TestStrongestLinks(t *testing.T) {
+	links := []api.Link{{From: "a", To: "b", Bytes: 1}, {From: "a", To: "c", Bytes: 9}, {From: "b", To: "a", Bytes: 5}, {From: "c", To: "a", Bytes: 5}}
+	got := strongest(links, 2)
+	if len(got) != 2 || got[0].To != "c" || got[1].From != "b" {
+		t.Errorf("%+v", got)
+	}
+	sums := traffic(links)
+	if len(sums) != 3 || sums[0].Sent != 10 || sums[0].Received != 10 || sums[1].Sent != 5 || sums[2].Received != 9 {
+		t.Errorf("%+v", sums)
 	}
 }
