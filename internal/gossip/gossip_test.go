@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"log/slog"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -30,6 +31,7 @@ type node struct {
 	*Gossip
 	documents chan announce.Added
 	progress  chan Progress
+	links     chan Links
 	members   chan struct{}
 	stop      func()
 }
@@ -39,6 +41,7 @@ func start(t *testing.T, meta Meta, change func(*Config)) *node {
 	n := &node{
 		documents: make(chan announce.Added, 100),
 		progress:  make(chan Progress, 100),
+		links:     make(chan Links, 100),
 		members:   make(chan struct{}, 100),
 	}
 	cfg := Config{
@@ -47,6 +50,7 @@ func start(t *testing.T, meta Meta, change func(*Config)) *node {
 		Book:       announce.NewBook(trust, nil),
 		OnDocument: func(a announce.Added) { n.documents <- a },
 		OnProgress: func(p Progress) { n.progress <- p },
+		OnLinks:    func(l Links) { n.links <- l },
 		OnMembers:  func() { n.members <- struct{}{} },
 		Logger:     slog.New(slog.DiscardHandler),
 	}
@@ -155,6 +159,35 @@ func TestProgressGoesToSeeders(t *testing.T) {
 	}
 	if got := receive(t, s.progress); len(got.Builds) != 1 || got.Builds[0] != want {
 		t.Errorf("got %+v", got)
+	}
+}
+
+func TestLinksGoToSeeders(t *testing.T) {
+	s := start(t, seeder("s"), nil)
+	a := start(t, agent("a", "a"), join(s))
+	a.await(t, 2)
+	var from []Link
+	for i := range 100 {
+		from = append(from, Link{ID: strings.Repeat("n", maxName-2) + strconv.Itoa(i%100), Bytes: 1 << 40, Rate: 1 << 30})
+	}
+	id := ulid.Make().String()
+	sent := PackLinks("a", id, from)
+	for _, l := range sent {
+		if wire, err := l.encode(); err != nil || len(wire) > MaxProgress {
+			t.Fatalf("%d bytes, %v", len(wire), err)
+		}
+		a.ReportLinks(l)
+	}
+	var got []Link
+	for range sent {
+		l := receive(t, s.links)
+		if l.Node != "a" || l.ExecutionID != id {
+			t.Errorf("got %+v", l)
+		}
+		got = append(got, l.From...)
+	}
+	if len(got) != len(from) {
+		t.Errorf("%d links of %d came", len(got), len(from))
 	}
 }
 
@@ -268,6 +301,25 @@ func FuzzProgress(f *testing.F) {
 		for _, b := range p.Builds {
 			if b.Verified < 0 || b.Landed < 0 {
 				t.Errorf("negative: %+v", b)
+			}
+		}
+	})
+}
+
+func FuzzLinks(f *testing.F) {
+	wire, err := Links{"a", ulid.Make().String(), []Link{{"seeder", 7, 3}}}.encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(wire[1:])
+	f.Fuzz(func(t *testing.T, body []byte) {
+		l, err := decodeLinks(body)
+		if err != nil {
+			return
+		}
+		for _, from := range l.From {
+			if from.Bytes < 0 || from.Rate < 0 || len(from.ID) > maxName {
+				t.Errorf("out of range: %+v", from)
 			}
 		}
 	})
