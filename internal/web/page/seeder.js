@@ -143,13 +143,16 @@ function showDetail() {
   failures(e);
   if (!swarm) return;
   const landed = e.destinations.filter((d) => d.state === "landed" && d.agent).map((d) => d.agent);
-  $("pieces").hidden = swarm.pieces === 0;
+  // Room is kept for what will come, so that nothing below moves then.
+  const running = e.status === "IN_PROGRESS" && e.size > 0;
+  $("pieces").hidden = swarm.pieces === 0 && !running;
+  $("pieces").style.minHeight = running ? 1.35 * (2 + e.destinations.length) + 0.4 + "rem" : "";
   text($("no-pieces"), swarm.pieces ? `${swarm.pieces === 1 ? "1 piece" : swarm.pieces + " pieces"} of ${size(swarm.pieceLength)}. The stronger the colour, the more of a stretch is there.`
     : e.size === 0 ? "A build of 0 bytes has no pieces." : "The seeder does not have this build now.");
   pieces.show($("pieces"), swarm, swarm.pieces ? landed : [], nameOf);
-  $("graph").classList.toggle("none", swarm.links.length === 0);
-  $("no-links").hidden = swarm.links.length > 0;
-  $("d-links").hidden = swarm.links.length === 0;
+  $("graph").classList.toggle("none", swarm.links.length === 0 && !running);
+  text($("no-links"), swarm.links.length ? `${swarm.allLinks} links` : "Nothing has been sent, as far as the agents told since the seeder's start.");
+  $("d-links").hidden = swarm.links.length === 0 && !running;
   text($("d-links").firstElementChild, swarm.links.length < swarm.allLinks ? `As a table, the ${swarm.links.length} strongest of ${swarm.allLinks}` : "As a table");
   if ($("graph").swarm !== swarm || $("graph").names !== names) {
     $("graph").swarm = swarm;
