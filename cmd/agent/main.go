@@ -95,6 +95,7 @@ func run(c *cli.Context) (err error) {
 		Gossip:       m.Gossip,
 		Trust:        trust,
 		AllowPeers:   m.AllowPeers,
+		Hosts:        m.Hosts,
 		Sources:      sources,
 		Memory:       filepath.Join(m.DataDir, "announced"),
 		LandParallel: c.Int("land-parallel"),
