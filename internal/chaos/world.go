@@ -22,9 +22,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/landfall-dist/landfall/internal/announce"
-	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/seeder/client"
 )
 
 const (
@@ -241,7 +241,7 @@ func (w *World) member(role, bucket, upLine string) *Member {
 	m.addr = w.address(1, m.uid)
 	m.Dir = filepath.Join(w.dir, m.Name)
 	url := "http://" + m.addr.String() + ":" + httpPort
-	m.Client = &api.Client{URL: url, HTTP: &http.Client{Timeout: askTimeout, Transport: &http.Transport{DisableKeepAlives: true}}}
+	m.Client = &client.Client{URL: url, HTTP: &http.Client{Timeout: askTimeout, Transport: &http.Transport{DisableKeepAlives: true}}}
 	m.args = []string{host.bin(role), "run", "--listen", m.addr.String() + ":" + httpPort,
 		"--gossip-listen", m.addr.String() + ":" + gossipPort, "--peer-listen", m.addr.String() + ":" + peerPort,
 		"--data-dir", m.Dir, "--cache-size", or(w.options.CacheSize, "2GiB"), "--table", w.Ledger.Table()}

@@ -25,6 +25,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/devcloud/cloudtest"
 	"github.com/landfall-dist/landfall/internal/devcluster"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/seeder/client"
 )
 
 // Timeout bounds every wait; a test that runs into it has failed.
@@ -62,8 +63,8 @@ type Cluster struct {
 	Global  string
 	Regions []string
 	// Seeder speaks to the seeder, Agents to the agents in order of regions.
-	Seeder *api.Client
-	Agents []*api.Client
+	Seeder *client.Client
+	Agents []*client.Client
 	// Ledger is the table.
 	Ledger *ledger.Ledger
 
@@ -155,11 +156,11 @@ func (c *Cluster) start() {
 		wg.Go(stopAgents)
 		wg.Wait()
 	})
-	c.Seeder = &api.Client{URL: cluster.SeederURL}
+	c.Seeder = &client.Client{URL: cluster.SeederURL}
 	c.Agents = nil
 	c.Until("everyone is ready", func() bool { return c.Seeder.Ready(c.t.Context()) == nil })
 	for _, u := range cluster.AgentURLs {
-		a := &api.Client{URL: u}
+		a := &client.Client{URL: u}
 		c.Agents = append(c.Agents, a)
 		c.Until("everyone is ready", func() bool { return a.Ready(c.t.Context()) == nil })
 	}
@@ -196,7 +197,7 @@ func (c *Cluster) Restart() {
 
 // AddAgent runs one more agent of the i-th region until the test ends or stop is
 // called. The same id again finds the same data.
-func (c *Cluster) AddAgent(i int, id string) (agent *api.Client, stop func()) {
+func (c *Cluster) AddAgent(i int, id string) (agent *client.Client, stop func()) {
 	c.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	url, done, err := c.cluster.RunAgent(ctx, c.Regions[i], id)
@@ -211,7 +212,7 @@ func (c *Cluster) AddAgent(i int, id string) (agent *api.Client, stop func()) {
 		}
 	})
 	c.t.Cleanup(stop)
-	return &api.Client{URL: url}, stop
+	return &client.Client{URL: url}, stop
 }
 
 // Until waits for a condition.

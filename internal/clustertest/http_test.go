@@ -11,6 +11,7 @@ import (
 	"github.com/anacrolix/torrent/metainfo"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/seeder/client"
 )
 
 // post sends JSON to the seeder and decodes the answer, which must have the code.
@@ -65,7 +66,7 @@ func TestBadRequests(t *testing.T) {
 		t.Errorf("wrong content type: %d", res.StatusCode)
 	}
 	post[api.Error](t, c, "/builds", `{"commit":"abc"}`, 501)
-	if _, err := c.Seeder.Execution(t.Context(), "01ARZ3NDEKTSV4RRFFQ69G5FAV"); !api.NotFound(err) {
+	if _, err := c.Seeder.Execution(t.Context(), "01ARZ3NDEKTSV4RRFFQ69G5FAV"); !client.NotFound(err) {
 		t.Errorf("unknown execution: %v", err)
 	}
 }

@@ -25,12 +25,12 @@ import (
 	"github.com/oklog/ulid/v2"
 	"github.com/urfave/cli/v2"
 
-	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/awsmetrics"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/seeder/client"
 )
 
 // Exit codes.
@@ -403,7 +403,7 @@ func Health(app, flag, value string) *cli.Command {
 		Action: func(c *cli.Context) error {
 			ctx, cancel := context.WithTimeout(c.Context, healthTimeout)
 			defer cancel()
-			client := &api.Client{URL: strings.TrimSuffix(c.String(flag), "/")}
+			client := &client.Client{URL: strings.TrimSuffix(c.String(flag), "/")}
 			if err := client.Healthy(ctx); err != nil {
 				return fmt.Errorf("not healthy: %w", err)
 			}
