@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
-	"net/http"
 	"strings"
 	"testing"
 
@@ -17,7 +16,7 @@ import (
 // post sends JSON to the seeder and decodes the answer, which must have the code.
 func post[T any](t *testing.T, c *Cluster, path, body string, code int) T {
 	t.Helper()
-	res, err := http.Post(c.Seeder.URL+path, "application/json", strings.NewReader(body))
+	res, err := c.Seeder.HTTP.Post(c.Seeder.URL+path, "application/json", strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +56,7 @@ func TestBadRequests(t *testing.T) {
 			t.Errorf("POST /deploy %.80s: no reason given", body)
 		}
 	}
-	res, err := http.Post(c.Seeder.URL+"/deploy", "text/plain", strings.NewReader(`{}`))
+	res, err := c.Seeder.HTTP.Post(c.Seeder.URL+"/deploy", "text/plain", strings.NewReader(`{}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +118,7 @@ func TestUploads(t *testing.T) {
 func TestTorrentFile(t *testing.T) {
 	c := Start(t, cloud, Options{Regions: 1})
 	e := c.Publish("build.zip", content(1, 600_000))
-	res, err := http.Get(c.Seeder.URL + "/executions/" + e.ExecutionID + "/torrent")
+	res, err := c.Seeder.HTTP.Get(c.Seeder.URL + "/executions/" + e.ExecutionID + "/torrent")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +132,7 @@ func TestTorrentFile(t *testing.T) {
 		empty.ExecutionID:            404, // a build of 0 bytes has no torrent
 		"01ARZ3NDEKTSV4RRFFQ69G5FAV": 404,
 	} {
-		res, err := http.Get(c.Seeder.URL + "/executions/" + path + "/torrent")
+		res, err := c.Seeder.HTTP.Get(c.Seeder.URL + "/executions/" + path + "/torrent")
 		if err != nil {
 			t.Fatal(err)
 		}
