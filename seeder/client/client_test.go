@@ -89,6 +89,7 @@ func TestFollowEndsWithItsContext(t *testing.T) {
 	defer server.Close()
 	to := client.Client{URL: server.URL, HTTP: server.Client()}
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	for e, err := range to.Follow(ctx, "01K0Z4V5QW8TQ0H6Q9M3N7R2XD") {
 		if e == nil && !errors.Is(err, context.Canceled) {
 			t.Error(err)
