@@ -24,7 +24,7 @@ func (a *Agent) handler() http.Handler {
 		Logger:  a.cfg.Logger,
 	})
 	mux.JSON("GET /status", func(*http.Request) (int, any, error) { return http.StatusOK, a.status(), nil })
-	return mux
+	return web.Protection{Addr: a.cfg.HTTP.Addr(), Hosts: a.cfg.Hosts}.Wrap(mux)
 }
 
 func (a *Agent) ready() error {

@@ -22,6 +22,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/seeder/client"
 )
 
 const (
@@ -113,7 +114,7 @@ func (l landfall) run(ctx context.Context, r *trial) error {
 	if err != nil {
 		return err
 	}
-	client := &api.Client{URL: "http://" + seederHTTP, HTTP: first.client()}
+	client := &client.Client{URL: "http://" + seederHTTP, HTTP: first.client()}
 	if err := until(ctx, "the seeder", func() (bool, error) { return client.Ready(ctx) == nil, seeder.alive() }); err != nil {
 		return err
 	}
@@ -229,7 +230,7 @@ func cloudEnv(m *member) []string {
 
 // known waits until the agent knows so many members.
 func known(ctx context.Context, m *member, members int) error {
-	client := &api.Client{URL: "http://" + agentHTTP, HTTP: m.client()}
+	client := &client.Client{URL: "http://" + agentHTTP, HTTP: m.client()}
 	return until(ctx, fmt.Sprintf("%s to know %d members", m.ns, members), func() (bool, error) {
 		s, err := client.AgentStatus(ctx)
 		return err == nil && len(s.Members) == members, nil

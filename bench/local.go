@@ -26,6 +26,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/seeder/client"
 )
 
 const (
@@ -69,7 +70,7 @@ type stack struct {
 	cloudURL  string
 	source    *bucket.Bucket // the global one
 	table     *ledger.Ledger
-	seeder    *api.Client
+	seeder    *client.Client
 	metrics   map[string]string // URL by process
 }
 
@@ -167,7 +168,7 @@ func (s *stack) run(ctx context.Context, regions int) error {
 			return err
 		}
 		s.metrics[p.name] = "http://" + a[0] + "/metrics"
-		client := &api.Client{URL: "http://" + a[0]}
+		client := &client.Client{URL: "http://" + a[0]}
 		if role == "seeder" {
 			s.seeder = client
 		}

@@ -19,21 +19,7 @@ func TestReadme(t *testing.T) {
 	if !inside(t) {
 		return
 	}
-	dir := t.TempDir()
-	bin := os.Getenv("LANDFALL_TEST_BIN")
-	if err := os.Symlink(bin, filepath.Join(dir, "bin")); err != nil {
-		t.Fatal(err)
-	}
-	build := filepath.Join(root, "testdata", "builds", "hello-1.0.0.zip")
-	content, err := os.ReadFile(build)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"build.zip", "test-file.zip"} {
-		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
+	dir, build := workplace(t)
 	blocks := blocksOf(t, filepath.Join(root, "README.md"))
 
 	demo := background(t, dir, "bin/landfall-dev", "--publish", build)
@@ -54,6 +40,54 @@ func TestReadme(t *testing.T) {
 	cloud := background(t, dir, "bin/landfall-dev", "cloud", "--dir", "cloud")
 	run(t, dir, blocks["For real: three roles as processes"])
 	cloud.stop(t)
+}
+
+// TestHTTPExamples runs the blocks of docs/http.md: those up to the token with the
+// demo, the rest with a seeder alone.
+func TestHTTPExamples(t *testing.T) {
+	t.Parallel()
+	if !inside(t) {
+		return
+	}
+	dir, build := workplace(t)
+	blocks := blocksOf(t, filepath.Join(root, "docs", "http.md"))
+
+	demo := background(t, dir, "bin/landfall-dev", "--publish", build)
+	demo.until(t, "Ctrl-C stops all of it")
+	var lines []string
+	for _, heading := range []string{"Publish", "Look", "Cancel, and send again", "Follow", "Health and metrics"} {
+		if len(blocks[heading]) == 0 {
+			t.Errorf("nothing to run under %q", heading)
+		}
+		lines = append(lines, blocks[heading]...)
+	}
+	run(t, dir, append([]string{"bin/seeder publish build.zip"}, lines...))
+	demo.stop(t)
+
+	cloud := background(t, dir, "bin/landfall-dev", "cloud", "--dir", "cloud")
+	run(t, dir, blocks["With an operator token"])
+	cloud.stop(t)
+}
+
+// workplace is a directory with the programs and builds that the examples name, and
+// the build that the demo publishes.
+func workplace(t *testing.T) (dir, build string) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := os.Symlink(os.Getenv("LANDFALL_TEST_BIN"), filepath.Join(dir, "bin")); err != nil {
+		t.Fatal(err)
+	}
+	build = filepath.Join(root, "testdata", "builds", "hello-1.0.0.zip")
+	content, err := os.ReadFile(build)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"build.zip", "test-file.zip"} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir, build
 }
 
 // blocksOf returns the lines of a Markdown file's sh blocks under each heading of

@@ -45,13 +45,14 @@ func (s *Seeder) handler() http.Handler {
 	mux.HandleFunc("GET /executions/{id}/torrent", s.getTorrent)
 	uploads := mux.Answer(s.putUpload)
 	// ServeMux would clean the path of a key such as a//b or ../c, and redirect.
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	all := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.EscapedPath(), uploadsPath) {
 			uploads(w, r)
 			return
 		}
 		mux.ServeHTTP(w, r)
 	})
+	return web.Protection{Addr: s.cfg.HTTP.Addr(), Hosts: s.cfg.Hosts, Token: s.cfg.OperatorToken}.Wrap(all)
 }
 
 func (s *Seeder) postDeploy(r *http.Request) (int, any, error) {

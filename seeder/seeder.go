@@ -31,6 +31,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/notify"
+	"github.com/landfall-dist/landfall/internal/operator"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/web"
@@ -61,6 +62,12 @@ type Config struct {
 	Trust []ed25519.PublicKey
 	// AllowPeers are networks whose peers may connect beside the members.
 	AllowPeers []netip.Prefix
+	// OperatorToken is needed to publish, cancel and send again over HTTP; empty for
+	// no token.
+	OperatorToken operator.Token
+	// Hosts are names, beside those of loopback, that the HTTP side answers to when
+	// it listens on loopback.
+	Hosts []string
 	// Destinations are the buckets that a build goes to when nobody says.
 	Destinations []string
 	// Poll is the time from the end of one listing to the start of the next.

@@ -16,10 +16,10 @@ import (
 
 	"github.com/landfall-dist/landfall/agent"
 	"github.com/landfall-dist/landfall/internal/announce"
-	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/terminal"
+	"github.com/landfall-dist/landfall/seeder/client"
 )
 
 const (
@@ -95,6 +95,7 @@ func run(c *cli.Context) (err error) {
 		Gossip:       m.Gossip,
 		Trust:        trust,
 		AllowPeers:   m.AllowPeers,
+		Hosts:        m.Hosts,
 		Sources:      sources,
 		Memory:       filepath.Join(m.DataDir, "announced"),
 		LandParallel: c.Int("land-parallel"),
@@ -151,7 +152,7 @@ func status(c *cli.Context) error {
 }
 
 // explain adds what to do when nobody answers.
-func explain(c *cli.Context, client *api.Client, err error) error {
+func explain(c *cli.Context, client *client.Client, err error) error {
 	var refused *url.Error
 	if errors.As(err, &refused) && c.Context.Err() == nil {
 		return fmt.Errorf("no agent answers at %s (%w); is `agent run` or `make demo` running? name another with --agent", client.URL, refused.Err)
@@ -160,16 +161,16 @@ func explain(c *cli.Context, client *api.Client, err error) error {
 }
 
 // find returns the agent asked for, or the first of the usual ones that answers.
-func find(ctx context.Context, address string) (*api.Client, error) {
+func find(ctx context.Context, address string) (*client.Client, error) {
 	if address != "" {
-		return &api.Client{URL: strings.TrimSuffix(address, "/")}, nil
+		return &client.Client{URL: strings.TrimSuffix(address, "/")}, nil
 	}
-	client := &api.Client{URL: defaultURL}
-	err := client.Healthy(ctx)
+	usual := &client.Client{URL: defaultURL}
+	err := usual.Healthy(ctx)
 	if err == nil {
-		return client, nil
+		return usual, nil
 	}
-	demo := &api.Client{URL: demoURL}
+	demo := &client.Client{URL: demoURL}
 	if demo.Healthy(ctx) == nil {
 		return demo, nil
 	}

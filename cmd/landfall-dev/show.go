@@ -21,6 +21,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/devcluster"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/terminal"
+	"github.com/landfall-dist/landfall/seeder/client"
 )
 
 const (
@@ -119,7 +120,7 @@ func (s *show) perform(ctx context.Context, c *devcluster.Cluster) error {
 	}
 	var failed error
 	if s.publish != "" {
-		e, err := s.distribute(ctx, &api.Client{URL: c.SeederURL})
+		e, err := s.distribute(ctx, &client.Client{URL: c.SeederURL})
 		if err != nil {
 			return err
 		}
@@ -145,7 +146,7 @@ func (s *show) waitReady(ctx context.Context, urls []string) error {
 	ticker := time.NewTicker(readyInterval)
 	defer ticker.Stop()
 	for _, u := range urls {
-		client := &api.Client{URL: u}
+		client := &client.Client{URL: u}
 		for client.Ready(ctx) != nil {
 			select {
 			case <-ctx.Done():
@@ -157,7 +158,7 @@ func (s *show) waitReady(ctx context.Context, urls []string) error {
 	return nil
 }
 
-func (s *show) distribute(ctx context.Context, client *api.Client) (*api.Execution, error) {
+func (s *show) distribute(ctx context.Context, client *client.Client) (*api.Execution, error) {
 	file, err := os.Open(s.publish)
 	if err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/terminal"
+	"github.com/landfall-dist/landfall/seeder/client"
 )
 
 const (
@@ -25,11 +26,30 @@ const (
 	listed = 10
 )
 
+// tokenFlag is for the commands that change something.
+func tokenFlag() cli.Flag {
+	return command.String("operator-token", "", "`FILE` with the seeder's operator token, where it wants one")
+}
+
 func seederFlag() cli.Flag { return command.URL("seeder", defaultURL, "`URL` of the seeder") }
 
-func client(c *cli.Context) *api.Client { return clientOf(c.String("seeder")) }
+// connect returns the client of the seeder that the flags name, without its token.
+func connect(c *cli.Context) *client.Client { return clientOf(c.String("seeder")) }
 
-func clientOf(address string) *api.Client { return &api.Client{URL: strings.TrimSuffix(address, "/")} }
+// operate is connect with the token.
+func operate(c *cli.Context) (*client.Client, error) {
+	token, err := operatorToken(c)
+	if err != nil {
+		return nil, err
+	}
+	to := connect(c)
+	to.Token = string(token)
+	return to, nil
+}
+
+func clientOf(address string) *client.Client {
+	return &client.Client{URL: strings.TrimSuffix(address, "/")}
+}
 
 // explain adds what to do next: when nobody answers, and when the execution is
 // another one now.
@@ -51,6 +71,9 @@ func called(c *cli.Context, name, argument string, flags ...string) string {
 	words := append([]string{"seeder", name, command.Quote(argument)}, flags...)
 	if u := c.String("seeder"); u != defaultURL {
 		words = append(words, "--seeder", command.Quote(u))
+	}
+	if f := c.String("operator-token"); f != "" && name == "retry" {
+		words = append(words, "--operator-token", command.Quote(f))
 	}
 	return strings.Join(words, " ")
 }
@@ -83,6 +106,7 @@ func publishCommand() *cli.Command {
 			"  seeder publish --to region-a-builds s3://global-builds/build.zip",
 		Flags: []cli.Flag{
 			seederFlag(),
+			tokenFlag(),
 			command.String("key", "", "`KEY` in the global bucket (default: the file's name)"),
 			command.Strings("to", "destination `BUCKET`,… (default: the seeder's)"),
 			command.Bool("no-wait", "return as soon as the execution is recorded"),
@@ -100,6 +124,10 @@ func publish(c *cli.Context) error {
 	if c.NArg() != 1 {
 		return command.Usagef("publish takes one FILE or s3://BUCKET/KEY")
 	}
+	to, err := operate(c)
+	if err != nil {
+		return err
+	}
 	request := api.DeployRequest{DestinationBuckets: c.StringSlice("to")}
 	if where, ok := strings.CutPrefix(c.Args().First(), "s3://"); ok {
 		var found bool
@@ -109,10 +137,10 @@ func publish(c *cli.Context) error {
 		if c.IsSet("key") {
 			return command.Usagef("--key goes with a FILE")
 		}
-	} else if err := upload(c, &request, formOf(asJSON)); err != nil {
+	} else if err := upload(c, to, &request, formOf(asJSON)); err != nil {
 		return explain(c, err)
 	}
-	answer, err := client(c).Deploy(c.Context, request)
+	answer, err := to.Deploy(c.Context, request)
 	if c.Context.Err() != nil {
 		return fmt.Errorf("nothing says yet whether %s is distributed; look at it with: %s",
 			request.SourceKey, called(c, "status", nameOf(&api.Execution{Key: request.SourceKey})))
@@ -156,7 +184,7 @@ func told(a *api.DeployAnswer) {
 	fmt.Println(command.Plain(text))
 }
 
-func upload(c *cli.Context, request *api.DeployRequest, form terminal.Form) error {
+func upload(c *cli.Context, to *client.Client, request *api.DeployRequest, form terminal.Form) error {
 	name := c.Args().First()
 	file, err := os.Open(name)
 	if err != nil {
@@ -179,7 +207,7 @@ func upload(c *cli.Context, request *api.DeployRequest, form terminal.Form) erro
 		contentType = "application/octet-stream"
 	}
 	body, done := terminal.Upload(os.Stdout, form, key, file, info.Size())
-	answer, err := client(c).Upload(c.Context, key, body, info.Size(), contentType)
+	answer, err := to.Upload(c.Context, key, body, info.Size(), contentType)
 	done()
 	if c.Context.Err() != nil {
 		return fmt.Errorf("the upload of %s was broken off and nothing is distributed; begin again with the same command", name)
@@ -193,7 +221,7 @@ func upload(c *cli.Context, request *api.DeployRequest, form terminal.Form) erro
 
 // follow shows an execution until it has ended, and returns it as it is then.
 func follow(c *cli.Context, e *api.Execution, form terminal.Form) (*api.Execution, error) {
-	get := func(ctx context.Context) (*api.Execution, error) { return client(c).Execution(ctx, e.ExecutionID) }
+	get := func(ctx context.Context) (*api.Execution, error) { return connect(c).Execution(ctx, e.ExecutionID) }
 	last, err := terminal.Follow(c.Context, os.Stdout, form, followInterval, get)
 	if err != nil && c.Context.Err() != nil {
 		fmt.Fprintf(os.Stderr, "\nThe distribution goes on. Look at it again with:\n  %s\n", called(c, "status", nameOf(e), "--watch"))
@@ -232,7 +260,7 @@ func listCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			page, err := client(c).Executions(c.Context, c.Int("limit"), c.String("after"))
+			page, err := connect(c).Executions(c.Context, c.Int("limit"), c.String("after"))
 			if err != nil {
 				return explain(c, err)
 			}
@@ -271,7 +299,7 @@ func status(c *cli.Context) error {
 		form = terminal.JSONLines
 	}
 	if c.NArg() == 0 {
-		get := func(ctx context.Context) (*api.Executions, error) { return client(c).Executions(ctx, listed, "") }
+		get := func(ctx context.Context) (*api.Executions, error) { return connect(c).Executions(ctx, listed, "") }
 		if c.Bool("watch") {
 			return explain(c, terminal.WatchExecutions(c.Context, os.Stdout, form, followInterval, get))
 		}
@@ -304,9 +332,9 @@ func named(c *cli.Context) (*api.Execution, error) {
 		return nil, command.Usagef("%s takes one KEY", c.Command.Name)
 	}
 	arg := c.Args().First()
-	e, err := client(c).Execution(c.Context, arg)
-	if api.NotFound(err) || strings.Contains(arg, "/") {
-		e, err = client(c).ByKey(c.Context, arg)
+	e, err := connect(c).Execution(c.Context, arg)
+	if client.NotFound(err) || strings.Contains(arg, "/") {
+		e, err = connect(c).ByKey(c.Context, arg)
 	}
 	return e, explain(c, err)
 }
@@ -317,9 +345,13 @@ func cancelCommand() *cli.Command {
 		Usage:       "stop an execution; what has landed stays",
 		ArgsUsage:   "KEY | EXECUTION",
 		Description: "Examples:\n\n  seeder cancel build.zip\n  seeder cancel 01K0Z4V5QW8TQ0H6Q9M3N7R2XD -o json",
-		Flags:       []cli.Flag{seederFlag(), command.Output()},
+		Flags:       []cli.Flag{seederFlag(), tokenFlag(), command.Output()},
 		Action: func(c *cli.Context) error {
 			asJSON, err := command.JSONWanted(c)
+			if err != nil {
+				return err
+			}
+			to, err := operate(c)
 			if err != nil {
 				return err
 			}
@@ -327,7 +359,7 @@ func cancelCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if e, err = client(c).Cancel(c.Context, e.ExecutionID); err != nil {
+			if e, err = to.Cancel(c.Context, e.ExecutionID); err != nil {
 				return explain(c, err)
 			}
 			return show(e, asJSON)
@@ -342,9 +374,13 @@ func retryCommand() *cli.Command {
 		ArgsUsage: "KEY | EXECUTION",
 		Description: "It is followed as by publish; Ctrl-C ends the waiting, not the distribution.\n\n" +
 			"Examples:\n\n  seeder retry build.zip\n  seeder retry build.zip --no-wait",
-		Flags: []cli.Flag{seederFlag(), command.Bool("no-wait", "return at once"), command.Output()},
+		Flags: []cli.Flag{seederFlag(), tokenFlag(), command.Bool("no-wait", "return at once"), command.Output()},
 		Action: func(c *cli.Context) error {
 			asJSON, err := command.JSONWanted(c)
+			if err != nil {
+				return err
+			}
+			to, err := operate(c)
 			if err != nil {
 				return err
 			}
@@ -352,7 +388,7 @@ func retryCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if e, err = client(c).Retry(c.Context, e.ExecutionID); err != nil {
+			if e, err = to.Retry(c.Context, e.ExecutionID); err != nil {
 				return explain(c, err)
 			}
 			if c.Bool("no-wait") {

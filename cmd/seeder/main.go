@@ -16,6 +16,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/notify"
+	"github.com/landfall-dist/landfall/internal/operator"
 	"github.com/landfall-dist/landfall/seeder"
 )
 
@@ -61,6 +62,7 @@ func runCommand() *cli.Command {
 			command.Required("bucket", "global `BUCKET` to watch"),
 			command.Strings("destinations", "`BUCKET`,… that a build goes to when nobody says"),
 			command.Required("signing-key", "`FILE` with the key that signs announcements (make one with `seeder keygen`)"),
+			command.String("operator-token", "", "`FILE` with the token that is then needed to publish, cancel and retry (make one with `seeder keygen --operator-token`)"),
 			command.Strings("trust", "public `KEY` of another seeder, or a file of them"),
 			command.Duration("poll", seeder.DefaultPoll, "`TIME` from the end of one listing of the bucket to the next"),
 			command.String("prefix", "", "only keys that begin with `TEXT` start by themselves"),
@@ -89,6 +91,10 @@ func run(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	token, err := operatorToken(c)
+	if err != nil {
+		return err
+	}
 	m, err := command.OpenMember(c, "seeder")
 	if err != nil {
 		return err
@@ -113,6 +119,8 @@ func run(c *cli.Context) (err error) {
 		SigningKey:     key,
 		Trust:          trust,
 		AllowPeers:     m.AllowPeers,
+		OperatorToken:  token,
+		Hosts:          m.Hosts,
 		Destinations:   c.StringSlice("destinations"),
 		Poll:           c.Duration("poll"),
 		Prefix:         c.String("prefix"),
@@ -130,6 +138,15 @@ func run(c *cli.Context) (err error) {
 		return err
 	}
 	return s.Run(c.Context)
+}
+
+// operatorToken reads the token that the flag names a file of; empty without one.
+func operatorToken(c *cli.Context) (operator.Token, error) {
+	file := c.String("operator-token")
+	if file == "" {
+		return "", nil
+	}
+	return operator.ReadToken(file)
 }
 
 // receivers reads where notices go.
@@ -202,19 +219,28 @@ func made(what string, created bool) string {
 func keygenCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "keygen",
-		Usage:     "make a signing key pair, or a gossip key",
+		Usage:     "make a signing key pair, a gossip key or an operator token",
 		ArgsUsage: "FILE",
 		Description: "Writes the private key to FILE and the public key to FILE.pub, and prints the public key, which agents take with --trust.\n" +
-			"With --gossip-key, writes a key for the membership's messages instead, which every member gets.\n\n" +
-			"Example:\n\n  seeder keygen seeder.key\n  seeder keygen --gossip-key gossip.key",
-		Flags: []cli.Flag{&cli.BoolFlag{Name: "gossip-key", Usage: "make a gossip key"}},
+			"With --gossip-key, writes a key for the membership's messages instead, which every member gets.\n" +
+			"With --operator-token, writes the token that `seeder run --operator-token` asks for, and publish, cancel and retry take.\n\n" +
+			"Example:\n\n  seeder keygen seeder.key\n  seeder keygen --gossip-key gossip.key\n  seeder keygen --operator-token operator.token",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "gossip-key", Usage: "make a gossip key"},
+			&cli.BoolFlag{Name: "operator-token", Usage: "make an operator token"},
+		},
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
 				return command.Usagef("keygen takes one FILE")
 			}
 			file := c.Args().First()
-			if c.Bool("gossip-key") {
+			switch {
+			case c.Bool("gossip-key") && c.Bool("operator-token"):
+				return command.Usagef("keygen takes --gossip-key or --operator-token, not both")
+			case c.Bool("gossip-key"):
 				return gossip.WriteKey(file)
+			case c.Bool("operator-token"):
+				return operator.WriteToken(file)
 			}
 			public, err := announce.WriteSigningKey(file)
 			if err != nil {

@@ -1,8 +1,11 @@
-// Package api holds the JSON that seeder and agent speak over HTTP, and a client
-// for it. Commands and servers share these types, so they cannot drift apart.
+// Package api holds the JSON that seeder and agent speak over HTTP. Servers,
+// commands and seeder/client share these types, so they cannot drift apart.
 package api
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // States of a destination and of a build at an agent.
 const (
@@ -177,6 +180,19 @@ type Error struct {
 	Error string `json:"error"`
 	// Successor is the execution that replaced the one asked for (410).
 	Successor string `json:"successor,omitempty"`
+}
+
+// StatusError is an answer that is not a success, as a client has it.
+type StatusError struct {
+	Code int // HTTP status
+	Body Error
+}
+
+func (e *StatusError) Error() string {
+	if e.Body.Successor != "" {
+		return fmt.Sprintf("%s (now: %s)", e.Body.Error, e.Body.Successor)
+	}
+	return e.Body.Error
 }
 
 // AgentStatus is the agent's GET /status.

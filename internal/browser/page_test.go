@@ -106,6 +106,65 @@ func TestFailures(t *testing.T) {
 	b.shows("#no-failures", "None")
 }
 
+// TestOperatorToken: a seeder with a token takes nothing from the page without it, and
+// the page asks for it once.
+func TestOperatorToken(t *testing.T) {
+	w := chaos.Start(t, chaos.Options{Agents: []int{1}, Seed: 6, OperatorToken: true})
+	denied := w.Agents[0].Gate.Break(chaos.Rule{When: func(c chaos.Call) bool { return c.Writes() && c.S3() }, Do: chaos.AccessDenied})
+	const wrong = "not-the-token-of-this-seeder"
+	b := open(t, w.Seeder.URL)
+	b.away(true) // the browser notes the answers 401
+	give := func(token string) {
+		t.Helper()
+		b.until("the token is asked for", `document.querySelector("#asking").open`)
+		b.types("#a-token", token)
+		b.do(chromedp.Click(chromedp.CSS("#a-go")))
+	}
+
+	// More than the sockets between hold, so that the refusal comes while it is sent.
+	file := filepath.Join(t.TempDir(), "release-1.0.zip")
+	v := w.Expect("release-1.0.zip", 24<<20)
+	w.Loosen(v.Key)
+	if err := os.WriteFile(file, v.Content(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b.do(chromedp.Click(chromedp.CSS("#publish")), chromedp.SetUploadFiles(chromedp.CSS("#p-file"), []string{file}))
+	b.until("the key is the file's name", `document.querySelector("#p-key").value === "release-1.0.zip"`)
+	b.do(chromedp.Click(chromedp.CSS("#p-send")))
+	b.shows("#a-why", "the operator token is missing")
+	b.keep("seeder-token")
+	give(wrong)
+	b.shows("#a-why", "the operator token is wrong")
+	if w.Record(v.Key) != nil {
+		t.Error("an execution began without the token")
+	}
+	give(w.Seeder.Token)
+	b.shows("#d-key", v.Key)
+	b.shows("#failures", "AccessDenied")
+
+	cancel := func() {
+		t.Helper()
+		b.do(chromedp.Click(chromedp.CSS("#cancel")))
+		b.until("the question", `document.querySelector("#cancelling").open`)
+		b.do(chromedp.Click(chromedp.CSS("#c-yes")))
+	}
+	b.run(`sessionStorage.setItem("operatorToken", "` + wrong + `")`)
+	cancel()
+	b.shows("#a-why", "the operator token is wrong")
+	b.do(chromedp.Click(chromedp.CSS("#a-no")))
+	b.shows("#d-answer", "the operator token is wrong")
+	if r := w.Record(v.Key); r == nil || r.Status != ledger.InProgress {
+		t.Errorf("cancelled with a wrong token: %+v", r)
+	}
+	cancel()
+	give(w.Seeder.Token)
+	b.shows("#d-answer", "Cancelled")
+
+	denied.Heal()
+	b.do(chromedp.Click(chromedp.CSS("#retry"))) // with the token that it has
+	b.shows("#d-status", "Completed in")
+}
+
 // TestSearchAndNews: the search reaches everything, and what comes in does not move
 // what is under the reader's hand.
 func TestSearchAndNews(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/seeder/client"
 )
 
 const (
@@ -32,7 +33,7 @@ const (
 
 // Member is a seeder or an agent: a process, its data and its way to the stores.
 type Member struct {
-	*api.Client
+	*client.Client
 	// Name is its role and number; Bucket is an agent's.
 	Name, Bucket string
 	// Dir is its data directory.

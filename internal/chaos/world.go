@@ -4,6 +4,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -22,9 +23,10 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/landfall-dist/landfall/internal/announce"
-	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/operator"
+	"github.com/landfall-dist/landfall/seeder/client"
 )
 
 const (
@@ -52,6 +54,8 @@ type Options struct {
 	Unjoined bool
 	// AgentFlags are added to every agent's.
 	AgentFlags []string
+	// OperatorToken makes the seeder ask for a token, which its Member then has.
+	OperatorToken bool
 	// Seed makes all that is random.
 	Seed uint64
 	// Down names agents, by index, that are not started.
@@ -203,6 +207,9 @@ func (w *World) addMembers(key string) {
 			w.t.Fatal(err)
 		}
 	}
+	if w.options.OperatorToken {
+		w.addToken()
+	}
 	for i, n := range w.options.Agents {
 		for range n {
 			w.Agents = append(w.Agents, w.member("agent", w.Buckets[i], "agent is up"))
@@ -220,6 +227,22 @@ func (w *World) addMembers(key string) {
 			join = append(join, a.addr.String()+":"+gossipPort)
 		}
 	}
+}
+
+// addToken makes the seeder's operator token.
+func (w *World) addToken() {
+	w.t.Helper()
+	file := filepath.Join(w.dir, "operator.token")
+	err := operator.WriteToken(file)
+	if err == nil && w.Seeder.uid != 0 {
+		err = os.Chown(file, w.Seeder.uid, w.Seeder.uid)
+	}
+	token, readErr := operator.ReadToken(file)
+	if err = errors.Join(err, readErr); err != nil {
+		w.t.Fatal(err)
+	}
+	w.Seeder.Token = string(token)
+	w.Seeder.args = append(w.Seeder.args, "--operator-token", file)
 }
 
 func or(s, otherwise string) string {
@@ -241,7 +264,7 @@ func (w *World) member(role, bucket, upLine string) *Member {
 	m.addr = w.address(1, m.uid)
 	m.Dir = filepath.Join(w.dir, m.Name)
 	url := "http://" + m.addr.String() + ":" + httpPort
-	m.Client = &api.Client{URL: url, HTTP: &http.Client{Timeout: askTimeout, Transport: &http.Transport{DisableKeepAlives: true}}}
+	m.Client = &client.Client{URL: url, HTTP: &http.Client{Timeout: askTimeout, Transport: &http.Transport{DisableKeepAlives: true}}}
 	m.args = []string{host.bin(role), "run", "--listen", m.addr.String() + ":" + httpPort,
 		"--gossip-listen", m.addr.String() + ":" + gossipPort, "--peer-listen", m.addr.String() + ":" + peerPort,
 		"--data-dir", m.Dir, "--cache-size", or(w.options.CacheSize, "2GiB"), "--table", w.Ledger.Table()}

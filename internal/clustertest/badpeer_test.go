@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -117,7 +116,7 @@ func (c *Cluster) shows(i int, s *api.AgentStatus, name string, reason swarm.Rea
 	if err := terminal.AgentStatus(&text, s); err != nil || !strings.Contains(text.String(), "BAD PEER") || !strings.Contains(text.String(), name) {
 		c.t.Errorf("%v: %s", err, &text)
 	}
-	resp, err := http.Get(c.Agents[i].URL + "/metrics")
+	resp, err := c.Agents[i].HTTP.Get(c.Agents[i].URL + "/metrics")
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -22,9 +23,12 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/api/apitest"
 	"github.com/landfall-dist/landfall/internal/devcloud/cloudtest"
 	"github.com/landfall-dist/landfall/internal/devcluster"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/operator"
+	"github.com/landfall-dist/landfall/seeder/client"
 )
 
 // Timeout bounds every wait; a test that runs into it has failed.
@@ -50,6 +54,10 @@ type Options struct {
 	BuildSource string
 	// Webhook is the URL that the seeder's notices go to; empty for none.
 	Webhook string
+	// OperatorToken is the seeder's, and that of Cluster.Seeder; empty for none.
+	OperatorToken operator.Token
+	// Contract is what HTTP is held to; nil for one of the cluster's own.
+	Contract *apitest.Contract
 }
 
 // Cluster is a running seeder with agents.
@@ -61,9 +69,10 @@ type Cluster struct {
 	// Global is the global bucket; Regions the regions' names.
 	Global  string
 	Regions []string
-	// Seeder speaks to the seeder, Agents to the agents in order of regions.
-	Seeder *api.Client
-	Agents []*api.Client
+	// Seeder speaks to the seeder, Agents to the agents in order of regions. The HTTP
+	// of each fails the test where something is not as docs/openapi.yaml says.
+	Seeder *client.Client
+	Agents []*client.Client
 	// Ledger is the table.
 	Ledger *ledger.Ledger
 
@@ -92,11 +101,15 @@ func Start(t testing.TB, cloud *cloudtest.Cloud, o Options) *Cluster {
 		Unserved:       o.Unserved,
 		BuildSource:    o.BuildSource,
 		Webhook:        o.Webhook,
+		OperatorToken:  o.OperatorToken,
 		Poll:           50 * time.Millisecond,
 		ArrivalTimeout: o.ArrivalTimeout,
 		FallbackAfter:  o.FallbackAfter,
 		Version:        "test",
 		Logger:         slog.New(slog.NewTextHandler(newLogTo(t), &slog.HandlerOptions{Level: slog.LevelInfo})),
+	}
+	if c.opts.Contract == nil {
+		c.opts.Contract = apitest.Load(t)
 	}
 	if o.AWS != nil {
 		c.cfg.AWS = *o.AWS
@@ -155,14 +168,19 @@ func (c *Cluster) start() {
 		wg.Go(stopAgents)
 		wg.Wait()
 	})
-	c.Seeder = &api.Client{URL: cluster.SeederURL}
+	c.Seeder = c.client("seeder", cluster.SeederURL)
+	c.Seeder.Token = string(c.opts.OperatorToken)
 	c.Agents = nil
 	c.Until("everyone is ready", func() bool { return c.Seeder.Ready(c.t.Context()) == nil })
 	for _, u := range cluster.AgentURLs {
-		a := &api.Client{URL: u}
+		a := c.client("agent", u)
 		c.Agents = append(c.Agents, a)
 		c.Until("everyone is ready", func() bool { return a.Ready(c.t.Context()) == nil })
 	}
+}
+
+func (c *Cluster) client(role, url string) *client.Client {
+	return &client.Client{URL: url, HTTP: &http.Client{Transport: c.opts.Contract.Transport(c.t, role, http.DefaultTransport)}}
 }
 
 // background runs something until stop is called.
@@ -196,7 +214,7 @@ func (c *Cluster) Restart() {
 
 // AddAgent runs one more agent of the i-th region until the test ends or stop is
 // called. The same id again finds the same data.
-func (c *Cluster) AddAgent(i int, id string) (agent *api.Client, stop func()) {
+func (c *Cluster) AddAgent(i int, id string) (agent *client.Client, stop func()) {
 	c.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	url, done, err := c.cluster.RunAgent(ctx, c.Regions[i], id)
@@ -211,7 +229,7 @@ func (c *Cluster) AddAgent(i int, id string) (agent *api.Client, stop func()) {
 		}
 	})
 	c.t.Cleanup(stop)
-	return &api.Client{URL: url}, stop
+	return c.client("agent", url), stop
 }
 
 // Until waits for a condition.

@@ -4,19 +4,19 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
-	"net/http"
 	"strings"
 	"testing"
 
 	"github.com/anacrolix/torrent/metainfo"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/seeder/client"
 )
 
 // post sends JSON to the seeder and decodes the answer, which must have the code.
 func post[T any](t *testing.T, c *Cluster, path, body string, code int) T {
 	t.Helper()
-	res, err := http.Post(c.Seeder.URL+path, "application/json", strings.NewReader(body))
+	res, err := c.Seeder.HTTP.Post(c.Seeder.URL+path, "application/json", strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +56,7 @@ func TestBadRequests(t *testing.T) {
 			t.Errorf("POST /deploy %.80s: no reason given", body)
 		}
 	}
-	res, err := http.Post(c.Seeder.URL+"/deploy", "text/plain", strings.NewReader(`{}`))
+	res, err := c.Seeder.HTTP.Post(c.Seeder.URL+"/deploy", "text/plain", strings.NewReader(`{}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func TestBadRequests(t *testing.T) {
 		t.Errorf("wrong content type: %d", res.StatusCode)
 	}
 	post[api.Error](t, c, "/builds", `{"commit":"abc"}`, 501)
-	if _, err := c.Seeder.Execution(t.Context(), "01ARZ3NDEKTSV4RRFFQ69G5FAV"); !api.NotFound(err) {
+	if _, err := c.Seeder.Execution(t.Context(), "01ARZ3NDEKTSV4RRFFQ69G5FAV"); !client.NotFound(err) {
 		t.Errorf("unknown execution: %v", err)
 	}
 }
@@ -118,7 +118,7 @@ func TestUploads(t *testing.T) {
 func TestTorrentFile(t *testing.T) {
 	c := Start(t, cloud, Options{Regions: 1})
 	e := c.Publish("build.zip", content(1, 600_000))
-	res, err := http.Get(c.Seeder.URL + "/executions/" + e.ExecutionID + "/torrent")
+	res, err := c.Seeder.HTTP.Get(c.Seeder.URL + "/executions/" + e.ExecutionID + "/torrent")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestTorrentFile(t *testing.T) {
 		empty.ExecutionID:            404, // a build of 0 bytes has no torrent
 		"01ARZ3NDEKTSV4RRFFQ69G5FAV": 404,
 	} {
-		res, err := http.Get(c.Seeder.URL + "/executions/" + path + "/torrent")
+		res, err := c.Seeder.HTTP.Get(c.Seeder.URL + "/executions/" + path + "/torrent")
 		if err != nil {
 			t.Fatal(err)
 		}

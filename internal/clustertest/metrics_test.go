@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/seeder/client"
 )
 
 // root is the repository's; known before the embedded S3 changes the directory.
@@ -53,16 +54,16 @@ type scrape struct {
 	samples  map[string]float64 // by name and labels, as they are written
 }
 
-func scrapeOf(t *testing.T, url string) scrape {
+func scrapeOf(t *testing.T, member *client.Client) scrape {
 	t.Helper()
-	res, err := http.Get(url + "/metrics")
+	res, err := member.HTTP.Get(member.URL + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer res.Body.Close()
 	b, err := io.ReadAll(res.Body)
 	if err != nil || res.StatusCode != http.StatusOK {
-		t.Fatalf("%s/metrics: %s, %v: %.500s", url, res.Status, err, b)
+		t.Fatalf("%s/metrics: %s, %v: %.500s", member.URL, res.Status, err, b)
 	}
 	s := scrape{text: string(b), families: make(map[string]family), samples: make(map[string]float64)}
 	for line := range strings.Lines(s.text) {
@@ -125,12 +126,12 @@ func TestMetrics(t *testing.T) {
 	e := c.Publish("build.zip", content(1, size))
 	// The seeder may know of an arrival before its agent has counted it.
 	for _, a := range c.Agents {
-		c.Until("its arrival is counted", func() bool { return scrapeOf(t, a.URL).samples["landfall_recording_seconds_count"] == 1 })
+		c.Until("its arrival is counted", func() bool { return scrapeOf(t, a).samples["landfall_recording_seconds_count"] == 1 })
 	}
 	c.Until("the bucket was listed", func() bool {
-		return scrapeOf(t, c.Seeder.URL).samples["landfall_poll_last_success_timestamp_seconds"] > 0
+		return scrapeOf(t, c.Seeder).samples["landfall_poll_last_success_timestamp_seconds"] > 0
 	})
-	seeder, agent := scrapeOf(t, c.Seeder.URL), scrapeOf(t, c.Agents[0].URL)
+	seeder, agent := scrapeOf(t, c.Seeder), scrapeOf(t, c.Agents[0])
 
 	t.Run("values", func(t *testing.T) {
 		for name, want := range map[string]float64{

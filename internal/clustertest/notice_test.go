@@ -43,7 +43,7 @@ func next(t *testing.T, notices <-chan notify.Notice) notify.Notice {
 
 func metricsOf(t *testing.T, c *Cluster) string {
 	t.Helper()
-	res, err := http.Get(c.Seeder.URL + "/metrics")
+	res, err := c.Seeder.HTTP.Get(c.Seeder.URL + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/seeder/client"
 )
 
 // patience is short, for a test that waits for it.
@@ -38,7 +39,7 @@ func manifestOf(t *testing.T, b []byte) *manifest.Manifest {
 }
 
 // build is how an agent sees a build of the key; nil when it does not know it.
-func (c *Cluster) build(agent *api.Client, key string) *api.Build {
+func (c *Cluster) build(agent *client.Client, key string) *api.Build {
 	s, err := agent.AgentStatus(c.t.Context())
 	if err != nil {
 		return nil
@@ -81,7 +82,7 @@ func orphan(t *testing.T, b []byte, patience time.Duration) *Cluster {
 func TestSeederGoneAndNobodyHasAnything(t *testing.T) {
 	b := content(1, 2*manifest.MinPartLength+1234)
 	c := orphan(t, b, patience)
-	agents := make([]*api.Client, 2)
+	agents := make([]*client.Client, 2)
 	for i := range agents {
 		agents[i], _ = c.AddAgent(1+i, c.Regions[1+i])
 	}
@@ -130,7 +131,7 @@ func TestSeederGoneWithPiecesMissing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	agents := make([]*api.Client, 2)
+	agents := make([]*client.Client, 2)
 	for i := range agents {
 		agents[i], _ = c.AddAgent(1+i, c.Regions[1+i])
 	}

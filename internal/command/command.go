@@ -25,12 +25,12 @@ import (
 	"github.com/oklog/ulid/v2"
 	"github.com/urfave/cli/v2"
 
-	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/awsmetrics"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/seeder/client"
 )
 
 // Exit codes.
@@ -240,6 +240,7 @@ func Logger(c *cli.Context, w io.Writer) (*slog.Logger, error) {
 func MemberFlags(listen, gossipListen, peerListen, dataDir string) []cli.Flag {
 	return append([]cli.Flag{
 		String("listen", listen, "`ADDR` of the HTTP side"),
+		Strings("allow-hosts", "`NAME`,… that the HTTP side answers to beside localhost, when it listens on loopback (for a proxy)"),
 		String("gossip-listen", gossipListen, "`ADDR` of the membership, TCP and UDP; beyond loopback it needs --gossip-key"),
 		String("peer-listen", peerListen, "`ADDR` where the swarm's peers connect, TCP"),
 		String("advertise", "", "`HOST` or HOST:PORT of the membership as the others reach it, where that is not --gossip-listen"),
@@ -264,6 +265,7 @@ type Member struct {
 	Peers, HTTP net.Listener
 	Gossip      gossip.Config
 	AllowPeers  []netip.Prefix
+	Hosts       []string // that the HTTP side answers to
 	Logger      *slog.Logger
 }
 
@@ -289,6 +291,10 @@ func OpenMember(c *cli.Context, kind string) (_ *Member, err error) {
 			return nil, Usagef("--allow-peers: %w", err)
 		}
 		m.AllowPeers = append(m.AllowPeers, prefix)
+	}
+	m.Hosts = c.StringSlice("allow-hosts")
+	if host, _, err := net.SplitHostPort(c.String("listen")); err == nil {
+		m.Hosts = append(m.Hosts, host)
 	}
 	if m.DataDir, err = filepath.Abs(c.String("data-dir")); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
@@ -397,7 +403,7 @@ func Health(app, flag, value string) *cli.Command {
 		Action: func(c *cli.Context) error {
 			ctx, cancel := context.WithTimeout(c.Context, healthTimeout)
 			defer cancel()
-			client := &api.Client{URL: strings.TrimSuffix(c.String(flag), "/")}
+			client := &client.Client{URL: strings.TrimSuffix(c.String(flag), "/")}
 			if err := client.Healthy(ctx); err != nil {
 				return fmt.Errorf("not healthy: %w", err)
 			}

@@ -27,6 +27,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/notify"
+	"github.com/landfall-dist/landfall/internal/operator"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/seeder"
 )
@@ -52,6 +53,8 @@ type Config struct {
 	SeederHTTP, SeederGossip, SeederPeers string
 	// AgentHTTP returns the address of the i-th region's agent; nil for any.
 	AgentHTTP func(i int) string
+	// OperatorToken is the seeder's; empty for none.
+	OperatorToken operator.Token
 	// BuildSource is the seeder's.
 	BuildSource string
 	// FallbackAfter is the agents'; 0 for its default.
@@ -254,6 +257,7 @@ func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 		HTTP:           p.http,
 		Gossip:         gossip.Config{Meta: gossip.Meta{ID: "seeder"}, Listen: gossipAddr},
 		SigningKey:     c.Key,
+		OperatorToken:  cfg.OperatorToken,
 		Destinations:   destinations,
 		Poll:           cfg.Poll,
 		Suffix:         seeder.DefaultSuffix,

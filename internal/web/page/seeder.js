@@ -245,29 +245,61 @@ async function change(what) {
   text($("d-answer"), await call("POST", `executions/${encodeURIComponent(id)}/${what}`, {}).then(() => (what === "retry" ? "Sent again." : "Cancelled."), (e) => e.message));
 }
 
-async function call(method, path, body) {
-  const answer = await fetch(path, { method, headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
-  const said = await answer.json();
-  if (!answer.ok) throw new Error(said.error || answer.statusText);
-  return said;
+// authorized sends something with the operator token that this tab has, and asks for
+// the token as long as the seeder wants another.
+async function authorized(send) {
+  for (;;) {
+    const token = sessionStorage.getItem("operatorToken");
+    try {
+      return await send(token ? { Authorization: "Bearer " + token } : {});
+    } catch (e) {
+      if (e.status !== 401) throw e;
+      await askToken(e);
+    }
+  }
 }
 
+function askToken(refusal) {
+  text($("a-why"), refusal.message);
+  $("asking").returnValue = "";
+  $("asking").showModal();
+  return new Promise((done, failed) => {
+    $("asking").addEventListener("close", () => {
+      const token = $("a-token").value;
+      $("a-token").value = "";
+      if ($("asking").returnValue !== "given") return failed(refusal);
+      sessionStorage.setItem("operatorToken", token);
+      done();
+    }, { once: true });
+  });
+}
+
+const refused = (status, message) => Object.assign(new Error(message), { status });
+
+const call = (method, path, body) => authorized(async (token) => {
+  const answer = await fetch(path, { method, headers: { "Content-Type": "application/json", ...token }, body: JSON.stringify(body) });
+  const said = await answer.json();
+  if (!answer.ok) throw refused(answer.status, said.error || answer.statusText);
+  return said;
+});
+
 // upload sends a file with progress, which fetch does not tell.
-function upload(file, key) {
+const upload = (file, key) => authorized((token) => {
   return new Promise((done, failed) => {
     const r = new XMLHttpRequest();
     r.open("PUT", "uploads/" + key.split("/").map((p) => (/^\.\.?$/.test(p) ? p.replaceAll(".", "%2E") : encodeURIComponent(p))).join("/"));
     r.setRequestHeader("Content-Type", file.type || "application/octet-stream");
+    for (const name in token) r.setRequestHeader(name, token[name]);
     r.upload.onprogress = (e) => { $("p-progress").value = e.loaded / Math.max(1, e.total); };
     r.onload = () => {
       let said = {};
       try { said = JSON.parse(r.responseText); } catch { /* no JSON */ }
-      r.status < 300 ? done(said) : failed(new Error(said.error || r.statusText));
+      r.status < 300 ? done(said) : failed(refused(r.status, said.error || r.statusText));
     };
     r.onerror = () => failed(new Error("the seeder does not answer"));
     r.send(file);
   });
-}
+});
 
 async function publish(event) {
   event.preventDefault();
@@ -346,6 +378,7 @@ $("publish").addEventListener("click", openPublish);
 $("publish-form").addEventListener("submit", publish);
 $("p-close").addEventListener("click", () => $("publishing").close());
 $("p-file").addEventListener("change", () => { if ($("p-file").files[0]) $("p-key").value = $("p-file").files[0].name; });
+$("a-no").addEventListener("click", () => $("asking").close());
 $("cancel").addEventListener("click", () => $("cancelling").showModal());
 $("c-no").addEventListener("click", () => $("cancelling").close());
 $("c-yes").addEventListener("click", () => { $("cancelling").close(); change("cancel"); });

@@ -1,4 +1,10 @@
-package api
+// Package client is how Go programs speak to a seeder over HTTP: they publish builds,
+// follow them, cancel them and send them again. docs/openapi.yaml describes the calls.
+// The commands of `seeder` and `agent` use it themselves.
+//
+// Every call ends with its context. An answer that is not a success is a *StatusError.
+// Answers keep what they have from version to version, and may get more fields.
+package client
 
 import (
 	"bytes"
@@ -16,25 +22,18 @@ import (
 // maxAnswer bounds a JSON answer in bytes.
 const maxAnswer = 64 << 20
 
-// Client speaks to a seeder or an agent.
+// Client speaks to a seeder, or with Healthy, Ready and AgentStatus to an agent. It may
+// be used by several goroutines at once.
 type Client struct {
 	// URL is the base, such as http://127.0.0.1:7070.
 	URL string
-	// HTTP may be nil for http.DefaultClient.
+	// Token is the seeder's operator token, for the calls that change something;
+	// empty where it wants none.
+	Token string
+	// HTTP may be nil for http.DefaultClient. A Transport of one's own should set
+	// ExpectContinueTimeout, as the default one does: without it an upload that is
+	// refused may end as a broken connection.
 	HTTP *http.Client
-}
-
-// StatusError is an answer that is not a success.
-type StatusError struct {
-	Code int // HTTP status
-	Body Error
-}
-
-func (e *StatusError) Error() string {
-	if e.Body.Successor != "" {
-		return fmt.Sprintf("%s (now: %s)", e.Body.Error, e.Body.Successor)
-	}
-	return e.Body.Error
 }
 
 // NotFound reports whether err is a 404.
@@ -43,12 +42,20 @@ func NotFound(err error) bool {
 	return errors.As(err, &s) && s.Code == http.StatusNotFound
 }
 
-// Deploy asks for an execution.
+// Deploy asks for an execution, which goes on by itself.
 func (c *Client) Deploy(ctx context.Context, r DeployRequest) (*DeployAnswer, error) {
 	return call[DeployAnswer](ctx, c, http.MethodPost, "/deploy", r)
 }
 
-// Upload streams size bytes into the global bucket under key.
+// Build asks the seeder to fetch what was built of a commit, and to distribute it.
+func (c *Client) Build(ctx context.Context, commit string) (*BuildAnswer, error) {
+	return call[BuildAnswer](ctx, c, http.MethodPost, "/builds", BuildRequest{Commit: commit})
+}
+
+// Upload streams size bytes into the global bucket under key; size is -1 where nobody
+// knows it. Nothing is read from body before the seeder has agreed, or 1 s after it was
+// asked. The build is not sent anywhere before Deploy asks for that, or, for a key that
+// the seeder watches for, before half a minute has passed.
 func (c *Client) Upload(ctx context.Context, key string, body io.Reader, size int64, contentType string) (*UploadAnswer, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPut, c.URL+"/uploads/"+escapeKey(key), body)
 	if err != nil {
@@ -59,6 +66,10 @@ func (c *Client) Upload(ctx context.Context, key string, body io.Reader, size in
 		req.Body = http.NoBody // an unset length would mean chunks
 	}
 	req.Header.Set("Content-Type", contentType)
+	if size != 0 {
+		// A seeder that refuses says so before gigabytes have gone, and is heard.
+		req.Header.Set("Expect", "100-continue")
+	}
 	return do[UploadAnswer](c, req)
 }
 
@@ -89,7 +100,10 @@ func (c *Client) Executions(ctx context.Context, limit int, after string) (*Exec
 	return call[Executions](ctx, c, http.MethodGet, "/executions?"+q.Encode(), nil)
 }
 
-// ByKey returns the newest execution of a key.
+// ErrNoExecution is ByKey's answer for a key that was never distributed.
+var ErrNoExecution = errors.New("no execution")
+
+// ByKey returns the newest execution of a key, or ErrNoExecution.
 func (c *Client) ByKey(ctx context.Context, key string) (*Execution, error) {
 	q := url.Values{"key": {key}, "limit": {"1"}}
 	page, err := call[Executions](ctx, c, http.MethodGet, "/executions?"+q.Encode(), nil)
@@ -97,12 +111,13 @@ func (c *Client) ByKey(ctx context.Context, key string) (*Execution, error) {
 		return nil, err
 	}
 	if len(page.Executions) == 0 {
-		return nil, fmt.Errorf("no execution of %q: `seeder list` shows what there is", key)
+		return nil, fmt.Errorf("%w of %q: `seeder list` shows what there is", ErrNoExecution, key)
 	}
 	return &page.Executions[0], nil
 }
 
-// Execution returns one execution.
+// Execution returns one execution; a *StatusError of 410 for one that was superseded
+// names its successor.
 func (c *Client) Execution(ctx context.Context, id string) (*Execution, error) {
 	return call[Execution](ctx, c, http.MethodGet, "/executions/"+url.PathEscape(id), nil)
 }
@@ -115,6 +130,11 @@ func (c *Client) Cancel(ctx context.Context, id string) (*Execution, error) {
 // Retry sends the unfinished destinations of an execution again.
 func (c *Client) Retry(ctx context.Context, id string) (*Execution, error) {
 	return call[Execution](ctx, c, http.MethodPost, "/executions/"+url.PathEscape(id)+"/retry", struct{}{})
+}
+
+// Swarm returns who has what of an execution's build, and from whom.
+func (c *Client) Swarm(ctx context.Context, id string) (*SwarmView, error) {
+	return call[SwarmView](ctx, c, http.MethodGet, "/executions/"+url.PathEscape(id)+"/swarm", nil)
 }
 
 // AgentStatus returns an agent's status.
@@ -176,6 +196,9 @@ func do[T any](c *Client, req *http.Request) (*T, error) {
 // send returns a success; any other answer is a *StatusError. The caller closes
 // the body.
 func (c *Client) send(req *http.Request) (*http.Response, error) {
+	if c.Token != "" && req.Method != http.MethodGet {
+		req.Header.Set("Authorization", "Bearer "+c.Token)
+	}
 	client := c.HTTP
 	if client == nil {
 		client = http.DefaultClient

@@ -1,0 +1,298 @@
+package clustertest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/api/apitest"
+	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/operator"
+	"github.com/landfall-dist/landfall/seeder/client"
+)
+
+// failing is a way to the stores that can be cut.
+type failing struct {
+	http.RoundTripper
+	cut atomic.Bool
+}
+
+var errCut = errors.New("the stores are cut off")
+
+func (f *failing) RoundTrip(r *http.Request) (*http.Response, error) {
+	if f.cut.Load() {
+		return nil, errCut
+	}
+	return f.RoundTripper.RoundTrip(r)
+}
+
+// noID is an execution that nobody knows.
+const noID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+
+// TestContract asks for every operation of docs/openapi.yaml with every status that it
+// names. That the answers are right is for the transports to say.
+func TestContract(t *testing.T) {
+	contract := apitest.Load(t)
+	const token operator.Token = "the-token-of-this-test"
+	builds := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/none":
+			http.NotFound(w, r)
+		case "/broken":
+			http.Error(w, "broken", http.StatusInternalServerError)
+		default:
+			fmt.Fprint(w, "a build")
+		}
+	}))
+	defer builds.Close()
+	stores := &failing{RoundTripper: cloud.AWS.HTTPClient.(*http.Client).Transport}
+	cfg := cloud.AWS.Copy()
+	cfg.HTTPClient = &http.Client{Transport: stores}
+	c := Start(t, cloud, Options{
+		Regions: 2, Unserved: 1, BuildSource: builds.URL, OperatorToken: token, AWS: &cfg, Contract: contract,
+		ArrivalTimeout: 2 * Timeout,
+	})
+	a := caller{t, c}
+
+	// One that has ended, one that has not, and one that was superseded.
+	c.Put("done.bin", content(1, 300_000), nil)
+	done := c.Await(c.Deploy("done.bin", c.Bucket(0)).ExecutionID, "COMPLETED").ExecutionID
+	c.Put("open.bin", content(2, 1000), nil)
+	gone := c.Deploy("open.bin").ExecutionID
+	c.Put("open.bin", content(3, 1000), nil)
+	opened := c.Deploy("open.bin").ExecutionID
+	c.Put("empty.bin", nil, nil)
+	empty := c.Await(c.Deploy("empty.bin", c.Bucket(0)).ExecutionID, "COMPLETED").ExecutionID
+
+	for path, codes := range map[string]int{
+		"/": 200, "/healthz": 200, "/readyz": 200, "/metrics": 200,
+		"/changes?open=execution/" + opened + "&open=swarm/" + done: 200,
+		"/executions": 200, "/executions?limit=1&q=OPEN&key=open.bin&after=" + opened: 200, "/executions?limit=0": 400, "/executions?limit=x": 400,
+	} {
+		a.ask(c.Seeder, "GET", path, "", codes)
+	}
+	for _, path := range []string{"", "/swarm", "/torrent"} {
+		for id, code := range map[string]int{done: 200, noID: 404, gone: 410} {
+			a.ask(c.Seeder, "GET", "/executions/"+id+path, "", code)
+		}
+	}
+	a.ask(c.Seeder, "GET", "/executions/"+empty+"/torrent", "", 404)
+	for _, path := range []string{"/", "/healthz", "/readyz", "/metrics", "/changes", "/status"} {
+		a.ask(c.Agents[0], "GET", path, "", 200)
+	}
+	a.eventsAndChanges(contract, opened)
+
+	for _, what := range []string{"cancel", "retry"} {
+		for id, code := range map[string]int{opened: 200, done: 409, noID: 404, gone: 410} {
+			a.ask(c.Seeder, "POST", "/executions/"+id+"/"+what, "{}", code)
+		}
+	}
+	tooLong := `{"commit":"` + strings.Repeat("a", 1<<20) + `"}`
+	object := `{"sourceBucket":"` + c.Global + `","sourceKey":"done.bin"}`
+	for body, code := range map[string]int{
+		object: 202, `{`: 400, tooLong: 413, strings.ReplaceAll(object, "done", "none"): 404,
+	} {
+		a.ask(c.Seeder, "POST", "/deploy", body, code)
+	}
+	for body, code := range map[string]int{
+		`{"commit":"abc123"}`: 202, `{"commit":"../x"}`: 400, tooLong: 413, `{"commit":"none"}`: 404, `{"commit":"broken"}`: 502,
+	} {
+		a.ask(c.Seeder, "POST", "/builds", body, code)
+	}
+	a.ask(c.Seeder, "PUT", "/uploads/dir/a%20b.zip", "bytes", 200)
+	a.ask(c.Seeder, "PUT", "/uploads/", "bytes", 400)
+	a.uploads()
+
+	// Who may not.
+	for _, o := range contract.Operations() {
+		method, path, status := operation(o)
+		path = strings.NewReplacer("{id}", opened, "{key}", "held.zip").Replace(path)
+		switch status {
+		case "401":
+			a.ask(c.Seeder, method, path, "{}", 401, "Authorization", "")
+			a.ask(c.Seeder, method, path, "{}", 401, "Authorization", "Bearer wrong")
+		case "403":
+			a.ask(c.Seeder, method, path, "{}", 403, "Sec-Fetch-Site", "cross-site")
+		case "421":
+			to := c.Seeder
+			if path == "/status" {
+				to = c.Agents[0]
+			}
+			a.ask(to, method, path, "{}", 421, "Host", "rebound.example:7070")
+		}
+	}
+
+	stores.cut.Store(true)
+	a.ask(c.Seeder, "POST", "/deploy", object, 500)
+	a.ask(c.Seeder, "POST", "/builds", `{"commit":"abc124"}`, 500)
+	a.ask(c.Seeder, "PUT", "/uploads/a.zip", "bytes", 500)
+	a.ask(c.Seeder, "POST", "/executions/"+opened+"/cancel", "{}", 500)
+	a.ask(c.Seeder, "POST", "/executions/"+opened+"/retry", "{}", 500)
+	stores.cut.Store(false)
+
+	c.StopSeeder()
+	c.Until("the agent says that it is alone", func() bool {
+		var said *client.StatusError
+		return errors.As(c.Agents[0].Ready(t.Context()), &said) && said.Code == 503
+	})
+
+	plain := Start(t, cloud, Options{Regions: 1, Contract: contract})
+	post[api.Error](t, plain, "/builds", `{"commit":"abc"}`, 501)
+
+	for _, o := range contract.Unseen() {
+		t.Errorf("no answer of %s was seen", o)
+	}
+}
+
+// operation is the method, the path and the status of one of Contract.Operations.
+func operation(o string) (method, path, status string) {
+	f := strings.Fields(o)
+	return f[0], f[1], f[2]
+}
+
+// caller asks the members of a cluster.
+type caller struct {
+	*testing.T
+	c *Cluster
+}
+
+// ask wants an answer with a code. The token goes along, unless a header says otherwise.
+func (a caller) ask(to *client.Client, method, path, body string, code int, header ...string) {
+	a.Helper()
+	var from io.Reader
+	if body != "" {
+		from = strings.NewReader(body)
+	}
+	r, err := http.NewRequestWithContext(a.Context(), method, to.URL+path, from)
+	if err != nil {
+		a.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+to.Token)
+	r.Header.Set("Content-Type", "application/json")
+	for i := 0; i < len(header); i += 2 {
+		if header[i] == "Host" {
+			r.Host = header[i+1]
+		}
+		r.Header.Set(header[i], header[i+1])
+	}
+	res, err := to.HTTP.Do(r)
+	if err != nil {
+		a.Errorf("%s %s: %v", method, path, err)
+		return
+	}
+	defer res.Body.Close()
+	if b, err := io.ReadAll(res.Body); err != nil || res.StatusCode != code {
+		a.Errorf("%s %.100s %.100s: %d, want %d (%v): %.300s", method, path, body, res.StatusCode, code, err, b)
+	}
+}
+
+// eventsAndChanges reads the first event, which must be a Patch, and takes all places
+// that readers have.
+func (a caller) eventsAndChanges(contract *apitest.Contract, id string) {
+	a.Helper()
+	ctx, hangUp := context.WithCancel(a.Context())
+	defer hangUp()
+	var streams []*http.Response
+	defer func() {
+		hangUp()
+		for _, s := range streams {
+			s.Body.Close()
+		}
+	}()
+	tooMany := strings.Repeat("open=a&", 9)
+	for _, to := range []*client.Client{a.c.Seeder, a.c.Agents[0]} {
+		a.ask(to, "GET", "/events?"+tooMany, "", 400)
+		a.ask(to, "GET", "/changes?"+tooMany, "", 400)
+		for full := false; !full; {
+			r, err := http.NewRequestWithContext(ctx, http.MethodGet, to.URL+"/events?open=execution/"+id+"&open=swarm/"+id, nil)
+			if err != nil {
+				a.Fatal(err)
+			}
+			res, err := to.HTTP.Do(r)
+			if err != nil {
+				a.Fatal(err)
+			}
+			streams = append(streams, res)
+			full = res.StatusCode == http.StatusServiceUnavailable
+			if len(streams) == 1 || to != a.c.Seeder {
+				a.isPatch(contract, res.Body)
+			}
+			if to != a.c.Seeder {
+				break
+			}
+		}
+	}
+	a.ask(a.c.Seeder, "GET", "/changes", "", 503)
+}
+
+// isPatch reads the first event of a stream.
+func (a caller) isPatch(contract *apitest.Contract, stream io.Reader) {
+	a.Helper()
+	lines := bufio.NewReader(stream)
+	for {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			a.Fatal(err)
+		}
+		data, ok := strings.CutPrefix(line, "data: ")
+		if !ok {
+			continue
+		}
+		var patch any
+		if err := json.Unmarshal([]byte(data), &patch); err != nil {
+			a.Fatal(err)
+		}
+		if err := contract.Check("Patch", patch); err != nil {
+			a.Errorf("%v: %.1000s", err, data)
+		}
+		return
+	}
+}
+
+// uploads asks for what is being uploaded already, and for too much.
+func (a caller) uploads() {
+	a.Helper()
+	body, feed := io.Pipe()
+	first := make(chan error, 1)
+	go func() {
+		_, err := a.c.Seeder.Upload(a.Context(), "held.zip", body, -1, "application/zip")
+		first <- err
+	}()
+	// The seeder reads, so it has reserved the key.
+	if _, err := feed.Write(bytes.Repeat([]byte("x"), 1<<20)); err != nil {
+		a.Fatal(err)
+	}
+	a.c.Until("a second upload is refused", func() bool {
+		_, err := a.c.Seeder.Upload(a.Context(), "held.zip", strings.NewReader("x"), 1, "")
+		var said *client.StatusError
+		return errors.As(err, &said) && said.Code == http.StatusConflict
+	})
+	a.ask(a.c.Seeder, "POST", "/builds", `{"commit":"held"}`, 409)
+	feed.Close()
+	if err := <-first; err != nil {
+		a.Error(err)
+	}
+	_, err := a.c.Seeder.Upload(a.Context(), "long.zip", forbidden{a.T}, bucket.MaxUpload+1, "")
+	var said *client.StatusError
+	if !errors.As(err, &said) || said.Code != http.StatusRequestEntityTooLarge {
+		a.Errorf("too long: %v", err)
+	}
+}
+
+// forbidden is a body that must not be read.
+type forbidden struct{ *testing.T }
+
+func (f forbidden) Read([]byte) (int, error) {
+	f.Error("a body that is too long was asked for")
+	return 0, io.EOF
+}

@@ -1,0 +1,33 @@
+package client
+
+import "github.com/landfall-dist/landfall/internal/api"
+
+// What the calls take and answer. docs/cli.md and docs/openapi.yaml say what each field
+// is; Execution.Ended reports whether nothing more will happen by itself.
+type (
+	Execution     = api.Execution
+	Executions    = api.Executions
+	Destination   = api.Destination
+	Took          = api.Took
+	DeployRequest = api.DeployRequest
+	DeployAnswer  = api.DeployAnswer
+	BuildRequest  = api.BuildRequest
+	BuildAnswer   = api.BuildAnswer
+	UploadAnswer  = api.UploadAnswer
+	SwarmView     = api.SwarmView
+	AgentStatus   = api.AgentStatus
+)
+
+// StatusError is an answer that is not a success: its HTTP status, and the seeder's
+// reason.
+type StatusError = api.StatusError
+
+// States of a Destination, and of a build at an agent.
+const (
+	StateQueued      = api.StateQueued
+	StateUnserved    = api.StateUnserved
+	StateDownloading = api.StateDownloading
+	StateLanding     = api.StateLanding
+	StateLanded      = api.StateLanded
+	StateFailed      = api.StateFailed
+)
