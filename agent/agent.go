@@ -4,8 +4,9 @@
 //
 // Agent keeps one build for each execution announced to its bucket (build.go),
 // which takes part in the swarm (swarm.go), lands (land.go), reads from the source
-// bucket what no peer has (fallback.go), and says how it went (summary.go); and one download for each infohash
-// (download.go), which several executions of the same bytes share.
+// bucket what no peer has (fallback.go), and says how it went (summary.go); and one
+// download for each infohash (download.go), which several executions of the same
+// bytes share.
 package agent
 
 import (

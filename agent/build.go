@@ -66,7 +66,8 @@ type build struct {
 	err      error // the newest failure, nil once landed
 	cause    error // why it was stopped
 	landedAt time.Time
-	landedBy string    // the agent's name, as the table has it
+	landedBy string // the agent's name, as the table has it
+	came     origins
 	retryAt  time.Time // of what failed; past when it is not waited for
 	times    times
 	landed   int64  // bytes

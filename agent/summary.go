@@ -7,6 +7,7 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 
+	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/swarm"
 )
@@ -25,18 +26,25 @@ func (b *build) spanAttributes() []attribute.KeyValue {
 	}
 }
 
+// downloaded takes note that every piece is here, and of where they came from: once
+// others have them all too, connections end.
+func (b *build) downloaded() {
+	b.reach(whole)
+	b.set(api.StateLanding)
+	came := b.download.origins(gossip.ByPeerID(b.agent.gossip.Members(), swarm.PeerID))
+	b.mu.Lock()
+	b.came = came
+	b.mu.Unlock()
+	b.logger.Info("downloaded", "bytes", b.ann.Size, "seconds", seconds(time.Since(b.started)), "landedBytes", b.landedBytes())
+}
+
 // conclude says in one line how a build came here that has arrived, and ends its
 // span.
 func (b *build) conclude() {
-	names := gossip.ByPeerID(b.agent.gossip.Members(), swarm.PeerID)
 	b.mu.Lock()
-	d, by := b.download, b.landedBy
+	from, by := b.came, b.landedBy
 	took := b.times.took(b.started, time.Now())
 	b.mu.Unlock()
-	var from origins
-	if d != nil {
-		from = d.origins(names)
-	}
 	source := b.fromSource.Load()
 	attrs := []any{
 		"bucket", b.agent.cfg.Bucket.Name(), "region", b.agent.cfg.Region, "landedBy", by, "bytes", b.ann.Size,

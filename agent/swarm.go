@@ -97,11 +97,9 @@ func (b *build) steer(ctx context.Context, begun time.Time, tracker *landing.Tra
 	for {
 		changed := progress.next()
 		if tracker.Whole() {
-			b.reach(whole)
-			b.set(api.StateLanding)
+			b.downloaded()
 			b.agent.metrics.downloads.Observe(time.Since(begun).Seconds())
 			span.End(nil)
-			b.logger.Info("downloaded", "bytes", m.Size, "seconds", time.Since(b.started).Seconds(), "landedBytes", b.landedBytes())
 			return
 		}
 		var high [][2]int
@@ -112,7 +110,9 @@ func (b *build) steer(ctx context.Context, begun time.Time, tracker *landing.Tra
 		b.download.torrent.Prioritize(high)
 		select {
 		case <-ctx.Done():
-			return
+			if !tracker.Whole() {
+				return
+			}
 		case <-changed:
 		}
 	}
