@@ -25,6 +25,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/devcloud/cloudtest"
 	"github.com/landfall-dist/landfall/internal/devcluster"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/tracing"
 )
 
 // Timeout bounds every wait; a test that runs into it has failed.
@@ -50,6 +51,12 @@ type Options struct {
 	BuildSource string
 	// Webhook is the URL that the seeder's notices go to; empty for none.
 	Webhook string
+	// Uplink is the seeder's, in bytes/s; 0 for not known.
+	Uplink int64
+	// Tracer draws the work of all members; nil draws nothing.
+	Tracer *tracing.Tracer
+	// Log gets what the members log, as JSON; nil for the test's own log.
+	Log io.Writer
 }
 
 // Cluster is a running seeder with agents.
@@ -95,8 +102,13 @@ func Start(t testing.TB, cloud *cloudtest.Cloud, o Options) *Cluster {
 		Poll:           50 * time.Millisecond,
 		ArrivalTimeout: o.ArrivalTimeout,
 		FallbackAfter:  o.FallbackAfter,
+		Uplink:         o.Uplink,
+		Tracer:         o.Tracer,
 		Version:        "test",
 		Logger:         slog.New(slog.NewTextHandler(newLogTo(t), &slog.HandlerOptions{Level: slog.LevelInfo})),
+	}
+	if o.Log != nil {
+		c.cfg.Logger = slog.New(slog.NewJSONHandler(o.Log, nil))
 	}
 	if o.AWS != nil {
 		c.cfg.AWS = *o.AWS
