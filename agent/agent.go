@@ -3,9 +3,10 @@
 // their arrival.
 //
 // Agent keeps one build for each execution announced to its bucket (build.go),
-// which takes part in the swarm (swarm.go), lands (land.go), and reads from the
-// source bucket what no peer has (fallback.go); and one download for each infohash
-// (download.go), which several executions of the same bytes share.
+// which takes part in the swarm (swarm.go), lands (land.go), reads from the source
+// bucket what no peer has (fallback.go), and says how it went (summary.go); and one
+// download for each infohash (download.go), which several executions of the same
+// bytes share.
 package agent
 
 import (
@@ -31,6 +32,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/swarm"
+	"github.com/landfall-dist/landfall/internal/tracing"
 	"github.com/landfall-dist/landfall/internal/web"
 )
 
@@ -83,8 +85,10 @@ type Config struct {
 	LandParallel, MaxActive int
 	// AWSMetrics counts what the clients of AWS do, for /metrics; nil for nobody.
 	AWSMetrics *awsmetrics.Metrics
-	Version    string
-	Logger     *slog.Logger
+	// Tracer draws builds; nil draws nothing.
+	Tracer  *tracing.Tracer
+	Version string
+	Logger  *slog.Logger
 }
 
 // Agent is one region's, or one of several.
@@ -274,6 +278,7 @@ func (a *Agent) announced(heard announce.Added) {
 		logger.Warn("this build is taken up again after a restart only if a member still announces it", "error", err)
 	}
 	b := newBuild(a, ann, logger)
+	b.logger.Info("heard", "bytes", ann.Size, "sourceBucket", ann.SourceBucket)
 	a.builds[ann.ExecutionID] = b
 	a.forgetFinished()
 	ctx := a.running
@@ -379,6 +384,9 @@ func (a *Agent) tick(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-a.landedNow:
+			for _, d := range a.allDownloads() {
+				d.count()
+			}
 			a.report()
 		case now := <-ticker.C:
 			members := a.gossip.Members()

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/cache"
@@ -18,6 +20,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/swarm"
+	"github.com/landfall-dist/landfall/internal/tracing"
 )
 
 const (
@@ -53,6 +56,7 @@ type build struct {
 	ann     *announce.Announcement
 	key     ledger.Key
 	logger  *slog.Logger
+	span    *tracing.Span // set by run, before anything else
 	started time.Time
 	stopped chan struct{} // closed by stop
 	done    chan struct{} // closed when run has returned
@@ -62,6 +66,8 @@ type build struct {
 	err      error // the newest failure, nil once landed
 	cause    error // why it was stopped
 	landedAt time.Time
+	landedBy string // the agent's name, as the table has it
+	came     origins
 	retryAt  time.Time // of what failed; past when it is not waited for
 	times    times
 	landed   int64  // bytes
@@ -102,6 +108,7 @@ func newBuild(a *Agent, ann *announce.Announcement, logger *slog.Logger) *build 
 // fails is tried again.
 func (b *build) run(ctx context.Context) {
 	defer close(b.done)
+	ctx, b.span = b.agent.cfg.Tracer.Root(tracing.Remote(ctx, string(b.ann.TraceParent)), "build", b.spanAttributes()...)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
@@ -117,7 +124,7 @@ func (b *build) run(ctx context.Context) {
 		err := b.attempt(ctx)
 		switch {
 		case err == nil:
-			b.logger.Info("landed", "bucket", b.agent.cfg.Bucket.Name(), "bytes", b.ann.Size, "seconds", time.Since(b.started).Seconds())
+			b.conclude()
 			b.seedUntilEnd(ctx)
 			return
 		case ctx.Err() != nil:
@@ -148,11 +155,17 @@ func (b *build) over(ctx context.Context, cause error) {
 		// Another agent of this bucket has landed it.
 		b.discard(ctx)
 		b.succeed(ledger.Result{Timestamp: time.Now()})
+		b.conclude()
 	case errors.Is(cause, errSuperseded), errors.Is(cause, errEnded):
 		b.stop(cause) // from here on a new announcement is a new beginning
 		b.discard(ctx)
 		b.fail(cause)
 		b.logger.Info("stopped", "reason", cause)
+		b.span.Set(attribute.String("landfall.outcome", "stopped"), attribute.String("landfall.reason", cause.Error()))
+		b.span.End(nil)
+	default:
+		b.logger.Info("build is left, the next start goes on with it", "landedBytes", b.landedBytes())
+		b.span.End(context.Canceled)
 	}
 }
 
@@ -161,6 +174,7 @@ func (b *build) complain(err error, delay time.Duration) {
 	b.mu.Lock()
 	b.err, b.retryAt = err, time.Now().Add(delay)
 	b.mu.Unlock()
+	b.span.Failed("retry", err)
 	b.logger.Warn("build not landed yet", "error", err, "retryIn", delay.Round(time.Millisecond).String())
 }
 
@@ -176,6 +190,7 @@ func (b *build) attempt(ctx context.Context) (err error) {
 	}
 	defer release()
 	b.reach(turn)
+	b.span.Event("turn")
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	b.begin(cancel)
@@ -186,8 +201,9 @@ func (b *build) attempt(ctx context.Context) (err error) {
 			err = errYielded
 		}
 	}()
-	verified := &verifiedPieces{changed: newNotice(), moved: b.move}
+	verified := &verifiedPieces{changed: newNotice(), moved: b.move, since: time.Now()}
 	if b.ann.Size > 0 {
+		b.logger.Info("downloading", "bytes", b.ann.Size)
 		// The peers are met while the table is asked: over long distances both
 		// take several round trips. A download begins in swarm, or goes on here.
 		if err := b.joinSwarm(verified.set); err != nil {
@@ -417,7 +433,7 @@ func (b *build) fail(err error) {
 func (b *build) succeed(r ledger.Result) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.state, b.err, b.landed, b.landedAt = api.StateLanded, nil, b.ann.Size, r.Timestamp
+	b.state, b.err, b.landed, b.landedAt, b.landedBy = api.StateLanded, nil, b.ann.Size, r.Timestamp, r.Agent
 	b.times.reach(recorded, time.Now())
 	select {
 	case b.agent.landedNow <- struct{}{}:

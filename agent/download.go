@@ -145,6 +145,15 @@ func (d *download) measure(elapsed time.Duration) {
 	d.last = now
 }
 
+// count takes in what came since measure, for a report between two. It is not to be
+// called beside measure.
+func (d *download) count() {
+	now := d.torrent.Stats()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.senders.count(now.Peers)
+}
+
 // links are those who sent the build so far.
 func (d *download) links(names map[[20]byte]gossip.Member) []gossip.Link {
 	d.mu.Lock()

@@ -10,10 +10,13 @@ import (
 	"strconv"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/source"
+	"github.com/landfall-dist/landfall/internal/tracing"
 )
 
 const (
@@ -90,6 +93,7 @@ func (b *build) readMissing(ctx context.Context, late, each time.Duration) error
 	if err != nil {
 		return fallbackError(err)
 	}
+	tracing.Event(ctx, "read from the source bucket", attribute.Int("landfall.pieces", len(missing)))
 	b.logger.Info("no peer has what is missing, reading it from the source bucket", "bucket", b.ann.SourceBucket, "pieces", len(missing), "turn", turn)
 	err = source.Pieces(ctx, from, b.ann.Key, b.sourceETag(), entry.Manifest(), missing, func(ctx context.Context, piece int, content []byte) error {
 		b.countSource(int64(len(content)))
@@ -114,6 +118,7 @@ func (b *build) readWhole(ctx context.Context) error {
 	if etag := b.sourceETag(); object.Size != b.ann.Size || etag != "" && object.ETag != etag {
 		return fallbackError(fmt.Errorf("%s in %s: %w", b.ann.Key, b.ann.SourceBucket, bucket.ErrChanged))
 	}
+	tracing.Event(ctx, "read from the source bucket", attribute.Int64("landfall.bytes", object.Size))
 	b.logger.Info("no peer has the build, reading it from the source bucket", "bucket", b.ann.SourceBucket, "bytes", object.Size)
 	b.agent.evict(object.Size)
 	m, entry, err := b.agent.puller.Pull(ctx, from, object, b.ann.ExecutionID, func(int64) { b.move() })

@@ -100,12 +100,18 @@ func (b *build) newJob() *landing.Job {
 		Region:      a.cfg.Region,
 		Slots:       a.slots,
 		Started:     b.started,
-		Logger:      b.logger,
+		Logger:      a.cfg.Logger.With("infohash", b.ann.InfoHash.String()),
 		Progress:    b.landedSoFar,
-		Completed:   func() { b.reach(complete) },
+		Completed:   b.completed,
 		Now:         time.Now,
 		Metrics:     a.metrics.landing,
 	}
+}
+
+// completed hears that the object is complete in the bucket.
+func (b *build) completed() {
+	b.reach(complete)
+	b.logger.Info("landed", "bucket", b.agent.cfg.Bucket.Name(), "bytes", b.ann.Size, "seconds", seconds(time.Since(b.started)))
 }
 
 // discard removes what a landing that is given up has left in the bucket.

@@ -18,11 +18,22 @@ type sender struct {
 	// before came over connections that are gone; last is the counter of the
 	// present one, in bytes of the build.
 	before, last int64
+	measured     int64   // the total when the rate was
 	rate         float64 // bytes/s
 }
 
-// measure takes in the counters of the connections that there are.
+// measure takes in the counters of the connections that there are, and how fast they
+// have grown in the time since the last measure.
 func (s senders) measure(peers []swarm.Peer, elapsed time.Duration) {
+	s.count(peers)
+	for _, from := range s {
+		from.rate = smoothed(from.rate, from.total()-from.measured, elapsed)
+		from.measured = from.total()
+	}
+}
+
+// count takes in the counters.
+func (s senders) count(peers []swarm.Peer) {
 	now := make(map[[20]byte]int64, len(peers))
 	for _, p := range peers {
 		now[p.ID] += p.Downloaded
@@ -31,12 +42,10 @@ func (s senders) measure(peers []swarm.Peer, elapsed time.Duration) {
 		}
 	}
 	for id, from := range s {
-		total := from.total()
 		if now[id] < from.last {
 			from.before += from.last
 		}
 		from.last = now[id]
-		from.rate = smoothed(from.rate, from.total()-total, elapsed)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/landing"
+	"github.com/landfall-dist/landfall/internal/tracing"
 )
 
 // verifiedPieces passes on which pieces are verified, from before the manifest is
@@ -16,6 +17,7 @@ import (
 type verifiedPieces struct {
 	changed *notice
 	moved   func()
+	since   time.Time // when the swarm was joined
 
 	mu      sync.Mutex
 	tracker *landing.Tracker // nil without a manifest
@@ -53,11 +55,13 @@ func (v *verifiedPieces) track(entry *cache.Entry) *landing.Tracker {
 }
 
 // swarm downloads with the others and lands meanwhile.
-func (b *build) swarm(ctx context.Context, verified *verifiedPieces) error {
+func (b *build) swarm(ctx context.Context, verified *verifiedPieces) (err error) {
 	begun := time.Now()
 	b.set(api.StateDownloading)
+	inSwarm, span := tracing.StartAt(ctx, verified.since, "swarm")
+	defer func() { span.End(err) }() // where it was not whole before
 	if b.agent.cfg.Sources != nil {
-		defer during(ctx, b.fallBack)()
+		defer during(inSwarm, b.fallBack)()
 	}
 	entry, err := b.download.torrent.Entry(ctx)
 	if err != nil {
@@ -70,7 +74,7 @@ func (b *build) swarm(ctx context.Context, verified *verifiedPieces) error {
 	}
 	b.hold(entry)
 	tracker := verified.track(entry)
-	defer during(ctx, func(ctx context.Context) { b.steer(ctx, begun, tracker, verified.changed) })()
+	defer during(ctx, func(ctx context.Context) { b.steer(ctx, begun, tracker, verified.changed, span) })()
 	return b.land(ctx, entry.Manifest(), entry, tracker)
 }
 
@@ -86,16 +90,16 @@ func during(ctx context.Context, f func(ctx context.Context)) (end func()) {
 	return func() { cancel(); <-done }
 }
 
-// steer keeps the first incomplete parts of a download at high priority.
-func (b *build) steer(ctx context.Context, begun time.Time, tracker *landing.Tracker, progress *notice) {
+// steer keeps the first incomplete parts of a download at high priority. The span
+// ends with the download.
+func (b *build) steer(ctx context.Context, begun time.Time, tracker *landing.Tracker, progress *notice, span *tracing.Span) {
 	m := b.entry.Manifest()
 	for {
 		changed := progress.next()
 		if tracker.Whole() {
-			b.reach(whole)
-			b.set(api.StateLanding)
+			b.downloaded()
 			b.agent.metrics.downloads.Observe(time.Since(begun).Seconds())
-			b.logger.Info("downloaded", "bytes", m.Size, "seconds", time.Since(b.started).Seconds(), "landedBytes", b.landedBytes())
+			span.End(nil)
 			return
 		}
 		var high [][2]int
@@ -106,7 +110,9 @@ func (b *build) steer(ctx context.Context, begun time.Time, tracker *landing.Tra
 		b.download.torrent.Prioritize(high)
 		select {
 		case <-ctx.Done():
-			return
+			if !tracker.Whole() {
+				return
+			}
 		case <-changed:
 		}
 	}

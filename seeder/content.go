@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/bucket"
@@ -13,6 +15,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/source"
+	"github.com/landfall-dist/landfall/internal/tracing"
 )
 
 // content has the build ready to be seeded: from the cache, or pulled.
@@ -77,12 +80,14 @@ func (d *distribution) pull(ctx context.Context, r *ledger.Record) error {
 	if object.ETag != r.SourceETag {
 		return fmt.Errorf("%w: ETag is %s, was %s", bucket.ErrChanged, object.ETag, r.SourceETag)
 	}
+	d.logger.Info("pulling", "bytes", r.Size, "sourceBucket", r.SourceBucket)
 	started := time.Now()
 	d.index.update(d.id, func(l *live) {
 		if l.began.IsZero() {
 			l.began = started
 		}
 	})
+	ctx, span := tracing.Start(ctx, "pull", attribute.Int64("landfall.bytes", r.Size))
 	m, entry, err := d.puller.Pull(ctx, from, object, d.id, func(pulled int64) {
 		if pulled > d.farthest { // not what was there already
 			d.farthest = pulled
@@ -90,6 +95,7 @@ func (d *distribution) pull(ctx context.Context, r *ledger.Record) error {
 		}
 		d.index.update(d.id, func(l *live) { l.pulled = pulled })
 	})
+	span.End(err)
 	if err != nil {
 		if errors.Is(err, cache.ErrNoSpace) {
 			d.evict(r.Size) // for the next try

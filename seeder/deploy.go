@@ -106,7 +106,7 @@ func (s *Seeder) accept(ctx context.Context, source string, o *bucket.Object, de
 	s.put(begun.Record)
 	// One that is joined as well: when the answer to the write was lost, the
 	// next try finds its own item, which nobody carries yet.
-	s.start(begun.Record)
+	s.start(ctx, begun.Record, asAccepted)
 	return begun, nil
 }
 
@@ -148,7 +148,7 @@ func (s *Seeder) retry(ctx context.Context, id string) error {
 	s.cfg.Logger.Info("execution is sent again", "key", r.FileKey, "executionId", id)
 	s.index.update(id, func(l *live) { l.gone = false })
 	s.index.resend(id)
-	s.start(updated)
+	s.start(ctx, updated, asRetried)
 	return nil
 }
 

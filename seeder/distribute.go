@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/bucket"
@@ -19,6 +21,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/swarm"
+	"github.com/landfall-dist/landfall/internal/tracing"
 )
 
 const (
@@ -30,25 +33,34 @@ const (
 	firstRetry, maxRetry = time.Second, time.Minute
 )
 
-// start carries an execution on, unless that is being done already.
-func (s *Seeder) start(r *ledger.Record) {
+// start carries an execution on, unless that is being done already. Its trace
+// continues that of a request whose context is from.
+func (s *Seeder) start(from context.Context, r *ledger.Record, why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.running == nil || s.running.Err() != nil || !s.index.claim(r.ExecutionID) {
 		return
 	}
-	ctx := s.running
+	ctx, span := s.cfg.Tracer.Root(tracing.Continue(s.running, from), "execution", spanAttributes(r, why)...)
 	s.group.Go(func() error {
 		defer s.index.unclaim(r.ExecutionID)
 		d := &distribution{
-			Seeder: s,
-			key:    r.Key,
-			id:     r.ExecutionID,
-			logger: s.cfg.Logger.With("key", r.FileKey, "executionId", r.ExecutionID),
-			since:  time.Now(),
+			Seeder:  s,
+			key:     r.Key,
+			id:      r.ExecutionID,
+			logger:  s.cfg.Logger.With("key", r.FileKey, "executionId", r.ExecutionID),
+			span:    span,
+			since:   time.Now(),
+			arrived: make(map[string]bool),
+		}
+		if r.Status == ledger.InProgress && (why == asAccepted || why == asResumed) {
+			d.since = r.StartTime
+		}
+		for _, b := range r.Successful {
+			d.arrived[b] = true
 		}
 		d.pulling.Store(time.Now().UnixNano())
-		d.run(ctx)
+		d.conclude(ctx, d.run(ctx))
 		return nil
 	})
 }
@@ -60,7 +72,14 @@ type distribution struct {
 	key    ledger.Key
 	id     string
 	logger *slog.Logger
-	since  time.Time
+	span   *tracing.Span
+	// since is when the execution was accepted; or taken up again, after it had
+	// failed.
+	since time.Time
+	// arrived are the destinations that it was said of; lastArrival is when the last
+	// was seen in the table, zero for none in this run.
+	arrived     map[string]bool
+	lastArrival time.Time
 	// announced is when the destinations' time began: at the first announcement,
 	// or the last that somebody asked for.
 	announced time.Time
@@ -76,8 +95,9 @@ type distribution struct {
 }
 
 // run pulls, announces and follows. A failure that may pass is tried again; one
-// that cannot is recorded for every destination that has not arrived.
-func (d *distribution) run(ctx context.Context) {
+// that cannot is recorded for every destination that has not arrived. Its error is
+// that of ctx, or ledger.ErrSuperseded.
+func (d *distribution) run(ctx context.Context) error {
 	defer d.unpin()
 	defer func() {
 		if ctx.Err() != nil {
@@ -93,29 +113,30 @@ func (d *distribution) run(ctx context.Context) {
 		d.index.update(d.id, func(l *live) { l.err = err })
 		switch {
 		case err == nil, ctx.Err() != nil, errors.Is(err, ledger.ErrSuperseded):
-			return
+			return err
 		case errors.Is(err, bucket.ErrNotFound), errors.Is(err, manifest.ErrInvalid):
 			gone := errors.Is(err, bucket.ErrNotFound)
 			if err = d.failAll(ctx, err); err == nil {
 				d.index.update(d.id, func(l *live) { l.gone = gone })
-				return
+				return nil
 			}
 		case errors.Is(err, bucket.ErrChanged):
 			if err = d.restart(ctx, err); err == nil {
-				return
+				return nil
 			}
 		case d.announced.IsZero() && time.Since(d.lastPull()) > d.cfg.ArrivalTimeout:
 			if err = d.failAll(ctx, fmt.Errorf("no progress for %s: %w", d.cfg.ArrivalTimeout, err)); err == nil {
-				return
+				return nil
 			}
 		}
 		delay := rand.N(wait) + firstRetry/10
 		wait = min(2*wait, maxRetry)
 		d.index.update(d.id, func(l *live) { l.retryAt = time.Now().Add(delay) })
+		d.span.Failed("retry", err)
 		d.logger.Warn("execution is stuck, trying again", "error", err, "retryIn", delay.Round(time.Millisecond).String())
 		select {
 		case <-ctx.Done():
-			return
+			return ctx.Err()
 		case <-time.After(delay):
 		}
 	}
@@ -138,7 +159,7 @@ func (d *distribution) attempt(ctx context.Context) error {
 			d.end(record)
 			return nil
 		}
-		if err := d.announce(record, m); err != nil {
+		if err := d.announce(ctx, record, m); err != nil {
 			return err
 		}
 		if d.announced.IsZero() {
@@ -176,13 +197,16 @@ func (d *distribution) receivers(r *ledger.Record) int {
 }
 
 // announce tells the cluster.
-func (d *distribution) announce(record *ledger.Record, m *manifest.Manifest) error {
+func (d *distribution) announce(ctx context.Context, record *ledger.Record, m *manifest.Manifest) (err error) {
+	_, span := tracing.Start(ctx, "announce")
+	defer func() { span.End(err) }()
 	a := &announce.Announcement{
 		ExecutionID:  d.id,
 		Key:          d.key.FileKey,
 		SourceBucket: d.key.SourceBucket,
 		Destinations: record.Destinations,
 		Size:         m.Size,
+		TraceParent:  announce.TraceParent(d.span.TraceParent()),
 		Issued:       d.book.Issue(d.id),
 	}
 	a.Expires = a.Issued.Add(announce.Lifetime)
@@ -215,6 +239,7 @@ func (d *distribution) follow(ctx context.Context) (again bool, err error) {
 		if !ok {
 			return false, ledger.ErrSuperseded
 		}
+		d.arrivals(record)
 		look, again := d.index.asked(d.id)
 		if again {
 			d.announced = time.Time{}
@@ -289,7 +314,6 @@ func (d *distribution) timeOut(ctx context.Context, r *ledger.Record) (waiting i
 		case !d.isServed(b):
 			reason += ": no living member serves this bucket"
 		}
-		d.logger.Error("destination failed", "bucket", b, "error", reason)
 		if err := d.fail(ctx, b, reason); err != nil {
 			return 0, err
 		}
@@ -315,13 +339,18 @@ func (d *distribution) fail(ctx context.Context, b, reason string) error {
 	}
 	d.put(updated)
 	// The table may know better than the index: an arrival, or a failure before.
-	if slices.Contains(updated.Failed, b) && updated.Results[b].Timestamp.Equal(at) && d.cfg.Notify != nil {
+	if !slices.Contains(updated.Failed, b) || !updated.Results[b].Timestamp.Equal(at) {
+		return nil
+	}
+	d.logger.Error("destination failed", "bucket", b, "error", reason)
+	d.span.Event("failed", attribute.String("landfall.bucket", b))
+	if d.cfg.Notify != nil {
 		d.cfg.Notify.Send(notify.Of(updated, b))
 	}
 	return nil
 }
 
-// end retires the announcement and says in one line how it went.
+// end retires the announcement.
 func (d *distribution) end(r *ledger.Record) {
 	d.phase(api.PhaseEnded)
 	reason := announce.Completed
@@ -329,11 +358,6 @@ func (d *distribution) end(r *ledger.Record) {
 		reason = announce.Failed
 	}
 	d.retire(d.key, d.id, reason)
-	attrs := []any{"status", string(r.Status), "bytes", r.Size, "seconds", time.Since(d.since).Seconds(), "successful", len(r.Successful), "failed", len(r.Failed)}
-	if e, ok := d.index.one(d.id); ok {
-		attrs = append(attrs, "sentBytes", e.SentBytes)
-	}
-	d.logger.Info("execution ended", attrs...)
 	if d.entry != nil {
 		if t, ok := d.swarm.Torrent(d.entry.InfoHash()); ok {
 			t.DisconnectComplete()
@@ -358,7 +382,7 @@ func (s *Seeder) retire(k ledger.Key, id, reason string) {
 		err = s.gossip.Broadcast(wire)
 	}
 	if err != nil {
-		s.cfg.Logger.Warn("end of execution not told", "executionId", id, "error", err)
+		s.cfg.Logger.Warn("end of execution not told", "key", k.FileKey, "executionId", id, "error", err)
 	}
 }
 

@@ -46,6 +46,7 @@ func (s *Seeder) handler() http.Handler {
 	uploads := mux.Answer(s.putUpload)
 	// ServeMux would clean the path of a key such as a//b or ../c, and redirect.
 	all := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r = s.cfg.Tracer.Incoming(r)
 		if strings.HasPrefix(r.URL.EscapedPath(), uploadsPath) {
 			uploads(w, r)
 			return

@@ -4,7 +4,7 @@
 //
 // The subjects, one a file: watch.go finds builds, deploy.go accepts them,
 // distribute.go carries one execution from the queue to its end, content.go has its
-// bytes, index.go is what the HTTP side reads.
+// bytes, summary.go says how it went, index.go is what the HTTP side reads.
 package seeder
 
 import (
@@ -34,6 +34,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/operator"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/swarm"
+	"github.com/landfall-dist/landfall/internal/tracing"
 	"github.com/landfall-dist/landfall/internal/web"
 )
 
@@ -87,8 +88,13 @@ type Config struct {
 	Notify *notify.Notifier
 	// AWSMetrics counts what the clients of AWS do, for /metrics; nil for nobody.
 	AWSMetrics *awsmetrics.Metrics
-	Version    string
-	Logger     *slog.Logger
+	// Uplink is what this host can send in bytes/s, for the ratio to the bound in
+	// an execution's last line; 0 leaves that out.
+	Uplink int64
+	// Tracer draws executions; nil draws nothing.
+	Tracer  *tracing.Tracer
+	Version string
+	Logger  *slog.Logger
 }
 
 // Seeder is the running role.
@@ -244,7 +250,7 @@ func (s *Seeder) load(ctx context.Context) error {
 		if r.Status == ledger.InProgress || lacks(r, served) {
 			running[r.ExecutionID] = true
 			resumed++
-			s.start(r)
+			s.start(ctx, r, asResumed)
 		}
 	}
 	for _, a := range s.book.Active() {
@@ -295,7 +301,7 @@ func (s *Seeder) membersChanged() {
 	}
 	for _, r := range s.index.unfinished() {
 		if lacks(r, come) && !s.index.isGone(r.ExecutionID) {
-			s.start(r)
+			s.start(context.Background(), r, asAwaited)
 		}
 	}
 }

@@ -101,6 +101,7 @@ func run(c *cli.Context) (err error) {
 		LandParallel: c.Int("land-parallel"),
 		MaxActive:    c.Int("max-active"),
 		AWSMetrics:   m.AWSMetrics,
+		Tracer:       m.Tracer,
 		Version:      command.Version(),
 		Logger:       m.Logger,
 	})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/devcloud"
+	"github.com/landfall-dist/landfall/internal/tracing"
 )
 
 const cloudAddr = "127.0.0.1:4566"
@@ -112,6 +113,8 @@ func demo(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	tracer, flush := tracing.Setup(c.Context, tracing.Service{Name: "landfall-dev", Instance: "landfall-dev", Version: command.Version()}, logger)
+	defer flush()
 	cloud, err := openCloud(cloudAddr, dir, logger)
 	if err != nil {
 		return err
@@ -125,6 +128,7 @@ func demo(c *cli.Context) (err error) {
 		publish: publish,
 		exit:    c.Bool("exit"),
 		logger:  logger,
+		tracer:  tracer,
 	}
 	return s.run(c.Context, cloud.Run)
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/devcluster"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/terminal"
+	"github.com/landfall-dist/landfall/internal/tracing"
 	"github.com/landfall-dist/landfall/seeder/client"
 )
 
@@ -54,6 +55,7 @@ type show struct {
 	publish string
 	exit    bool
 	logger  *slog.Logger
+	tracer  *tracing.Tracer
 }
 
 func (s *show) config() devcluster.Config {
@@ -73,6 +75,7 @@ func (s *show) config() devcluster.Config {
 		SeederPeers:  seederPeers,
 		AgentHTTP:    func(i int) string { return fmt.Sprintf("127.0.0.1:%d", firstAgentPort+i) },
 		BuildSource:  source.String(),
+		Tracer:       s.tracer,
 		Version:      command.Version(),
 		Logger:       s.logger,
 	}

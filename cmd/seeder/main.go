@@ -71,6 +71,7 @@ func runCommand() *cli.Command {
 			command.Duration("arrival-timeout", seeder.DefaultArrivalTimeout, "`TIME` without progress after which a destination has failed"),
 			command.String("notify-webhook", "", "`URL` (http or https) that gets a POST with JSON for each destination that fails"),
 			command.String("notify-topic", "", "`ARN` of an SNS topic that gets the same"),
+			command.String("uplink", "", "`RATE` that this host can send, such as 1Gbit or 50MB: the log says at the end of an execution how near that came"),
 			command.String("build-source", "", "`URL` under which POST /builds finds builds by commit (http, https or file)"),
 			command.String("source-region", "", "AWS `REGION` of the bucket (default: what HeadBucket answers, then AWS_REGION)"),
 		}, command.MemberFlags("127.0.0.1:7070", "127.0.0.1:7946", "127.0.0.1:6881", "landfall-seeder")...),
@@ -82,6 +83,12 @@ func run(c *cli.Context) (err error) {
 	notices, err := receivers(c)
 	if err != nil {
 		return err
+	}
+	var uplink int64
+	if s := c.String("uplink"); s != "" {
+		if uplink, err = command.ParseRate(s); err != nil {
+			return command.Usagef("--uplink: %w", err)
+		}
 	}
 	key, err := announce.ReadSigningKey(c.String("signing-key"))
 	if err != nil {
@@ -131,6 +138,8 @@ func run(c *cli.Context) (err error) {
 		BuildSource:    c.String("build-source"),
 		Notify:         notifier,
 		AWSMetrics:     m.AWSMetrics,
+		Uplink:         uplink,
+		Tracer:         m.Tracer,
 		Version:        command.Version(),
 		Logger:         m.Logger,
 	})

@@ -85,9 +85,11 @@ type Announcement struct {
 	Size         int64    `json:"size"` // bytes
 	// Landfall is the bencoded landfall dictionary of a build of 0 bytes,
 	// which has no swarm to get it from; nil for any other.
-	Landfall []byte    `json:"landfall,omitempty"`
-	Issued   time.Time `json:"issued"`
-	Expires  time.Time `json:"expires"`
+	Landfall []byte `json:"landfall,omitempty"`
+	// TraceParent is the seeder's span of the execution; empty where it has none.
+	TraceParent TraceParent `json:"traceparent,omitempty"`
+	Issued      time.Time   `json:"issued"`
+	Expires     time.Time   `json:"expires"`
 }
 
 // Reasons of an End.

@@ -28,6 +28,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/devcluster"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/operator"
+	"github.com/landfall-dist/landfall/internal/tracing"
 	"github.com/landfall-dist/landfall/seeder/client"
 )
 
@@ -58,6 +59,12 @@ type Options struct {
 	OperatorToken operator.Token
 	// Contract is what HTTP is held to; nil for one of the cluster's own.
 	Contract *apitest.Contract
+	// Uplink is the seeder's, in bytes/s; 0 for not known.
+	Uplink int64
+	// Tracer draws the work of all members; nil draws nothing.
+	Tracer *tracing.Tracer
+	// Log gets what the members log, as JSON; nil for the test's own log.
+	Log io.Writer
 }
 
 // Cluster is a running seeder with agents.
@@ -105,11 +112,16 @@ func Start(t testing.TB, cloud *cloudtest.Cloud, o Options) *Cluster {
 		Poll:           50 * time.Millisecond,
 		ArrivalTimeout: o.ArrivalTimeout,
 		FallbackAfter:  o.FallbackAfter,
+		Uplink:         o.Uplink,
+		Tracer:         o.Tracer,
 		Version:        "test",
 		Logger:         slog.New(slog.NewTextHandler(newLogTo(t), &slog.HandlerOptions{Level: slog.LevelInfo})),
 	}
 	if c.opts.Contract == nil {
 		c.opts.Contract = apitest.Load(t)
+	}
+	if o.Log != nil {
+		c.cfg.Logger = slog.New(slog.NewJSONHandler(o.Log, nil))
 	}
 	if o.AWS != nil {
 		c.cfg.AWS = *o.AWS

@@ -30,6 +30,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/tracing"
 	"github.com/landfall-dist/landfall/seeder/client"
 )
 
@@ -267,6 +268,10 @@ type Member struct {
 	AllowPeers  []netip.Prefix
 	Hosts       []string // that the HTTP side answers to
 	Logger      *slog.Logger
+	// Tracer is what the OTEL_* settings ask for; nil for no traces.
+	Tracer *tracing.Tracer
+	// flush sends the last spans.
+	flush func()
 }
 
 // OpenMember opens what the MemberFlags name: data directory, table, listeners.
@@ -319,6 +324,7 @@ func OpenMember(c *cli.Context, kind string) (_ *Member, err error) {
 	if m.Gossip.ID, err = identity(c.String("name"), kind, m.DataDir); err != nil {
 		return nil, err
 	}
+	m.Tracer, m.flush = tracing.Setup(c.Context, tracing.Service{Name: "landfall-" + kind, Instance: m.Gossip.ID, Version: Version()}, m.Logger)
 	if file := c.String("gossip-key"); file != "" {
 		if m.Gossip.Keys, err = gossip.ReadKeys(file); err != nil {
 			return nil, err
@@ -333,7 +339,7 @@ func OpenMember(c *cli.Context, kind string) (_ *Member, err error) {
 	return m, nil
 }
 
-// Close closes what is open; listeners that a role has taken over close twice
+// Close closes what is open and sends the last spans, in at most 2 s; listeners that a role has taken over close twice
 // without harm.
 func (m *Member) Close() error {
 	if m.HTTP != nil {
@@ -341,6 +347,9 @@ func (m *Member) Close() error {
 	}
 	if m.Peers != nil {
 		m.Peers.Close()
+	}
+	if m.flush != nil {
+		m.flush()
 	}
 	if m.Cache != nil {
 		return m.Cache.Close()

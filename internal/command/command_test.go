@@ -1,6 +1,7 @@
 package command
 
 import (
+	"bytes"
 	"slices"
 	"strings"
 	"testing"
@@ -33,6 +34,28 @@ func TestInterspersed(t *testing.T) {
 	}
 }
 
+// A key is whatever somebody has called an object: it must not look like lines or
+// attributes of the log.
+func TestKeysInLogs(t *testing.T) {
+	key := "a.zip\ntime=2026-01-01T00:00:00Z level=ERROR msg=\"all is lost\" executionId=x\x1b[31m"
+	for _, format := range []string{"text", "json"} {
+		var log bytes.Buffer
+		app := &cli.App{Flags: LogFlags(), Action: func(c *cli.Context) error {
+			logger, err := Logger(c, &log)
+			if err == nil {
+				logger.Info("heard", "key", key)
+			}
+			return err
+		}}
+		if err := app.Run([]string{"app", "--log-format", format}); err != nil {
+			t.Fatal(err)
+		}
+		if s := log.String(); strings.Count(s, "\n") != 1 || strings.Contains(s, "\x1b") || !strings.Contains(s, `\nt`) {
+			t.Errorf("%s: %q", format, s)
+		}
+	}
+}
+
 func TestSizes(t *testing.T) {
 	for in, want := range map[string]int64{
 		"0": 0, "4096": 4096, "1KiB": 1 << 10, "20GiB": 20 << 30, "1.5MiB": 3 << 19, "500MB": 500e6, "7B": 7,
@@ -44,6 +67,11 @@ func TestSizes(t *testing.T) {
 	for _, in := range []string{"", "x", "-1", "1 parsec", "9e30", "NaN"} {
 		if got, err := ParseSize(in); err == nil {
 			t.Errorf("%q: %d", in, got)
+		}
+	}
+	for in, want := range map[string]int64{"1Gbit": 125e6, "400Mbit/s": 50e6, "0.5Kbit": 62, "50MB": 50e6, "1MiB/s": 1 << 20, "": -1, "1 parsec": -1, "-1Mbit": -1, "NaNGbit": -1, "9e30Gbit": -1} {
+		if got, err := ParseRate(in); (err != nil) != (want < 0) || err == nil && got != want {
+			t.Errorf("%q: %d, %v", in, got, err)
 		}
 	}
 	for in, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 3 << 19: "1.5 MiB", 5 << 40: "5.0 TiB"} {

@@ -32,6 +32,30 @@ func ParseSize(s string) (int64, error) {
 	return int64(n * factor), nil
 }
 
+// ParseRate reads a rate such as 1Gbit, 400Mbit or 50MB, in bytes/s; "/s" may follow.
+func ParseRate(s string) (int64, error) {
+	number := strings.TrimSuffix(s, "/s")
+	for _, u := range []struct {
+		suffix string
+		bytes  float64
+	}{{"Kbit", 1e3 / 8}, {"Mbit", 1e6 / 8}, {"Gbit", 1e9 / 8}} {
+		n, ok := strings.CutSuffix(number, u.suffix)
+		if !ok {
+			continue
+		}
+		v, err := strconv.ParseFloat(strings.TrimSpace(n), 64)
+		if err != nil || !(v >= 0 && v*u.bytes < math.MaxInt64/2) {
+			return 0, fmt.Errorf("%q is not a rate such as 1Gbit or 50MB", s)
+		}
+		return int64(v * u.bytes), nil
+	}
+	v, err := ParseSize(number)
+	if err != nil {
+		return 0, fmt.Errorf("%q is not a rate such as 1Gbit or 50MB", s)
+	}
+	return v, nil
+}
+
 // FormatSize writes bytes for people.
 func FormatSize(n int64) string {
 	const step = 1024

@@ -29,6 +29,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/operator"
 	"github.com/landfall-dist/landfall/internal/source"
+	"github.com/landfall-dist/landfall/internal/tracing"
 	"github.com/landfall-dist/landfall/seeder"
 )
 
@@ -63,8 +64,12 @@ type Config struct {
 	Webhook string
 	// Poll and ArrivalTimeout are the seeder's; 0 for its defaults.
 	Poll, ArrivalTimeout time.Duration
-	Version              string
-	Logger               *slog.Logger
+	// Uplink is the seeder's, in bytes/s; 0 for not known.
+	Uplink int64
+	// Tracer draws the work of all members; nil draws nothing.
+	Tracer  *tracing.Tracer
+	Version string
+	Logger  *slog.Logger
 }
 
 // BucketOf returns the regional bucket of a region.
@@ -266,6 +271,8 @@ func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 		BuildSource:    cfg.BuildSource,
 		Notify:         notifier,
 		AWSMetrics:     counted,
+		Uplink:         cfg.Uplink,
+		Tracer:         cfg.Tracer,
 		Version:        cfg.Version,
 		Logger:         cfg.Logger.With("node", "seeder"),
 	})
@@ -318,6 +325,7 @@ func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url strin
 		FallbackAfter: cfg.FallbackAfter,
 		Memory:        filepath.Join(cfg.Dir, id, "announced"),
 		AWSMetrics:    counted,
+		Tracer:        cfg.Tracer,
 		Version:       cfg.Version,
 		Logger:        cfg.Logger.With("node", id),
 	})

@@ -19,13 +19,16 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/oklog/ulid/v2"
+	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/tracing"
 )
 
 const (
@@ -97,7 +100,7 @@ type Job struct {
 	// Started is when the work on the build began; zero leaves the result
 	// without seconds.
 	Started time.Time
-	// Logger may be nil.
+	// Logger may be nil. Every line names key, execution and bucket by itself.
 	Logger *slog.Logger
 	// Progress, which may be nil, hears the bytes that are in the upload after
 	// each part, one call at a time. It falls back when an upload was lost.
@@ -115,6 +118,8 @@ type Job struct {
 	uploadID string
 	// begun is when Run was first called; zero before.
 	begun time.Time
+	// drawn counts the parts begun, over all Runs, for maxPartSpans.
+	drawn atomic.Int64
 }
 
 // Run lands the build, waiting for its pieces, and records the arrival. It
@@ -129,7 +134,10 @@ func (j *Job) Run(ctx context.Context) (ledger.Result, error) {
 		j.begun = time.Now()
 	}
 	l := &landing{Job: j, digest: j.Manifest.SHA256Hex()}
+	ctx, span := tracing.Start(ctx, "landing",
+		attribute.String("landfall.bucket", j.Bucket.Name()), attribute.Int("landfall.parts", j.Manifest.NumParts()))
 	result, err := l.run(ctx)
+	span.End(err)
 	if err != nil {
 		return ledger.Result{}, fmt.Errorf("landing %s in %s: %w", j.Key.FileKey, j.Bucket.Name(), err)
 	}
@@ -163,8 +171,10 @@ func (j *Job) Record(ctx context.Context, last *ledger.Record) (ledger.Result, e
 	return result, nil
 }
 
-func (j *Job) record(ctx context.Context, last *ledger.Record, sha256 string, size int64) (ledger.Result, error) {
+func (j *Job) record(ctx context.Context, last *ledger.Record, sha256 string, size int64) (_ ledger.Result, err error) {
 	begun := time.Now()
+	ctx, span := tracing.Start(ctx, "record", attribute.String("landfall.bucket", j.Bucket.Name()))
+	defer func() { span.End(err) }()
 	uploads, err := j.Bucket.Uploads(ctx, j.Key.FileKey)
 	if err != nil {
 		return ledger.Result{}, err
@@ -251,6 +261,7 @@ func (l *landing) run(ctx context.Context) (result ledger.Result, err error) {
 		default:
 			return result, err
 		}
+		tracing.Failed(ctx, "landing decides again", err)
 		l.logger().Info("landing decides again", "key", l.Key.FileKey, "executionId", l.ExecutionID,
 			"bucket", l.Bucket.Name(), "reason", err)
 	}

@@ -10,10 +10,12 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/tracing"
 )
 
 const (
@@ -30,6 +32,10 @@ const (
 	// maxDamaged bounds how often one part is found damaged on disk: a disk that
 	// damages it each time is not to be filled for ever.
 	maxDamaged = 3
+	// maxPartSpans bounds the parts of a landing that have a span each: the first
+	// show how long a part takes, 10,000 in each region nobody can look at. One that
+	// fails has a span all the same.
+	maxPartSpans = 100
 )
 
 // send uploads the parts that the upload does not have yet, each when it is
@@ -106,11 +112,25 @@ func (l *landing) agrees(p bucket.Part) bool {
 
 // sendPart uploads one part from the content, without holding it in memory. It
 // keeps a slot while it sends, not while it waits to try again.
-func (l *landing) sendPart(ctx context.Context, part int) (bucket.Part, error) {
+func (l *landing) sendPart(ctx context.Context, part int) (sent bucket.Part, err error) {
 	offset, length := l.Manifest.PartRange(part)
-	sent := bucket.Part{Number: part, SHA256: l.Manifest.PartSHA256(part), Size: length}
+	sent = bucket.Part{Number: part, SHA256: l.Manifest.PartSHA256(part), Size: length}
+	began := time.Now()
+	var span *tracing.Span
+	draw := func() (context.Context, *tracing.Span) {
+		return tracing.StartAt(ctx, began, "part", attribute.Int("landfall.part", part), attribute.Int64("landfall.bytes", length))
+	}
+	if l.drawn.Add(1) <= maxPartSpans {
+		ctx, span = draw()
+	}
+	defer func() {
+		if err != nil && span == nil {
+			_, span = draw()
+		}
+		span.End(err)
+	}()
 	tries := 0
-	err := l.retry(ctx, "part", func() (err error) {
+	err = l.retry(ctx, "part", func() (err error) {
 		select {
 		case l.Slots <- struct{}{}:
 			defer func() { <-l.Slots }()
@@ -139,6 +159,7 @@ func (j *Job) retry(ctx context.Context, step string, op func() error) error {
 			return err
 		}
 		delay := rand.N(firstBackoff << (try - 1))
+		tracing.Failed(ctx, "retry", err, attribute.String("landfall.step", step), attribute.Int("landfall.try", try))
 		j.logger().Warn("landing tries again", "key", j.Key.FileKey, "executionId", j.ExecutionID,
 			"bucket", j.Bucket.Name(), "step", step, "try", try, "error", err, "retryIn", delay)
 		select {

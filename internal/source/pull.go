@@ -12,11 +12,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/tracing"
 )
 
 const (
@@ -212,6 +214,7 @@ func readRange(ctx context.Context, from *bucket.Bucket, o *bucket.Object, b *bl
 	var err error
 	for try := range rangeTries {
 		if try > 0 {
+			tracing.Failed(ctx, "retry", err, attribute.Int64("landfall.offset", b.offset))
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
