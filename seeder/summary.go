@@ -63,7 +63,7 @@ func (d *distribution) conclude(ctx context.Context, err error) {
 	record, _, ok := d.index.get(d.id)
 	switch {
 	case !ok || errors.Is(err, ledger.ErrSuperseded):
-		successor, _ := d.index.successor(d.id)
+		successor := d.superseder()
 		d.logger.Info("execution ended", "status", "SUPERSEDED", "successor", successor, "seconds", since(d.since))
 		d.span.Set(attribute.String("landfall.status", "SUPERSEDED"), attribute.String("landfall.successor", successor))
 		err = nil
@@ -80,6 +80,15 @@ func (d *distribution) conclude(ctx context.Context, err error) {
 		}
 	}
 	d.span.End(err)
+}
+
+// superseder is the execution in place of this one. The table has it before the index
+// does: whoever is about to put it there is waited for.
+func (d *distribution) superseder() string {
+	d.begin.Lock()
+	defer d.begin.Unlock()
+	successor, _ := d.index.successor(d.id)
+	return successor
 }
 
 // errNotEverywhere is the span's status of an execution that has failed.
