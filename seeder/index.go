@@ -38,7 +38,7 @@ type index struct {
 	ids    []string          // sorted, so the newest is last
 	gone   map[string]string // superseded executionId → successor
 	served map[string]bool
-	linked []*execution      // that have links, the oldest first
+	linked []*execution // that have links, the oldest first
 }
 
 // execution is one entry. Its fields are guarded by the index's mutex.

@@ -1,7 +1,10 @@
 package tracing
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/url"
 	"os"
@@ -10,9 +13,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/exporters/stdout/stdouttrace"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdk "go.opentelemetry.io/otel/sdk/trace"
@@ -25,6 +30,12 @@ const (
 	// complainInterval is how often it is said at most that spans are lost: a
 	// collector that is down loses some every few seconds.
 	complainInterval = time.Minute
+	// defaultEndpoint is OTLP's.
+	defaultEndpoint = "http://localhost:4318"
+	// firstWait, maxWait and maxTime bound how spans are sent again when a collector
+	// says that it is busy; the exporter's own begin with 5 s, and the last spans
+	// have flushTimeout.
+	firstWait, maxWait, maxTime = 500 * time.Millisecond, 10 * time.Second, time.Minute
 )
 
 // Service is whose spans these are. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES
@@ -48,18 +59,16 @@ func Setup(ctx context.Context, s Service, logger *slog.Logger) (_ *Tracer, shut
 	lost := &complaints{logger: logger}
 	otel.SetErrorHandler(lost) // the SDK has one for the process
 	var options []sdk.TracerProviderOption
-	abort := func() {}
 	for _, name := range names {
 		switch name {
 		case "otlp":
-			c, err := newCollector()
+			exporter, to, err := collector(ctx)
 			if err != nil {
 				logger.Error("traces are not sent", "error", err)
 				continue
 			}
-			abort = c.abort
-			options = append(options, sdk.WithBatcher(otlptrace.NewUnstarted(c)))
-			logger.Info("traces are sent", "to", c.shown)
+			options = append(options, sdk.WithBatcher(exporter))
+			logger.Info("traces are sent", "to", to)
 		case "console":
 			console, err := stdouttrace.New()
 			if err != nil {
@@ -81,8 +90,33 @@ func Setup(ctx context.Context, s Service, logger *slog.Logger) (_ *Tracer, shut
 		if err := provider.Shutdown(ctx); err != nil {
 			lost.Handle(err)
 		}
-		abort() // what hangs still
 	}
+}
+
+// collector sends spans by OTLP over HTTP, as OTEL_EXPORTER_OTLP_* say; to is where, for
+// people. Errors name settings without their values, which may be secret.
+func collector(ctx context.Context) (exporter *otlptrace.Exporter, to string, err error) {
+	if p := setting("PROTOCOL"); p != "" && p != "http/protobuf" {
+		return nil, "", fmt.Errorf("OTEL_EXPORTER_OTLP_PROTOCOL is %q, expected http/protobuf", p)
+	}
+	u, err := url.Parse(cmp.Or(setting("ENDPOINT"), defaultEndpoint))
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, "", errors.New("OTEL_EXPORTER_OTLP_ENDPOINT is not a URL of http or https")
+	}
+	// What the exporter says of settings that it cannot read has their values.
+	otel.SetLogger(logr.Discard())
+	exporter, err = otlptracehttp.New(ctx, otlptracehttp.WithRetry(otlptracehttp.RetryConfig{
+		Enabled: true, InitialInterval: firstWait, MaxInterval: maxWait, MaxElapsedTime: maxTime,
+	}))
+	if err != nil {
+		return nil, "", errors.New(withoutSecrets(short(err)))
+	}
+	return exporter, u.Scheme + "://" + u.Host, nil
+}
+
+// setting is a variable of OTLP, the one for traces alone first.
+func setting(name string) string {
+	return cmp.Or(strings.TrimSpace(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_"+name)), strings.TrimSpace(os.Getenv("OTEL_EXPORTER_OTLP_"+name)))
 }
 
 // exporters are what OTEL_TRACES_EXPORTER names, or an endpoint stands for.
