@@ -31,6 +31,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/landfall-dist/landfall/internal/devcloud"
+	"github.com/landfall-dist/landfall/internal/gossip/gossiptest"
 )
 
 const (
@@ -102,7 +103,7 @@ func Start() (cloud *Cloud, stop func()) {
 // VerifyTestMain runs the tests with a cloud in *cloud, and fails when they leave a
 // goroutine behind; it is goleak's function of that name with the cloud around.
 func VerifyTestMain(m *testing.M, cloud **Cloud) {
-	goleak.VerifyTestMain(testMain{m, cloud})
+	goleak.VerifyTestMain(testMain{m, cloud}, gossiptest.Probes()...)
 }
 
 type testMain struct {
