@@ -65,13 +65,12 @@ func TestLoad(t *testing.T) {
 	}
 	simulate(t, w, buckets, ids)
 
-	before := cpu(t, w.Seeder.URL)
-	began := time.Now()
+	none := cost(t, w, func() { <-time.After(updates * time.Second) })
+	t.Logf("no reader: the seeder takes %.1f ms of CPU each second for what the agents tell", none)
 	quiet := newUpdates(t, w.Seeder.URL)
-	quiet.wait(t, updates) // what a second reader costs beside none
-	reader := cpu(t, w.Seeder.URL) - before
-	t.Logf("a reader of the list: %.1f ms of the seeder's CPU and %.1f kB each second (with what the agents' words cost)",
-		1000*reader/time.Since(began).Seconds(), float64(quiet.bytes.Load())/1000/time.Since(began).Seconds())
+	began := time.Now()
+	one := cost(t, w, func() { quiet.wait(t, updates) })
+	t.Logf("a reader of the list: %.1f ms of the seeder's CPU each second more, %.1f kB/s", one-none, quiet.rate(began))
 	quiet.stop()
 
 	b := open(t, w.Seeder.URL+"/#"+ids[0])
@@ -82,13 +81,12 @@ func TestLoad(t *testing.T) {
 	b.run(`window.tasks = []; new PerformanceObserver((l) => tasks.push(...l.getEntries().map((e) => e.duration))).observe({ entryTypes: ["longtask"] })`)
 	b.do(call(performance.Enable, performance.EnableParams{}))
 	busy := b.metric("TaskDuration")
-	before, began = cpu(t, w.Seeder.URL), time.Now()
 	heard := newUpdates(t, w.Seeder.URL+"?open=execution/"+ids[0]+"&open=swarm/"+ids[0])
-	heard.wait(t, updates)
-	seconds := time.Since(began).Seconds()
-	t.Logf("a page with a chosen execution: %.1f ms of the browser's main thread an update, longest tasks over 50 ms: %s; beside it, the seeder: %.1f ms of CPU each second, %.1f kB/s to each reader",
-		1000*(b.metric("TaskDuration")-busy)/updates, eval[string](b, `JSON.stringify(tasks.sort((a, b) => b - a).slice(0, 3))`),
-		1000*(cpu(t, w.Seeder.URL)-before)/seconds, float64(heard.bytes.Load())/1000/seconds)
+	began = time.Now()
+	two := cost(t, w, func() { heard.wait(t, updates) })
+	t.Logf("a page with a chosen execution: %.1f ms of the browser's main thread an update, longest tasks over 50 ms: %s",
+		1000*(b.metric("TaskDuration")-busy)/updates, eval[string](b, `JSON.stringify(tasks.sort((a, b) => b - a).slice(0, 3))`))
+	t.Logf("it and another reader of the same: %.1f ms of the seeder's CPU each second more than none, %.1f kB/s to each", two-none, heard.rate(began))
 	heard.stop()
 	b.do(call(heapprofiler.CollectGarbage, cdp.Empty{}))
 	heap := b.metric("JSHeapUsedSize")
@@ -210,6 +208,14 @@ func cpu(t *testing.T, url string) float64 {
 	return families["process_cpu_seconds_total"].GetMetric()[0].GetCounter().GetValue()
 }
 
+// cost is what the seeder takes while something is done, in ms of CPU each second.
+func cost(t *testing.T, w *chaos.World, during func()) float64 {
+	t.Helper()
+	before, began := cpu(t, w.Seeder.URL), time.Now()
+	during()
+	return 1000 * (cpu(t, w.Seeder.URL) - before) / time.Since(began).Seconds()
+}
+
 // updatesOf is a reader of /events that counts.
 type updatesOf struct {
 	bytes atomic.Int64
@@ -252,6 +258,11 @@ func newUpdates(t *testing.T, url string) *updatesOf {
 	u.stop = func() { cancel(); <-done }
 	t.Cleanup(u.stop)
 	return u
+}
+
+// rate is in kB/s.
+func (u *updatesOf) rate(since time.Time) float64 {
+	return float64(u.bytes.Load()) / 1000 / time.Since(since).Seconds()
 }
 
 func (u *updatesOf) wait(t *testing.T, n int) {
