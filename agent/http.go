@@ -19,7 +19,7 @@ func (a *Agent) handler() http.Handler {
 	mux := web.NewMux(web.Options{
 		Page:    "agent",
 		Ready:   a.ready,
-		State:   a.state,
+		State:   web.State{All: a.state},
 		Metrics: a.registry(),
 		Logger:  a.cfg.Logger,
 	})
@@ -56,7 +56,7 @@ func (a *Agent) status() *api.AgentStatus {
 }
 
 // state is what the page shows: the status, cut into values.
-func (a *Agent) state([]string) iter.Seq2[string, any] {
+func (a *Agent) state() iter.Seq2[string, any] {
 	return func(yield func(string, any) bool) {
 		s := a.status()
 		builds := s.Builds

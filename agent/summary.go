@@ -30,10 +30,12 @@ func (b *build) spanAttributes() []attribute.KeyValue {
 // others have them all too, connections end.
 func (b *build) downloaded() {
 	b.reach(whole)
-	b.set(api.StateLanding)
 	came := b.download.origins(gossip.ByPeerID(b.agent.gossip.Members(), swarm.PeerID))
 	b.mu.Lock()
 	b.came = came
+	if b.state == api.StateDownloading { // another agent may have landed it meanwhile
+		b.state = api.StateLanding
+	}
 	b.mu.Unlock()
 	b.logger.Info("downloaded", "bytes", b.ann.Size, "seconds", seconds(time.Since(b.started)), "landedBytes", b.landedBytes())
 }

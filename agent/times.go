@@ -17,10 +17,15 @@ const (
 // past it.
 type times [stages]time.Time
 
+// reach notes that a build has come so far. Once it is past a stage that is too late: a
+// standby's download may end after another agent has landed the build.
 func (t *times) reach(s stage, now time.Time) {
-	if t[s].IsZero() {
-		t[s] = now
+	for _, later := range t[s:] {
+		if !later.IsZero() {
+			return
+		}
 	}
+	t[s] = now
 }
 
 // took is the time spent on the way to each stage so far. What was not passed took

@@ -31,3 +31,14 @@ func TestTook(t *testing.T) {
 		}
 	}
 }
+
+// A stage is reached once, and none after a later one.
+func TestReach(t *testing.T) {
+	var got times
+	for i, s := range []stage{turn, turn, recorded, whole, recorded} {
+		got.reach(s, time.Unix(int64(i+1), 0))
+	}
+	if want := (times{turn: time.Unix(1, 0), recorded: time.Unix(3, 0)}); got != want {
+		t.Errorf("%v, want %v", got, want)
+	}
+}

@@ -27,7 +27,7 @@ func (s *Seeder) handler() http.Handler {
 	mux := web.NewMux(web.Options{
 		Page:    "seeder",
 		Ready:   s.isReady,
-		State:   s.state,
+		State:   web.State{All: s.state, One: s.opened},
 		Metrics: s.registry(),
 		Logger:  s.cfg.Logger,
 	})

@@ -61,10 +61,9 @@ type listed struct {
 	Sick bool `json:"sick,omitempty"` // something is tried again
 }
 
-// state is what the page shows.
-func (s *Seeder) state(open []string) iter.Seq2[string, any] {
+// state is what the page shows everybody.
+func (s *Seeder) state() iter.Seq2[string, any] {
 	return func(yield func(string, any) bool) {
-		members := s.gossip.Members()
 		shown, total := s.index.listed(shownOnPage)
 		ok := yield(aboutValue, about{
 			Bucket:       s.cfg.Bucket.Name(),
@@ -72,25 +71,26 @@ func (s *Seeder) state(open []string) iter.Seq2[string, any] {
 			Name:         s.cfg.Gossip.ID,
 			Destinations: s.cfg.Destinations,
 			Executions:   total,
-		}) && yield(membersValue, gossip.View(members)) && yield(badPeersValue, swarm.View(s.swarm.BadPeers()))
+		}) && yield(membersValue, gossip.View(s.gossip.Members())) && yield(badPeersValue, swarm.View(s.swarm.BadPeers()))
 		for _, l := range shown {
 			ok = ok && yield(listedValue+l.ID, l)
 		}
-		for _, name := range open {
-			if id, is := strings.CutPrefix(name, executionValue); is && ok {
-				if e, known := s.index.one(id); known {
-					ok = yield(name, e)
-				}
-			}
-			if id, is := strings.CutPrefix(name, swarmValue); is && ok {
-				if r, _, known := s.index.get(id); known {
-					v := s.swarmView(r)
-					v.Links = strongest(v.Links, shownLinks)
-					ok = yield(name, v)
-				}
-			}
+	}
+}
+
+// opened is a value that a reader has opened.
+func (s *Seeder) opened(name string) (value any, ok bool) {
+	if id, is := strings.CutPrefix(name, executionValue); is {
+		return s.index.one(id)
+	}
+	if id, is := strings.CutPrefix(name, swarmValue); is {
+		if r, _, known := s.index.get(id); known {
+			v := s.swarmView(r)
+			v.Links = strongest(v.Links, shownLinks)
+			return v, true
 		}
 	}
+	return nil, false
 }
 
 // listed returns the newest executions for the page, newest first, and how many

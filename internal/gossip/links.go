@@ -44,7 +44,7 @@ func decodeLinks(body []byte) (Links, error) {
 		return l, fmt.Errorf("links: executionId %q: %w", l.ExecutionID, err)
 	}
 	for _, from := range l.From {
-		if len(from.ID) > maxName || from.Bytes < 0 || from.Rate < 0 {
+		if len(from.ID) > maxName || !amounts(from.Bytes, from.Rate) {
 			return l, fmt.Errorf("links of %s: out of range", l.ExecutionID)
 		}
 	}

@@ -25,6 +25,9 @@ const (
 	MaxProgress = 1 << 10
 	// maxProgressError bounds an error's text in it, in bytes.
 	maxProgressError = 200
+	// maxAmount bounds the numbers in it: 200 times the largest object of S3, in
+	// bytes, and 35,000 years, in milliseconds.
+	maxAmount = 1 << 50
 )
 
 // Progress is what an agent tells the seeders of some of its builds.
@@ -126,13 +129,18 @@ func decodeProgress(body []byte) (Progress, error) {
 	if err := announce.CheckBucketName(p.Bucket); err != nil {
 		return p, fmt.Errorf("progress: %w", err)
 	}
-	for _, b := range p.Builds {
-		if _, err := ulid.ParseStrict(b.ExecutionID); err != nil {
-			return p, fmt.Errorf("progress: executionId %q: %w", b.ExecutionID, err)
-		}
-		if b.Verified < 0 || b.Landed < 0 || b.DownRate < 0 || b.UpRate < 0 || b.Peers < 0 || b.RetryIn < 0 || slices.Min(b.Took[:]) < 0 || len(b.State) > 16 {
-			return p, fmt.Errorf("progress of %s: out of range", b.ExecutionID)
-		}
-	}
+	p.Builds = slices.DeleteFunc(p.Builds, func(b BuildProgress) bool { return !b.inRange() })
 	return p, nil
+}
+
+// inRange reports whether a build's progress can be what an agent says. One that
+// cannot is left out, for the others' sake.
+func (b *BuildProgress) inRange() bool {
+	_, err := ulid.ParseStrict(b.ExecutionID)
+	return err == nil && len(b.State) <= 16 && amounts(b.Verified, b.Landed, b.DownRate, b.UpRate, int64(b.Peers), b.RetryIn) && amounts(b.Took[:]...)
+}
+
+// amounts reports whether these can be bytes, bytes/s or milliseconds.
+func amounts(list ...int64) bool {
+	return !slices.ContainsFunc(list, func(n int64) bool { return n < 0 || n > maxAmount })
 }

@@ -23,6 +23,9 @@ const (
 	maxReaders = 200
 	// maxOpen bounds what one reader has opened, maxOpenName the length of its name.
 	maxOpen, maxOpenName = 8, 128
+	// linger is how long a name stays open without a reader: one who asks again and
+	// again is away in between. maxLingering bounds the names open then.
+	linger, maxLingering = 10 * time.Second, 500
 	// maxGone bounds the names remembered after their value is gone; a reader that
 	// was away for longer gets everything anew.
 	maxGone = 10_000
@@ -32,9 +35,15 @@ const (
 	reconnect = 1000
 )
 
-// State yields what a page shows, as values by name. open are the names that some
-// reader has opened: what is too much to be sent of everything to everybody.
-type State func(open []string) iter.Seq2[string, any]
+// State is what a page shows, as values by name.
+type State struct {
+	// All yields what everybody is told.
+	All func() iter.Seq2[string, any]
+	// One returns a value that only those are told who have opened it: what is too
+	// much for everybody. ok is false for a name that is not known. Nil: there is
+	// none.
+	One func(name string) (value any, ok bool)
+}
 
 // Feed tells any number of readers what has changed of a State. The State is read
 // once for all of them, and not at all while there are none.
@@ -51,17 +60,25 @@ type Feed struct {
 	// forgotten is the version up to which tombstones were dropped.
 	forgotten int64
 	readers   int
-	open      map[string]int // by how many
+	open      map[string]*opening
+}
+
+// opening is a name that somebody has opened, or had until just now.
+type opening struct {
+	readers int
+	left    time.Time
 }
 
 type item struct {
 	json    []byte
 	version int64 // of its last change
+	one     bool  // of State.One
 }
 
 type tombstone struct {
 	name    string
 	version int64
+	one     bool
 }
 
 // patch is what a reader is sent.
@@ -76,7 +93,7 @@ type patch struct {
 
 // NewFeed makes a Feed.
 func NewFeed(s State) *Feed {
-	return &Feed{state: s, epoch: ulid.Make().String(), items: make(map[string]item), open: make(map[string]int)}
+	return &Feed{state: s, epoch: ulid.Make().String(), items: make(map[string]item), open: make(map[string]*opening)}
 }
 
 // join counts a reader in; false when there are too many.
@@ -88,10 +105,12 @@ func (f *Feed) join(open []string) bool {
 	}
 	f.readers++
 	for _, name := range open {
-		f.open[name]++
-		if f.open[name] == 1 {
-			f.at = time.Time{} // it is not among the values read last
+		o, ok := f.open[name]
+		if !ok {
+			o = &opening{}
+			f.open[name] = o
 		}
+		o.readers++
 	}
 	return true
 }
@@ -101,8 +120,12 @@ func (f *Feed) leave(open []string) {
 	defer f.mu.Unlock()
 	f.readers--
 	for _, name := range open {
-		if f.open[name]--; f.open[name] == 0 {
-			delete(f.open, name)
+		o := f.open[name]
+		if o.readers--; o.readers == 0 {
+			o.left = time.Now()
+			if _, known := f.items[name]; !known || len(f.open) > maxLingering {
+				delete(f.open, name)
+			}
 		}
 	}
 }
@@ -112,69 +135,96 @@ func (f *Feed) refresh() error {
 	if time.Since(f.at) < eventInterval/2 {
 		return nil
 	}
-	open := make([]string, 0, len(f.open))
-	for name := range f.open {
-		open = append(open, name)
-	}
-	slices.Sort(open)
-	next := f.version + 1
+	f.at = time.Now()
+	f.version++ // also where nothing has changed: a version says nothing but the order
 	seen := make(map[string]bool, len(f.items))
-	changed := false
-	for name, value := range f.state(open) {
-		b, err := json.Marshal(value)
-		if err != nil {
-			return fmt.Errorf("encoding %s: %w", name, err)
-		}
+	for name, value := range f.state.All() {
 		seen[name] = true
-		if !bytes.Equal(b, f.items[name].json) {
-			f.items[name], changed = item{b, next}, true
+		if err := f.set(name, value, false); err != nil {
+			return err
 		}
 	}
-	for name := range f.items {
+	for name, o := range f.open {
+		if o.readers == 0 && time.Since(o.left) > linger {
+			delete(f.open, name)
+			continue
+		}
+		ok, err := f.readOne(name)
+		if err != nil {
+			return err
+		}
+		seen[name] = seen[name] || ok
+	}
+	for name, i := range f.items {
 		if !seen[name] {
 			delete(f.items, name)
-			f.gone, changed = append(f.gone, tombstone{name, next}), true
+			f.gone = append(f.gone, tombstone{name, f.version, i.one})
 		}
 	}
 	if drop := len(f.gone) - maxGone; drop > 0 {
 		f.forgotten = f.gone[drop-1].version
 		f.gone = slices.Delete(f.gone, 0, drop)
 	}
-	if changed {
-		f.version = next
-	}
-	f.at = time.Now()
 	return nil
 }
 
-// since returns what changed since a version, everything for one that is unknown;
-// nil when nothing did. What is in fresh is there in any case.
-func (f *Feed) since(version string, fresh []string) (*patch, error) {
+// readOne reads a value that was opened; false when there is none.
+func (f *Feed) readOne(name string) (ok bool, err error) {
+	if f.state.One == nil {
+		return false, nil
+	}
+	value, ok := f.state.One(name)
+	if !ok {
+		return false, nil
+	}
+	return true, f.set(name, value, true)
+}
+
+func (f *Feed) set(name string, value any, one bool) error {
+	b, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("encoding %s: %w", name, err)
+	}
+	if !bytes.Equal(b, f.items[name].json) {
+		f.items[name] = item{b, f.version, one}
+	}
+	return nil
+}
+
+// since returns what changed since a version for a reader with these names open,
+// everything for a version that is unknown; nil when nothing did. What is in fresh is
+// there in any case.
+func (f *Feed) since(version string, open, fresh []string) (*patch, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.refresh(); err != nil {
 		return nil, err
 	}
 	p := &patch{Version: f.epoch + "-" + strconv.FormatInt(f.version, 10), Set: make(map[string]json.RawMessage)}
-	if version == p.Version && len(fresh) == 0 {
-		return nil, nil
-	}
 	from := f.known(version)
 	p.Full = from < 0
 	for name, i := range f.items {
-		if i.version > from {
+		if i.version > from && (!i.one || slices.Contains(open, name)) {
 			p.Set[name] = i.json
 		}
 	}
 	for _, name := range fresh {
+		if _, read := f.items[name]; !read { // opened since the state was read
+			if _, err := f.readOne(name); err != nil {
+				return nil, err
+			}
+		}
 		if i, ok := f.items[name]; ok {
 			p.Set[name] = i.json
 		}
 	}
 	for _, g := range f.gone {
-		if _, back := f.items[g.name]; !p.Full && g.version > from && !back {
+		if _, back := f.items[g.name]; !p.Full && g.version > from && !back && (!g.one || slices.Contains(open, g.name)) {
 			p.Gone = append(p.Gone, g.name)
 		}
+	}
+	if !p.Full && len(fresh) == 0 && len(p.Set) == 0 && len(p.Gone) == 0 {
+		return nil, nil
 	}
 	return p, nil
 }
@@ -218,7 +268,7 @@ func (f *Feed) changes(r *http.Request) (int, any, error) {
 	}
 	defer f.leave(open)
 	since := r.URL.Query().Get("since")
-	p, err := f.since(since, open)
+	p, err := f.since(since, open, open)
 	if p == nil {
 		p = &patch{Version: since, Set: map[string]json.RawMessage{}}
 	}
@@ -248,7 +298,7 @@ func (f *Feed) events(w http.ResponseWriter, r *http.Request) error {
 	defer ticker.Stop()
 	greeting, fresh := fmt.Sprintf("retry: %d\n", reconnect), open
 	for {
-		p, err := f.since(version, fresh)
+		p, err := f.since(version, open, fresh)
 		if err != nil {
 			return err
 		}

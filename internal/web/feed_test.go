@@ -20,20 +20,25 @@ import (
 type values struct {
 	mu    sync.Mutex
 	now   map[string]any
+	ones  map[string]any
 	reads int
-	open  []string
 }
 
-func (v *values) state(open []string) iter.Seq2[string, any] {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.reads++
-	v.open = open
-	now := maps.Clone(v.now)
-	for _, name := range open {
-		now[name] = "opened"
+func (v *values) state() State {
+	return State{
+		All: func() iter.Seq2[string, any] {
+			v.mu.Lock()
+			defer v.mu.Unlock()
+			v.reads++
+			return maps.All(maps.Clone(v.now))
+		},
+		One: func(name string) (any, bool) {
+			v.mu.Lock()
+			defer v.mu.Unlock()
+			value, ok := v.ones[name]
+			return value, ok
+		},
 	}
-	return maps.All(now)
 }
 
 func (v *values) set(name string, value any) {
@@ -50,7 +55,7 @@ func (v *values) set(name string, value any) {
 func next(t *testing.T, f *Feed, version string, fresh ...string) *patch {
 	t.Helper()
 	f.at = time.Time{}
-	p, err := f.since(version, fresh)
+	p, err := f.since(version, fresh, fresh)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +66,7 @@ func keys(p *patch) string { return strings.Join(slices.Sorted(maps.Keys(p.Set))
 
 func TestFeedSendsWhatChanged(t *testing.T) {
 	v := &values{now: map[string]any{"a": 1, "b": 2}}
-	f := NewFeed(v.state)
+	f := NewFeed(v.state())
 	first := next(t, f, "")
 	if !first.Full || keys(first) != "a b" {
 		t.Fatalf("first: %+v", first)
@@ -95,7 +100,7 @@ func TestFeedSendsWhatChanged(t *testing.T) {
 // not keep one of them.
 func TestFeedForgetsTombstones(t *testing.T) {
 	v := &values{now: map[string]any{"a": 1}}
-	f := NewFeed(v.state)
+	f := NewFeed(v.state())
 	first := next(t, f, "").Version
 	for i := range maxGone + 2 {
 		v.set(fmt.Sprint("n", i), 1)
@@ -115,9 +120,9 @@ func TestFeedForgetsTombstones(t *testing.T) {
 
 func TestFeedIsReadOnceForAll(t *testing.T) {
 	v := &values{now: map[string]any{"a": 1}}
-	f := NewFeed(v.state)
+	f := NewFeed(v.state())
 	for range 100 {
-		if _, err := f.since("", nil); err != nil {
+		if _, err := f.since("", nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -127,7 +132,7 @@ func TestFeedIsReadOnceForAll(t *testing.T) {
 }
 
 func TestReadersAreBounded(t *testing.T) {
-	f := NewFeed((&values{now: map[string]any{}}).state)
+	f := NewFeed((&values{now: map[string]any{}}).state())
 	for range maxReaders {
 		if !f.join(nil) {
 			t.Fatal("refused too early")
@@ -153,15 +158,64 @@ func TestReadersAreBounded(t *testing.T) {
 		}
 	}
 	if len(f.open) != 0 {
-		t.Errorf("still open: %v", f.open)
+		t.Errorf("what does not exist is still open: %v", f.open)
+	}
+}
+
+// What one reader has opened is told to nobody else, read at once when it is opened,
+// and without reading all the rest again.
+func TestOpenedValues(t *testing.T) {
+	v := &values{now: map[string]any{"a": 1}, ones: map[string]any{"x": 1, "y": 1}}
+	f := NewFeed(v.state())
+	f.join([]string{"x"})
+	f.join([]string{"y"})
+	patch := func(version string, open, fresh []string) *patch {
+		t.Helper()
+		p, err := f.since(version, open, fresh)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	first := patch("", nil, nil)
+	if keys(first) != "a" {
+		t.Errorf("without anything open: %s", keys(first))
+	}
+	if p := patch("", []string{"x"}, []string{"x"}); keys(p) != "a x" {
+		t.Errorf("with x open: %s", keys(p))
+	}
+	f.join([]string{"y"})
+	if p := patch(first.Version, []string{"y"}, []string{"y"}); keys(p) != "y" || v.reads != 1 {
+		t.Errorf("when y is opened: %s after %d reads", keys(p), v.reads)
+	}
+	v.mu.Lock()
+	v.ones = map[string]any{"x": 2}
+	v.mu.Unlock()
+	f.at = time.Time{}
+	if p := patch(first.Version, []string{"x"}, nil); keys(p) != "x" || p.Gone != nil {
+		t.Errorf("x has changed, y is gone: %s, gone %v", keys(p), p.Gone)
+	}
+	if p := patch(first.Version, []string{"y"}, nil); len(p.Set) != 0 || !slices.Equal(p.Gone, []string{"y"}) {
+		t.Errorf("for the reader of y: %s, gone %v", keys(p), p.Gone)
+	}
+	// One who asks again and again keeps what it asks for; in the end it goes.
+	f.leave([]string{"x"})
+	f.at = time.Time{}
+	if p := patch("", []string{"x"}, nil); keys(p) != "a x" {
+		t.Errorf("just after the last reader of x: %s", keys(p))
+	}
+	f.open["x"].left = time.Now().Add(-2 * linger)
+	f.at = time.Time{}
+	if p := patch("", []string{"x"}, nil); keys(p) != "a" || f.open["x"] != nil {
+		t.Errorf("long after the last reader of x: %s", keys(p))
 	}
 }
 
 // A stream that breaks off goes on where it was, by what the browser says it had
 // last.
 func TestEventsResume(t *testing.T) {
-	v := &values{now: map[string]any{"a": 1, "b": 2}}
-	f := NewFeed(v.state)
+	v := &values{now: map[string]any{"a": 1, "b": 2}, ones: map[string]any{"deep": 7}}
+	f := NewFeed(v.state())
 	left := make(chan struct{}, 2)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := f.events(w, r); err != nil {
@@ -180,7 +234,7 @@ func TestEventsResume(t *testing.T) {
 	f.at = time.Time{}
 	f.mu.Unlock()
 	second := firstEvent(t, server.URL+"?since=nonsense", first.Version)
-	if second.Full || keys(second) != "b" || !slices.Equal(second.Gone, []string{"deep"}) {
+	if second.Full || keys(second) != "b" || second.Gone != nil {
 		t.Errorf("second: %+v", second)
 	}
 }

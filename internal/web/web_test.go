@@ -26,7 +26,7 @@ func mux(ready error) *Mux {
 	return NewMux(Options{
 		Page:    "seeder",
 		Ready:   func() error { return ready },
-		State:   func([]string) iter.Seq2[string, any] { return maps.All(map[string]any{"n": 1}) },
+		State:   State{All: func() iter.Seq2[string, any] { return maps.All(map[string]any{"n": 1}) }},
 		Metrics: prometheus.NewRegistry(),
 		Logger:  slog.New(slog.DiscardHandler),
 	})
