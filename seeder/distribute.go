@@ -41,6 +41,9 @@ func (s *Seeder) start(from context.Context, r *ledger.Record, why string) {
 	if s.running == nil || s.running.Err() != nil || !s.index.claim(r.ExecutionID) {
 		return
 	}
+	s.index.update(r.ExecutionID, func(l *live) {
+		l.takenUp, l.began, l.whole, l.announced = time.Now(), time.Time{}, time.Time{}, time.Time{}
+	})
 	ctx, span := s.cfg.Tracer.Root(tracing.Continue(s.running, from), "execution", spanAttributes(r, why)...)
 	s.group.Go(func() error {
 		defer s.index.unclaim(r.ExecutionID)
@@ -443,7 +446,13 @@ func (s *Seeder) progress(p gossip.Progress) {
 }
 
 // links takes an agent's word on where its bytes came from.
-func (s *Seeder) links(l gossip.Links) { s.index.heardLinks(l, time.Now()) }
+func (s *Seeder) links(l gossip.Links) {
+	members := make(map[string]bool)
+	for _, m := range s.gossip.Members() {
+		members[m.ID] = true
+	}
+	s.index.heardLinks(l, func(id string) bool { return members[id] }, time.Now())
+}
 
 func (d *distribution) phase(p string) {
 	d.index.update(d.id, func(l *live) { l.phase = p })

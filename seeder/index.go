@@ -21,12 +21,9 @@ const (
 	progressAge = 10 * time.Second
 	// maxReporters bounds the agents of one bucket whose reports are kept.
 	maxReporters = 16
-	// maxLinked bounds the executions, those heard of last, whose links are kept: 64
-	// agents have 4,032, which are half a megabyte.
-	maxLinked = 64
-	// maxNodes bounds the agents, and the senders of each, whose words on where
-	// their bytes came from are kept, for each execution.
-	maxNodes = 256
+	// maxLinks bounds the links kept, of one execution and of all: 64 agents have
+	// 4,032, which are half a megabyte. What is heard of no more goes first.
+	maxLinks, maxAllLinks = 8192, 100_000
 )
 
 // index is what the table says, in memory, with the live progress beside it. The
@@ -38,7 +35,8 @@ type index struct {
 	ids    []string          // sorted, so the newest is last
 	gone   map[string]string // superseded executionId → successor
 	served map[string]bool
-	linked []*execution // that have links, the oldest first
+	linked []*execution // that have links, the one heard of last at the end
+	links  int          // of all of them
 }
 
 // execution is one entry. Its fields are guarded by the index's mutex.
@@ -53,8 +51,8 @@ type execution struct {
 	again bool
 	// reports are the agents' newest words, by bucket and node.
 	reports map[string]map[string]report
-	// links are where the agents' bytes came from: receiver, sender.
-	links map[string]map[string]link
+	// links are where the agents' bytes came from.
+	links map[ends]link
 	// changed is closed and replaced whenever the entry changes.
 	changed chan struct{}
 }
@@ -67,12 +65,12 @@ type live struct {
 	err    error
 	// retryAt is when what failed is tried again; past when it is not waited for.
 	retryAt time.Time
-	// began, whole and announced are when the pull began, when it was whole, and the
-	// first announcement; zero for what has not been since the start.
+	// began, whole and announced are when, since takenUp, the pull began, when it was
+	// whole, and the last announcement that begins the destinations' time; zero for
+	// what has not been.
 	began, whole, announced time.Time
-	// loaded says that it was begun before this process: when it was announced
-	// first is not known.
-	loaded bool
+	// takenUp is when this process began, or began again, to carry it.
+	takenUp time.Time
 	// gone is set when the source has the object no more: only a person's retry
 	// can change that.
 	gone bool
@@ -85,6 +83,9 @@ type report struct {
 	// moved is when verified or landed bytes last grew, or it was queued.
 	moved time.Time
 }
+
+// ends are the members at the ends of a link, by id.
+type ends struct{ from, to string }
 
 // link is what an agent said last of one sender.
 type link struct {
@@ -131,6 +132,10 @@ func (x *index) put(r *ledger.Record) {
 }
 
 func (x *index) supersede(old, successor string) {
+	if e := x.byID[old]; e != nil && e.links != nil {
+		x.linked = slices.DeleteFunc(x.linked, func(other *execution) bool { return other == e })
+		x.links -= len(e.links)
+	}
 	delete(x.byID, old)
 	if i, ok := slices.BinarySearch(x.ids, old); ok {
 		x.ids = slices.Delete(x.ids, i, i+1)
@@ -282,33 +287,35 @@ func (x *index) heard(p gossip.Progress, b gossip.BuildProgress, now time.Time) 
 	}
 }
 
-// heardLinks takes in where an agent's bytes came from.
-func (x *index) heardLinks(l gossip.Links, now time.Time) {
+// heardLinks takes in where an agent's bytes came from; member says who is one, by id.
+func (x *index) heardLinks(l gossip.Links, member func(id string) bool, now time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e := x.byID[l.ExecutionID]
-	if e == nil {
+	if e == nil || !member(l.Node) {
 		return
 	}
 	if e.links == nil {
-		e.links = make(map[string]map[string]link)
-		if x.linked = append(x.linked, e); len(x.linked) > maxLinked {
-			x.linked[0].links = nil
-			x.linked = slices.Delete(x.linked, 0, 1)
-		}
+		e.links = make(map[ends]link)
+	} else {
+		x.linked = slices.DeleteFunc(x.linked, func(other *execution) bool { return other == e })
 	}
-	from := e.links[l.Node]
-	if from == nil {
-		if len(e.links) >= maxNodes {
-			return
-		}
-		from = make(map[string]link)
-		e.links[l.Node] = from
-	}
+	x.linked = append(x.linked, e)
 	for _, f := range l.From {
-		if _, known := from[f.ID]; known || len(from) < maxNodes {
-			from[f.ID] = link{f.Bytes, f.Rate, now}
+		key := ends{f.ID, l.Node}
+		_, known := e.links[key]
+		if !known && (len(e.links) >= maxLinks || !member(f.ID)) {
+			continue
 		}
+		if !known {
+			x.links++
+		}
+		e.links[key] = link{f.Bytes, f.Rate, now}
+	}
+	for x.links > maxAllLinks {
+		oldest := x.linked[0]
+		x.links -= len(oldest.links)
+		oldest.links, x.linked = nil, x.linked[1:]
 	}
 }
 
@@ -321,14 +328,12 @@ func (x *index) linksOf(id string) []api.Link {
 	if e == nil {
 		return out
 	}
-	for to, senders := range e.links {
-		for from, l := range senders {
-			v := api.Link{From: from, To: to, Bytes: l.bytes, Rate: l.rate}
-			if time.Since(l.at) > progressAge {
-				v.Rate = 0
-			}
-			out = append(out, v)
+	for of, l := range e.links {
+		v := api.Link{From: of.from, To: of.to, Bytes: l.bytes, Rate: l.rate}
+		if time.Since(l.at) > progressAge {
+			v.Rate = 0
 		}
+		out = append(out, v)
 	}
 	slices.SortFunc(out, func(a, b api.Link) int {
 		return cmp.Or(strings.Compare(a.From, b.From), strings.Compare(a.To, b.To))
@@ -441,10 +446,8 @@ func (x *index) view(e *execution) api.Execution {
 	if e.live.sent != nil {
 		v.SentBytes = e.live.sent()
 	}
-	v.PullBeganAt, v.PulledAt = utc(e.live.began), utc(e.live.whole)
-	if !e.live.loaded {
-		v.AnnouncedAt = utc(e.live.announced)
-	}
+	v.TakenUpAt = utc(e.live.takenUp)
+	v.PullBeganAt, v.PulledAt, v.AnnouncedAt = utc(e.live.began), utc(e.live.whole), utc(e.live.announced)
 	v.CompletedAt = utc(r.CompletedAt)
 	if e.live.err != nil {
 		v.Error = e.live.err.Error()
@@ -485,7 +488,8 @@ func (x *index) destination(e *execution, bucket string) api.Destination {
 	}
 	// Of several agents of one bucket the furthest is shown.
 	for node, r := range e.reports[bucket] {
-		if time.Since(r.at) > progressAge || r.Verified+r.Landed < d.VerifiedBytes+d.LandedBytes {
+		ahead := r.Verified + r.Landed - d.VerifiedBytes - d.LandedBytes
+		if time.Since(r.at) > progressAge || ahead < 0 || ahead == 0 && d.Agent != "" && node > d.Agent {
 			continue
 		}
 		d.Region, d.Agent, d.VerifiedBytes, d.LandedBytes = r.region, node, r.Verified, r.Landed

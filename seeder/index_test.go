@@ -178,33 +178,49 @@ func TestBaseline(t *testing.T) {
 	}
 }
 
-// Links are kept of the executions heard of last, and of no more members than there
-// can be.
+// Links are kept of members alone, and of the executions heard of last.
 func TestLinksAreBounded(t *testing.T) {
 	x := newIndex()
-	for n := range maxLinked + 5 {
+	all := func(string) bool { return true }
+	hear := func(n int, member func(string) bool, node string, from ...string) {
+		var links []gossip.Link
+		for _, f := range from {
+			links = append(links, gossip.Link{ID: f, Bytes: 7, Rate: 3})
+		}
+		x.heardLinks(gossip.Links{Node: node, ExecutionID: id(n), From: links}, member, time.Now())
+	}
+	x.put(record(0, "none", 1))
+	hear(0, func(id string) bool { return id == "a" }, "a", "a", "stranger")
+	hear(0, func(id string) bool { return id == "a" }, "stranger", "a")
+	if got := x.linksOf(id(0)); len(got) != 1 || got[0].From != "a" || got[0].To != "a" {
+		t.Errorf("with strangers: %+v", got)
+	}
+	var many []string
+	for n := range maxLinks + 10 {
+		many = append(many, strconv.Itoa(n))
+	}
+	executions := maxAllLinks/maxLinks + 2
+	for n := 1; n <= executions; n++ {
 		x.put(record(n, id(n), 1))
-		x.heardLinks(gossip.Links{Node: "a", ExecutionID: id(n), From: []gossip.Link{{ID: "seeder", Bytes: 7, Rate: 3}}}, time.Now())
+		hear(n, all, "a", many...)
+		hear(1, all, "b", "c") // is heard of again and again
 	}
-	for n, want := range map[int]int{0: 0, 4: 0, 5: 1, maxLinked + 4: 1} {
-		if got := x.linksOf(id(n)); len(got) != want {
-			t.Errorf("execution %d has %d links, want %d", n, len(got), want)
+	for n, want := range map[int]int{0: 0, 1: maxLinks, 2: 0, executions: maxLinks} {
+		if got := len(x.linksOf(id(n))); got != want {
+			t.Errorf("execution %d has %d links, want %d", n, got, want)
 		}
 	}
-	newest := id(maxLinked + 4)
-	for n := range maxNodes + 10 {
-		name := strconv.Itoa(n)
-		x.heardLinks(gossip.Links{Node: name, ExecutionID: newest, From: []gossip.Link{{ID: "seeder", Bytes: 1}}}, time.Now())
-		x.heardLinks(gossip.Links{Node: "a", ExecutionID: newest, From: []gossip.Link{{ID: name, Bytes: 1}}}, time.Now())
+	x.put(record(executions+1, id(executions), 2)) // supersedes one
+	kept := 0
+	for _, e := range x.linked {
+		kept += len(e.links)
 	}
-	if got := len(x.linksOf(newest)); got > 2*maxNodes {
-		t.Errorf("%d links are kept", got)
+	if kept != x.links || kept > maxAllLinks {
+		t.Errorf("%d links are kept, %d counted", kept, x.links)
 	}
-	x.heardLinks(gossip.Links{Node: "a", ExecutionID: newest, From: []gossip.Link{{ID: "seeder", Bytes: 9, Rate: 5}}}, time.Now().Add(-progressAge-time.Second))
-	for _, l := range x.linksOf(newest) {
-		if l.To == "a" && l.From == "seeder" && (l.Bytes != 9 || l.Rate != 0) {
-			t.Errorf("an old word is %+v, want its bytes and no rate", l)
-		}
+	x.heardLinks(gossip.Links{Node: "a", ExecutionID: id(1), From: []gossip.Link{{ID: "0", Bytes: 9, Rate: 5}}}, all, time.Now().Add(-progressAge-time.Second))
+	if l := x.linksOf(id(1))[0]; l.From != "0" || l.Bytes != 9 || l.Rate != 0 {
+		t.Errorf("an old word is %+v, want its bytes and no rate", l)
 	}
 }
 

@@ -235,7 +235,6 @@ func (s *Seeder) load(ctx context.Context) error {
 	resumed := 0
 	err := s.cfg.Ledger.Scan(ctx, func(r *ledger.Record) error {
 		s.put(r)
-		s.index.update(r.ExecutionID, func(l *live) { l.loaded = true })
 		return nil
 	})
 	if err != nil {

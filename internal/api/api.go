@@ -40,7 +40,10 @@ type Execution struct {
 	PulledBytes  int64         `json:"pulledBytes"`
 	SentBytes    int64         `json:"sentBytes"` // by the seeder to peers since it started
 	StartTime    time.Time     `json:"startTime"`
-	PullBeganAt  *time.Time    `json:"pullBeganAt,omitempty"` // as all below: since the seeder started
+	// TakenUpAt is when this seeder began to carry it, or began again; the next three
+	// are of since then.
+	TakenUpAt    *time.Time    `json:"takenUpAt,omitempty"`
+	PullBeganAt  *time.Time    `json:"pullBeganAt,omitempty"`
 	PulledAt     *time.Time    `json:"pulledAt,omitempty"`
 	AnnouncedAt  *time.Time    `json:"announcedAt,omitempty"`
 	CompletedAt  *time.Time    `json:"completedAt,omitempty"`

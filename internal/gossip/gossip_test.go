@@ -257,6 +257,24 @@ func TestPackFitsPackets(t *testing.T) {
 	}
 }
 
+// What cannot be is left out; the rest of the packet counts.
+func TestOneBadBuildSpoilsNoOther(t *testing.T) {
+	good := BuildProgress{ExecutionID: ulid.Make().String(), State: "landing", Verified: 7}
+	for name, bad := range map[string]BuildProgress{
+		"negative time":  {ExecutionID: ulid.Make().String(), Took: [4]int64{0, 0, -1, 0}},
+		"too much":       {ExecutionID: ulid.Make().String(), Landed: maxAmount + 1},
+		"no executionId": {State: "landed"},
+	} {
+		wire, err := Progress{"a", "r", "r-builds", []BuildProgress{bad, good}}.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p, err := decodeProgress(wire[1:]); err != nil || len(p.Builds) != 1 || p.Builds[0] != good {
+			t.Errorf("%s: %+v, %v", name, p, err)
+		}
+	}
+}
+
 func TestLongErrorKeepsItsEnds(t *testing.T) {
 	doing, why := "landing build.zip in region-a-builds: ", "api error AccessDenied"
 	for name, text := range map[string]string{

@@ -1,6 +1,7 @@
-// Where the time went: a row for each destination, from the request to the recorded
-// arrival. What the seeder did is on its clock; what an agent did are the durations
-// that it told, one after the other, so that its clock does not matter.
+// Where the time went: a row for each destination, from when the seeder took the
+// execution up to the recorded arrival. What the seeder did is on its clock; what an
+// agent did are the durations that it told, one after the other, so that its clock does
+// not matter.
 import { attribute, el, keyed, seconds, text } from "./dom.js";
 
 const words = {
@@ -12,13 +13,10 @@ const words = {
 // known.
 export function spans(execution, destination) {
   const at = (t) => (t ? Date.parse(t) / 1000 : null);
-  const start = at(execution.startTime);
   const out = [];
-  let from = start;
-  // Without an announcement of its own the seeder was started since, and its part is
-  // not known.
-  if (execution.announcedAt) for (const [what, until] of [["waiting", execution.pullBeganAt], ["pulling", execution.pulledAt], ["announcing", execution.announcedAt]]) {
-    if (at(until) === null) continue;
+  let from = at(execution.takenUpAt); // null where another start of the seeder has carried it
+  for (const [what, until] of [["waiting", execution.pullBeganAt], ["pulling", execution.pulledAt], ["announcing", execution.announcedAt]]) {
+    if (from === null || at(until) === null) continue;
     out.push([what, Math.max(0, at(until) - from)]);
     from = at(until);
   }
