@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/gossip"
@@ -20,6 +22,8 @@ type sender struct {
 	before, last int64
 	measured     int64   // the total when the rate was
 	rate         float64 // bytes/s
+	// member is its id, once it was known; after a restart it comes as another peer.
+	member string
 }
 
 // measure takes in the counters of the connections that there are, and how fast they
@@ -51,15 +55,19 @@ func (s senders) count(peers []swarm.Peer) {
 
 func (s *sender) total() int64 { return s.before + s.last }
 
-// links names the members among the senders; who has left is counted no more.
+// links names the senders that are members, or were.
 func (s senders) links(names map[[20]byte]gossip.Member) []gossip.Link {
-	var out []gossip.Link
+	of := make(map[string]gossip.Link)
 	for id, from := range s {
-		if m, ok := names[id]; ok && from.total() > 0 {
-			out = append(out, gossip.Link{ID: m.ID, Bytes: from.total(), Rate: int64(from.rate)})
+		if m, ok := names[id]; ok {
+			from.member = m.ID
+		}
+		if from.member != "" && from.total() > 0 {
+			l := of[from.member]
+			of[from.member] = gossip.Link{ID: from.member, Bytes: l.Bytes + from.total(), Rate: l.Rate + int64(from.rate)}
 		}
 	}
-	return out
+	return slices.Collect(maps.Values(of))
 }
 
 // smoothed is a rate in bytes/s after so many more bytes.

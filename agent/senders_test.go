@@ -23,3 +23,16 @@ func TestSendersOverReconnects(t *testing.T) {
 		t.Errorf("%+v, want 357 bytes from the one that is a member", links)
 	}
 }
+
+// A member that was restarted is another peer, and the same sender.
+func TestSendersOverRestarts(t *testing.T) {
+	s := make(senders)
+	for n, downloaded := range []int64{100, 30} {
+		id := [20]byte{byte(n)}
+		s.measure([]swarm.Peer{{ID: id, Downloaded: downloaded}}, time.Second)
+		s.links(map[[20]byte]gossip.Member{id: {Meta: gossip.Meta{ID: "seeder"}}})
+	}
+	if links := s.links(nil); len(links) != 1 || links[0].ID != "seeder" || links[0].Bytes != 130 {
+		t.Errorf("%+v, want 130 bytes from the seeder", links)
+	}
+}

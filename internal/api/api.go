@@ -28,18 +28,18 @@ const (
 // Execution is one distribution of one build. Sizes are in bytes, rates in
 // bytes/s; times that have not come yet are absent.
 type Execution struct {
-	ExecutionID  string        `json:"executionId"`
-	Status       string        `json:"status"`
-	Phase        string        `json:"phase"`
-	Key          string        `json:"key"`
-	SourceBucket string        `json:"sourceBucket"`
-	Size         int64         `json:"size"`
-	SourceETag   string        `json:"sourceEtag"`
-	SHA256       string        `json:"sha256,omitempty"`
-	InfoHash     string        `json:"infohash,omitempty"`
-	PulledBytes  int64         `json:"pulledBytes"`
-	SentBytes    int64         `json:"sentBytes"` // by the seeder to peers since it started
-	StartTime    time.Time     `json:"startTime"`
+	ExecutionID  string    `json:"executionId"`
+	Status       string    `json:"status"`
+	Phase        string    `json:"phase"`
+	Key          string    `json:"key"`
+	SourceBucket string    `json:"sourceBucket"`
+	Size         int64     `json:"size"`
+	SourceETag   string    `json:"sourceEtag"`
+	SHA256       string    `json:"sha256,omitempty"`
+	InfoHash     string    `json:"infohash,omitempty"`
+	PulledBytes  int64     `json:"pulledBytes"`
+	SentBytes    int64     `json:"sentBytes"` // by the seeder to peers since it started
+	StartTime    time.Time `json:"startTime"`
 	// TakenUpAt is when this seeder began to carry it, or began again; the next three
 	// are of since then.
 	TakenUpAt    *time.Time    `json:"takenUpAt,omitempty"`

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"time"
 
@@ -14,6 +15,9 @@ import (
 // patience is how many answers in a row may fail before following gives up: a
 // seeder that is restarted goes on.
 const patience = 60
+
+// askTimeout bounds one question: a host that has dropped off the network says nothing.
+const askTimeout = 10 * time.Second
 
 // Form is how something that changes is shown.
 type Form int
@@ -35,14 +39,15 @@ type view[T any] interface {
 }
 
 // poll asks again and again until an answer is the last, and returns it. At most
-// patience questions in a row may go unanswered; what is answered with an error,
-// as a superseded execution is, will not change.
+// patience questions in a row may go unanswered, or be answered with a 5xx, as a proxy
+// does while the seeder restarts; any other error, as of a superseded execution, will
+// not change.
 func poll[T any](ctx context.Context, interval time.Duration, patience int, get func(context.Context) (*T, error), v view[T], last func(*T) bool) (*T, error) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	failed := 0
 	for {
-		answer, err := get(ctx)
+		answer, err := ask(ctx, get)
 		var refused *api.StatusError
 		switch {
 		case err == nil:
@@ -53,7 +58,7 @@ func poll[T any](ctx context.Context, interval time.Duration, patience int, get 
 			}
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
-		case failed >= patience || errors.As(err, &refused):
+		case failed >= patience || errors.As(err, &refused) && refused.Code < http.StatusInternalServerError:
 			return nil, err
 		default:
 			failed++
@@ -65,6 +70,13 @@ func poll[T any](ctx context.Context, interval time.Duration, patience int, get 
 		case <-ticker.C:
 		}
 	}
+}
+
+// ask puts one question.
+func ask[T any](ctx context.Context, get func(context.Context) (*T, error)) (*T, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return get(ctx)
 }
 
 // Follow shows an execution until it has ended: a bar for each destination, then
@@ -122,7 +134,7 @@ func WatchAgent(ctx context.Context, w io.Writer, form Form, interval time.Durat
 // watch polls until ctx ends, which is no error. The first question must be
 // answered: whoever asks the wrong address should hear of it.
 func watch[T any](ctx context.Context, interval time.Duration, get func(context.Context) (*T, error), v view[T]) error {
-	first, err := get(ctx)
+	first, err := ask(ctx, get)
 	if err != nil {
 		return err
 	}

@@ -109,7 +109,7 @@ func collector(ctx context.Context) (exporter *otlptrace.Exporter, to string, er
 		Enabled: true, InitialInterval: firstWait, MaxInterval: maxWait, MaxElapsedTime: maxTime,
 	}))
 	if err != nil {
-		return nil, "", errors.New(withoutSecrets(short(err)))
+		return nil, "", errors.New(short(withoutSecrets(err.Error())))
 	}
 	return exporter, u.Scheme + "://" + u.Host, nil
 }
@@ -171,7 +171,7 @@ func (c *complaints) Handle(err error) {
 		c.unsaid++
 		return
 	}
-	attrs := []any{"error", withoutSecrets(short(err))}
+	attrs := []any{"error", short(withoutSecrets(err.Error()))}
 	if c.unsaid > 0 {
 		attrs = append(attrs, "othersSince", c.unsaid)
 	}

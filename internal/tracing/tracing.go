@@ -1,7 +1,6 @@
 // Package tracing draws one trace for each execution, over the seeder and all agents
 // that work on it: who waited for what, and what failed meanwhile. setup.go reads the
-// OTEL_* settings, otlp.go sends the spans; which spans there are is for those that
-// do the work.
+// OTEL_* settings; which spans there are is for those that do the work.
 //
 // Where tracing is off a *Tracer is nil, and so is every *Span: their methods do
 // nothing, allocate nothing, and a context is passed on as it came.
@@ -119,7 +118,7 @@ func (s *Span) Event(name string, attrs ...attribute.KeyValue) {
 // Failed notes a failure that is not the end: what comes of it says the name.
 func (s *Span) Failed(name string, err error, attrs ...attribute.KeyValue) {
 	if s != nil {
-		s.Event(name, append(slices.Clone(attrs), attribute.String("exception.message", short(err)))...)
+		s.Event(name, append(slices.Clone(attrs), attribute.String("exception.message", short(err.Error())))...)
 	}
 }
 
@@ -143,7 +142,7 @@ func (s *Span) End(err error) {
 	case errors.Is(err, context.Canceled):
 		s.span.SetAttributes(attribute.Bool("landfall.interrupted", true))
 	case err != nil:
-		s.span.SetStatus(codes.Error, short(err))
+		s.span.SetStatus(codes.Error, short(err.Error()))
 	}
 	if n := s.room.begun.Load() - maxSpans; s.first && n > 0 {
 		s.span.SetAttributes(attribute.Int64("landfall.spans_left_out", n))
@@ -188,8 +187,7 @@ func Continue(ctx, request context.Context) context.Context {
 }
 
 // short is an error's text within maxText.
-func short(err error) string {
-	text := err.Error()
+func short(text string) string {
 	if len(text) <= maxText {
 		return strings.ToValidUTF8(text, "�")
 	}

@@ -44,6 +44,7 @@ function patched(names) {
   if (names.has("badPeers")) badPeers(feed.values.get("badPeers"));
   if (names.has("cache")) showCache(feed.values.get("cache"));
   const builds = [...feed.under("build/")].sort((a, b) => (a.executionId < b.executionId ? 1 : -1));
+  for (const id of paces.keys()) if (!feed.values.has("build/" + id)) paces.delete(id);
   keyed($("builds"), builds, (b) => b.executionId, makeBuild, updateBuild);
   $("empty").hidden = builds.length > 0;
 }

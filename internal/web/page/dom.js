@@ -37,22 +37,22 @@ const rowsOf = new WeakMap(); // parent → key → row
 export function keyed(parent, list, keyOf, make, update) {
   let rows = rowsOf.get(parent);
   if (!rows) rowsOf.set(parent, (rows = new Map()));
-  const keep = new Set();
-  let place = parent.firstElementChild;
-  for (const item of list) {
-    const key = keyOf(item);
-    keep.add(key);
-    let row = rows.get(key);
-    if (!row) rows.set(key, (row = make(item)));
-    update(row, item);
-    if (row === place) place = place.nextElementSibling;
-    else parent.insertBefore(row, place);
-  }
+  const keep = new Set(list.map(keyOf));
+  // First what goes: a row that is put elsewhere loses the focus.
   for (const [key, row] of rows) {
     if (!keep.has(key)) {
       row.remove();
       rows.delete(key);
     }
+  }
+  let place = parent.firstElementChild;
+  for (const item of list) {
+    const key = keyOf(item);
+    let row = rows.get(key);
+    if (!row) rows.set(key, (row = make(item)));
+    update(row, item);
+    if (row === place) place = place.nextElementSibling;
+    else parent.insertBefore(row, place);
   }
 }
 

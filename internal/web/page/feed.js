@@ -13,6 +13,7 @@ export class Feed {
   #source = null;
   #timer = 0;
   #failures = 0;
+  #turn = 0; // of the connection that there is; what comes of an older one is not heard
   #answered = ""; // what was open when the newest patch came
   #onPatch;
   #onStatus;
@@ -41,6 +42,7 @@ export class Feed {
   }
 
   #close() {
+    this.#turn++;
     this.#source?.close();
     this.#source = null;
     clearTimeout(this.#timer);
@@ -71,14 +73,15 @@ export class Feed {
   }
 
   async #poll(since) {
+    const turn = this.#turn;
+    let patch = null;
     try {
       const answer = await fetch("changes" + this.#query());
-      if (!answer.ok) throw new Error(answer.statusText);
-      this.#onStatus("polling");
-      this.#apply(await answer.json());
-    } catch {
-      this.#onStatus("lost");
-    }
+      if (answer.ok) patch = await answer.json();
+    } catch { /* lost, as below */ }
+    if (turn !== this.#turn) return;
+    this.#onStatus(patch ? "polling" : "lost");
+    if (patch) this.#apply(patch);
     this.#timer = setTimeout(() => {
       if (Date.now() - since < tryStreamEvery && this.#failures >= patience) {
         this.#poll(since);

@@ -49,9 +49,9 @@ export function show(picture, swarm, nameOf) {
   picture.setAttribute("aria-label", `${ids.length} members, ${swarm.allLinks} links, ${moving} of the strongest moving; the table below lists them`);
 }
 
-// list lists them in the body of a table, the strongest first.
+// list lists them in the body of a table, in an order that does not change while
+// somebody reads.
 export function list(body, links, nameOf) {
-  const sorted = [...links].sort((a, b) => b.rate - a.rate || b.bytes - a.bytes);
-  keyed(body, sorted, (l) => l.from + "\n" + l.to, () => el("tr", {}, el("td"), el("td"), el("td", { class: "num" }), el("td", { class: "num" })),
+  keyed(body, links, (l) => l.from + "\n" + l.to, () => el("tr", {}, el("td"), el("td"), el("td", { class: "num" }), el("td", { class: "num" })),
     (tr, l) => [nameOf(l.from), nameOf(l.to), size(l.bytes), l.rate ? size(l.rate) + "/s" : "–"].forEach((v, i) => text(tr.children[i], v)));
 }

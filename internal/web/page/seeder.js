@@ -21,23 +21,31 @@ function reading() {
   return list.scrollTop > 0 || list.getBoundingClientRect().top < 0 || list.matches(":hover") || list.contains(document.activeElement);
 }
 
+// listed are the entries as they were shown last, by id.
+let listed = new Map();
+
 function showList() {
-  const all = [...feed.under("listed/")].sort((a, b) => (a.id < b.id ? 1 : -1));
-  if (known === null) known = new Set(all.map((l) => l.id));
-  for (const l of all) {
-    if (!known.has(l.id)) {
-      if (reading() || held.size) held.add(l.id);
-      else known.add(l.id);
-    }
+  if (!feed.values.has("about")) return; // nothing is known yet
+  const all = new Map([...feed.under("listed/")].map((l) => [l.id, l]));
+  if (known === null) known = new Set(all.keys());
+  const busy = reading();
+  for (const id of all.keys()) {
+    if (known.has(id)) continue;
+    if (busy || held.size) held.add(id);
+    else known.add(id);
   }
-  const there = new Set(all.map((l) => l.id));
-  for (const id of held) if (!there.has(id)) held.delete(id);
+  for (const id of held) if (!all.has(id)) held.delete(id);
+  for (const id of known) if (!all.has(id) && !listed.has(id)) known.delete(id);
   const wanted = $("search").value.trim().toLowerCase();
   const matches = (l) => !wanted || l.key.toLowerCase().includes(wanted) || l.id.toLowerCase().includes(wanted);
-  const rows = all.filter((l) => !held.has(l.id) && matches(l));
-  if (wanted) rows.push(...found.filter((l) => !there.has(l.id) && matches(l)));
+  const rows = [...all.values()].filter((l) => !held.has(l.id) && matches(l));
+  // What was superseded stays as long as its successor is held.
+  if (!wanted && held.size) rows.push(...[...listed.values()].filter((l) => !all.has(l.id)));
+  if (wanted) rows.push(...found.filter((l) => !all.has(l.id) && matches(l)));
+  rows.sort((a, b) => (a.id < b.id ? 1 : -1));
+  if (!wanted) listed = new Map(rows.map((l) => [l.id, l]));
   keyed($("list"), rows, (l) => l.id, makeEntry, updateEntry);
-  $("empty").hidden = all.length > 0;
+  $("empty").hidden = all.size > 0;
   $("none").hidden = !wanted || rows.length > 0;
   $("fresh").hidden = held.size === 0;
   text($("fresh"), held.size === 1 ? "1 new execution" : `${held.size} new executions`);
@@ -66,6 +74,8 @@ function updateEntry(li, l) {
 
 let asked = 0;
 async function search() {
+  for (const id of held) known.add(id); // a search that is typed finds them, too
+  held.clear();
   showList();
   const q = $("search").value.trim();
   const turn = ++asked;
@@ -90,7 +100,8 @@ let shown = "";
 let paces = new Map(); // by bucket
 let lefts = new Map(); // seconds, by bucket
 
-const chosen = () => decodeURIComponent(location.hash.slice(1));
+// chosen is the execution in the address; what is no ULID is none.
+const chosen = () => (/^#[0-9A-Z]{26}$/.test(location.hash) ? location.hash.slice(1) : "");
 
 function choose() {
   const id = chosen();
@@ -187,7 +198,7 @@ function status(e) {
   if (e.status === "FAILED") return `Failed: ${of}.`;
   if (e.phase === "pulling") return `Pulling from the global bucket: ${percent(e.pulledBytes / Math.max(1, e.size))}, ${size(e.pulledBytes)}.`;
   if (e.phase === "queued") return "Waiting to be pulled.";
-  const left = Math.max(...e.destinations.map((d) => lefts.get(d.bucket) ?? 0));
+  const left = Math.max(...e.destinations.map((d) => (d.state === "failed" ? 0 : lefts.get(d.bucket) ?? 0)));
   return `Distributing: ${of}${left > 0 ? `, ${seconds(left)} left` : ""}.`;
 }
 
@@ -259,7 +270,12 @@ async function authorized(send) {
   }
 }
 
+let asking = null; // whoever waits for a token waits for the same one
 function askToken(refusal) {
+  return (asking ??= askAnew(refusal).finally(() => { asking = null; }));
+}
+
+function askAnew(refusal) {
   text($("a-why"), refusal.message);
   $("asking").returnValue = "";
   $("asking").showModal();
@@ -323,6 +339,7 @@ async function publish(event) {
     $("publish-form").reset();
     text($("p-answer"), "");
     known.add(e.executionId); // asked for by this reader: let in at once
+    held.delete(e.executionId);
     location.hash = e.executionId;
   } catch (e) {
     text($("p-answer"), e.message);
