@@ -446,13 +446,7 @@ func (s *Seeder) progress(p gossip.Progress) {
 }
 
 // links takes an agent's word on where its bytes came from.
-func (s *Seeder) links(l gossip.Links) {
-	members := make(map[string]bool)
-	for _, m := range s.gossip.Members() {
-		members[m.ID] = true
-	}
-	s.index.heardLinks(l, func(id string) bool { return members[id] }, time.Now())
-}
+func (s *Seeder) links(l gossip.Links) { s.index.heardLinks(l, time.Now()) }
 
 func (d *distribution) phase(p string) {
 	d.index.update(d.id, func(l *live) { l.phase = p })

@@ -35,8 +35,10 @@ type index struct {
 	ids    []string          // sorted, so the newest is last
 	gone   map[string]string // superseded executionId → successor
 	served map[string]bool
-	linked []*execution // that have links, the one heard of last at the end
-	links  int          // of all of them
+	// members are the ids of all there are now.
+	members map[string]bool
+	linked  []*execution // that have links, the one heard of last at the end
+	links   int          // of all of them
 }
 
 // execution is one entry. Its fields are guarded by the index's mutex.
@@ -251,10 +253,11 @@ func (x *index) update(id string, f func(*live)) {
 	}
 }
 
-func (x *index) serve(served map[string]bool) {
+// serve takes in which buckets are served, and the ids of all members.
+func (x *index) serve(served, members map[string]bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.served = served
+	x.served, x.members = served, members
 }
 
 // heard takes in an agent's report. When it says that the build landed and the
@@ -287,12 +290,12 @@ func (x *index) heard(p gossip.Progress, b gossip.BuildProgress, now time.Time) 
 	}
 }
 
-// heardLinks takes in where an agent's bytes came from; member says who is one, by id.
-func (x *index) heardLinks(l gossip.Links, member func(id string) bool, now time.Time) {
+// heardLinks takes in where an agent's bytes came from, as far as members sent it.
+func (x *index) heardLinks(l gossip.Links, now time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e := x.byID[l.ExecutionID]
-	if e == nil || !member(l.Node) {
+	if e == nil || !x.members[l.Node] {
 		return
 	}
 	if e.links == nil {
@@ -304,7 +307,7 @@ func (x *index) heardLinks(l gossip.Links, member func(id string) bool, now time
 	for _, f := range l.From {
 		key := ends{f.ID, l.Node}
 		_, known := e.links[key]
-		if !known && (len(e.links) >= maxLinks || !member(f.ID)) {
+		if !known && (len(e.links) >= maxLinks || !x.members[f.ID]) {
 			continue
 		}
 		if !known {

@@ -96,7 +96,7 @@ func TestDestinationViews(t *testing.T) {
 	if s := state("a-builds"); s.State != api.StateUnserved || s.Error == "" {
 		t.Errorf("with nobody there: %+v", s)
 	}
-	x.serve(map[string]bool{"a-builds": true})
+	x.serve(map[string]bool{"a-builds": true}, nil)
 	now := time.Now()
 	say := func(node string, b gossip.BuildProgress) {
 		b.ExecutionID = id(1)
@@ -181,29 +181,31 @@ func TestBaseline(t *testing.T) {
 // Links are kept of members alone, and of the executions heard of last.
 func TestLinksAreBounded(t *testing.T) {
 	x := newIndex()
-	all := func(string) bool { return true }
-	hear := func(n int, member func(string) bool, node string, from ...string) {
+	var many []string
+	everybody := map[string]bool{"a": true, "b": true, "c": true}
+	for n := range maxLinks + 10 {
+		many = append(many, strconv.Itoa(n))
+		everybody[many[n]] = true
+	}
+	hear := func(n int, node string, from ...string) {
 		var links []gossip.Link
 		for _, f := range from {
 			links = append(links, gossip.Link{ID: f, Bytes: 7, Rate: 3})
 		}
-		x.heardLinks(gossip.Links{Node: node, ExecutionID: id(n), From: links}, member, time.Now())
+		x.heardLinks(gossip.Links{Node: node, ExecutionID: id(n), From: links}, time.Now())
 	}
 	x.put(record(0, "none", 1))
-	hear(0, func(id string) bool { return id == "a" }, "a", "a", "stranger")
-	hear(0, func(id string) bool { return id == "a" }, "stranger", "a")
+	x.serve(nil, everybody)
+	hear(0, "a", "a", "stranger")
+	hear(0, "stranger", "a")
 	if got := x.linksOf(id(0)); len(got) != 1 || got[0].From != "a" || got[0].To != "a" {
 		t.Errorf("with strangers: %+v", got)
-	}
-	var many []string
-	for n := range maxLinks + 10 {
-		many = append(many, strconv.Itoa(n))
 	}
 	executions := maxAllLinks/maxLinks + 2
 	for n := 1; n <= executions; n++ {
 		x.put(record(n, id(n), 1))
-		hear(n, all, "a", many...)
-		hear(1, all, "b", "c") // is heard of again and again
+		hear(n, "a", many...)
+		hear(1, "b", "c") // is heard of again and again
 	}
 	for n, want := range map[int]int{0: 0, 1: maxLinks, 2: 0, executions: maxLinks} {
 		if got := len(x.linksOf(id(n))); got != want {
@@ -218,7 +220,7 @@ func TestLinksAreBounded(t *testing.T) {
 	if kept != x.links || kept > maxAllLinks {
 		t.Errorf("%d links are kept, %d counted", kept, x.links)
 	}
-	x.heardLinks(gossip.Links{Node: "a", ExecutionID: id(1), From: []gossip.Link{{ID: "0", Bytes: 9, Rate: 5}}}, all, time.Now().Add(-progressAge-time.Second))
+	x.heardLinks(gossip.Links{Node: "a", ExecutionID: id(1), From: []gossip.Link{{ID: "0", Bytes: 9, Rate: 5}}}, time.Now().Add(-progressAge-time.Second))
 	if l := x.linksOf(id(1))[0]; l.From != "0" || l.Bytes != 9 || l.Rate != 0 {
 		t.Errorf("an old word is %+v, want its bytes and no rate", l)
 	}

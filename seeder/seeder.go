@@ -278,8 +278,9 @@ func (s *Seeder) isReady() error {
 
 // membersChanged sends again what an agent that has just come lacks.
 func (s *Seeder) membersChanged() {
-	now := make(map[string]bool)
+	now, members := make(map[string]bool), make(map[string]bool)
 	for _, m := range s.gossip.Members() {
+		members[m.ID] = true
 		if m.Role == gossip.Agent {
 			now[m.Bucket] = true
 		}
@@ -289,7 +290,7 @@ func (s *Seeder) membersChanged() {
 	s.served = now
 	loaded := s.loaded
 	s.mu.Unlock()
-	s.index.serve(now)
+	s.index.serve(now, members)
 	if !loaded {
 		return
 	}

@@ -80,12 +80,14 @@ func TestLoad(t *testing.T) {
 	b.keep("seeder-load")
 	b.run(`window.tasks = []; new PerformanceObserver((l) => tasks.push(...l.getEntries().map((e) => e.duration))).observe({ entryTypes: ["longtask"] })`)
 	b.do(call(performance.Enable, performance.EnableParams{}))
-	busy := b.metric("TaskDuration")
+	busy, script, layout, style := b.metric("TaskDuration"), b.metric("ScriptDuration"), b.metric("LayoutDuration"), b.metric("RecalcStyleDuration")
 	heard := newUpdates(t, w.Seeder.URL+"?open=execution/"+ids[0]+"&open=swarm/"+ids[0])
 	began = time.Now()
 	two := cost(t, w, func() { heard.wait(t, updates) })
 	t.Logf("a page with a chosen execution: %.1f ms of the browser's main thread an update, longest tasks over 50 ms: %s",
 		1000*(b.metric("TaskDuration")-busy)/updates, eval[string](b, `JSON.stringify(tasks.sort((a, b) => b - a).slice(0, 3))`))
+	t.Logf("of that, script %.1f ms, layout %.1f ms, style %.1f ms",
+		1000*(b.metric("ScriptDuration")-script)/updates, 1000*(b.metric("LayoutDuration")-layout)/updates, 1000*(b.metric("RecalcStyleDuration")-style)/updates)
 	t.Logf("it and another reader of the same: %.1f ms of the seeder's CPU each second more than none, %.1f kB/s to each", two-none, heard.rate(began))
 	heard.stop()
 	b.do(call(heapprofiler.CollectGarbage, cdp.Empty{}))
