@@ -236,7 +236,7 @@ func progressOf(e api.Execution) float64 {
 		case d.State == api.StateLanded:
 			landed++
 		case e.Size > 0:
-			landed += float64(d.LandedBytes) / float64(e.Size)
+			landed += min(1, float64(d.LandedBytes)/float64(e.Size)) // an agent can say anything
 		}
 	}
 	return landed / float64(len(e.Destinations))

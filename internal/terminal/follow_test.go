@@ -105,6 +105,24 @@ func TestFollowGivesUp(t *testing.T) {
 
 // TestScreen draws frames over each other, in a terminal that becomes narrower
 // between them.
+// A proxy's 503 while the seeder restarts is waited out, and a host that says nothing is
+// not waited for.
+func TestFollowOverARestart(t *testing.T) {
+	asked := 0
+	get := func(ctx context.Context) (*api.Execution, error) {
+		if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > askTimeout {
+			t.Errorf("a question without a bound: %v %v", deadline, ok)
+		}
+		if asked++; asked < 4 {
+			return nil, &api.StatusError{Code: http.StatusServiceUnavailable}
+		}
+		return ended(), nil
+	}
+	if e, err := Follow(t.Context(), io.Discard, Silent, time.Millisecond, get); err != nil || !e.Ended() || asked != 4 {
+		t.Errorf("%v, %v after %d questions", e, err, asked)
+	}
+}
+
 func TestScreen(t *testing.T) {
 	seen := terminaltest.NewScreen(40)
 	s := &screen{w: newlines{seen}, size: func() (int, int) { return 40, 24 }, coloured: true}
