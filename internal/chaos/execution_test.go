@@ -261,3 +261,44 @@ func TestManyAgents(t *testing.T) {
 		})
 	}
 }
+
+// TestStandbyIsSlow has the second agent of a bucket hang in its download until the
+// first has landed the build: it is landed there too, whole for the others' sake, and
+// what it tells goes on.
+func TestStandbyIsSlow(t *testing.T) {
+	t.Parallel()
+	// Without the third agent nobody is told of the end.
+	w := Start(t, Options{Agents: []int{2, 1}, Link: link, Seed: 15, Down: []int{2}})
+	v := w.Put("build.zip", several)
+	id := w.Begun(v).ExecutionID
+	leader := w.Leader(v, w.Buckets[0])
+	standby := w.Agents[0]
+	if standby == leader {
+		standby = w.Agents[1]
+	}
+	verified := func(percent int64) func() bool {
+		return func() bool {
+			b := standby.Build(id)
+			return b != nil && b.VerifiedBytes*100 >= percent*several
+		}
+	}
+	w.Until("the standby has some of it", verified(20))
+	standby.Stop()
+	landed := func(m *Member) func() bool {
+		return func() bool {
+			b := m.Build(id)
+			return b != nil && b.State == api.StateLanded
+		}
+	}
+	w.Until("the leader has landed it", landed(leader))
+	standby.Continue()
+	w.Until("the standby has all of it", verified(100))
+	w.Until("it is landed for the standby as well", landed(standby))
+	w.Until("the seeder hears of the time that the leader took", func() bool {
+		d := w.Execution(id).Destinations[0]
+		return d.State == api.StateLanded && d.Took != nil
+	})
+	w.Agents[2].Run()
+	w.Completed(v)
+	w.Settle()
+}
