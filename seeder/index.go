@@ -22,7 +22,7 @@ const (
 	// maxReporters bounds the agents of one bucket whose reports are kept.
 	maxReporters = 16
 	// maxLinks bounds the links kept, of one execution and of all: 64 agents have
-	// 4,032, which are half a megabyte. What is heard of no more goes first.
+	// 4,032. What is heard of no more goes first.
 	maxLinks, maxAllLinks = 8192, 100_000
 )
 
