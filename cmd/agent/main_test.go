@@ -27,14 +27,7 @@ func TestMain(m *testing.M) {
 }
 
 // binary is the command with arguments, and with more in its environment.
-func binary(env []string, args ...string) *exec.Cmd {
-	c := exec.Command(os.Args[0], args...)
-	c.Env = append(os.Environ(), asAgent+"=1", "TERM=xterm", "NO_COLOR=", "LANDFALL_AGENT=")
-	// The race detector would wait a second at every exit.
-	c.Env = append(c.Env, "GORACE="+os.Getenv("GORACE")+" atexit_sleep_ms=0")
-	c.Env = append(c.Env, env...)
-	return c
-}
+func binary(env []string, args ...string) *exec.Cmd { return terminaltest.Self(asAgent, env, args...) }
 
 // TestWatch looks at an agent in terminals of several kinds while a build comes.
 func TestWatch(t *testing.T) {

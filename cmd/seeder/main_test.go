@@ -10,6 +10,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/devcloud/cloudtest"
+	"github.com/landfall-dist/landfall/internal/terminal/terminaltest"
 )
 
 // asSeeder makes the test's binary the seeder's.
@@ -26,14 +27,7 @@ func TestMain(m *testing.M) {
 }
 
 // binary is the command with arguments, and with more in its environment.
-func binary(env []string, args ...string) *exec.Cmd {
-	c := exec.Command(os.Args[0], args...)
-	c.Env = append(os.Environ(), asSeeder+"=1", "TERM=xterm", "NO_COLOR=", "LANDFALL_SEEDER=")
-	// The race detector would wait a second at every exit.
-	c.Env = append(c.Env, "GORACE="+os.Getenv("GORACE")+" atexit_sleep_ms=0")
-	c.Env = append(c.Env, env...)
-	return c
-}
+func binary(env []string, args ...string) *exec.Cmd { return terminaltest.Self(asSeeder, env, args...) }
 
 // pretend answers as a seeder with these executions would.
 func pretend(t *testing.T, executions ...api.Execution) (url string) {
