@@ -248,17 +248,19 @@ func (a *Agent) recall() error {
 func (a *Agent) announced(heard announce.Added) {
 	ann := heard.Announcement
 	logger := a.cfg.Logger.With("key", ann.Key, "executionId", ann.ExecutionID)
+	mine := slices.Contains(ann.Destinations, a.cfg.Bucket.Name())
 	a.mu.Lock()
+	if a.running != nil && a.running.Err() == nil && !mine {
+		a.mu.Unlock()
+		a.assist(ann, logger)
+		return
+	}
 	defer a.mu.Unlock()
 	if a.running == nil {
 		a.waiting = append(a.waiting, heard)
 		return
 	}
 	if a.running.Err() != nil {
-		return
-	}
-	if !slices.Contains(ann.Destinations, a.cfg.Bucket.Name()) {
-		a.assist(ann, logger)
 		return
 	}
 	if b, ok := a.builds[ann.ExecutionID]; ok && b.active() {
@@ -274,15 +276,14 @@ func (a *Agent) announced(heard announce.Added) {
 		}
 		other.stop(errSuperseded)
 	}
-	if err := a.memory.keep(ann.ExecutionID, heard.Wire); err != nil {
-		logger.Warn("this build is taken up again after a restart only if a member still announces it", "error", err)
-	}
 	b := newBuild(a, ann, logger)
+	b.wire = heard.Wire
 	b.logger.Info("heard", "bytes", ann.Size, "sourceBucket", ann.SourceBucket)
 	a.builds[ann.ExecutionID] = b
 	a.forgetFinished()
 	ctx := a.running
 	a.group.Go(func() error {
+		a.remember(b)
 		b.run(ctx)
 		if b.failed() {
 			a.clear(ctx, b.key, ann.ExecutionID)
@@ -294,17 +295,36 @@ func (a *Agent) announced(heard announce.Added) {
 	})
 }
 
+// remember keeps an announcement on disk until forget.
+func (a *Agent) remember(b *build) {
+	if err := a.memory.keep(b.ann.ExecutionID, b.wire); err != nil {
+		b.logger.Warn("this build is taken up again after a restart only if a member still announces it", "error", err)
+	}
+}
+
 // forget removes what the disk holds of a build that is over, but for the cache.
 func (a *Agent) forget(b *build) {
 	id := b.ann.ExecutionID
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if newest, ok := a.builds[id]; ok && newest != b {
+	if a.newest(id, b) != b {
 		return // announced again
 	}
 	if err := errors.Join(a.memory.forget(id), a.cfg.Cache.ForgetPull(id)); err != nil {
 		b.logger.Warn("an execution that is over is looked at once more after a restart", "error", err)
 	}
+	if again := a.newest(id, b); again != b {
+		a.remember(again) // announced meanwhile, and forgotten with this one
+	}
+}
+
+// newest is the build of an execution that was heard of last; b when none is known
+// any more.
+func (a *Agent) newest(id string, b *build) *build {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if newest, ok := a.builds[id]; ok {
+		return newest
+	}
+	return b
 }
 
 // assist seeds a build that goes to other buckets and is in the cache here.

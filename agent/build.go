@@ -54,6 +54,7 @@ var (
 type build struct {
 	agent   *Agent
 	ann     *announce.Announcement
+	wire    []byte // ann as it came; set before run
 	key     ledger.Key
 	logger  *slog.Logger
 	span    *tracing.Span // set by run, before anything else

@@ -80,9 +80,7 @@ func (s *Seeder) destinations(asked []string) ([]string, error) {
 
 // accept writes the execution to the table and starts it.
 func (s *Seeder) accept(ctx context.Context, source string, o *bucket.Object, destinations []string) (*ledger.Begun, error) {
-	s.begin.Lock()
-	defer s.begin.Unlock()
-	begun, err := s.cfg.Ledger.Begin(ctx, ledger.Start{
+	begun, err := s.begin(ctx, ledger.Start{
 		Key:          ledger.Key{FileKey: o.Key, SourceBucket: source},
 		SourceETag:   o.ETag,
 		Size:         o.Size,
@@ -103,10 +101,25 @@ func (s *Seeder) accept(ctx context.Context, source string, o *bucket.Object, de
 	default:
 		logger.Info("execution accepted", "bytes", o.Size, "destinations", begun.Record.Destinations)
 	}
-	s.put(begun.Record)
 	// One that is joined as well: when the answer to the write was lost, the
 	// next try finds its own item, which nobody carries yet.
 	s.start(ctx, begun.Record, asAccepted)
+	return begun, nil
+}
+
+// begin writes the execution to the table and takes it into the index, in turn with
+// whoever else does so for its key.
+func (s *Seeder) begin(ctx context.Context, start ledger.Start) (*ledger.Begun, error) {
+	release, err := s.turns.take(ctx, start.Key)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	begun, err := s.cfg.Ledger.Begin(ctx, start)
+	if err != nil {
+		return nil, err
+	}
+	s.put(begun.Record)
 	return begun, nil
 }
 

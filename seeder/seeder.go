@@ -109,14 +109,12 @@ type Seeder struct {
 	metrics *metrics
 
 	reserved reservations
+	turns    turns
 	builds   *http.Client
 
 	mu      sync.Mutex
 	running context.Context // set by Run
 	group   *errgroup.Group
-	// begin serialises what starts executions in this process, so that two
-	// publishes of one key are told of each other. The table is the judge.
-	begin sync.Mutex
 	// ready is nil once the table was read and the bucket listed.
 	ready error
 	// loaded is set when the index has what the table says.

@@ -63,7 +63,7 @@ func (d *distribution) conclude(ctx context.Context, err error) {
 	record, _, ok := d.index.get(d.id)
 	switch {
 	case !ok || errors.Is(err, ledger.ErrSuperseded):
-		successor := d.superseder()
+		successor := d.superseder(ctx)
 		d.logger.Info("execution ended", "status", "SUPERSEDED", "successor", successor, "seconds", since(d.since))
 		d.span.Set(attribute.String("landfall.status", "SUPERSEDED"), attribute.String("landfall.successor", successor))
 		err = nil
@@ -84,9 +84,10 @@ func (d *distribution) conclude(ctx context.Context, err error) {
 
 // superseder is the execution in place of this one. The table has it before the index
 // does: whoever is about to put it there is waited for.
-func (d *distribution) superseder() string {
-	d.begin.Lock()
-	defer d.begin.Unlock()
+func (d *distribution) superseder(ctx context.Context) string {
+	if release, err := d.turns.take(ctx, d.key); err == nil {
+		defer release()
+	}
 	successor, _ := d.index.successor(d.id)
 	return successor
 }
