@@ -276,7 +276,7 @@ func (b *build) record(ctx context.Context) (*ledger.Record, error) {
 // present records the arrival of a build that the bucket already holds.
 func (b *build) present(ctx context.Context, record *ledger.Record) (bool, error) {
 	job := b.newJob()
-	_, present, err := landing.Present(ctx, job.Bucket, b.key.FileKey, record.SHA256, record.Size)
+	_, present, err := landing.Present(ctx, job.Bucket, record)
 	if err != nil || !present {
 		return false, err
 	}

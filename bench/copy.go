@@ -46,7 +46,7 @@ func copyCommand() *cli.Command {
 				return err
 			}
 			defer body.Close()
-			_, err = to.Upload(c.Context, object.Key, body, object.Size, object.ContentType, object.Metadata)
+			_, err = to.Upload(c.Context, object.Key, body, object.Size, object.Headers)
 			return err
 		},
 	}

@@ -84,7 +84,7 @@ func startClouds(ctx context.Context, r *trial) error {
 		return err
 	}
 	defer f.Close()
-	_, err = source.Upload(ctx, buildKey, f, r.cell.size(), "application/zip", nil)
+	_, err = source.Upload(ctx, buildKey, f, r.cell.size(), bucket.Headers{ContentType: "application/zip"})
 	return err
 }
 

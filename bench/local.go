@@ -213,7 +213,7 @@ func (s *stack) publish(ctx context.Context, keys ...string) error {
 // put stores an object of size bytes, different for each seed, in the global
 // bucket.
 func (s *stack) put(ctx context.Context, key string, seed byte, size int64) error {
-	_, err := s.source.Upload(ctx, key, io.LimitReader(noise(seed), size), size, "application/zip", nil)
+	_, err := s.source.Upload(ctx, key, io.LimitReader(noise(seed), size), size, bucket.Headers{ContentType: "application/zip"})
 	return err
 }
 

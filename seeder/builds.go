@@ -9,6 +9,7 @@ import (
 	"regexp"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/web"
 )
 
@@ -69,7 +70,9 @@ func (s *Seeder) fetchBuild(ctx context.Context, commit string) (*api.BuildAnswe
 	if contentType == "" {
 		contentType = "application/zip"
 	}
-	object, err := s.cfg.Bucket.Upload(ctx, key, res.Body, res.ContentLength, contentType, map[string]string{"commit": commit})
+	object, err := s.cfg.Bucket.Upload(ctx, key, res.Body, res.ContentLength, bucket.Headers{
+		ContentType: contentType, Metadata: map[string]string{"commit": commit},
+	})
 	if err != nil {
 		return nil, refused(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -80,6 +81,9 @@ func (d *distribution) pull(ctx context.Context, r *ledger.Record) error {
 	if object.ETag != r.SourceETag {
 		return fmt.Errorf("%w: ETag is %s, was %s", bucket.ErrChanged, object.ETag, r.SourceETag)
 	}
+	if names := differ(r, object); len(names) > 0 {
+		return fmt.Errorf("%w: it has other headers now: %s", bucket.ErrChanged, strings.Join(names, ", "))
+	}
 	d.logger.Info("pulling", "bytes", r.Size, "sourceBucket", r.SourceBucket)
 	started := time.Now()
 	d.index.update(d.id, func(l *live) {
@@ -111,6 +115,15 @@ func (d *distribution) pull(ctx context.Context, r *ledger.Record) error {
 	d.metrics.pulls.Observe(took.Seconds())
 	d.logger.Info("pulled", "bytes", m.Size, "seconds", took.Seconds())
 	return nil
+}
+
+// differ names the headers that an object has otherwise than its execution knows;
+// none where an older version has begun that.
+func differ(r *ledger.Record, o *bucket.Object) []string {
+	if r.Headers == nil {
+		return nil
+	}
+	return bucket.ParseHeaders(r.Headers).Differ(o.Headers)
 }
 
 // cached holds the whole entry of a build that was pulled before, if there is

@@ -84,8 +84,11 @@ func (s *Seeder) accept(ctx context.Context, source string, o *bucket.Object, de
 		Key:          ledger.Key{FileKey: o.Key, SourceBucket: source},
 		SourceETag:   o.ETag,
 		Size:         o.Size,
+		Headers:      o.Headers.Map(),
 		Destinations: destinations,
 		Now:          time.Now(),
+
+		SourceModified: o.LastModified,
 	})
 	if err != nil {
 		return nil, err

@@ -158,7 +158,7 @@ func (s *Seeder) putUpload(r *http.Request) (int, any, error) {
 		return 0, nil, web.Errorf(http.StatusConflict, "%s is being uploaded already", key)
 	}
 	defer s.reserved.uploaded(key)
-	object, err := s.cfg.Bucket.Upload(r.Context(), key, r.Body, r.ContentLength, r.Header.Get("Content-Type"), nil)
+	object, err := s.cfg.Bucket.Upload(r.Context(), key, r.Body, r.ContentLength, bucket.Headers{ContentType: r.Header.Get("Content-Type")})
 	if err != nil {
 		return 0, nil, refused(err)
 	}

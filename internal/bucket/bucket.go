@@ -39,10 +39,8 @@ type Object struct {
 	ETag string
 	// Size is in bytes.
 	Size int64
-	// ContentType and Metadata are empty in a listing. Metadata's keys are
-	// lower-case and without the x-amz-meta- prefix.
-	ContentType string
-	Metadata    map[string]string
+	// Headers are empty in a listing.
+	Headers
 	// LastModified is zero in the answer to an upload.
 	LastModified time.Time
 }
@@ -155,8 +153,7 @@ func (b *Bucket) Head(ctx context.Context, key string) (*Object, error) {
 		Key:          key,
 		ETag:         aws.ToString(out.ETag),
 		Size:         aws.ToInt64(out.ContentLength),
-		ContentType:  aws.ToString(out.ContentType),
-		Metadata:     lowerKeys(out.Metadata),
+		Headers:      headersOf(out),
 		LastModified: aws.ToTime(out.LastModified),
 	}, nil
 }
@@ -234,12 +231,4 @@ func (b *Bucket) GetRange(ctx context.Context, key, etag string, offset, length 
 			key, b.name, bytes, got, aws.ToString(out.ContentRange))
 	}
 	return out.Body, nil
-}
-
-func lowerKeys(metadata map[string]string) map[string]string {
-	lower := make(map[string]string, len(metadata))
-	for k, v := range metadata {
-		lower[strings.ToLower(k)] = v
-	}
-	return lower
 }

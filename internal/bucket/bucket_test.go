@@ -33,7 +33,7 @@ func open(t *testing.T) *bucket.Bucket {
 
 func put(t *testing.T, b *bucket.Bucket, key, body string) *bucket.Object {
 	t.Helper()
-	o, err := b.Upload(t.Context(), key, strings.NewReader(body), int64(len(body)), "text/plain", nil)
+	o, err := b.Upload(t.Context(), key, strings.NewReader(body), int64(len(body)), bucket.Headers{ContentType: "text/plain"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestHead(t *testing.T) {
 		t.Errorf("missing object: %v", err)
 	}
 	metadata := map[string]string{"Build-Host": "A  b/ü?=\"x\"", "n": "1"}
-	stored, err := b.Upload(t.Context(), "a.zip", strings.NewReader("hello"), -1, "application/zip", metadata)
+	stored, err := b.Upload(t.Context(), "a.zip", strings.NewReader("hello"), -1, bucket.Headers{ContentType: "application/zip", Metadata: metadata})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +151,7 @@ func TestList(t *testing.T) {
 	for keys := range slices.Chunk(slices.Concat(want, odd), 200) {
 		puts.Go(func() {
 			for _, key := range keys {
-				if _, err := b.Upload(t.Context(), key, strings.NewReader("x"), 1, "", nil); err != nil {
+				if _, err := b.Upload(t.Context(), key, strings.NewReader("x"), 1, bucket.Headers{}); err != nil {
 					t.Error(err)
 				}
 			}

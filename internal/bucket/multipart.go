@@ -51,15 +51,19 @@ type Part struct {
 
 // CreateUpload begins a multipart upload whose parts carry SHA-256 digests and
 // whose object gets the composite of them.
-func (b *Bucket) CreateUpload(ctx context.Context, key, contentType string, metadata map[string]string) (uploadID string, err error) {
+func (b *Bucket) CreateUpload(ctx context.Context, key string, h Headers) (uploadID string, err error) {
 	out, err := b.client.CreateMultipartUpload(ctx, &s3.CreateMultipartUploadInput{
-		Bucket:            &b.name,
-		Key:               &key,
-		ContentType:       optional(contentType),
-		Metadata:          metadata,
-		ChecksumAlgorithm: types.ChecksumAlgorithmSha256,
-		ChecksumType:      types.ChecksumTypeComposite,
-	})
+		Bucket:             &b.name,
+		Key:                &key,
+		ContentType:        optional(h.ContentType),
+		CacheControl:       optional(h.CacheControl),
+		ContentEncoding:    optional(h.ContentEncoding),
+		ContentDisposition: optional(h.ContentDisposition),
+		ContentLanguage:    optional(h.ContentLanguage),
+		Metadata:           h.Metadata,
+		ChecksumAlgorithm:  types.ChecksumAlgorithmSha256,
+		ChecksumType:       types.ChecksumTypeComposite,
+	}, withExpires(h.Expires))
 	if err != nil {
 		return "", b.wrap("beginning upload of", key, err, ErrExists)
 	}
@@ -204,23 +208,27 @@ func (b *Bucket) Uploads(ctx context.Context, key string) ([]string, error) {
 }
 
 // PutEmpty stores an object of 0 bytes. Errors are those of CompleteUpload.
-func (b *Bucket) PutEmpty(ctx context.Context, key, contentType string, metadata map[string]string, c Condition) (etag string, err error) {
-	return b.put(ctx, key, nil, contentType, metadata, c)
+func (b *Bucket) PutEmpty(ctx context.Context, key string, h Headers, c Condition) (etag string, err error) {
+	return b.put(ctx, key, nil, h, c)
 }
 
-func (b *Bucket) put(ctx context.Context, key string, body []byte, contentType string, metadata map[string]string, c Condition) (etag string, err error) {
+func (b *Bucket) put(ctx context.Context, key string, body []byte, h Headers, c Condition) (etag string, err error) {
 	sum := sha256.Sum256(body)
 	in := &s3.PutObjectInput{
-		Bucket:            &b.name,
-		Key:               &key,
-		Body:              bytes.NewReader(body),
-		ContentType:       optional(contentType),
-		Metadata:          metadata,
-		ChecksumAlgorithm: types.ChecksumAlgorithmSha256,
-		ChecksumSHA256:    encodeSum(sum[:]),
+		Bucket:             &b.name,
+		Key:                &key,
+		Body:               bytes.NewReader(body),
+		ContentType:        optional(h.ContentType),
+		CacheControl:       optional(h.CacheControl),
+		ContentEncoding:    optional(h.ContentEncoding),
+		ContentDisposition: optional(h.ContentDisposition),
+		ContentLanguage:    optional(h.ContentLanguage),
+		Metadata:           h.Metadata,
+		ChecksumAlgorithm:  types.ChecksumAlgorithmSha256,
+		ChecksumSHA256:     encodeSum(sum[:]),
 	}
 	in.IfMatch, in.IfNoneMatch = c.headers()
-	out, err := b.client.PutObject(ctx, in, signWith(sum[:]))
+	out, err := b.client.PutObject(ctx, in, signWith(sum[:]), withExpires(h.Expires))
 	if err != nil {
 		return "", b.wrap("storing", key, err, ErrExists)
 	}

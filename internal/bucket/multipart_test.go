@@ -40,7 +40,7 @@ func send(t *testing.T, b *bucket.Bucket, key, id string, number int, part []byt
 
 func create(t *testing.T, b *bucket.Bucket, key string) string {
 	t.Helper()
-	id, err := b.CreateUpload(t.Context(), key, "application/zip", map[string]string{"k": "v w"})
+	id, err := b.CreateUpload(t.Context(), key, bucket.Headers{ContentType: "application/zip", Metadata: map[string]string{"k": "v w"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestConditions(t *testing.T) {
 		return err
 	}
 	empty := func(key string, c bucket.Condition) error {
-		_, err := b.PutEmpty(t.Context(), key, "", nil, c)
+		_, err := b.PutEmpty(t.Context(), key, bucket.Headers{}, c)
 		return err
 	}
 	for name, write := range map[string]func(string, bucket.Condition) error{"multipart": store, "empty": empty} {
@@ -184,7 +184,7 @@ func TestCompleteWithOtherPart(t *testing.T) {
 
 func TestPutEmpty(t *testing.T) {
 	b := open(t)
-	etag, err := b.PutEmpty(t.Context(), "a", "text/plain", map[string]string{"k": "v"}, bucket.Condition{IfNoneMatch: true})
+	etag, err := b.PutEmpty(t.Context(), "a", bucket.Headers{ContentType: "text/plain", Metadata: map[string]string{"k": "v"}}, bucket.Condition{IfNoneMatch: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,7 +36,7 @@ const (
 //
 // The transfer manager of the SDK is not used: it does not hold a reader to its
 // promise and writes to the standard logger.
-func (b *Bucket) Upload(ctx context.Context, key string, r io.Reader, size int64, contentType string, metadata map[string]string) (*Object, error) {
+func (b *Bucket) Upload(ctx context.Context, key string, r io.Reader, size int64, h Headers) (*Object, error) {
 	s := &stream{r: r, size: size}
 	if size > MaxUpload {
 		return nil, fmt.Errorf("uploading %s to %s: %w", key, b.name, s.tooLarge())
@@ -51,18 +51,18 @@ func (b *Bucket) Upload(ctx context.Context, key string, r io.Reader, size int64
 	}
 	var etag string
 	if s.ended {
-		etag, err = b.put(ctx, key, buf, contentType, metadata, Condition{})
+		etag, err = b.put(ctx, key, buf, h, Condition{})
 	} else {
-		etag, err = b.uploadParts(ctx, key, s, buf, contentType, metadata)
+		etag, err = b.uploadParts(ctx, key, s, buf, h)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &Object{Key: key, ETag: etag, Size: s.read, ContentType: contentType, Metadata: lowerKeys(metadata)}, nil
+	return &Object{Key: key, ETag: etag, Size: s.read, Headers: h.With(nil)}, nil
 }
 
-func (b *Bucket) uploadParts(ctx context.Context, key string, s *stream, first []byte, contentType string, metadata map[string]string) (etag string, err error) {
-	id, err := b.CreateUpload(ctx, key, contentType, metadata)
+func (b *Bucket) uploadParts(ctx context.Context, key string, s *stream, first []byte, h Headers) (etag string, err error) {
+	id, err := b.CreateUpload(ctx, key, h)
 	if err != nil {
 		return "", err
 	}

@@ -23,7 +23,7 @@ func TestUpload(t *testing.T) {
 				if known {
 					promised = int64(size)
 				}
-				o, err := b.Upload(t.Context(), "a", bytes.NewReader(big[:size]), promised, "", map[string]string{"k": "v"})
+				o, err := b.Upload(t.Context(), "a", bytes.NewReader(big[:size]), promised, bucket.Headers{Metadata: map[string]string{"k": "v"}})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -82,7 +82,7 @@ func TestUploadLeavesNothing(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			b := open(t)
-			o, err := b.Upload(t.Context(), "a", test.r, test.size, "", nil)
+			o, err := b.Upload(t.Context(), "a", test.r, test.size, bucket.Headers{})
 			if err == nil || test.want != nil && !errors.Is(err, test.want) {
 				t.Errorf("got %+v, %v", o, err)
 			}
@@ -127,7 +127,7 @@ func TestUploadMemory(t *testing.T) {
 	}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	o, err := b.Upload(t.Context(), "a", io.LimitReader(zeros{}, length), -1, "", nil)
+	o, err := b.Upload(t.Context(), "a", io.LimitReader(zeros{}, length), -1, bucket.Headers{})
 	if err != nil {
 		t.Fatal(err)
 	}

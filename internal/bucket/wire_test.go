@@ -50,8 +50,8 @@ func TestKeysOnTheWire(t *testing.T) {
 	for _, key := range oddKeys {
 		for doing, do := range map[string]func() error{
 			"head":   func() error { _, err := b.Head(t.Context(), key); return err },
-			"create": func() error { _, err := b.CreateUpload(t.Context(), key, "", nil); return err },
-			"empty":  func() error { _, err := b.PutEmpty(t.Context(), key, "", nil, bucket.Condition{}); return err },
+			"create": func() error { _, err := b.CreateUpload(t.Context(), key, bucket.Headers{}); return err },
+			"empty":  func() error { _, err := b.PutEmpty(t.Context(), key, bucket.Headers{}, bucket.Condition{}); return err },
 		} {
 			got = ""
 			if err := do(); err != nil {
@@ -70,7 +70,7 @@ func TestKeysRefused(t *testing.T) {
 	b := open(t)
 	put(t, b, "file", "x")
 	for _, key := range []string{"../up", "file/below"} {
-		_, err := b.Upload(t.Context(), key, strings.NewReader("x"), 1, "", nil)
+		_, err := b.Upload(t.Context(), key, strings.NewReader("x"), 1, bucket.Headers{})
 		if err == nil || !strings.Contains(err.Error(), "storing "+key+" in "+b.Name()) {
 			t.Errorf("%q: %v", key, err)
 		}

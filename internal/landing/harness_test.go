@@ -186,6 +186,11 @@ func (s *site) begin(t *testing.T, etag string) string {
 	return begun.Record.ExecutionID
 }
 
+// build is an execution with what the manifest says, not read from the table.
+func (s *site) build(execution string) *ledger.Record {
+	return &ledger.Record{Key: s.key, ExecutionID: execution, SHA256: s.m.SHA256Hex(), Size: s.m.Size}
+}
+
 // job is a landing whose pieces are all there, or none.
 func (s *site) job(execution string, verified bool) *Job {
 	j := &Job{
@@ -211,11 +216,6 @@ func (s *site) job(execution string, verified bool) *Job {
 }
 
 // assertLanded checks object, uploads and item.
-// named is the job's execution with the build's content, not read from the table.
-func (s *site) named(j *Job) *ledger.Record {
-	return &ledger.Record{Key: j.Key, ExecutionID: j.ExecutionID, SHA256: s.m.SHA256Hex(), Size: s.m.Size}
-}
-
 func (s *site) assertLanded(t *testing.T, execution string, got ledger.Result) {
 	t.Helper()
 	ctx, key := t.Context(), s.key.FileKey
@@ -284,7 +284,7 @@ func (s *site) assertNoObject(t *testing.T) {
 // put stores something else at the key.
 func (s *site) put(t *testing.T, body string, metadata map[string]string) *bucket.Object {
 	t.Helper()
-	o, err := s.bucket.Upload(t.Context(), s.key.FileKey, strings.NewReader(body), int64(len(body)), "", metadata)
+	o, err := s.bucket.Upload(t.Context(), s.key.FileKey, strings.NewReader(body), int64(len(body)), bucket.Headers{Metadata: metadata})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -144,19 +143,30 @@ func (j *Job) Run(ctx context.Context) (ledger.Result, error) {
 	return result, nil
 }
 
-// Present reports whether the bucket already holds this build, so that it can be
-// recorded without moving a byte: the key's object says that its SHA-256, in
-// hexadecimal, is this one, and has the size in bytes. The object is nil when
-// the key has none.
-func Present(ctx context.Context, b *bucket.Bucket, key, sha256 string, size int64) (*bucket.Object, bool, error) {
-	object, err := b.Head(ctx, key)
+// Present reports whether the bucket already holds the build of an execution, so
+// that it can be recorded without moving a byte: the key's object has the size, says
+// that it has the SHA-256, and has the source object's headers. One that this very
+// execution has landed was sent with them, and is present whatever the store has kept.
+// The object is nil when the key has none.
+func Present(ctx context.Context, b *bucket.Bucket, r *ledger.Record) (*bucket.Object, bool, error) {
+	object, err := b.Head(ctx, r.FileKey)
 	if errors.Is(err, bucket.ErrNotFound) {
 		return nil, false, nil
 	}
 	if err != nil {
 		return nil, false, err
 	}
-	return object, sha256 != "" && object.Metadata[digestMetadata] == sha256 && object.Size == size, nil
+	same := r.SHA256 != "" && object.Metadata[digestMetadata] == r.SHA256 && object.Size == r.Size
+	return object, same && (object.Metadata[executionMetadata] == r.ExecutionID || len(lacking(r, object)) == 0), nil
+}
+
+// lacking names the headers in which an object is not like the source's; none where
+// the table does not know those.
+func lacking(r *ledger.Record, object *bucket.Object) []string {
+	if r.Headers == nil {
+		return nil
+	}
+	return bucket.ParseHeaders(r.Headers).Differ(object.Headers)
 }
 
 // Record records the arrival of a build that Present has found; last is the item
@@ -164,14 +174,15 @@ func Present(ctx context.Context, b *bucket.Bucket, key, sha256 string, size int
 // nothing can replace the object later, and looks at the object once more. It
 // needs neither Manifest, Content, Tracker nor Slots.
 func (j *Job) Record(ctx context.Context, last *ledger.Record) (ledger.Result, error) {
-	result, err := j.record(ctx, last, last.SHA256, last.Size)
+	result, err := j.record(ctx, last, last)
 	if err != nil {
 		return ledger.Result{}, fmt.Errorf("recording %s in %s: %w", j.Key.FileKey, j.Bucket.Name(), err)
 	}
 	return result, nil
 }
 
-func (j *Job) record(ctx context.Context, last *ledger.Record, sha256 string, size int64) (_ ledger.Result, err error) {
+// record records the arrival of a build; last is the item as it was read.
+func (j *Job) record(ctx context.Context, last, build *ledger.Record) (_ ledger.Result, err error) {
 	begun := time.Now()
 	ctx, span := tracing.Start(ctx, "record", attribute.String("landfall.bucket", j.Bucket.Name()))
 	defer func() { span.End(err) }()
@@ -184,22 +195,26 @@ func (j *Job) record(ctx context.Context, last *ledger.Record, sha256 string, si
 			return ledger.Result{}, err
 		}
 	}
-	object, ok, err := Present(ctx, j.Bucket, j.Key.FileKey, sha256, size)
+	object, ok, err := Present(ctx, j.Bucket, build)
 	if err != nil {
 		return ledger.Result{}, err
 	}
 	if !ok {
 		return ledger.Result{}, errReplaced
 	}
+	if names := lacking(build, object); len(names) > 0 {
+		j.logger().Warn("the store has not kept these headers of the object as they were sent", "key", j.Key.FileKey,
+			"executionId", build.ExecutionID, "bucket", j.Bucket.Name(), "headers", names)
+	}
 	now := j.now()
 	result := ledger.Result{
 		Success:   true,
 		Timestamp: now,
 		ETag:      object.ETag,
-		Bytes:     size,
+		Bytes:     build.Size,
 		Region:    j.Region,
 		Agent:     j.Agent,
-		SHA256:    sha256,
+		SHA256:    build.SHA256,
 	}
 	if !j.Started.IsZero() {
 		result.Seconds = now.Sub(j.Started).Seconds()
@@ -210,7 +225,7 @@ func (j *Job) record(ctx context.Context, last *ledger.Record, sha256 string, si
 	}
 	j.Metrics.recorded(time.Since(begun))
 	if j.Progress != nil {
-		j.Progress(size)
+		j.Progress(build.Size)
 	}
 	return record.Results[j.Bucket.Name()], nil
 }
@@ -295,7 +310,7 @@ func (l *landing) round(ctx context.Context) (ledger.Result, error) {
 		return ledger.Result{}, err
 	}
 	if present {
-		return l.record(ctx, l.last, l.digest, l.Manifest.Size)
+		return l.record(ctx, l.last, l.build())
 	}
 	if l.Manifest.Size == 0 {
 		err = l.putEmpty(ctx, condition)
@@ -310,7 +325,7 @@ func (l *landing) round(ctx context.Context) (ledger.Result, error) {
 		l.Completed()
 	}
 	l.Metrics.landed(time.Since(l.couldLand()))
-	return l.record(ctx, l.last, l.digest, l.Manifest.Size)
+	return l.record(ctx, l.last, l.build())
 }
 
 // couldLand is when the last piece was verified, or the landing began where that
@@ -373,7 +388,7 @@ func (l *landing) resume(ctx context.Context, record *ledger.Record) ([]bucket.P
 
 // look finds what is at the key: this build, or what the upload may replace.
 func (l *landing) look(ctx context.Context) (c bucket.Condition, present bool, err error) {
-	object, present, err := Present(ctx, l.Bucket, l.Key.FileKey, l.digest, l.Manifest.Size)
+	object, present, err := Present(ctx, l.Bucket, l.build())
 	switch {
 	case err != nil || present:
 		return bucket.Condition{}, present, err
@@ -393,7 +408,7 @@ func (l *landing) putEmpty(ctx context.Context, c bucket.Condition) error {
 	if _, err := l.fence(ctx); err != nil {
 		return err
 	}
-	_, err := l.Bucket.PutEmpty(ctx, l.Key.FileKey, l.Manifest.ContentType, l.metadata(), c)
+	_, err := l.Bucket.PutEmpty(ctx, l.Key.FileKey, l.headers(), c)
 	return err
 }
 
@@ -420,7 +435,7 @@ func (l *landing) upload(ctx context.Context, have []bucket.Part, c bucket.Condi
 
 // begin creates the upload and tells the table of it.
 func (l *landing) begin(ctx context.Context) (err error) {
-	l.uploadID, err = l.Bucket.CreateUpload(ctx, l.Key.FileKey, l.Manifest.ContentType, l.metadata())
+	l.uploadID, err = l.Bucket.CreateUpload(ctx, l.Key.FileKey, l.headers())
 	if err != nil {
 		return err
 	}
@@ -455,14 +470,21 @@ func (j *Job) Discard(ctx context.Context) error {
 	return err
 }
 
-// metadata is the build's user metadata and the landing's own, which wins over
-// what a build that was landed before brings along.
-func (l *landing) metadata() map[string]string {
-	metadata := make(map[string]string, len(l.Manifest.Metadata)+2)
-	for k, v := range l.Manifest.Metadata {
-		metadata[strings.ToLower(k)] = v
+// build is the item as the newest fence has read it, with what the manifest says of
+// the build: the table may not have it yet.
+func (l *landing) build() *ledger.Record {
+	r := l.last.Clone()
+	r.SHA256, r.Size = l.digest, l.Manifest.Size
+	return r
+}
+
+// headers are the source object's, and the landing's own user metadata, which wins
+// over what a build that was landed before brings along. An item of an older seeder
+// does not name them; the manifest has some.
+func (l *landing) headers() bucket.Headers {
+	h := bucket.Headers{ContentType: l.Manifest.ContentType, Metadata: l.Manifest.Metadata}
+	if l.last.Headers != nil {
+		h = bucket.ParseHeaders(l.last.Headers)
 	}
-	metadata[digestMetadata] = l.digest
-	metadata[executionMetadata] = l.ExecutionID
-	return metadata
+	return h.With(map[string]string{digestMetadata: l.digest, executionMetadata: l.ExecutionID})
 }

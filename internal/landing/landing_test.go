@@ -174,18 +174,18 @@ func TestPresent(t *testing.T) {
 	for _, size := range []int{0, several} {
 		s := newSite(t, size)
 		first := s.begin(t, "etag")
-		if _, ok, err := Present(t.Context(), s.bucket, s.key.FileKey, s.m.SHA256Hex(), s.m.Size); ok || err != nil {
+		if _, ok, err := Present(t.Context(), s.bucket, s.build(first)); ok || err != nil {
 			t.Errorf("present before: %v, %v", ok, err)
 		}
 		if _, err := s.job(first, true).Run(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		object, ok, err := Present(t.Context(), s.bucket, s.key.FileKey, s.m.SHA256Hex(), s.m.Size)
+		object, ok, err := Present(t.Context(), s.bucket, s.build(first))
 		if !ok || err != nil || object.Size != s.m.Size {
 			t.Errorf("present after: %+v, %v, %v", object, ok, err)
 		}
 		for sum, n := range map[string]int64{s.m.SHA256Hex(): s.m.Size + 1, strings.Repeat("0", 64): s.m.Size, "": s.m.Size} {
-			if _, ok, err := Present(t.Context(), s.bucket, s.key.FileKey, sum, n); ok || err != nil {
+			if _, ok, err := Present(t.Context(), s.bucket, &ledger.Record{Key: s.key, ExecutionID: first, SHA256: sum, Size: n}); ok || err != nil {
 				t.Errorf("present with %q and %d bytes: %v, %v", sum, n, ok, err)
 			}
 		}
@@ -199,7 +199,7 @@ func TestPresentIsRecorded(t *testing.T) {
 		"Run": func(_ *site, j *Job, ctx context.Context) (ledger.Result, error) { return j.Run(ctx) },
 		"Record": func(s *site, j *Job, ctx context.Context) (ledger.Result, error) {
 			j.Manifest, j.Content, j.Tracker, j.Slots = nil, nil, nil, nil
-			return j.Record(ctx, s.named(j))
+			return j.Record(ctx, s.build(j.ExecutionID))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -208,11 +208,11 @@ func TestPresentIsRecorded(t *testing.T) {
 			if _, err := s.job(first, true).Run(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			stray, err := s.bucket.CreateUpload(t.Context(), s.key.FileKey, "", nil)
+			stray, err := s.bucket.CreateUpload(t.Context(), s.key.FileKey, bucket.Headers{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			neighbour, err := s.bucket.CreateUpload(t.Context(), s.key.FileKey+".sig", "", nil)
+			neighbour, err := s.bucket.CreateUpload(t.Context(), s.key.FileKey+".sig", bucket.Headers{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -240,7 +240,7 @@ func TestRecordRefuses(t *testing.T) {
 	s := newSite(t, 10)
 	j := s.job(s.begin(t, "etag"), false)
 	for range 2 { // none, then another object
-		_, err := j.Record(t.Context(), s.named(j))
+		_, err := j.Record(t.Context(), s.build(j.ExecutionID))
 		if !errors.Is(err, errReplaced) || !strings.Contains(err.Error(), s.key.FileKey+" in "+s.bucket.Name()) {
 			t.Errorf("got %v", err)
 		}

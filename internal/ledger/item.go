@@ -67,6 +67,18 @@ func (r *Record) encode() item {
 			i[name] = text(value)
 		}
 	}
+	i.set("headers", nil)
+	if r.Headers != nil {
+		headers := make(item, len(r.Headers))
+		for name, value := range r.Headers {
+			headers[name] = text(value)
+		}
+		i["headers"] = &types.AttributeValueMemberM{Value: headers}
+	}
+	i.set("sourceModified", nil)
+	if !r.SourceModified.IsZero() {
+		i["sourceModified"] = instant(r.SourceModified)
+	}
 	i.set("completedAt", nil)
 	if !r.CompletedAt.IsZero() {
 		i["completedAt"] = instant(r.CompletedAt)
@@ -126,8 +138,11 @@ func decode(i item) (*Record, error) {
 		SourceETag:   d.text("sourceEtag"),
 		InfoHash:     d.text("infohash"),
 		SHA256:       d.text("sha256"),
+		Headers:      d.headers(),
 		Version:      d.number("version"),
 		item:         i,
+
+		SourceModified: d.instant("sourceModified"),
 	}
 	for bucket, v := range d.each("copyResults") {
 		r.Results[bucket] = Result{
@@ -225,6 +240,21 @@ func (d *reader) instant(name string) time.Time {
 	t, err := time.Parse(time.RFC3339Nano, s)
 	d.note(err)
 	return t
+}
+
+// headers returns the map of that name; nil when it is absent.
+func (d *reader) headers() map[string]string {
+	v := value[*types.AttributeValueMemberM](d, "headers")
+	if v == nil {
+		return nil
+	}
+	in := &reader{item: v.Value}
+	out := make(map[string]string, len(v.Value))
+	for name := range v.Value {
+		out[name] = in.text(name)
+	}
+	d.note(in.err)
+	return out
 }
 
 // each returns the maps inside a map.

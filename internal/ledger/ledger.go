@@ -14,6 +14,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	mathrand "math/rand/v2"
 	"slices"
 	"sync/atomic"
@@ -172,16 +173,19 @@ func (l *Ledger) Scan(ctx context.Context, f func(*Record) error) error {
 // Start asks for an execution.
 type Start struct {
 	Key
-	SourceETag   string
-	Size         int64 // bytes
-	Destinations []string
-	Now          time.Time
+	SourceETag string
+	Size       int64 // bytes
+	// Headers and SourceModified are the source object's, as in Record.
+	Headers        map[string]string
+	SourceModified time.Time
+	Destinations   []string
+	Now            time.Time
 }
 
 // Begun is what came of it.
 type Begun struct {
 	Record *Record
-	// Joined: a running execution of the same ETag covers the destinations.
+	// Joined: a running execution of the same ETag and headers covers the destinations.
 	// Record is that one, and nothing was written.
 	Joined bool
 	// Superseded is the executionId that this one replaces; empty if none.
@@ -230,12 +234,15 @@ func (s Start) over(old *Record, destinations []string) *Begun {
 		Landings:     map[string]Landing{},
 		Size:         s.Size,
 		SourceETag:   s.SourceETag,
+		Headers:      maps.Clone(s.Headers),
 		Version:      1,
+
+		SourceModified: s.SourceModified,
 	}
 	b := &Begun{Record: r}
 	var last string
 	if old != nil {
-		if old.Status == InProgress && old.SourceETag == s.SourceETag && len(without(destinations, old.Destinations)) == 0 {
+		if old.Status == InProgress && s.sameObject(old) && len(without(destinations, old.Destinations)) == 0 {
 			return &Begun{Record: old, Joined: true}
 		}
 		b.Superseded, last = old.ExecutionID, old.ExecutionID
@@ -255,6 +262,7 @@ func (s Start) over(old *Record, destinations []string) *Begun {
 func foreign(r *Record) item {
 	i := r.encode()
 	for name := range (&Record{InfoHash: "-", SHA256: "-", CompletedAt: time.Unix(1, 0), Destinations: []string{"-"},
+		Headers: map[string]string{}, SourceModified: time.Unix(1, 0),
 		Successful: []string{"-"}, Failed: []string{"-"}}).encode() {
 		delete(i, name)
 	}

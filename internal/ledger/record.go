@@ -61,8 +61,14 @@ type Record struct {
 	Landings                         map[string]Landing // by bucket
 	Size                             int64              // bytes
 	SourceETag                       string
-	InfoHash, SHA256                 string // hexadecimal; empty until the build was pulled
-	Version                          int64  // grows with every change
+	// Headers are those of the source object, content headers and user metadata, by
+	// their lower-case names; nil where an older version has written the item.
+	Headers map[string]string
+	// SourceModified is when the source object was written; zero where an older
+	// version has written the item.
+	SourceModified   time.Time
+	InfoHash, SHA256 string // hexadecimal; empty until the build was pulled
+	Version          int64  // grows with every change
 
 	item item // as it was read, with attributes of others
 }
@@ -106,6 +112,7 @@ func (r *Record) Clone() *Record {
 	c.Failed = slices.Clone(r.Failed)
 	c.Results = maps.Clone(r.Results)
 	c.Landings = maps.Clone(r.Landings)
+	c.Headers = maps.Clone(r.Headers)
 	c.item = maps.Clone(r.item)
 	return &c
 }

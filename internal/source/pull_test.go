@@ -233,7 +233,7 @@ func BenchmarkPull(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	o, err := from.Upload(ctx, "build.zip", io.LimitReader(rand.NewChaCha8([32]byte{}), size), size, "", nil)
+	o, err := from.Upload(ctx, "build.zip", io.LimitReader(rand.NewChaCha8([32]byte{}), size), size, bucket.Headers{})
 	if err != nil {
 		b.Fatal(err)
 	}
