@@ -28,7 +28,7 @@ const (
 
 // tokenFlag is for the commands that change something.
 func tokenFlag() cli.Flag {
-	return command.String("operator-token", "", "`FILE` with the seeder's operator token, where it wants one")
+	return command.File("operator-token", "`FILE` with the seeder's operator token, where it wants one")
 }
 
 func seederFlag() cli.Flag { return command.URL("seeder", defaultURL, "`URL` of the seeder") }

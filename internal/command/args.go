@@ -9,8 +9,10 @@ import (
 
 // interspersed moves flags that stand behind arguments to the front of them, for
 // urfave/cli stops at the first argument: `seeder publish build.zip --no-wait`
-// must mean what it says. What follows "--" stays as it is.
+// must mean what it says, and so must `landfall-dev --dir X cloud`, where urfave/cli
+// would read the command's own --dir alone. What follows "--" stays as it is.
 func interspersed(app *cli.App, args []string) []string {
+	args = commandFirst(app, args)
 	if len(args) < 2 {
 		return args
 	}
@@ -46,6 +48,28 @@ func interspersed(app *cli.App, args []string) []string {
 	}
 	out := append([]string{}, head...)
 	return append(append(out, options...), arguments...)
+}
+
+// commandFirst moves flags that stand before a command's name behind it: the command
+// takes them, or says that it has no such flag.
+func commandFirst(app *cli.App, args []string) []string {
+	for i := 1; i < len(args); i++ {
+		arg := args[i]
+		if len(arg) < 2 || arg[0] != '-' {
+			if i == 1 || app.Command(arg) == nil {
+				return args
+			}
+			return slices.Concat(args[:1], []string{arg}, args[1:i], args[i+1:])
+		}
+		name := strings.TrimLeft(arg, "-")
+		if arg == "--" || lookup(app.Flags, name) == nil && !strings.Contains(arg, "=") {
+			return args // help, version, or what there is not
+		}
+		if !strings.Contains(arg, "=") && takesValue(app.Flags, name) {
+			i++
+		}
+	}
+	return args
 }
 
 func takesValue(flags []cli.Flag, name string) bool {

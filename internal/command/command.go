@@ -86,8 +86,7 @@ func Main(app *cli.App) int {
 			os.Exit(ExitFailed)
 		})
 	})
-	prepare(app)
-	err := app.RunContext(ctx, interspersed(app, os.Args))
+	err := Run(ctx, app, os.Args)
 	if err == nil {
 		return 0
 	}
@@ -108,8 +107,16 @@ func Main(app *cli.App) int {
 	return ExitFailed
 }
 
+// Run runs an app with the words of a command line, the program's first. An error in
+// them is a UsageError, or urfave/cli's own for a flag that is missing.
+func Run(ctx context.Context, app *cli.App, args []string) error {
+	prepare(app)
+	return app.RunContext(ctx, interspersed(app, args))
+}
+
 // prepare sets what the binaries' apps have in common.
 func prepare(app *cli.App) {
+	unsetEmpty(app)
 	app.Version = Version()
 	app.HideHelpCommand = true
 	app.ExitErrHandler = func(*cli.Context, error) {}
@@ -141,15 +148,38 @@ func env(flag string) []string {
 	return []string{"LANDFALL_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))}
 }
 
-// String, Strings, Int, Duration and Bool make flags that can be given by the
-// environment as well.
+// String, Text, File, Strings, Int, Duration and Bool make flags that can be given by
+// the environment as well. An empty variable is one that is not set.
+//
+// A String with a default cannot be given empty: where something is needed, nothing is
+// no value. Without one, empty is the same as not given.
 func String(name, value, usage string) *cli.StringFlag {
+	f := filled(Text(name, value, usage))
+	if value == "" {
+		refuseEmpty := f.Action
+		f.Action = func(c *cli.Context, given string) error {
+			if given == "" {
+				return nil
+			}
+			return refuseEmpty(c, given)
+		}
+	}
+	return f
+}
+
+// Text makes a flag whose value may be empty or blank, and means something then.
+func Text(name, value, usage string) *cli.StringFlag {
 	return &cli.StringFlag{Name: name, Value: value, Usage: usage, EnvVars: env(name)}
 }
 
-// Strings makes a flag that takes a comma-separated list, or is given again.
+// File makes a flag that names a file, which cannot be given empty: without the file
+// less would be protected.
+func File(name, usage string) *cli.StringFlag { return filled(Text(name, "", usage)) }
+
+// Strings makes a flag that takes a comma-separated list, or is given again. Empty
+// elements are dropped.
 func Strings(name, usage string) *cli.StringSliceFlag {
-	return &cli.StringSliceFlag{Name: name, Usage: usage, EnvVars: env(name)}
+	return &cli.StringSliceFlag{Name: name, Usage: usage, EnvVars: env(name), Action: dropEmpty(name)}
 }
 
 // Int makes a flag of a whole number.
@@ -190,14 +220,14 @@ func URL(name, value, usage string) *cli.StringFlag {
 
 // Required makes a string flag that must be given.
 func Required(name, usage string) *cli.StringFlag {
-	f := String(name, "", usage)
+	f := filled(Text(name, "", usage))
 	f.Required = true
 	return f
 }
 
 // Output is the -o flag of everything that prints a table.
 func Output() *cli.StringFlag {
-	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "`FORMAT` of what is printed: text or json"}
+	return filled(&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "`FORMAT` of what is printed: text or json"})
 }
 
 // JSONWanted reads the Output flag.
@@ -246,7 +276,7 @@ func MemberFlags(listen, gossipListen, peerListen, dataDir string) []cli.Flag {
 		String("peer-listen", peerListen, "`ADDR` where the swarm's peers connect, TCP"),
 		String("advertise", "", "`HOST` or HOST:PORT of the membership as the others reach it, where that is not --gossip-listen"),
 		Strings("join", "members to join through, as `HOST:PORT`,…"),
-		String("gossip-key", "", "`FILE` with the key that encrypts the membership's messages"),
+		File("gossip-key", "`FILE` with the key that encrypts the membership's messages"),
 		Strings("allow-peers", "networks, as `CIDR`,…, whose peers may connect beside the members"),
 		String("data-dir", dataDir, "`DIR` for what must outlive the process, and the cache of builds"),
 		String("cache-size", "20GiB", "`SIZE` of finished builds kept to be seeded"),

@@ -2,6 +2,9 @@ package command
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -13,7 +16,7 @@ func TestInterspersed(t *testing.T) {
 	app := &cli.App{
 		Flags: []cli.Flag{String("dir", "", "")},
 		Commands: []*cli.Command{{Name: "publish", Flags: []cli.Flag{
-			String("key", "", ""), Bool("no-wait", ""), Output(),
+			String("dir", "", ""), String("key", "", ""), Bool("no-wait", ""), Output(),
 		}}},
 	}
 	for _, c := range []struct{ in, want string }{
@@ -27,6 +30,14 @@ func TestInterspersed(t *testing.T) {
 		{"app publish --key a -- --odd", "app publish --key a -- --odd"},
 		{"app publish -", "app publish -"},
 		{"app unknown x --dir y", "app unknown x --dir y"},
+		{"app --dir x publish build.zip", "app publish --dir x build.zip"},
+		{"app --dir=x publish build.zip --no-wait", "app publish --dir=x --no-wait build.zip"},
+		{"app --dir publish", "app --dir publish"},
+		{"app --dir publish publish", "app publish --dir publish"},
+		{"app --dir x", "app --dir x"},
+		{"app --dir x unknown", "app --dir x unknown"},
+		{"app --dir x -- publish", "app --dir x -- publish"},
+		{"app --help publish", "app --help publish"},
 	} {
 		if got := interspersed(app, strings.Fields(c.in)); !slices.Equal(got, strings.Fields(c.want)) {
 			t.Errorf("%s: %v, want %s", c.in, got, c.want)
@@ -52,6 +63,56 @@ func TestKeysInLogs(t *testing.T) {
 		}
 		if s := log.String(); strings.Count(s, "\n") != 1 || strings.Contains(s, "\x1b") || !strings.Contains(s, `\nt`) {
 			t.Errorf("%s: %q", format, s)
+		}
+	}
+}
+
+// Compose and unit files write "not set" as an empty variable; elements of lists go
+// missing the same way.
+func TestEmptyIsUnset(t *testing.T) {
+	for _, c := range []struct {
+		env  map[string]string
+		args string
+		want string
+	}{
+		{nil, "", "127.0.0.1:1 on [] .zip 5"},
+		{map[string]string{"LISTEN": "", "FALLBACK": "", "JOIN": "", "SUFFIX": "", "PARALLEL": ""}, "", "127.0.0.1:1 on [] .zip 5"},
+		{map[string]string{"LISTEN": " \t", "FALLBACK": " ", "JOIN": "  ", "SUFFIX": "\n", "PARALLEL": " "}, "", "127.0.0.1:1 on [] .zip 5"},
+		{map[string]string{"LISTEN": ":2", "FALLBACK": "false", "JOIN": " a, ,b,", "SUFFIX": ".tar", "PARALLEL": "6"}, "", ":2 off [a b] .tar 6"},
+		{map[string]string{"JOIN": ",", "LISTEN": ""}, "--join x,,y --join , --suffix=", "127.0.0.1:1 on [x y]  5"},
+		{map[string]string{"JOIN": "a"}, "--join=", "127.0.0.1:1 on [] .zip 5"},
+		{nil, "--advertise= --fallback=false", "127.0.0.1:1 off [] .zip 5"},
+		{nil, "--listen=", "--listen is empty"},
+		{nil, "--key=", "--key is empty"},
+		{nil, "--bucket=", "--bucket is empty"},
+	} {
+		for name, value := range c.env {
+			t.Setenv("LANDFALL_"+name, value)
+		}
+		var got string
+		app := &cli.App{Commands: []*cli.Command{{
+			Name: "run",
+			Flags: []cli.Flag{
+				Required("bucket", ""), String("listen", "127.0.0.1:1", ""), Switch("fallback", true, ""), Strings("join", ""),
+				Text("suffix", ".zip", ""), Int("parallel", 5, ""), String("advertise", "", ""), File("key", ""),
+			},
+			Action: func(c *cli.Context) error {
+				on := map[bool]string{true: "on", false: "off"}[c.Bool("fallback")]
+				got = fmt.Sprintf("%s %s %v %s %d", c.String("listen"), on, c.StringSlice("join"), c.String("suffix"), c.Int("parallel"))
+				return nil
+			},
+		}}}
+		err := Run(t.Context(), app, append([]string{"app", "run", "--bucket", "b"}, strings.Fields(c.args)...))
+		if usage := (UsageError{}); errors.As(err, &usage) {
+			got = err.Error()
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasPrefix(got, c.want) {
+			t.Errorf("%v %q: %q, want %q", c.env, c.args, got, c.want)
+		}
+		for name := range c.env {
+			os.Unsetenv("LANDFALL_" + name)
 		}
 	}
 }
