@@ -22,6 +22,13 @@ func FormatPublicKey(key ed25519.PublicKey) string {
 	return base64.StdEncoding.EncodeToString(key)
 }
 
+// keyIDLength is enough to tell keys apart, and is not meant for more.
+const keyIDLength = 12
+
+// KeyID names a public key in few characters: the beginning of what FormatPublicKey
+// returns, so that a person finds it in the key's file.
+func KeyID(key ed25519.PublicKey) string { return FormatPublicKey(key)[:keyIDLength] }
+
 // ParsePublicKey decodes what FormatPublicKey made.
 func ParsePublicKey(s string) (ed25519.PublicKey, error) {
 	b, err := base64.StdEncoding.DecodeString(strings.TrimSpace(s))

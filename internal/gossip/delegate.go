@@ -2,9 +2,7 @@ package gossip
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
-	"log/slog"
 
 	"github.com/hashicorp/memberlist"
 )
@@ -13,7 +11,12 @@ import (
 type delegate struct{ g *Gossip }
 
 func (d delegate) NodeMeta(limit int) []byte {
-	b, err := json.Marshal(d.g.cfg.Meta)
+	meta := d.g.cfg.Meta.bounded()
+	b, err := json.Marshal(meta)
+	if err == nil && len(b) > limit { // long names with much to be escaped
+		meta.Trusts = nil
+		b, err = json.Marshal(meta)
+	}
 	if err != nil || len(b) > limit {
 		// New bounds every field, so this cannot be; a member without meta
 		// is ignored by the others.
@@ -35,38 +38,22 @@ func (d delegate) MergeRemoteState(buf []byte, join bool) {
 
 type events struct{ g *Gossip }
 
-func (e events) NotifyJoin(*memberlist.Node)   { e.notify() }
-func (e events) NotifyLeave(*memberlist.Node)  { e.notify() }
+func (e events) NotifyJoin(n *memberlist.Node) {
+	e.g.tell(n, false)
+	e.notify()
+}
+
+func (e events) NotifyLeave(n *memberlist.Node) {
+	e.g.tell(n, true)
+	e.notify()
+}
+
 func (e events) NotifyUpdate(*memberlist.Node) { e.notify() }
 
 func (e events) notify() {
+	e.g.epoch.Add(1)
 	select {
 	case e.g.changed <- struct{}{}:
 	default: // somebody is about to look anyway
 	}
-}
-
-// logWriter passes memberlist's lines on at the level they name.
-type logWriter struct{ logger *slog.Logger }
-
-var logLevels = map[string]slog.Level{
-	"[DEBUG]": slog.LevelDebug,
-	"[INFO]":  slog.LevelDebug,
-	"[WARN]":  slog.LevelInfo,
-	"[ERR]":   slog.LevelWarn,
-}
-
-func (w logWriter) Write(p []byte) (int, error) {
-	line := bytes.TrimSpace(p)
-	level := slog.LevelDebug
-	if i := bytes.IndexByte(line, '['); i >= 0 {
-		line = line[i:]
-		if end := bytes.IndexByte(line, ' '); end > 0 {
-			if l, ok := logLevels[string(line[:end])]; ok {
-				level, line = l, line[end+1:]
-			}
-		}
-	}
-	w.logger.Log(context.Background(), level, "memberlist", "text", string(line))
-	return len(p), nil
 }

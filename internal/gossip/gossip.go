@@ -27,6 +27,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/seldom"
 )
 
 // Role is what a member does.
@@ -68,6 +69,10 @@ type Meta struct {
 	Bucket   string `json:"bucket,omitempty"`
 	PeerPort uint16 `json:"peer"`
 	HTTPPort uint16 `json:"http"`
+	// Key names the key that a seeder signs with, Trusts those that an agent
+	// trusts, as announce.KeyID has them; empty where a member does not say.
+	Key    string   `json:"key,omitempty"`
+	Trusts []string `json:"trusts,omitempty"`
 }
 
 // Member is one process in the cluster.
@@ -77,7 +82,8 @@ type Member struct {
 	Name string
 	// Addr is where the others reach it.
 	Addr netip.Addr
-	// State is alive, suspect, left or dead.
+	// State is alive: who has left or is dead is no member any more, and whom
+	// memberlist suspects it does not tell.
 	State string
 }
 
@@ -121,6 +127,15 @@ type Gossip struct {
 	changed chan struct{}
 	dropped atomic.Int64
 	closing sync.Once
+
+	// epoch counts the changes of membership.
+	epoch    atomic.Int64
+	news     chan news
+	byes     byes
+	reach    reach
+	refusals refusals
+	// every30s bounds the lines about trouble that lasts.
+	every30s *seldom.Lines
 }
 
 // New binds the gossip port. It fails when the port is taken, when the address
@@ -148,6 +163,9 @@ func New(cfg Config) (*Gossip, error) {
 		name:    cfg.ID + "-" + ulid.Make().String(),
 		queue:   make(chan []byte, queueLength),
 		changed: make(chan struct{}, 1),
+		news:    make(chan news, maxNews),
+
+		every30s: seldom.New(sayInterval, maxSaid),
 	}
 	mc := memberlist.DefaultWANConfig()
 	if loopback {
@@ -163,7 +181,7 @@ func New(cfg Config) (*Gossip, error) {
 	}
 	mc.TCPTimeout = sendTimeout
 	mc.Delegate, mc.Events = delegate{g}, events{g}
-	mc.LogOutput = logWriter{cfg.Logger}
+	mc.LogOutput = newMemberLog(cfg.Logger)
 	if len(cfg.Keys) > 0 {
 		if mc.Keyring, err = memberlist.NewKeyring(cfg.Keys, cfg.Keys[0]); err != nil {
 			return nil, fmt.Errorf("gossip key: %w", err)
@@ -212,6 +230,7 @@ func (g *Gossip) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { g.work(ctx) })
 	wg.Go(func() { g.tellMembers(ctx) })
+	wg.Go(func() { g.logNews(ctx) })
 	wg.Go(func() { g.join(ctx) })
 	<-ctx.Done()
 	wg.Wait()
@@ -222,6 +241,7 @@ func (g *Gossip) Run(ctx context.Context) error {
 func (g *Gossip) Close() error {
 	var err error
 	g.closing.Do(func() {
+		g.sayBye()
 		if err := g.list.Leave(leaveTimeout); err != nil {
 			g.cfg.Logger.Debug("left without a good-bye", "error", err)
 		}
@@ -239,11 +259,9 @@ func (g *Gossip) Close() error {
 func (g *Gossip) join(ctx context.Context) {
 	wait := firstJoinInterval
 	for {
-		if missing := g.missing(); len(missing) > 0 {
-			if n, err := g.list.Join(missing); err != nil && n == 0 {
-				g.cfg.Logger.Debug("no member reached yet", "join", missing, "error", err)
-			}
-		}
+		missing := g.missing()
+		g.reach.only(missing)
+		g.reachOut(missing)
 		select {
 		case <-ctx.Done():
 			return
@@ -288,15 +306,10 @@ func (g *Gossip) Members() []Member {
 	return out
 }
 
-var states = map[memberlist.NodeStateType]string{
-	memberlist.StateAlive:   "alive",
-	memberlist.StateSuspect: "suspect",
-	memberlist.StateDead:    "dead",
-	memberlist.StateLeft:    "left",
-}
+const alive = "alive"
 
 func member(n *memberlist.Node) (Member, bool) {
-	m := Member{Name: n.Name, State: states[n.State]}
+	m := Member{Name: n.Name, State: alive}
 	if err := json.Unmarshal(n.Meta, &m.Meta); err != nil {
 		return Member{}, false
 	}
@@ -408,6 +421,8 @@ func (g *Gossip) handle(message []byte) {
 			return
 		}
 		g.cfg.OnLinks(l)
+	case kindBye:
+		g.bye(body)
 	}
 }
 
@@ -417,7 +432,7 @@ func (g *Gossip) document(wire []byte) {
 	case errors.Is(err, announce.ErrExpired):
 		return
 	case err != nil:
-		g.cfg.Logger.Warn("document refused", "error", err)
+		g.refused(err)
 		return
 	case added.Reply != nil:
 		g.sendAll(added.Reply)

@@ -4,6 +4,8 @@ import "github.com/prometheus/client_golang/prometheus"
 
 var (
 	membersDesc = prometheus.NewDesc("landfall_members", "Members of the cluster that are not dead, this one included, by role and state.", []string{"role", "state"}, nil)
+	refusedDesc = prometheus.NewDesc("landfall_documents_refused_total", "Announcements and ends from other members that were not taken, by why: signed by a key that is not trusted, malformed, or too many.", []string{"reason"}, nil)
+	joinDesc    = prometheus.NewDesc("landfall_join_unreached", "Addresses of --join at which no member is reached.", nil, nil)
 	droppedDesc = prometheus.NewDesc("landfall_gossip_dropped_total", "Messages not worked on because too many came at once.", nil, nil)
 )
 
@@ -14,6 +16,8 @@ type collector struct{ g *Gossip }
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- membersDesc
+	ch <- refusedDesc
+	ch <- joinDesc
 	ch <- droppedDesc
 }
 
@@ -23,8 +27,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		state string
 	}
 	counts := map[kind]int{
-		{Seeder, "alive"}: 0, {Seeder, "suspect"}: 0,
-		{Agent, "alive"}: 0, {Agent, "suspect"}: 0,
+		{Seeder, alive}: 0,
+		{Agent, alive}:  0,
 	}
 	for _, m := range c.g.Members() {
 		counts[kind{m.Role, m.State}]++
@@ -32,5 +36,15 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for k, n := range counts {
 		ch <- prometheus.MustNewConstMetric(membersDesc, prometheus.GaugeValue, float64(n), string(k.role), k.state)
 	}
+	refused := &c.g.refusals
+	for reason, n := range map[string]int64{
+		refusedUntrusted: refused.untrusted.Load(), refusedInvalid: refused.invalid.Load(), refusedFull: refused.full.Load(),
+	} {
+		ch <- prometheus.MustNewConstMetric(refusedDesc, prometheus.CounterValue, float64(n), reason)
+	}
+	c.g.reach.mu.Lock()
+	unreached := len(c.g.reach.failures)
+	c.g.reach.mu.Unlock()
+	ch <- prometheus.MustNewConstMetric(joinDesc, prometheus.GaugeValue, float64(unreached))
 	ch <- prometheus.MustNewConstMetric(droppedDesc, prometheus.CounterValue, float64(c.g.dropped.Load()))
 }

@@ -17,6 +17,7 @@ const (
 	kindDocument = 'D'
 	kindProgress = 'P'
 	kindLinks    = 'L'
+	kindBye      = 'B'
 	kindState    = 'S'
 )
 
