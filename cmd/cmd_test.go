@@ -6,20 +6,19 @@ package cmd_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
-	"syscall"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
-	"golang.org/x/sys/unix"
+
+	"github.com/landfall-dist/landfall/internal/processtest"
 )
 
 const (
@@ -30,33 +29,20 @@ const (
 )
 
 // root is the top of the source tree.
-var root = func() string {
-	_, file, _, _ := runtime.Caller(0)
-	return filepath.Dir(filepath.Dir(file))
-}()
+var root = processtest.Root
 
 func TestMain(m *testing.M) {
 	if os.Getenv(insideEnv) != "" {
-		if err := loopbackUp(); err != nil {
+		if err := processtest.LoopbackUp(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 	}
-	os.Exit(m.Run())
-}
-
-func loopbackUp() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
+	code := m.Run()
+	if built != "" {
+		os.RemoveAll(built)
 	}
-	defer unix.Close(fd)
-	lo, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
+	os.Exit(code)
 }
 
 // inside runs the calling test once more in a process with a network of its own;
@@ -66,18 +52,17 @@ func inside(t *testing.T) bool {
 	if os.Getenv(insideEnv) != "" {
 		return true
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*timeout)
+	bin, err := binaries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*timeout) // of the test alone: building can take minutes
 	defer cancel()
 	c := exec.CommandContext(ctx, os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v")
-	c.Env = append(os.Environ(), insideEnv+"=1", "LANDFALL_TEST_BIN="+binaries(t))
-	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-	if uid := os.Getuid(); uid != 0 {
-		c.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		c.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: uid, Size: 1}}
-		c.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
-	}
+	c.Env = append(os.Environ(), insideEnv+"=1", "LANDFALL_TEST_BIN="+bin)
+	processtest.Isolate(c, 0)
 	out, err := c.CombinedOutput()
-	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) {
+	if processtest.Refused(err) {
 		t.Skipf("no network namespace can be made here: %v", err)
 	}
 	if err != nil {
@@ -89,17 +74,17 @@ func inside(t *testing.T) bool {
 	return false
 }
 
-// binaries builds the three commands.
-func binaries(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	c := exec.CommandContext(t.Context(), "go", "build", "-o", dir+"/", "./cmd/...")
-	c.Dir = root
-	if out, err := c.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+// binaries builds the three commands, once; TestMain removes them.
+var binaries = sync.OnceValues(func() (dir string, err error) {
+	if dir, err = os.MkdirTemp("", "landfall-cmd-"); err != nil {
+		return "", err
 	}
-	return dir
-}
+	built = dir
+	return dir, processtest.Build(dir)
+})
+
+// built is the directory of binaries; empty where they were not needed.
+var built string
 
 func TestDemo(t *testing.T)      { script(t, "demo.txtar") }
 func TestProcesses(t *testing.T) { script(t, "processes.txtar") }

@@ -78,7 +78,7 @@ func (w *World) expect(v *Version) []byte {
 // Put stores a new content of so many bytes under a key of the global bucket. With
 // a key that ends with .zip the seeder finds it by itself.
 func (w *World) Put(key string, size int) *Version {
-	w.t.Helper()
+	w.t().Helper()
 	w.mu.Lock()
 	v := &Version{Key: key, Size: size, seed: w.rng.Uint64()}
 	w.mu.Unlock()
@@ -88,7 +88,7 @@ func (w *World) Put(key string, size int) *Version {
 
 // PutAgain stores a version once more, in place of what is there.
 func (w *World) PutAgain(v *Version) {
-	w.t.Helper()
+	w.t().Helper()
 	w.mu.Lock()
 	content := w.expect(v)
 	w.mu.Unlock()
@@ -97,20 +97,20 @@ func (w *World) PutAgain(v *Version) {
 		ContentType: aws.String("application/zip"), Metadata: map[string]string{"build-host": "chaos"},
 	})
 	if err != nil {
-		w.t.Fatal(err)
+		w.t().Fatal(err)
 	}
 	v.ETag = aws.ToString(out.ETag)
 }
 
 // Delete removes a key from the global bucket.
 func (w *World) Delete(key string) {
-	w.t.Helper()
+	w.t().Helper()
 	w.mu.Lock()
 	h := w.history(key)
 	h.now, h.loose = nil, true
 	w.mu.Unlock()
 	if _, err := w.S3.DeleteObject(context.Background(), &s3.DeleteObjectInput{Bucket: &w.Global, Key: &key}); err != nil {
-		w.t.Fatal(err)
+		w.t().Fatal(err)
 	}
 }
 
@@ -142,7 +142,7 @@ func (w *World) Record(key string) *ledger.Record {
 
 // Begun waits until the version's execution is in the table.
 func (w *World) Begun(v *Version) *ledger.Record {
-	w.t.Helper()
+	w.t().Helper()
 	var r *ledger.Record
 	w.Until("an execution of "+v.Key, func() bool {
 		r = w.Record(v.Key)
@@ -153,13 +153,13 @@ func (w *World) Begun(v *Version) *ledger.Record {
 
 // Completed waits until a version has arrived everywhere.
 func (w *World) Completed(v *Version) *ledger.Record {
-	w.t.Helper()
+	w.t().Helper()
 	return w.Ended(v, ledger.Completed)
 }
 
 // Ended waits until the version's execution has a status.
 func (w *World) Ended(v *Version, status ledger.Status) *ledger.Record {
-	w.t.Helper()
+	w.t().Helper()
 	var r *ledger.Record
 	w.Until(v.Key+" is "+string(status), func() bool {
 		r = w.Record(v.Key)
@@ -170,7 +170,7 @@ func (w *World) Ended(v *Version, status ledger.Status) *ledger.Record {
 
 // Deploy asks the seeder for an execution until it agrees.
 func (w *World) Deploy(key string, to ...string) *api.DeployAnswer {
-	w.t.Helper()
+	w.t().Helper()
 	var answer *api.DeployAnswer
 	w.Until("an answer to POST /deploy of "+key, func() bool {
 		var err error

@@ -269,7 +269,7 @@ func TestTerminateTwice(t *testing.T) {
 
 // seederName is the seeder's name in the membership, which grows with each start.
 func (w *World) seederName() (name string) {
-	w.t.Helper()
+	w.t().Helper()
 	w.Until("an agent knows the seeder", func() bool {
 		s, err := w.Agents[0].AgentStatus(context.Background())
 		if err != nil {

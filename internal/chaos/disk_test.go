@@ -105,11 +105,11 @@ func TestNoDisk(t *testing.T) {
 			t.Errorf("exit code %d, %s", code, p.said())
 		}
 	}
-	t.Run("in use", func(t *testing.T) {
+	w.Sub(t, "in use", func(t *testing.T) {
 		first := w.Agents[0]
 		refused(t, first.uid, append(slices.Clone(m.args), "--data-dir", first.Dir), "in use")
 	})
-	t.Run("not writable", func(t *testing.T) {
+	w.Sub(t, "not writable", func(t *testing.T) {
 		w.NeedsNetwork() // without users of their own, all may write
 		if err := os.Chown(m.Dir, 0, 0); err != nil {
 			t.Fatal(err)

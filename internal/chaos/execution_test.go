@@ -98,20 +98,20 @@ func TestObjectChanges(t *testing.T) {
 		}
 		panic(name)
 	}
-	t.Run("replaced in the pull", func(t *testing.T) {
+	w.Sub(t, "replaced in the pull", func(t *testing.T) {
 		_, heal := at("pulling").reach(t, w, "a.zip")
 		next := w.Put("a.zip", several/2)
 		heal()
 		w.Completed(next)
 	})
-	t.Run("replaced in the distribution", func(t *testing.T) {
+	w.Sub(t, "replaced in the distribution", func(t *testing.T) {
 		w.NeedsNetwork()
 		_, heal := at("50 %").reach(t, w, "b.zip")
 		next := w.Put("b.zip", several/2)
 		heal()
 		w.Completed(next)
 	})
-	t.Run("deleted in the pull", func(t *testing.T) {
+	w.Sub(t, "deleted in the pull", func(t *testing.T) {
 		calls := make(chan Call, 1)
 		rule := w.Seeder.Gate.Break(Rule{When: op("GetObject"), Do: Hold(calls, nil)})
 		v := w.Put("c.zip", several)
@@ -130,7 +130,7 @@ func TestObjectChanges(t *testing.T) {
 		w.mu.Unlock()
 		w.Completed(w.Put("c.zip", 1000))
 	})
-	t.Run("deleted in the distribution", func(t *testing.T) {
+	w.Sub(t, "deleted in the distribution", func(t *testing.T) {
 		w.NeedsNetwork()
 		v, heal := at("50 %").reach(t, w, "d.zip")
 		w.Delete("d.zip")
@@ -157,7 +157,7 @@ func TestCancel(t *testing.T) {
 		if s.name != "pulling" && s.name != "50 %" && s.name != "before Complete" {
 			continue
 		}
-		t.Run(s.name, func(t *testing.T) {
+		w.Sub(t, s.name, func(t *testing.T) {
 			v, heal := s.reach(t, w, fmt.Sprintf("%d.zip", i))
 			cancel(t, v.Key)
 			r := w.Ended(v, ledger.Failed)
@@ -177,7 +177,7 @@ func TestCancel(t *testing.T) {
 			heal()
 		})
 	}
-	t.Run("an agent away", func(t *testing.T) {
+	w.Sub(t, "an agent away", func(t *testing.T) {
 		v := w.Put("away.zip", several)
 		w.Begun(v)
 		a := w.Agents[0]
@@ -224,7 +224,7 @@ func TestManyAgents(t *testing.T) {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			t.Parallel()
 			w := Start(t, Options{Agents: []int{n, 1}, Link: link, Seed: uint64(n)})
-			t.Run("one lands", func(t *testing.T) {
+			w.Sub(t, "one lands", func(t *testing.T) {
 				v := w.Put("a.zip", several)
 				w.Completed(v)
 				w.OnceUp(v)
@@ -232,7 +232,7 @@ func TestManyAgents(t *testing.T) {
 					t.Errorf("%d uploads were completed for %d buckets", got, len(w.Buckets))
 				}
 			})
-			t.Run("the leader dies", func(t *testing.T) {
+			w.Sub(t, "the leader dies", func(t *testing.T) {
 				w.NeedsNetwork()
 				v := w.Put("b.zip", several)
 				leader := w.Leader(v, w.Buckets[0])
@@ -242,7 +242,7 @@ func TestManyAgents(t *testing.T) {
 				w.OnceUp(v)
 				leader.Run()
 			})
-			t.Run("two leaders", func(t *testing.T) {
+			w.Sub(t, "two leaders", func(t *testing.T) {
 				w.NeedsNetwork()
 				calls := make(chan Call, n)
 				for _, a := range w.Agents[:n] {

@@ -16,23 +16,19 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/landfall-dist/landfall/internal/processtest"
 )
 
 // insideEnv is set in the process that runs in the namespace.
 const insideEnv = "LANDFALL_CHAOS_INSIDE"
-
-// root is the top of the source tree.
-var root = func() string {
-	_, file, _, _ := runtime.Caller(0)
-	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
-}()
 
 // Main is the TestMain of a package that uses worlds: it runs the tests once more
 // in a process with a network and mounts of its own and returns the exit code.
 func Main(m *testing.M) int {
 	if os.Getenv(insideEnv) != "" {
 		defer host.close()
-		if err := errors.Join(loopbackUp(), ownMounts()); err != nil {
+		if err := errors.Join(processtest.LoopbackUp(), ownMounts()); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
@@ -42,17 +38,13 @@ func Main(m *testing.M) int {
 	c := exec.Command(os.Args[0], os.Args[1:]...)
 	c.Env = append(os.Environ(), insideEnv+"=1")
 	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
-	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	if uid := os.Getuid(); uid != 0 {
-		c.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		c.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: uid, Size: 1}}
-		c.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
-	}
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	processtest.Isolate(c, syscall.CLONE_NEWNS)
 	// The thread that starts the child must live as long as this process does:
 	// its end is what the child dies of.
 	runtime.LockOSThread()
 	err := c.Run()
-	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) {
+	if processtest.Refused(err) {
 		fmt.Println("chaos: no network namespace can be made here, so there are no network faults:", err)
 		defer host.close()
 		return m.Run()
@@ -81,20 +73,6 @@ func parallel() {
 // ownMounts keeps what is mounted here from everyone else.
 func ownMounts() error { return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") }
 
-func loopbackUp() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	lo, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
-}
-
 // host is what all worlds of the process share: the binaries, the cloud.
 var host shared
 
@@ -122,11 +100,7 @@ func (s *shared) start() error {
 		if s.err = os.Chmod(s.dir, 0o755); s.err != nil {
 			return
 		}
-		c := exec.Command("go", "build", "-trimpath", "-o", s.bin("")+"/", "./cmd/...")
-		c.Dir = root
-		c.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := c.CombinedOutput(); err != nil {
-			s.err = fmt.Errorf("building the binaries: %w\n%s", err, out)
+		if s.err = processtest.Build(s.bin("")); s.err != nil {
 			return
 		}
 		s.cloud, s.err = startProcess(processConfig{

@@ -66,7 +66,7 @@ func union(infohash string, members []*Member) (have []byte) {
 func (m *Member) Identity() string {
 	b, err := os.ReadFile(filepath.Join(m.Dir, "name"))
 	if err != nil {
-		m.w.t.Fatal(err)
+		m.w.t().Fatal(err)
 	}
 	return strings.TrimSpace(string(b))
 }
@@ -74,7 +74,7 @@ func (m *Member) Identity() string {
 // Leader waits until one of a bucket's agents has begun the landing, and returns
 // it.
 func (w *World) Leader(v *Version, bucket string) *Member {
-	w.t.Helper()
+	w.t().Helper()
 	var leader *Member
 	w.Until("a landing of "+v.Key+" in "+bucket, func() bool {
 		r := w.Record(v.Key)
@@ -108,14 +108,14 @@ func (w *World) Taken(key string) map[PartID]int {
 // OnceUp fails the test when a part of the version went up twice into a bucket, or
 // more than one upload was used for it.
 func (w *World) OnceUp(v *Version) {
-	w.t.Helper()
+	w.t().Helper()
 	uploads := make(map[string]string)
 	for p, n := range w.Taken(v.Key) {
 		if n > 1 {
-			w.t.Errorf("part %s of %s went up to %s %d times", p.Part, v.Key, p.Bucket, n)
+			w.t().Errorf("part %s of %s went up to %s %d times", p.Part, v.Key, p.Bucket, n)
 		}
 		if id, ok := uploads[p.Bucket]; ok && id != p.UploadID {
-			w.t.Errorf("more than one upload of %s to %s got parts", v.Key, p.Bucket)
+			w.t().Errorf("more than one upload of %s to %s got parts", v.Key, p.Bucket)
 		}
 		uploads[p.Bucket] = p.UploadID
 	}

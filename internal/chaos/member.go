@@ -71,7 +71,7 @@ func (m *Member) run() {
 		name: m.Name, log: m.log(), dir: m.w.dir, uid: m.uid, args: m.args, env: m.env(), onEnd: m.ended,
 	})
 	if err != nil {
-		m.w.t.Error(err)
+		m.w.owner.Error(err)
 		return
 	}
 	m.process, m.started, m.stopped = p, time.Now(), false
@@ -95,7 +95,7 @@ func (m *Member) ended(p *process) {
 		})
 		return
 	}
-	m.w.t.Errorf("%s ended by itself: %s\n%s", m.Name, p.cmd.ProcessState, lastLines(said))
+	m.w.owner.Errorf("%s ended by itself: %s\n%s", m.Name, p.cmd.ProcessState, lastLines(said))
 }
 
 // take forgets the process, so that its end is no surprise.
@@ -117,7 +117,7 @@ func (m *Member) Kill() {
 // Terminate ends the member by SIGTERM, which must not take long.
 func (m *Member) Terminate() {
 	if p := m.take(); p != nil && !p.end(syscall.SIGTERM) {
-		m.w.t.Errorf("%s did not end within %s of SIGTERM\n%s", m.Name, endTimeout, lastLines(p.said()))
+		m.w.owner.Errorf("%s did not end within %s of SIGTERM\n%s", m.Name, endTimeout, lastLines(p.said()))
 	}
 }
 
@@ -143,7 +143,7 @@ func (m *Member) Wipe() {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(m.Dir, e.Name())))
 	}
 	if err != nil {
-		m.w.t.Error(err)
+		m.w.owner.Error(err)
 	}
 }
 
@@ -180,7 +180,7 @@ func (m *Member) env() []string {
 // Harm harms the member's connections to the stores until its Gate is healed.
 func (m *Member) Harm(t Toxic) {
 	if err := m.Gate.wire.harm(t); err != nil {
-		m.w.t.Errorf("%s: %s: %v", m.Name, t.Type, err)
+		m.w.owner.Errorf("%s: %s: %v", m.Name, t.Type, err)
 	}
 }
 

@@ -83,13 +83,13 @@ func route(uid int, from netip.Addr) error {
 // Link bounds what a member sends to other members' swarms, in bytes/s. The
 // membership's packets go beside it.
 func (m *Member) Link(bytesPerSecond int64) {
-	m.w.t.Helper()
+	m.w.t().Helper()
 	m.w.NeedsNetwork()
 	class := fmt.Sprintf("1:%x", m.uid-firstUser+1)
 	args := []string{"tc", "class", "replace", "dev", "lo", "parent", "1:", "classid", class,
 		"htb", "rate", strconv.FormatInt(8*bytesPerSecond, 10) + "bit", "burst", "128k", "quantum", "60000"}
 	if err := run(args...); err != nil {
-		m.w.t.Fatal(err)
+		m.w.t().Fatal(err)
 	}
 	if m.linked {
 		return
@@ -98,16 +98,16 @@ func (m *Member) Link(bytesPerSecond int64) {
 	for _, port := range []string{"sport", "dport"} {
 		if err := run("tc", "filter", "add", "dev", "lo", "parent", "1:", "protocol", "ip", "u32",
 			"match", "ip", "src", m.addr.String()+"/32", "match", "ip", port, peerPort, "0xffff", "flowid", class); err != nil {
-			m.w.t.Fatal(err)
+			m.w.t().Fatal(err)
 		}
 	}
 }
 
 // NeedsNetwork skips a test that is about network faults where there are none.
 func (w *World) NeedsNetwork() {
-	w.t.Helper()
+	w.t().Helper()
 	if err := networkFaults(); err != nil {
-		w.t.Skip(err)
+		w.t().Skip(err)
 	}
 }
 
@@ -116,12 +116,12 @@ func (w *World) NeedsNetwork() {
 func (w *World) Drop(from, to *Member) (heal func()) {
 	rule := []string{"INPUT", "-s", from.addr.String(), "-d", to.addr.String(), "-j", "DROP"}
 	if err := run(append([]string{"iptables", "-w", "-A"}, rule...)...); err != nil {
-		w.t.Error(err)
+		w.t().Error(err)
 		return func() {}
 	}
 	undo := sync.OnceFunc(func() {
 		if err := run(append([]string{"iptables", "-w", "-D"}, rule...)...); err != nil {
-			w.t.Error(err)
+			w.t().Error(err)
 		}
 	})
 	w.dropped = append(w.dropped, undo)

@@ -40,7 +40,7 @@ const (
 // Settle ends all faults, starts who is down, waits until every execution has
 // ended as it should and checks all that must hold then.
 func (w *World) Settle() {
-	w.t.Helper()
+	w.t().Helper()
 	began := time.Now()
 	w.heal()
 	for _, m := range w.Members() {
@@ -60,16 +60,16 @@ func (w *World) Settle() {
 		return len(left) == 0
 	})
 	if !settled {
-		w.t.Fatalf("not in %s after the last fault:\n%s", settleTimeout, strings.Join(left, "\n"))
+		w.t().Fatalf("not in %s after the last fault:\n%s", settleTimeout, strings.Join(left, "\n"))
 	}
 	ended := seconds(began)
 	for _, key := range keys {
 		w.landed(key)
 	}
 	if !w.within(calmTimeout, func() bool { left = w.restless(); return len(left) == 0 }) {
-		w.t.Errorf("left over after %s:\n%s", calmTimeout, strings.Join(left, "\n"))
+		w.t().Errorf("left over after %s:\n%s", calmTimeout, strings.Join(left, "\n"))
 	}
-	w.t.Logf("everyone is ready after %.1f s, all has ended after %.1f s, is calm after %.1f s", ready, ended, seconds(began))
+	w.t().Logf("everyone is ready after %.1f s, all has ended after %.1f s, is calm after %.1f s", ready, ended, seconds(began))
 }
 
 // unsettled says what a key waits for; empty when nothing.
@@ -111,16 +111,16 @@ func (w *World) landed(key string) {
 			continue // whatever is there was found whole by the watch
 		}
 		if err := w.whole(context.Background(), b, key); err != nil {
-			w.t.Errorf("%s in %s: %v", key, b, err)
+			w.t().Errorf("%s in %s: %v", key, b, err)
 			continue
 		}
 		head, err := w.S3.HeadObject(context.Background(), &s3.HeadObjectInput{Bucket: &b, Key: &key})
 		if err != nil {
-			w.t.Errorf("%s in %s: %v", key, b, err)
+			w.t().Errorf("%s in %s: %v", key, b, err)
 			continue
 		}
 		if got := head.Metadata["landfall-sha256"]; got != r.SHA256 || h.now != nil && got != h.now.SHA256 {
-			w.t.Errorf("%s in %s has SHA-256 %s, the table %s", key, b, got, r.SHA256)
+			w.t().Errorf("%s in %s has SHA-256 %s, the table %s", key, b, got, r.SHA256)
 		}
 	}
 }
@@ -135,7 +135,7 @@ func (w *World) counts(key string) {
 		},
 	})
 	if err != nil {
-		w.t.Error(err)
+		w.t().Error(err)
 		return
 	}
 	for count, set := range map[string]string{
@@ -148,7 +148,7 @@ func (w *World) counts(key string) {
 			n = len(members.Value)
 		}
 		if number == nil || number.Value != strconv.Itoa(n) {
-			w.t.Errorf("item of %s: %s does not count %s: %v", key, count, set, out.Item)
+			w.t().Errorf("item of %s: %s does not count %s: %v", key, count, set, out.Item)
 		}
 	}
 }

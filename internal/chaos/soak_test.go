@@ -120,7 +120,7 @@ func (w *World) sample(at time.Duration, table *csv.Writer) sample {
 			strconv.Itoa(int(at.Seconds())), m.Name, strconv.FormatInt(l.Resident, 10),
 			strconv.Itoa(l.Goroutines), strconv.Itoa(l.Files), strconv.Itoa(m.cached()),
 		}); err != nil {
-			w.t.Error(err)
+			w.t().Error(err)
 		}
 	}
 	return s

@@ -98,7 +98,7 @@ func (v *watch) bucket(bucket string, seen map[string]bool) {
 	list, err := v.w.S3.ListObjectsV2(v.ctx, &s3.ListObjectsV2Input{Bucket: &bucket})
 	if err != nil {
 		if v.ctx.Err() == nil {
-			v.w.t.Errorf("listing %s: %v", bucket, err)
+			v.w.owner.Errorf("listing %s: %v", bucket, err)
 		}
 		return
 	}
@@ -110,7 +110,7 @@ func (v *watch) bucket(bucket string, seen map[string]bool) {
 		}
 		if err := v.w.whole(v.ctx, bucket, key); err != nil {
 			if v.ctx.Err() == nil {
-				v.w.t.Errorf("%s shows %s, which is %v", bucket, key, err)
+				v.w.owner.Errorf("%s shows %s, which is %v", bucket, key, err)
 			}
 			continue
 		}
@@ -156,7 +156,7 @@ func (v *watch) table() {
 		return nil
 	})
 	if err != nil && v.ctx.Err() == nil {
-		v.w.t.Errorf("reading the table: %v", err)
+		v.w.owner.Errorf("reading the table: %v", err)
 	}
 }
 
@@ -178,7 +178,7 @@ func (v *watch) arrival(r *ledger.Record, bucket string) {
 	} else if missing := (*types.NotFound)(nil); !errors.As(err, &missing) {
 		found = err.Error()
 	}
-	v.w.t.Errorf("%s of execution %s has arrived in %s with SHA-256 %s, says the table; there is %s", r.FileKey, r.ExecutionID, bucket, digest, found)
+	v.w.owner.Errorf("%s of execution %s has arrived in %s with SHA-256 %s, says the table; there is %s", r.FileKey, r.ExecutionID, bucket, digest, found)
 }
 
 // agrees checks an item against itself.
@@ -211,6 +211,6 @@ func (w *World) agrees(r *ledger.Record) {
 	}
 	expect(len(r.Results) == len(r.Successful)+len(r.Failed), "results of others")
 	if len(wrong) > 0 {
-		w.t.Errorf("item of %s, execution %s: %s", r.FileKey, r.ExecutionID, strings.Join(wrong, "; "))
+		w.owner.Errorf("item of %s, execution %s: %s", r.FileKey, r.ExecutionID, strings.Join(wrong, "; "))
 	}
 }

@@ -75,7 +75,8 @@ type World struct {
 	S3     *s3.Client
 	Ledger *ledger.Ledger
 
-	t       testing.TB
+	owner   testing.TB                 // the test that began the world
+	running atomic.Pointer[testing.TB] // the one that uses it now: owner, or a subtest
 	n       int
 	dir     string
 	options Options
@@ -98,11 +99,12 @@ func Start(t testing.TB, o Options) *World {
 		t.Fatal(err)
 	}
 	w := &World{
-		t: t, n: host.next(), options: o,
+		owner: t, n: host.next(), options: o,
 		rng:    rand.New(rand.NewPCG(o.Seed, 1)),
 		builds: make(map[string]*history),
 		idle:   make(map[*Member]Levels),
 	}
+	w.running.Store(&t)
 	w.dir = filepath.Join(host.dir, fmt.Sprintf("%d-%s", w.n, strings.ReplaceAll(t.Name(), "/", "-")))
 	if err := os.Mkdir(w.dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -133,6 +135,22 @@ func Start(t testing.TB, o Options) *World {
 	return w
 }
 
+// t is the test that a failure or a skip now ends: never the parent of the one that
+// runs.
+func (w *World) t() testing.TB { return *w.running.Load() }
+
+// Sub runs a part of a test as a subtest, one after the other.
+func (w *World) Sub(t *testing.T, name string, f func(t *testing.T)) {
+	t.Helper()
+	before := w.running.Load()
+	t.Run(name, func(t *testing.T) {
+		tb := testing.TB(t)
+		w.running.Store(&tb)
+		defer w.running.Store(before)
+		f(t)
+	})
+}
+
 func contains(list []int, n int) bool {
 	for _, v := range list {
 		if v == n {
@@ -144,7 +162,7 @@ func contains(list []int, n int) bool {
 
 // openStores makes the world's buckets and table.
 func (w *World) openStores() {
-	w.t.Helper()
+	w.t().Helper()
 	w.aws = aws.Config{
 		Region:       "us-east-1",
 		BaseEndpoint: aws.String("http://" + cloudAddr),
@@ -171,20 +189,20 @@ func (w *World) openStores() {
 	})
 	for _, name := range append([]string{w.Global}, w.Buckets...) {
 		if _, err := bucket.Create(context.Background(), w.aws, name, ""); err != nil {
-			w.t.Fatal(err)
+			w.t().Fatal(err)
 		}
 	}
 	if _, err := w.Ledger.Create(context.Background()); err != nil {
-		w.t.Fatal(err)
+		w.t().Fatal(err)
 	}
 }
 
 // key makes the key pair that signs announcements.
 func (w *World) key() string {
-	w.t.Helper()
+	w.t().Helper()
 	file := filepath.Join(w.dir, "seeder.key")
 	if _, err := announce.WriteSigningKey(file); err != nil {
-		w.t.Fatal(err)
+		w.t().Fatal(err)
 	}
 	return file
 }
@@ -198,13 +216,13 @@ func (w *World) address(net, uid int) netip.Addr {
 func (w *World) firstUser() int { return firstUser + w.n*usersPerWorld }
 
 func (w *World) addMembers(key string) {
-	w.t.Helper()
+	w.t().Helper()
 	w.Seeder = w.member("seeder", "", "seeder is up")
 	w.Seeder.args = append(w.Seeder.args, "--bucket", w.Global, "--destinations", strings.Join(w.Buckets, ","),
 		"--signing-key", key, "--poll", listingInterval, "--arrival-timeout", or(w.options.ArrivalTimeout, "10m"))
 	if w.Seeder.uid != 0 {
 		if err := os.Chown(key, w.Seeder.uid, w.Seeder.uid); err != nil {
-			w.t.Fatal(err)
+			w.t().Fatal(err)
 		}
 	}
 	if w.options.OperatorToken {
@@ -231,7 +249,7 @@ func (w *World) addMembers(key string) {
 
 // addToken makes the seeder's operator token.
 func (w *World) addToken() {
-	w.t.Helper()
+	w.t().Helper()
 	file := filepath.Join(w.dir, "operator.token")
 	err := operator.WriteToken(file)
 	if err == nil && w.Seeder.uid != 0 {
@@ -239,7 +257,7 @@ func (w *World) addToken() {
 	}
 	token, readErr := operator.ReadToken(file)
 	if err = errors.Join(err, readErr); err != nil {
-		w.t.Fatal(err)
+		w.t().Fatal(err)
 	}
 	w.Seeder.Token = string(token)
 	w.Seeder.args = append(w.Seeder.args, "--operator-token", file)
@@ -254,7 +272,7 @@ func or(s, otherwise string) string {
 
 // member makes a member that does not run yet.
 func (w *World) member(role, bucket, upLine string) *Member {
-	w.t.Helper()
+	w.t().Helper()
 	number := len(w.Agents)
 	m := &Member{w: w, Name: role, Bucket: bucket, upLine: upLine, uid: w.firstUser()}
 	if role == "agent" {
@@ -285,7 +303,7 @@ func (w *World) member(role, bucket, upLine string) *Member {
 			filepath.Join(w.dir, m.Name+".calls"), w.options.Seed+uint64(number))
 	}
 	if err != nil {
-		w.t.Fatal(err)
+		w.t().Fatal(err)
 	}
 	if m.uid != 0 && w.options.Link > 0 {
 		m.Link(w.options.Link)
@@ -298,7 +316,7 @@ func (w *World) Members() []*Member { return append([]*Member{w.Seeder}, w.Agent
 
 // ready waits until every member that runs says so and knows all others.
 func (w *World) ready() {
-	w.t.Helper()
+	w.t().Helper()
 	var running []*Member
 	for _, m := range w.Members() {
 		if m.running() {
@@ -327,9 +345,9 @@ func (w *World) ready() {
 
 // Until waits for a condition.
 func (w *World) Until(what string, condition func() bool) {
-	w.t.Helper()
+	w.t().Helper()
 	if !w.within(Timeout, condition) {
-		w.t.Fatalf("not in %s: %s", Timeout, what)
+		w.t().Fatalf("not in %s: %s", Timeout, what)
 	}
 }
 
@@ -370,17 +388,17 @@ func (w *World) end() {
 		m.Gate.close()
 		if b, err := os.ReadFile(m.log()); err == nil {
 			w.suspicious(m, string(b))
-			if w.t.Failed() {
-				w.t.Logf("%s, last lines of %s:\n%s", m.Name, m.log(), lastLines(string(b)))
+			if w.t().Failed() {
+				w.t().Logf("%s, last lines of %s:\n%s", m.Name, m.log(), lastLines(string(b)))
 			}
 		}
 	}
-	if w.t.Failed() {
+	if w.t().Failed() {
 		host.failed()
 		return
 	}
 	if err := os.RemoveAll(w.dir); err != nil {
-		w.t.Error(err)
+		w.t().Error(err)
 	}
 }
 
@@ -389,7 +407,7 @@ func (w *World) suspicious(m *Member, log string) {
 	for line := range strings.Lines(log) {
 		for _, word := range []string{"panic:", "DATA RACE", "fatal error:", "level=ERROR msg=panic", "concurrent map"} {
 			if strings.Contains(line, word) {
-				w.t.Errorf("%s logged %q", m.Name, strings.TrimSpace(line))
+				w.t().Errorf("%s logged %q", m.Name, strings.TrimSpace(line))
 			}
 		}
 	}

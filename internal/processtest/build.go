@@ -1,0 +1,30 @@
+// Package processtest is what tests that run Landfall's real programs have in
+// common: building them, and a network of their own to run them in.
+package processtest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+)
+
+// Root is the top of the source tree.
+var Root = func() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
+}()
+
+// Build puts the programs of cmd/ into a directory. They are built just as `make
+// build` does it, without cgo and with the same flags, so that in `make test`
+// nothing is compiled for it once more.
+func Build(dir string) error {
+	c := exec.Command("go", "build", "-trimpath", "-o", dir+string(filepath.Separator), "./cmd/...")
+	c.Dir = Root
+	c.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := c.CombinedOutput(); err != nil {
+		return fmt.Errorf("building the programs: %w\n%s", err, out)
+	}
+	return nil
+}
