@@ -31,6 +31,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/source"
+	"github.com/landfall-dist/landfall/internal/survive"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/tracing"
 	"github.com/landfall-dist/landfall/internal/web"
@@ -198,6 +199,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.gossip.Run(ctx) })
 	group.Go(func() error { return web.Serve(ctx, a.cfg.HTTP, a.handler(), a.cfg.Logger) })
 	group.Go(func() error { return a.tick(ctx) })
+	group.Go(func() error { // last of all: who holds mu and has seen ctx running may still begin something
+		<-ctx.Done()
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return nil
+	})
 	for _, heard := range waiting {
 		a.announced(heard)
 	}
@@ -264,7 +271,8 @@ func (a *Agent) announced(heard announce.Added) {
 		return
 	}
 	if b, ok := a.builds[ann.ExecutionID]; ok && b.active() {
-		return // announced again for somebody else's sake
+		b.again = &heard // for somebody else's sake, or while this one comes to its end
+		return
 	}
 	for _, other := range a.builds {
 		if other.ann.Key != ann.Key || other.ann.SourceBucket != ann.SourceBucket || other.finished() {
@@ -274,6 +282,7 @@ func (a *Agent) announced(heard announce.Added) {
 			logger.Info("announcement is older than what is under way", "current", other.ann.ExecutionID)
 			return
 		}
+		other.again = nil
 		other.stop(errSuperseded)
 	}
 	b := newBuild(a, ann, logger)
@@ -284,7 +293,12 @@ func (a *Agent) announced(heard announce.Added) {
 	ctx := a.running
 	a.group.Go(func() error {
 		a.remember(b)
-		b.run(ctx)
+		if err := survive.Run(b.logger, func() error { b.run(ctx); return nil }); err != nil {
+			b.fail(err)
+		}
+		if a.beginAgain(b) {
+			return nil
+		}
 		if b.failed() {
 			a.clear(ctx, b.key, ann.ExecutionID)
 		}
@@ -300,6 +314,19 @@ func (a *Agent) remember(b *build) {
 	if err := a.memory.keep(b.ann.ExecutionID, b.wire); err != nil {
 		b.logger.Warn("this build is taken up again after a restart only if a member still announces it", "error", err)
 	}
+}
+
+// beginAgain begins a build anew that was announced again while it came to its end.
+func (a *Agent) beginAgain(b *build) bool {
+	a.mu.Lock()
+	again := b.again
+	b.again = nil
+	a.mu.Unlock()
+	if again == nil {
+		return false
+	}
+	a.announced(*again)
+	return a.newest(b.ann.ExecutionID, b) != b
 }
 
 // forget removes what the disk holds of a build that is over, but for the cache.
@@ -350,6 +377,9 @@ func (a *Agent) seedCached(infohash cache.InfoHash, logger *slog.Logger) {
 func (a *Agent) ended(end *announce.End) {
 	a.mu.Lock()
 	b := a.builds[end.ExecutionID]
+	if b != nil {
+		b.again = nil // what was announced before is over, too
+	}
 	if b == nil && end.Reason == announce.Failed && a.running != nil && a.running.Err() == nil {
 		ctx := a.running
 		a.group.Go(func() error {

@@ -19,6 +19,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/landing"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/survive"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/tracing"
 )
@@ -81,6 +82,11 @@ type build struct {
 	// when there is none.
 	yield context.CancelCauseFunc
 
+	// again is the newest announcement of the execution that came meanwhile, nil for
+	// none. If the build ends for a reason older than that, it begins anew. Guarded by
+	// the agent's mutex.
+	again *announce.Added
+
 	// job keeps the upload over several attempts; of run's goroutine.
 	job *landing.Job
 	// moved is when there last was progress, in Unix nanoseconds.
@@ -122,7 +128,7 @@ func (b *build) run(ctx context.Context) {
 	defer b.leaveSwarm()
 	wait := firstRetry
 	for {
-		err := b.attempt(ctx)
+		err := survive.Run(b.logger, func() error { return b.attempt(ctx) })
 		switch {
 		case err == nil:
 			b.conclude()
@@ -196,10 +202,14 @@ func (b *build) attempt(ctx context.Context) (err error) {
 	defer cancel(nil)
 	b.begin(cancel)
 	defer b.begin(nil)
+	stays := false // in the swarm, to serve
 	defer func() {
-		if err != nil && errors.Is(context.Cause(ctx), errYielded) {
+		if !stays { // after a panic, too
 			b.leaveSwarm()
-			err = errYielded
+		}
+		var fault *survive.Panic
+		if cause := context.Cause(ctx); err != nil && (errors.Is(cause, errYielded) || errors.As(cause, &fault)) {
+			err = cause
 		}
 	}()
 	verified := &verifiedPieces{changed: newNotice(), moved: b.move, since: time.Now()}
@@ -218,7 +228,6 @@ func (b *build) attempt(ctx context.Context) (err error) {
 		b.joinCached()
 		return nil
 	case errors.Is(err, landing.ErrSuperseded), errors.Is(err, errEnded), ctx.Err() != nil:
-		b.leaveSwarm()
 		return err
 	case err != nil:
 		// The download does without the table; only the landing waits for it.
@@ -231,7 +240,9 @@ func (b *build) attempt(ctx context.Context) (err error) {
 		}
 		return b.land(ctx, m, nil, nil)
 	}
-	return b.swarm(ctx, verified)
+	err = b.swarm(ctx, b.download, verified, cancel)
+	stays = err == nil
+	return err
 }
 
 // arrived reports whether the bucket has the build already; where that is not in

@@ -39,7 +39,7 @@ const (
 // fallBack reads from the source bucket what no peer has. The agents of all
 // destinations share that: each group of pieces has an order of agents, from a
 // hash that all of them know, and only the first reads it as long as it arrives.
-func (b *build) fallBack(ctx context.Context) {
+func (b *build) fallBack(ctx context.Context, d *download) {
 	patience := b.agent.cfg.FallbackAfter
 	ticker := time.NewTicker(min(fallbackLook, patience))
 	defer ticker.Stop()
@@ -51,10 +51,10 @@ func (b *build) fallBack(ctx context.Context) {
 		case <-ticker.C:
 		}
 		idle := time.Since(b.lastMove())
-		if idle < patience || b.download.torrent.Done() {
+		if idle < patience || d.torrent.Done() {
 			continue
 		}
-		err := b.readMissing(ctx, idle-patience, patience/turnsPerPatience)
+		err := b.readMissing(ctx, d, idle-patience, patience/turnsPerPatience)
 		if err == nil || ctx.Err() != nil {
 			wait = firstRetry
 			continue
@@ -68,18 +68,19 @@ func (b *build) fallBack(ctx context.Context) {
 
 // readMissing reads this agent's share of what is missing; late is how long ago the
 // first readers' time has come, each the time after which the next have theirs.
-func (b *build) readMissing(ctx context.Context, late, each time.Duration) error {
-	entry, infoKnown := b.agent.cfg.Cache.Entry(b.ann.InfoHash)
+func (b *build) readMissing(ctx context.Context, d *download, late, each time.Duration) error {
+	entry, infoKnown := b.agent.cfg.Cache.Pinned(b.ann.InfoHash)
 	if !infoKnown {
 		each += time.Duration(b.ann.Size/wholeRate) * time.Second
 		if b.agent.placeOf(b.ann, "info") > int(late/each) {
 			return nil
 		}
-		return b.readWhole(ctx)
+		return b.readWhole(ctx, d)
 	}
+	defer entry.Unpin()
 	turn := int(late / each)
 	mine := make(map[int]bool)
-	missing := slices.DeleteFunc(b.download.torrent.Missing(), func(piece int) bool {
+	missing := slices.DeleteFunc(d.torrent.Missing(), func(piece int) bool {
 		group := piece / fallbackGroup
 		if _, known := mine[group]; !known {
 			mine[group] = b.agent.placeOf(b.ann, strconv.Itoa(group)) <= turn
@@ -97,7 +98,7 @@ func (b *build) readMissing(ctx context.Context, late, each time.Duration) error
 	b.logger.Info("no peer has what is missing, reading it from the source bucket", "bucket", b.ann.SourceBucket, "pieces", len(missing), "turn", turn)
 	err = source.Pieces(ctx, from, b.ann.Key, b.sourceETag(), entry.Manifest(), missing, func(ctx context.Context, piece int, content []byte) error {
 		b.countSource(int64(len(content)))
-		return b.download.torrent.Put(ctx, piece, content)
+		return d.torrent.Put(ctx, piece, content)
 	})
 	if err != nil {
 		return fallbackError(err)
@@ -106,7 +107,7 @@ func (b *build) readMissing(ctx context.Context, late, each time.Duration) error
 }
 
 // readWhole pulls the build as a seeder does, when not even its info is to be had.
-func (b *build) readWhole(ctx context.Context) error {
+func (b *build) readWhole(ctx context.Context, d *download) error {
 	from, err := b.agent.cfg.Sources.Get(ctx, b.ann.SourceBucket)
 	if err != nil {
 		return fallbackError(err)
@@ -130,7 +131,7 @@ func (b *build) readWhole(ctx context.Context) error {
 	if entry.InfoHash() != b.ann.InfoHash {
 		return fallbackError(fmt.Errorf("%s in %s: %w: it has infohash %x", b.ann.Key, b.ann.SourceBucket, bucket.ErrChanged, entry.InfoHash()))
 	}
-	return b.download.torrent.Pulled(m)
+	return d.torrent.Pulled(m)
 }
 
 func (b *build) countSource(bytes int64) {

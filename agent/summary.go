@@ -28,9 +28,9 @@ func (b *build) spanAttributes() []attribute.KeyValue {
 
 // downloaded takes note that every piece is here, and of where they came from: once
 // others have them all too, connections end.
-func (b *build) downloaded() {
+func (b *build) downloaded(d *download) {
 	b.reach(whole)
-	came := b.download.origins(gossip.ByPeerID(b.agent.gossip.Members(), swarm.PeerID))
+	came := d.origins(gossip.ByPeerID(b.agent.gossip.Members(), swarm.PeerID))
 	b.mu.Lock()
 	b.came = came
 	if b.state == api.StateDownloading { // another agent may have landed it meanwhile

@@ -20,6 +20,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/notify"
+	"github.com/landfall-dist/landfall/internal/survive"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/tracing"
 )
@@ -112,7 +113,7 @@ func (d *distribution) run(ctx context.Context) error {
 	}()
 	wait := firstRetry
 	for {
-		err := d.attempt(ctx)
+		err := survive.Run(d.logger, func() error { return d.attempt(ctx) })
 		d.index.update(d.id, func(l *live) { l.err = err })
 		switch {
 		case err == nil, ctx.Err() != nil, errors.Is(err, ledger.ErrSuperseded):

@@ -189,6 +189,12 @@ func (s *Seeder) Run(ctx context.Context) error {
 	s.mu.Unlock()
 	group.Go(func() error { return web.Serve(ctx, s.cfg.HTTP, s.handler(), s.cfg.Logger) })
 	group.Go(func() error { return s.gossip.Run(ctx) })
+	group.Go(func() error { // last of all: who holds mu and has seen ctx running may still begin something
+		<-ctx.Done()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return nil
+	})
 	if s.cfg.Notify != nil {
 		group.Go(func() error { return s.cfg.Notify.Run(ctx) })
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/survive"
 )
 
 // maxNamed bounds the keys remembered as named in the log, and so the memory
@@ -32,7 +33,7 @@ func fingerprintOf(key, etag string) fingerprint {
 func (s *Seeder) watch(ctx context.Context) error {
 	w := &watcher{Seeder: s, named: make(map[string]bool)}
 	for {
-		err := w.poll(ctx)
+		err := survive.Run(s.cfg.Logger, func() error { return w.poll(ctx) })
 		if ctx.Err() == nil {
 			s.metrics.polled(err)
 		}

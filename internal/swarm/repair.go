@@ -27,7 +27,7 @@ func (t *Torrent) damaged(piece int, err error) {
 	case t.lost <- struct{}{}:
 	default:
 	}
-	t.swarm.wg.Go(func() {
+	t.swarm.alongside(func() {
 		t.torrent.Piece(piece).UpdateCompletion()
 		t.torrent.DownloadPieces(piece, piece+1)
 		t.Disconnect()

@@ -150,3 +150,18 @@ func TestPulledWhileTheInfoCame(t *testing.T) {
 		t.Errorf("told of %d pieces, not %d", told, m.NumPieces())
 	}
 }
+
+// Nothing begins once Close waits for what has.
+func TestNothingBeginsAfterClose(t *testing.T) {
+	s := &Swarm{}
+	s.ctx, s.cancel = context.WithCancel(t.Context())
+	began := make(chan bool, 1)
+	s.alongside(func() { began <- true })
+	s.wg.Wait()
+	if !<-began {
+		t.Fatal("not begun before the end")
+	}
+	s.cancel()
+	s.alongside(func() { t.Error("begun after the end") })
+	s.wg.Wait()
+}

@@ -85,6 +85,7 @@ type Swarm struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
+	begin   sync.Mutex // held while wg grows, so that nothing begins once Close waits
 	closing sync.Once
 
 	conduct   *conduct
@@ -172,11 +173,23 @@ func (s *Swarm) heard(c *torrent.PeerConn, msg *pp.Message) {
 	}
 }
 
+// alongside runs f in a goroutine that Close waits for; after Close it does not
+// begin. f ends with the Swarm's context.
+func (s *Swarm) alongside(f func()) {
+	s.begin.Lock()
+	defer s.begin.Unlock()
+	if s.ctx.Err() == nil {
+		s.wg.Go(f)
+	}
+}
+
 // Close ends all torrents and waits for their end. Again it does nothing.
 func (s *Swarm) Close() error {
 	var err error
 	s.closing.Do(func() {
+		s.begin.Lock()
 		s.cancel()
+		s.begin.Unlock()
 		err = errors.Join(s.client.Close()...)
 		if closeErr := s.cfg.Listener.Close(); !errors.Is(closeErr, net.ErrClosed) {
 			err = errors.Join(err, closeErr)

@@ -117,7 +117,7 @@ func (t *Torrent) open(e *cache.Entry) error {
 		return nil
 	}
 	t.swarm.wanted.Store(t.torrent, w)
-	t.swarm.wg.Go(func() { w.run(t.swarm.ctx, t.dropped) })
+	t.swarm.alongside(func() { w.run(t.swarm.ctx, t.dropped) })
 	return nil
 }
 
@@ -340,7 +340,7 @@ func (t *Torrent) writeFailed(err error) {
 	t.paused = true
 	t.swarm.cfg.Logger.Error("build not written to disk, trying again", "infohash", fmt.Sprintf("%x", t.fetch.InfoHash),
 		"error", err, "retryIn", writePause.String())
-	t.swarm.wg.Go(func() {
+	t.swarm.alongside(func() {
 		t.torrent.DisallowDataDownload()
 		select {
 		case <-time.After(writePause):

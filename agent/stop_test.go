@@ -1,0 +1,265 @@
+package agent
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/sha1"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/oklog/ulid/v2"
+
+	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/source"
+	"github.com/landfall-dist/landfall/internal/survive"
+)
+
+const testBucket, testSource = "region-a-builds", "global-builds"
+
+// stores answer as an S3 and a DynamoDB that a test makes slow or wrong.
+type stores struct {
+	// get answers GetObject, item GetItem; nil for a bad request.
+	get, item http.HandlerFunc
+}
+
+func (s *stores) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case r.Header.Get("X-Amz-Target") == "DynamoDB_20120810.GetItem" && s.item != nil:
+		s.item(w, r)
+	case r.Method == http.MethodHead && strings.Count(r.URL.Path, "/") == 1: // a bucket
+	case r.Method == http.MethodHead:
+		w.Header().Set("ETag", `"x"`)
+		w.Header().Set("Content-Length", "1000")
+	case r.Method == http.MethodGet && s.get != nil:
+		s.get(w, r)
+	default:
+		w.WriteHeader(http.StatusBadRequest)
+	}
+}
+
+// testAgent is an agent without peers that runs until the test ends.
+type testAgent struct {
+	*Agent
+	t   *testing.T
+	key ed25519.PrivateKey
+}
+
+func startAgent(t *testing.T, s *stores, fallbackAfter time.Duration) *testAgent {
+	t.Helper()
+	server := httptest.NewServer(s)
+	t.Cleanup(server.Close)
+	client := &http.Client{Transport: &http.Transport{}}
+	t.Cleanup(client.CloseIdleConnections)
+	cfg := aws.Config{Region: "us-east-1", BaseEndpoint: &server.URL, HTTPClient: client, RetryMaxAttempts: 1,
+		Credentials: credentials.NewStaticCredentialsProvider("a", "b", "")}
+	b, err := bucket.Open(t.Context(), cfg, testBucket, bucket.Options{Region: "us-east-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := cache.Open(t.TempDir(), 1<<30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	public, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := New(Config{
+		Region: "region-a", Bucket: b, Ledger: ledger.New(dynamodb.NewFromConfig(cfg), "T"), Cache: c,
+		Peers: listenAnywhere(t), HTTP: listenAnywhere(t), Gossip: gossip.Config{Meta: gossip.Meta{ID: "a"}, Listen: "127.0.0.1:0"},
+		Trust: []ed25519.PublicKey{public}, Sources: source.NewBuckets(cfg), FallbackAfter: fallbackAfter,
+		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	answer, err := client.Get("http://" + a.cfg.HTTP.Addr().String() + "/healthz") // answered once Run has begun
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+	return &testAgent{a, t, key}
+}
+
+func listenAnywhere(t *testing.T) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// announce has a build begin, or announces it again, and returns it.
+func (a *testAgent) announce(id string) *build {
+	a.t.Helper()
+	now := time.Now()
+	ann := &announce.Announcement{ExecutionID: id, Key: "k-" + id, SourceBucket: testSource, Destinations: []string{testBucket},
+		Size: 1000, InfoHash: sha1.Sum([]byte(id)), Issued: now, Expires: now.Add(time.Hour)}
+	wire, err := announce.Sign(a.key, ann)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.announced(announce.Added{Announcement: ann, Wire: wire})
+	return a.build(id)
+}
+
+func (a *testAgent) build(id string) *build {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.builds[id]
+}
+
+// A build that ends while it reads itself whole from the source leaves the others
+// alone, however it ends.
+func TestStopWhileReadingTheSource(t *testing.T) {
+	reading := make(chan string)
+	a := startAgent(t, &stores{get: func(_ http.ResponseWriter, r *http.Request) {
+		reading <- r.URL.Path
+		<-r.Context().Done() // a slow source: the pull is under way
+	}}, time.Millisecond)
+	ends := map[string]func(b *build){
+		"failed":     func(b *build) { a.ended(&announce.End{ExecutionID: b.ann.ExecutionID, Reason: announce.Failed}) },
+		"completed":  func(b *build) { a.ended(&announce.End{ExecutionID: b.ann.ExecutionID, Reason: announce.Completed}) },
+		"superseded": func(b *build) { b.stop(errSuperseded) },
+		"cancelled":  func(b *build) { b.stop(errCancelled) },
+	}
+	for _, end := range ends {
+		for range 10 { // what goes wrong depends on which goroutine comes first
+			b := a.announce(ulid.Make().String())
+			<-reading
+			end(b)
+			<-b.done
+		}
+	}
+	a.announce(ulid.Make().String())
+	<-reading // which startAgent's cleanup is
+}
+
+// A fault in what runs beside a build ends the attempt, not the process, and is tried
+// again.
+func TestFaultBesideABuild(t *testing.T) {
+	b := &build{logger: slog.New(slog.DiscardHandler)}
+	ctx, fail := context.WithCancelCause(t.Context())
+	defer fail(nil)
+	end := b.during(ctx, fail, func(context.Context) { panic("a fault") })
+	<-ctx.Done()
+	end()
+	if _, ok := context.Cause(ctx).(*survive.Panic); !ok {
+		t.Errorf("the attempt ended by %v, expected the fault", context.Cause(ctx))
+	}
+}
+
+// A fault in a build is that build's failure, and tried again.
+func TestFaultInABuild(t *testing.T) {
+	complaint := make(chan string, 10)
+	logger := slog.New(slog.NewTextHandler(lines(func(line string) {
+		if strings.Contains(line, "not landed yet") {
+			complaint <- line
+		}
+	}), nil))
+	// An agent without a swarm.
+	whole := startAgent(t, &stores{}, time.Hour)
+	b := newBuild(&Agent{cfg: whole.cfg, active: make(chan struct{}, 1), metrics: newMetrics()}, &announce.Announcement{ExecutionID: "id", Size: 1}, logger)
+	go b.run(t.Context())
+	for range 2 {
+		if line := <-complaint; !strings.Contains(line, "internal fault") {
+			t.Errorf("the fault is not said: %s", line)
+		}
+	}
+	if v := b.view(nil); !strings.Contains(v.Error, "internal fault") || v.RetryAt == nil {
+		t.Errorf("the fault is not shown: %+v", v)
+	}
+	b.stop(errCancelled)
+	<-b.done
+	if v := b.view(nil); v.State != api.StateFailed {
+		t.Errorf("state %s", v.State)
+	}
+}
+
+// lines is a writer of a log.
+type lines func(line string)
+
+func (f lines) Write(line []byte) (int, error) { f(string(line)); return len(line), nil }
+
+// A build that is announced again while it comes to its end begins anew: the table
+// called it cancelled, then somebody asked for a retry.
+func TestAnnouncedAgainWhileItEnds(t *testing.T) {
+	id := ulid.Make().String()
+	asked, answer := make(chan int, 10), make(chan bool)
+	var mu sync.Mutex
+	n := 0
+	a := startAgent(t, &stores{item: func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body) //nolint:errcheck // it is small
+		mu.Lock()
+		n++
+		first := n == 1
+		asked <- n
+		mu.Unlock()
+		if first {
+			<-answer
+		}
+		item := map[string]any{
+			"fileKey": map[string]any{"S": "k-" + id}, "sourceBucket": map[string]any{"S": testSource},
+			"executionId": map[string]any{"S": id}, "status": map[string]any{"S": "IN_PROGRESS"},
+			"destinationBuckets": map[string]any{"SS": []string{testBucket}},
+		}
+		if first {
+			item["failedBuckets"] = map[string]any{"SS": []string{testBucket}}
+			item["copyResults"] = map[string]any{"M": map[string]any{testBucket: map[string]any{
+				"M": map[string]any{"error": map[string]any{"S": ledger.CancelledError}}}}}
+		}
+		w.Header().Set("Content-Type", "application/x-amz-json-1.0")
+		json.NewEncoder(w).Encode(map[string]any{"Item": item}) //nolint:errcheck // the client hung up
+	}}, time.Hour)
+	first := a.announce(id)
+	<-asked
+	if again := a.announce(id); again != first {
+		t.Fatal("a build at work was begun a second time")
+	}
+	close(answer)
+	<-first.done
+	<-asked
+	second := a.build(id)
+	if second == first || !second.active() {
+		t.Errorf("the announcement is lost: %+v", second.view(nil))
+	}
+	// What was announced before an end is not begun again after it.
+	a.announce(id)
+	a.ended(&announce.End{ExecutionID: id, Reason: announce.Failed})
+	<-second.done
+	if last := a.build(id); last != second {
+		t.Errorf("begun again after its end: %s", fmt.Sprint(last.view(nil)))
+	}
+}
