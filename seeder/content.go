@@ -61,6 +61,11 @@ func (d *distribution) noteContent(ctx context.Context) (*ledger.Record, error) 
 // pull brings the build here.
 func (d *distribution) pull(ctx context.Context, r *ledger.Record) error {
 	d.phase(api.PhaseQueued)
+	// Before it has its turn, which a bucket that does not answer would waste.
+	from, err := d.sources.Get(ctx, r.SourceBucket)
+	if err != nil {
+		return err
+	}
 	release, err := d.puller.Slot(ctx)
 	if err != nil {
 		return err
@@ -70,10 +75,6 @@ func (d *distribution) pull(ctx context.Context, r *ledger.Record) error {
 		return ledger.ErrSuperseded
 	}
 	d.phase(api.PhasePulling)
-	from, err := d.sources.Get(ctx, r.SourceBucket)
-	if err != nil {
-		return err
-	}
 	object, err := from.Head(ctx, r.FileKey)
 	if err != nil {
 		return err

@@ -419,8 +419,15 @@ func (d *distribution) failAll(ctx context.Context, cause error) error {
 // restart begins again with the object as it is now: it was replaced while it
 // was pulled, or since.
 func (d *distribution) restart(ctx context.Context, cause error) error {
+	if err := d.waitForChange(ctx); err != nil {
+		return err
+	}
 	record, _, ok := d.index.get(d.id)
 	if !ok {
+		return nil
+	}
+	if !wanted(record) { // cancelled meanwhile
+		d.end(record)
 		return nil
 	}
 	from, err := d.sources.Get(ctx, d.key.SourceBucket)
@@ -435,8 +442,35 @@ func (d *distribution) restart(ctx context.Context, cause error) error {
 		return err
 	}
 	d.logger.Warn("object changed underneath, starting afresh", "error", cause)
-	_, err = d.accept(ctx, d.key.SourceBucket, object, record.Unfinished())
+	if _, err = d.accept(ctx, d.key.SourceBucket, object, record.Unfinished()); err == nil {
+		d.changes.began(d.key, time.Now())
+	}
 	return err
+}
+
+// waitForChange waits until an object that goes on to change may have its next
+// execution, or this one is over.
+func (d *distribution) waitForChange(ctx context.Context) error {
+	wait := d.changesAgain(d.key)
+	if wait == 0 {
+		return nil
+	}
+	d.index.update(d.id, func(l *live) { l.retryAt = time.Now().Add(wait) })
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		record, changed, ok := d.index.get(d.id)
+		if !ok || !wanted(record) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		case <-timer.C:
+			return nil
+		}
+	}
 }
 
 // progress takes an agent's report.

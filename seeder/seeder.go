@@ -110,6 +110,7 @@ type Seeder struct {
 
 	reserved reservations
 	turns    turns
+	changes  changes
 	builds   *http.Client
 
 	mu      sync.Mutex

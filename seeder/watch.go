@@ -112,6 +112,10 @@ func (w *watcher) name(key string) {
 // take starts the distribution of a new object. The listing lacks what HEAD
 // knows, and the object may have changed since.
 func (w *watcher) take(ctx context.Context, o bucket.Object) {
+	key := ledger.Key{FileKey: o.Key, SourceBucket: w.cfg.Bucket.Name()}
+	if w.changesAgain(key) > 0 {
+		return // a later poll takes it
+	}
 	destinations, err := w.destinations(nil)
 	if err == nil {
 		var head *bucket.Object
@@ -122,10 +126,24 @@ func (w *watcher) take(ctx context.Context, o bucket.Object) {
 		if err == nil {
 			_, err = w.accept(ctx, w.cfg.Bucket.Name(), head, destinations)
 		}
+		if err == nil {
+			w.changes.began(key, time.Now())
+		}
 	}
 	if err != nil && ctx.Err() == nil {
 		w.cfg.Logger.Error("new object not taken up, the next poll tries again", "key", o.Key, "error", err)
 	}
+}
+
+// changesAgain is how long an object that goes on to change waits for its next
+// execution, which is said once; 0 for one that need not.
+func (s *Seeder) changesAgain(k ledger.Key) time.Duration {
+	wait, news := s.changes.due(k, time.Now())
+	if news {
+		s.cfg.Logger.Warn("object changes again and again, its executions begin at growing intervals",
+			"key", k.FileKey, "bucket", k.SourceBucket, "atMost", maxChangeWait.String())
+	}
+	return wait
 }
 
 // first learns what was in the bucket before the first start: from the file

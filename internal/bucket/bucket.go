@@ -21,6 +21,8 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"github.com/landfall-dist/landfall/internal/answers"
 )
 
 const (
@@ -108,6 +110,7 @@ func newClient(cfg aws.Config, region string) *s3.Client {
 	return s3.NewFromConfig(cfg, func(o *s3.Options) {
 		o.Region = region
 		o.UsePathStyle = o.BaseEndpoint != nil
+		o.HTTPClient = answers.S3(o.HTTPClient)
 		// Only ranges are read, which carry no checksum that could be verified;
 		// the digests of a build are computed over what was read.
 		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
@@ -168,6 +171,7 @@ func (b *Bucket) List(ctx context.Context, prefix string, fn func(Object) error)
 		// XML cannot hold every character that a key may have.
 		EncodingType: types.EncodingTypeUrl,
 	}
+	var so pages
 	for {
 		out, err := b.client.ListObjectsV2(ctx, in)
 		if err != nil {
@@ -191,8 +195,8 @@ func (b *Bucket) List(ctx context.Context, prefix string, fn func(Object) error)
 			return nil
 		}
 		next := aws.ToString(out.NextContinuationToken)
-		if next == "" || next == aws.ToString(in.ContinuationToken) {
-			return fmt.Errorf("listing %s: the answer is cut short and does not say how to go on", b.name)
+		if err := so.next(next, len(out.Contents)); err != nil {
+			return fmt.Errorf("listing %s: %w", b.name, err)
 		}
 		in.ContinuationToken = &next
 	}

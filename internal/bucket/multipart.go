@@ -109,6 +109,7 @@ func signWith(sum []byte) func(*s3.Options) {
 func (b *Bucket) ListParts(ctx context.Context, key, uploadID string) ([]Part, error) {
 	in := &s3.ListPartsInput{Bucket: &b.name, Key: &key, UploadId: &uploadID}
 	var parts []Part
+	var so pages
 	for {
 		out, err := b.client.ListParts(ctx, in)
 		if err != nil {
@@ -126,8 +127,12 @@ func (b *Bucket) ListParts(ctx context.Context, key, uploadID string) ([]Part, e
 			return parts, nil
 		}
 		next := aws.ToString(out.NextPartNumberMarker)
-		if next == "" || next == aws.ToString(in.PartNumberMarker) || len(parts) > manifest.MaxParts {
-			return nil, fmt.Errorf("listing parts of %s in %s: the answer is cut short after %d parts", key, b.name, len(parts))
+		err = so.next(next, len(out.Parts))
+		if err == nil && len(parts) > manifest.MaxParts {
+			err = fmt.Errorf("more than the %d parts that there can be", manifest.MaxParts)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("listing parts of %s in %s: %w", key, b.name, err)
 		}
 		in.PartNumberMarker = &next
 	}
@@ -178,6 +183,7 @@ func (b *Bucket) AbortUpload(ctx context.Context, key, uploadID string) error {
 func (b *Bucket) Uploads(ctx context.Context, key string) ([]string, error) {
 	in := &s3.ListMultipartUploadsInput{Bucket: &b.name, Prefix: &key, EncodingType: types.EncodingTypeUrl}
 	var ids []string
+	var so pages
 	for {
 		out, err := b.client.ListMultipartUploads(ctx, in)
 		if err != nil {
@@ -200,8 +206,12 @@ func (b *Bucket) Uploads(ctx context.Context, key string) ([]string, error) {
 			return nil, fmt.Errorf("listing uploads of %s in %s: %w", key, b.name, err)
 		}
 		nextID := aws.ToString(out.NextUploadIdMarker)
-		if nextKey == aws.ToString(in.KeyMarker) && nextID == aws.ToString(in.UploadIdMarker) {
-			return nil, fmt.Errorf("listing uploads of %s in %s: the answer is cut short and does not say how to go on", key, b.name)
+		err = so.next(nextKey+"\x00"+nextID, len(out.Uploads))
+		if err == nil && len(ids) > maxUploads {
+			err = fmt.Errorf("more than %d are unfinished; a lifecycle rule of the bucket can end them (AbortIncompleteMultipartUpload)", maxUploads)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("listing uploads of %s in %s: %w", key, b.name, err)
 		}
 		in.KeyMarker, in.UploadIdMarker = &nextKey, optional(nextID)
 	}

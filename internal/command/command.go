@@ -25,6 +25,7 @@ import (
 	"github.com/oklog/ulid/v2"
 	"github.com/urfave/cli/v2"
 
+	"github.com/landfall-dist/landfall/internal/answers"
 	"github.com/landfall-dist/landfall/internal/awsmetrics"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
@@ -424,6 +425,7 @@ func OpenLedger(cfg aws.Config, table, region string) *ledger.Ledger {
 		if region != "" {
 			o.Region = region
 		}
+		o.HTTPClient = answers.DynamoDB(o.HTTPClient)
 	}), table)
 }
 

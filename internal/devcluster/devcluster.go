@@ -21,6 +21,7 @@ import (
 
 	"github.com/landfall-dist/landfall/agent"
 	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/answers"
 	"github.com/landfall-dist/landfall/internal/awsmetrics"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
@@ -116,7 +117,9 @@ func Init(ctx context.Context, cfg Config) error {
 
 // Ledger is the table's client.
 func Ledger(cfg Config) *ledger.Ledger {
-	return ledger.New(dynamodb.NewFromConfig(cfg.AWS), cfg.Table)
+	return ledger.New(dynamodb.NewFromConfig(cfg.AWS, func(o *dynamodb.Options) {
+		o.HTTPClient = answers.DynamoDB(o.HTTPClient)
+	}), cfg.Table)
 }
 
 // New opens the seeder's and the agents' ports. Buckets and table must be there.

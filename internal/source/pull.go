@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/landfall-dist/landfall/internal/answers"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/manifest"
@@ -35,6 +36,9 @@ const (
 	// asked for again; the wait doubles, with full jitter.
 	rangeTries   = 4
 	rangeBackoff = 100 * time.Millisecond
+	// stalledTries is how often a range is asked for of which nothing came for long:
+	// a pull that waits keeps others from theirs. Whoever asked for it tries again.
+	stalledTries = 2
 )
 
 // Puller brings objects to local disk and hashes them in the same pass. It is safe
@@ -212,6 +216,7 @@ func (p *Puller) hash(ctx context.Context, w io.Writer, blocks <-chan *block, ha
 // beyond the SDK's own retries, so it is asked for again here.
 func readRange(ctx context.Context, from *bucket.Bucket, o *bucket.Object, b *block) error {
 	var err error
+	stalled := 0
 	for try := range rangeTries {
 		if try > 0 {
 			tracing.Failed(ctx, "retry", err, attribute.Int64("landfall.offset", b.offset))
@@ -224,6 +229,11 @@ func readRange(ctx context.Context, from *bucket.Bucket, o *bucket.Object, b *bl
 		err = readRangeOnce(ctx, from, o, b)
 		if err == nil || errors.Is(err, bucket.ErrChanged) || errors.Is(err, bucket.ErrNotFound) || ctx.Err() != nil {
 			return err
+		}
+		if errors.Is(err, answers.ErrStalled) {
+			if stalled++; stalled == stalledTries {
+				return err
+			}
 		}
 	}
 	return err

@@ -1,0 +1,145 @@
+package source
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/answers"
+	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/manifest"
+)
+
+// stalling is an S3 with one object of which a GET brings the first half, and then
+// nothing, unless its key begins with "good".
+func stalling(content []byte) roundTrip {
+	return func(r *http.Request) (*http.Response, error) {
+		res := ok(r)
+		res.Header.Set("ETag", `"1"`)
+		if r.Method == http.MethodHead {
+			res.ContentLength = int64(len(content))
+			res.Header.Set("Content-Length", fmt.Sprint(len(content)))
+			return res, nil
+		}
+		var first, last int64
+		if _, err := fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-%d", &first, &last); err != nil {
+			return nil, err
+		}
+		length := last + 1 - first
+		res.StatusCode = http.StatusPartialContent
+		res.Header.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", first, last, len(content)))
+		res.Header.Set("Content-Length", fmt.Sprint(length))
+		res.ContentLength = length
+		if strings.Contains(r.URL.Path, "/good") {
+			res.Body = io.NopCloser(bytes.NewReader(content[first : last+1]))
+			return res, nil
+		}
+		res.Body = io.NopCloser(io.MultiReader(bytes.NewReader(content[first:first+length/2]), silence{r.Context()}))
+		return res, nil
+	}
+}
+
+// silence gives nothing until its context ends.
+type silence struct{ ctx context.Context }
+
+func (s silence) Read([]byte) (int, error) {
+	<-s.ctx.Done()
+	return 0, s.ctx.Err()
+}
+
+// GETs that hang end, and give their turn to others: as many pulls as there are at a
+// time of builds that hang, again and again, do not keep one that does not.
+func TestGetsThatHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size = 100_000
+		content := random(1, size)
+		b, err := bucket.Open(t.Context(), pretend(stalling(content)), "global-builds", bucket.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := cache.Open(t.TempDir(), 1<<40)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+		p := NewPuller(c)
+		pull := func(ctx context.Context, key string) error {
+			release, err := p.Slot(ctx)
+			if err != nil {
+				return err
+			}
+			defer release()
+			_, entry, err := p.Pull(ctx, b, &bucket.Object{Key: key, ETag: `"1"`, Size: size}, key, func(int64) {})
+			if err == nil {
+				entry.Unpin()
+			}
+			return err
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, maxPulls)
+		for i := range maxPulls {
+			go func() {
+				var err error
+				for ctx.Err() == nil {
+					if err = pull(ctx, fmt.Sprintf("hanging-%d.zip", i)); ctx.Err() == nil && !errors.Is(err, answers.ErrStalled) {
+						t.Errorf("a pull that hangs ended with %v", err)
+					}
+				}
+				ended <- err
+			}()
+		}
+		synctest.Wait() // all turns are taken
+		begun := time.Now()
+		if err := pull(t.Context(), "good.zip"); err != nil {
+			t.Fatal(err)
+		}
+		if waited := time.Since(begun); waited > 2*time.Minute {
+			t.Errorf("a pull waited %s for those that hang", waited)
+		}
+		cancel()
+		for range maxPulls {
+			<-ended
+		}
+		allBlocks(t, p)
+	})
+}
+
+// Pieces that hang end as well: agents read them when no peer has them.
+func TestPiecesThatHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		content := random(1, 100_000)
+		h, err := manifest.NewHasher(int64(len(content)), "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, lane := range h.Lanes() {
+			if _, err := lane.Write(content); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m, err := h.Manifest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := bucket.Open(t.Context(), pretend(stalling(content)), "global-builds", bucket.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = Pieces(t.Context(), b, "hanging.zip", `"1"`, m, []int{0}, func(context.Context, int, []byte) error { return nil })
+		if !errors.Is(err, answers.ErrStalled) {
+			t.Errorf("ended with %v", err)
+		}
+	})
+}
