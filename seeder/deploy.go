@@ -50,6 +50,9 @@ func (s *Seeder) deploy(ctx context.Context, r api.DeployRequest) (*api.DeployAn
 		return nil, err
 	}
 	begun, err := s.accept(ctx, r.SourceBucket, object, destinations)
+	if errors.Is(err, ledger.ErrOwned) || errors.Is(err, ledger.ErrTooMany) {
+		return nil, &web.Error{Code: http.StatusConflict, Err: err}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -94,6 +97,9 @@ func (s *Seeder) accept(ctx context.Context, source string, o *bucket.Object, de
 		return nil, err
 	}
 	logger := s.cfg.Logger.With("key", o.Key, "executionId", begun.Record.ExecutionID)
+	if begun.Replaced != nil {
+		logger.Warn("item of the table that was no execution is replaced", "reason", begun.Replaced.Cause, "found", begun.Replaced.Detail)
+	}
 	switch {
 	case begun.Joined:
 		logger.Info("execution is under way already")
@@ -132,6 +138,9 @@ func (s *Seeder) cancel(ctx context.Context, id string) error {
 	if !ok {
 		return s.noExecution(id)
 	}
+	if r.Foreign {
+		return notOurs(r)
+	}
 	if r.Status == ledger.Completed {
 		return web.Errorf(http.StatusConflict, "execution %s is completed, there is nothing to cancel", id)
 	}
@@ -153,6 +162,9 @@ func (s *Seeder) retry(ctx context.Context, id string) error {
 	if !ok {
 		return s.noExecution(id)
 	}
+	if r.Foreign {
+		return notOurs(r)
+	}
 	if r.Status == ledger.Completed {
 		return web.Errorf(http.StatusConflict, "execution %s is completed, there is nothing to send again; `seeder publish` starts another", id)
 	}
@@ -168,11 +180,20 @@ func (s *Seeder) retry(ctx context.Context, id string) error {
 	return nil
 }
 
+// notOurs refuses to change what another system has written into the table.
+func notOurs(r *ledger.Record) error {
+	return web.Errorf(http.StatusConflict, "the table's item of %s is another system's and is only shown; `seeder publish s3://%s/%s` distributes it",
+		r.FileKey, r.SourceBucket, r.FileKey)
+}
+
 // noExecution is the answer for an id that is not in the index: gone with its
 // successor, or never known.
 func (s *Seeder) noExecution(id string) error {
 	if next, ok := s.index.successor(id); ok {
 		return &web.Error{Code: http.StatusGone, Err: fmt.Errorf("execution %s was superseded", id), Successor: next}
+	}
+	if !s.isLoaded() {
+		return web.Errorf(http.StatusServiceUnavailable, "execution %s is not known yet: the seeder is still reading the table", id)
 	}
 	return web.Errorf(http.StatusNotFound, "no execution %s", id)
 }

@@ -34,12 +34,16 @@ const (
 	firstRetry, maxRetry = time.Second, time.Minute
 )
 
+// jitter is how long to wait before another try: up to wait, so that not all of those
+// that wait try at the same moment.
+func jitter(wait time.Duration) time.Duration { return rand.N(wait) + firstRetry/10 }
+
 // start carries an execution on, unless that is being done already. Its trace
 // continues that of a request whose context is from.
 func (s *Seeder) start(from context.Context, r *ledger.Record, why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.running == nil || s.running.Err() != nil || !s.index.claim(r.ExecutionID) {
+	if r.Foreign || s.running == nil || s.running.Err() != nil || !s.index.claim(r.ExecutionID) {
 		return
 	}
 	s.index.update(r.ExecutionID, func(l *live) {
@@ -133,7 +137,7 @@ func (d *distribution) run(ctx context.Context) error {
 				return nil
 			}
 		}
-		delay := rand.N(wait) + firstRetry/10
+		delay := jitter(wait)
 		wait = min(2*wait, maxRetry)
 		d.index.update(d.id, func(l *live) { l.retryAt = time.Now().Add(delay) })
 		d.span.Failed("retry", err)

@@ -78,7 +78,7 @@ func (s *Seeder) getExecutions(r *http.Request) (int, any, error) {
 		}
 		limit = n
 	}
-	var page api.Executions
+	page := api.Executions{SkippedItems: s.items.skipped.Load(), Loading: !s.isLoaded()}
 	page.Executions, page.Next = s.index.page(limit, q.Get("after"), matching(q))
 	return http.StatusOK, page, nil
 }

@@ -111,7 +111,7 @@ func (x *index) put(r *ledger.Record) {
 	defer x.mu.Unlock()
 	old := x.byKey[r.Key]
 	if old != nil {
-		if r.ExecutionID < old.record.ExecutionID ||
+		if !old.record.Foreign && r.ExecutionID < old.record.ExecutionID ||
 			r.ExecutionID == old.record.ExecutionID && r.Version < old.record.Version {
 			return
 		}
@@ -125,7 +125,7 @@ func (x *index) put(r *ledger.Record) {
 	}
 	e := &execution{record: r, reports: make(map[string]map[string]report), changed: make(chan struct{})}
 	e.live.phase = api.PhaseQueued
-	if r.Status != ledger.InProgress {
+	if r.Status != ledger.InProgress || r.Foreign {
 		e.live.phase = api.PhaseEnded
 	}
 	x.byKey[r.Key], x.byID[r.ExecutionID] = e, e
@@ -194,13 +194,13 @@ func (x *index) newest(k ledger.Key) *ledger.Record {
 }
 
 // unfinished returns the records with destinations that have not arrived,
-// oldest first.
+// oldest first, those of other systems left out.
 func (x *index) unfinished() []*ledger.Record {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var out []*ledger.Record
 	for _, id := range x.ids {
-		if r := x.byID[id].record; r.Status != ledger.Completed {
+		if r := x.byID[id].record; r.Status != ledger.Completed && !r.Foreign {
 			out = append(out, r)
 		}
 	}
@@ -425,7 +425,9 @@ func (x *index) countByStatus() map[ledger.Status]int {
 	defer x.mu.Unlock()
 	out := map[ledger.Status]int{ledger.InProgress: 0, ledger.Completed: 0, ledger.Failed: 0}
 	for _, e := range x.byID {
-		out[e.record.Status]++
+		if !e.record.Foreign {
+			out[e.record.Status]++
+		}
 	}
 	return out
 }

@@ -120,6 +120,9 @@ func (s *Seeder) put(r *ledger.Record) {
 // changed counts what has happened between two records of one key. What the table
 // said before this process began, and before is nil, was counted by another.
 func (m *metrics) changed(before, after *ledger.Record, now time.Time) {
+	if after.Foreign {
+		return
+	}
 	if after.Status == ledger.InProgress {
 		m.show(after.Destinations)
 	}
@@ -127,7 +130,7 @@ func (m *metrics) changed(before, after *ledger.Record, now time.Time) {
 		return
 	}
 	if before.ExecutionID != after.ExecutionID {
-		if before.Status == ledger.InProgress {
+		if before.Status == ledger.InProgress && !before.Foreign {
 			m.ended.WithLabelValues(superseded).Inc()
 		}
 		return
@@ -180,6 +183,7 @@ var (
 	oldestDesc     = prometheus.NewDesc("landfall_oldest_execution_age_seconds", "Time since the start of the oldest running execution; 0 when none is.", nil, nil)
 	progressDesc   = prometheus.NewDesc("landfall_execution_progress_ratio", "How much of an execution has landed, over all destinations, for the 20 newest executions.", []string{"execution_id", "key"}, nil)
 	agentsDesc     = prometheus.NewDesc("landfall_destination_agents", "Living agents that serve each of --destinations.", []string{"bucket"}, nil)
+	itemsDesc      = prometheus.NewDesc("landfall_table_items", "Items that the table had when the seeder read it at its start: its own executions, those of others, and skipped ones that are none.", []string{"kind"}, nil)
 	readDesc       = prometheus.NewDesc("landfall_source_read_bytes_total", "Bytes of builds read from source buckets: by the seeder, or by an agent for want of peers.", nil, nil)
 )
 
@@ -187,7 +191,7 @@ var (
 type collector struct{ seeder *Seeder }
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{executionsDesc, unfinishedDesc, oldestDesc, progressDesc, agentsDesc, readDesc} {
+	for _, d := range []*prometheus.Desc{executionsDesc, unfinishedDesc, oldestDesc, progressDesc, agentsDesc, itemsDesc, readDesc} {
 		ch <- d
 	}
 }
@@ -213,6 +217,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for _, e := range newest {
 		gauge(progressDesc, progressOf(e), e.ExecutionID, strings.ToValidUTF8(e.Key, "\uFFFD"))
 	}
+	gauge(itemsDesc, float64(s.items.own.Load()), "own")
+	gauge(itemsDesc, float64(s.items.others.Load()), "others")
+	gauge(itemsDesc, float64(s.items.skipped.Load()), "skipped")
 	agents := make(map[string]int)
 	for _, m := range s.gossip.Members() {
 		if m.Role == gossip.Agent {

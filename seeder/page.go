@@ -41,7 +41,9 @@ type about struct {
 	Version      string   `json:"version"`
 	Name         string   `json:"name"`
 	Destinations []string `json:"destinations"`
-	Executions   int      `json:"executions"` // all that there are
+	Executions   int      `json:"executions"`        // all that there are
+	Skipped      int64    `json:"skipped,omitempty"` // items of the table that are none
+	Loading      bool     `json:"loading,omitempty"`
 }
 
 // listed is an execution as the page's list shows it.
@@ -72,6 +74,8 @@ func (s *Seeder) state() iter.Seq2[string, any] {
 			Name:         s.cfg.Gossip.ID,
 			Destinations: s.cfg.Destinations,
 			Executions:   total,
+			Skipped:      s.items.skipped.Load(),
+			Loading:      !s.isLoaded(),
 		}) && yield(membersValue, gossip.View(s.gossip.Members())) && yield(badPeersValue, swarm.View(s.swarm.BadPeers()))
 		for _, l := range shown {
 			ok = ok && yield(listedValue+l.ID, l)

@@ -2,7 +2,7 @@
 // builds, pulls and hashes them, announces them to the agents, is the swarm's
 // first full copy, and keeps the record until every destination has arrived.
 //
-// The subjects, one a file: watch.go finds builds, deploy.go accepts them,
+// The subjects, one a file: load.go reads the table at the start, watch.go finds builds, deploy.go accepts them,
 // distribute.go carries one execution from the queue to its end, content.go has its
 // bytes, summary.go says how it went, index.go is what the HTTP side reads.
 package seeder
@@ -108,6 +108,7 @@ type Seeder struct {
 	sources *source.Buckets
 	metrics *metrics
 
+	items    tableItems
 	reserved reservations
 	turns    turns
 	changes  changes
@@ -142,6 +143,7 @@ func New(cfg Config) (_ *Seeder, err error) {
 			return nil, fmt.Errorf("--destinations: %w", err)
 		}
 	}
+	cfg.Ledger = cfg.Ledger.As(cfg.Bucket.Name())
 	trust := append([]ed25519.PublicKey{cfg.SigningKey.Public().(ed25519.PublicKey)}, cfg.Trust...)
 	s := &Seeder{
 		cfg:      cfg,
@@ -235,44 +237,17 @@ func quietAtEnd(ctx context.Context, err error) error {
 	return err
 }
 
-// load reads the table once and takes up what is not finished.
-func (s *Seeder) load(ctx context.Context) error {
-	resumed := 0
-	err := s.cfg.Ledger.Scan(ctx, func(r *ledger.Record) error {
-		s.put(r)
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("reading what was distributed before: %w", err)
-	}
-	s.mu.Lock()
-	s.loaded = true // from here on membersChanged sees to whoever comes
-	served := s.served
-	s.mu.Unlock()
-	running := make(map[string]bool)
-	for _, r := range s.index.unfinished() {
-		if r.Status == ledger.InProgress || lacks(r, served) {
-			running[r.ExecutionID] = true
-			resumed++
-			s.start(ctx, r, asResumed)
-		}
-	}
-	for _, a := range s.book.Active() {
-		s.retireEnded(a)
-	}
-	if err := s.cfg.Cache.ForgetPulls(func(id string) bool { return running[id] }); err != nil {
-		s.cfg.Logger.Warn("disk space is not freed", "error", err)
-	}
-	if resumed > 0 {
-		s.cfg.Logger.Info("taking up executions that were not finished", "executions", resumed)
-	}
-	return nil
-}
-
 func (s *Seeder) setReady(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ready = err
+}
+
+// isLoaded reports whether the index has all that the table says.
+func (s *Seeder) isLoaded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.loaded
 }
 
 func (s *Seeder) isReady() error {
@@ -313,16 +288,13 @@ func (s *Seeder) membersChanged() {
 
 // lacks reports whether one of the buckets still has to get the build.
 func lacks(r *ledger.Record, buckets map[string]bool) bool {
-	return slices.ContainsFunc(r.Unfinished(), func(b string) bool { return buckets[b] && !r.Cancelled(b) })
+	return !r.Foreign && slices.ContainsFunc(r.Unfinished(), func(b string) bool { return buckets[b] && !r.Cancelled(b) })
 }
 
 // heard takes a document that came from the cluster: one of this seeder's own, as a
 // rule, from before its start.
 func (s *Seeder) heard(d announce.Added) {
-	s.mu.Lock()
-	loaded := s.loaded
-	s.mu.Unlock()
-	if loaded && d.Announcement != nil {
+	if s.isLoaded() && d.Announcement != nil {
 		s.retireEnded(d.Announcement)
 	}
 }
@@ -332,7 +304,7 @@ func (s *Seeder) heard(d announce.Added) {
 func (s *Seeder) retireEnded(a *announce.Announcement) {
 	newest := s.index.newest(ledger.Key{FileKey: a.Key, SourceBucket: a.SourceBucket})
 	switch {
-	case newest == nil || newest.ExecutionID < a.ExecutionID || s.index.isClaimed(a.ExecutionID):
+	case newest == nil || newest.Foreign || newest.ExecutionID < a.ExecutionID || s.index.isClaimed(a.ExecutionID):
 		// Another seeder's, or under way.
 	case newest.ExecutionID > a.ExecutionID:
 		s.retire(newest.Key, a.ExecutionID, announce.Superseded)

@@ -91,6 +91,9 @@ func (w *watcher) poll(ctx context.Context) error {
 // it, it was there before the first start, or its own publish is on the way.
 func (w *watcher) known(o bucket.Object) bool {
 	r := w.index.newest(ledger.Key{FileKey: o.Key, SourceBucket: w.cfg.Bucket.Name()})
+	if r != nil && r.Foreign {
+		r = nil // says nothing of what Landfall has sent
+	}
 	if r != nil && r.SourceETag == o.ETag {
 		return true
 	}

@@ -134,6 +134,11 @@ type Executions struct {
 	// Next is the executionId to give as ?after= for the next page; absent on
 	// the last.
 	Next string `json:"next,omitempty"`
+	// Loading: the seeder is still reading the table, and the list is not whole.
+	Loading bool `json:"loading,omitempty"`
+	// SkippedItems are those of the table that are no executions; the seeder's log
+	// names them.
+	SkippedItems int64 `json:"skippedItems,omitempty"`
 }
 
 // DeployRequest asks for an execution. No destinations means the seeder's own.

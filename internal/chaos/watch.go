@@ -145,7 +145,7 @@ func (w *World) whole(ctx context.Context, bucket, key string) error {
 // table checks every item: it is in agreement with itself, and for every arrival
 // the object is there.
 func (v *watch) table() {
-	err := v.w.Ledger.Scan(v.ctx, func(r *ledger.Record) error {
+	err := v.w.Ledger.Scan(v.ctx, ledger.Scan{Record: func(r *ledger.Record) {
 		v.w.agrees(r)
 		for _, b := range r.Successful {
 			if name := [2]string{r.ExecutionID, b}; !v.arrived[name] {
@@ -153,8 +153,7 @@ func (v *watch) table() {
 				v.arrival(r, b)
 			}
 		}
-		return nil
-	})
+	}})
 	if err != nil && v.ctx.Err() == nil {
 		v.w.owner.Errorf("reading the table: %v", err)
 	}

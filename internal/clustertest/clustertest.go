@@ -45,6 +45,8 @@ type Options struct {
 	Regions, Unserved int
 	// AWS takes the place of the cloud's own settings; nil for those.
 	AWS *aws.Config
+	// Table is one that is there, for several clusters; empty for one of its own.
+	Table string
 	// FallbackAfter is the agents'; 0 for their default.
 	FallbackAfter time.Duration
 	// ArrivalTimeout is the seeder's; 0 for its default.
@@ -103,7 +105,6 @@ func Start(t testing.TB, cloud *cloudtest.Cloud, o Options) *Cluster {
 		Dir:            t.TempDir(),
 		AWS:            cloud.AWS,
 		Global:         c.Global,
-		Table:          cloud.Table(t),
 		Regions:        c.Regions,
 		Unserved:       o.Unserved,
 		BuildSource:    o.BuildSource,
@@ -116,6 +117,9 @@ func Start(t testing.TB, cloud *cloudtest.Cloud, o Options) *Cluster {
 		Tracer:         o.Tracer,
 		Version:        "test",
 		Logger:         slog.New(slog.NewTextHandler(newLogTo(t), &slog.HandlerOptions{Level: slog.LevelInfo})),
+	}
+	if c.cfg.Table = o.Table; o.Table == "" {
+		c.cfg.Table = cloud.Table(t)
 	}
 	if c.opts.Contract == nil {
 		c.opts.Contract = apitest.Load(t)

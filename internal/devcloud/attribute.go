@@ -74,9 +74,9 @@ func answer(out any) any {
 	case *server.GetItemOutput:
 		return itemAnswer{Item: itemOf(out.Item)}
 	case *server.QueryOutput:
-		return pageAnswer{itemsOf(out.Items), out.Count, itemOf(out.LastEvaluatedKey)}
-	case *server.ScanOutput:
-		return pageAnswer{itemsOf(out.Items), out.Count, itemOf(out.LastEvaluatedKey)}
+		return pageAnswer{itemsOf(out.Items), out.Count, out.Count, itemOf(out.LastEvaluatedKey)}
+	case *scanOutput:
+		return pageAnswer{itemsOf(out.Items), out.Count, out.scanned, itemOf(out.LastEvaluatedKey)}
 	case *server.BatchGetItemOutput:
 		responses := make(map[string][]item, len(out.Responses))
 		for table, items := range out.Responses {
@@ -101,6 +101,7 @@ type itemAnswer struct {
 type pageAnswer struct {
 	Items            []item
 	Count            int32
+	ScannedCount     int32
 	LastEvaluatedKey item `json:",omitempty"`
 }
 

@@ -111,7 +111,7 @@ func newDatabase(log *slog.Logger) *database {
 		"TransactWriteItems": write(db.transactWriteItems),
 		"GetItem":            read(c.GetItem),
 		"Query":              read(c.Query),
-		"Scan":               read(c.Scan),
+		"Scan":               read(db.scan),
 		"BatchGetItem":       read(c.BatchGetItem),
 		"TransactGetItems":   read(c.TransactGetItems),
 	}

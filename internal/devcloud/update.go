@@ -73,6 +73,11 @@ func (db *database) withItem(
 	ctx context.Context, err error, asked ddbtypes.ReturnValuesOnConditionCheckFailure,
 	table *string, key map[string]*server.AttributeValue,
 ) error {
+	if strings.Contains(err.Error(), "is not supported for path=NULL") {
+		// A function of an attribute that is not there: minidyn calls that a wrong
+		// expression, DynamoDB false.
+		err = &ddbtypes.ConditionalCheckFailedException{Message: aws.String("The conditional request failed")}
+	}
 	var failed *ddbtypes.ConditionalCheckFailedException
 	if asked != ddbtypes.ReturnValuesOnConditionCheckFailureAllOld || !errors.As(err, &failed) {
 		return err

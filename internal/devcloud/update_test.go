@@ -47,6 +47,16 @@ func TestUpdates(t *testing.T) {
 	if !errors.As(err, &refused) || !reflect.DeepEqual(refused.Item, want) {
 		t.Errorf("refused with %v: item %v", err, refused)
 	}
+	// A set that is not there contains nothing.
+	for _, k := range []values{key("k"), key("nothing")} {
+		_, err = c.db.UpdateItem(ctx, &dynamodb.UpdateItemInput{
+			TableName: aws.String("items"), Key: k, UpdateExpression: aws.String("SET version = :v"),
+			ConditionExpression: aws.String("contains(buckets, :b)"), ExpressionAttributeValues: values{":v": num(9), ":b": str("b")},
+		})
+		if !errors.As(err, &refused) {
+			t.Errorf("a set that is not there: %v", err)
+		}
+	}
 	// An expression that cannot be carried out changes nothing.
 	if _, err := c.db.UpdateItem(ctx, &dynamodb.UpdateItemInput{
 		TableName: aws.String("items"), Key: key("k"), UpdateExpression: aws.String("SET version = :v, missing.deep = :v"),
@@ -126,5 +136,20 @@ func checkItem(t *testing.T, got, want values) {
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v\nwant %v", got, want)
+	}
+}
+
+func TestScanCountsWhatItsFilterLeavesOut(t *testing.T) {
+	c, _ := start(t, t.TempDir())
+	createTable(t, c, "items")
+	put(t, c, "items", entry("a", values{"owner": str("x")}))
+	put(t, c, "items", entry("b", values{"owner": str("y")}))
+	put(t, c, "items", entry("c", nil))
+	out, err := c.db.Scan(t.Context(), &dynamodb.ScanInput{
+		TableName: aws.String("items"), FilterExpression: aws.String("attribute_not_exists(#owner) OR #owner = :owner"),
+		ExpressionAttributeNames: map[string]string{"#owner": "owner"}, ExpressionAttributeValues: values{":owner": str("x")},
+	})
+	if err != nil || out.Count != 2 || len(out.Items) != 2 || out.ScannedCount != 3 {
+		t.Errorf("%+v, %v", out, err)
 	}
 }

@@ -1,8 +1,8 @@
 package ledger
 
 import (
-	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -79,6 +79,10 @@ func (r *Record) encode() item {
 	if !r.SourceModified.IsZero() {
 		i["sourceModified"] = instant(r.SourceModified)
 	}
+	i.set("owner", nil)
+	if r.Owner != "" {
+		i["owner"] = text(r.Owner)
+	}
 	i.set("completedAt", nil)
 	if !r.CompletedAt.IsZero() {
 		i["completedAt"] = instant(r.CompletedAt)
@@ -90,12 +94,16 @@ func (r *Record) encode() item {
 	i["copyResults"] = &types.AttributeValueMemberM{Value: results}
 	landings := make(item, len(r.Landings))
 	for bucket, l := range r.Landings {
-		landings[bucket] = &types.AttributeValueMemberM{Value: item{
-			"agent": text(l.Agent), "uploadId": text(l.UploadID), "executionId": text(l.ExecutionID),
-		}}
+		landings[bucket] = l.encode()
 	}
 	i["landings"] = &types.AttributeValueMemberM{Value: landings}
 	return i
+}
+
+func (l Landing) encode() types.AttributeValue {
+	return &types.AttributeValueMemberM{Value: item{
+		"agent": text(l.Agent), "uploadId": text(l.UploadID), "executionId": text(l.ExecutionID),
+	}}
 }
 
 func (r Result) encode() types.AttributeValue {
@@ -115,162 +123,32 @@ func (r Result) encode() types.AttributeValue {
 	return &types.AttributeValueMemberM{Value: i}
 }
 
-// reader takes an item apart and remembers the first thing that is wrong.
-type reader struct {
-	item
-	err error
+// ours are the attributes that encode writes.
+var ours = []string{
+	"fileKey", "sourceBucket", "executionId", "status", "startTime", "completedAt", "destinationBuckets", "totalBuckets",
+	"successfulBuckets", "failedBuckets", "successfulCopies", "failedCopies", "copyResults", "landings", "size",
+	"sourceEtag", "infohash", "sha256", "version", "owner", "headers", "sourceModified",
 }
 
-func decode(i item) (*Record, error) {
-	d := &reader{item: i}
-	r := &Record{
-		Key:          Key{d.text("fileKey"), d.text("sourceBucket")},
-		ExecutionID:  d.text("executionId"),
-		Status:       Status(d.text("status")),
-		StartTime:    d.instant("startTime"),
-		CompletedAt:  d.instant("completedAt"),
-		Destinations: d.texts("destinationBuckets"),
-		Successful:   d.texts("successfulBuckets"),
-		Failed:       d.texts("failedBuckets"),
-		Results:      map[string]Result{},
-		Landings:     map[string]Landing{},
-		Size:         d.number("size"),
-		SourceETag:   d.text("sourceEtag"),
-		InfoHash:     d.text("infohash"),
-		SHA256:       d.text("sha256"),
-		Headers:      d.headers(),
-		Version:      d.number("version"),
-		item:         i,
-
-		SourceModified: d.instant("sourceModified"),
-	}
-	for bucket, v := range d.each("copyResults") {
-		r.Results[bucket] = Result{
-			Success:   v.bool("success"),
-			Timestamp: v.instant("timestamp"),
-			ETag:      v.text("etag"),
-			Bytes:     v.number("bytes"),
-			Seconds:   v.float("seconds"),
-			Region:    v.text("region"),
-			Agent:     v.text("agent"),
-			SHA256:    v.text("sha256"),
-			Error:     v.text("error"),
-		}
-		d.note(v.err)
-	}
-	for bucket, v := range d.each("landings") {
-		r.Landings[bucket] = Landing{v.text("agent"), v.text("uploadId"), v.text("executionId")}
-		d.note(v.err)
-	}
-	if len(r.Destinations) > maxDestinations {
-		d.note(fmt.Errorf("%d destination buckets", len(r.Destinations)))
-	}
-	if r.Size < 0 {
-		d.note(fmt.Errorf("size %d", r.Size))
-	}
-	if d.err != nil {
-		return nil, fmt.Errorf("item of %q: %w", r.FileKey, d.err)
-	}
-	return r, nil
-}
-
-func (d *reader) note(err error) {
-	if d.err == nil {
-		d.err = err
-	}
-}
-
-// value returns an attribute as a T; its zero value when it is absent. An
-// attribute of another type is an error.
-func value[T types.AttributeValue](d *reader, name string) (v T) {
-	a, ok := d.item[name]
-	if !ok {
-		return v
-	}
-	if v, ok = a.(T); !ok {
-		d.note(fmt.Errorf("attribute %s is a %T", name, a))
-	}
-	return v
-}
-
-func (d *reader) text(name string) string {
-	if v := value[*types.AttributeValueMemberS](d, name); v != nil {
-		return v.Value
-	}
-	return ""
-}
-
-func (d *reader) texts(name string) []string {
-	if v := value[*types.AttributeValueMemberSS](d, name); v != nil {
-		return sorted(v.Value)
-	}
-	return nil
-}
-
-func (d *reader) bool(name string) bool {
-	v := value[*types.AttributeValueMemberBOOL](d, name)
-	return v != nil && v.Value
-}
-
-func (d *reader) float(name string) float64 {
-	v := value[*types.AttributeValueMemberN](d, name)
-	if v == nil {
-		return 0
-	}
-	n, err := strconv.ParseFloat(v.Value, 64)
-	d.note(err)
-	return n
-}
-
-func (d *reader) number(name string) int64 {
-	v := value[*types.AttributeValueMemberN](d, name)
-	if v == nil {
-		return 0
-	}
-	n, err := strconv.ParseInt(v.Value, 10, 64)
-	d.note(err)
-	return n
-}
-
-func (d *reader) instant(name string) time.Time {
-	s := d.text(name)
-	if s == "" {
-		return time.Time{}
-	}
-	t, err := time.Parse(time.RFC3339Nano, s)
-	d.note(err)
-	return t
-}
-
-// headers returns the map of that name; nil when it is absent.
-func (d *reader) headers() map[string]string {
-	v := value[*types.AttributeValueMemberM](d, "headers")
-	if v == nil {
-		return nil
-	}
-	in := &reader{item: v.Value}
-	out := make(map[string]string, len(v.Value))
-	for name := range v.Value {
-		out[name] = in.text(name)
-	}
-	d.note(in.err)
+// foreign returns the attributes of an item that are not ours.
+func (i item) foreign() item {
+	out := maps.Clone(i)
+	maps.DeleteFunc(out, func(name string, _ types.AttributeValue) bool { return slices.Contains(ours, name) })
 	return out
 }
 
-// each returns the maps inside a map.
-func (d *reader) each(name string) map[string]*reader {
-	v := value[*types.AttributeValueMemberM](d, name)
-	if v == nil {
-		return nil
-	}
-	out := make(map[string]*reader, len(v.Value))
-	for k, inner := range v.Value {
-		m, ok := inner.(*types.AttributeValueMemberM)
-		if !ok {
-			d.note(fmt.Errorf("%s of %s is a %T", name, k, inner))
-			continue
+// unchanged is the condition that the table's item still has the execution and the
+// version of this one, in whatever form.
+func (i item) unchanged() (condition string, values item) {
+	// Names that DynamoDB reserves would need aliases; these are free.
+	condition, values = "attribute_exists(fileKey)", item{}
+	for _, name := range []string{"executionId", "version"} {
+		if v, ok := i[name]; ok {
+			condition += " AND " + name + " = :" + name
+			values[":"+name] = v
+		} else {
+			condition += " AND attribute_not_exists(" + name + ")"
 		}
-		out[k] = &reader{item: m.Value}
 	}
-	return out
+	return condition, values
 }

@@ -11,19 +11,20 @@ package ledger
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
 	mathrand "math/rand/v2"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
-	"github.com/oklog/ulid/v2"
+
+	"github.com/landfall-dist/landfall/internal/executionid"
 )
 
 const (
@@ -38,6 +39,9 @@ const (
 	createTimeout = 2 * time.Minute
 	// createInterval is the time between looks at it.
 	createInterval = 100 * time.Millisecond
+	// pageTimeout bounds one page of a scan, 1 MiB: a connection that hangs is not
+	// waited for in silence.
+	pageTimeout = time.Minute
 )
 
 // Ledger is one table. It is safe for concurrent use, by any number of
@@ -45,13 +49,23 @@ const (
 type Ledger struct {
 	client *dynamodb.Client
 	table  string
-
-	errors, conflicts atomic.Int64
+	owner  string
+	*counts
 }
+
+type counts struct{ errors, conflicts atomic.Int64 }
 
 // New returns the ledger kept in a table, which need not exist yet.
 func New(client *dynamodb.Client, table string) *Ledger {
-	return &Ledger{client: client, table: table}
+	return &Ledger{client: client, table: table, counts: new(counts)}
+}
+
+// As returns the ledger for a seeder, by its global bucket: it leaves other seeders'
+// executions alone and has what it writes say whose it is. Agents do without.
+func (l *Ledger) As(owner string) *Ledger {
+	of := *l
+	of.owner = owner
+	return &of
 }
 
 // Table is the table's name.
@@ -130,7 +144,8 @@ func (l *Ledger) explain(err error) error {
 	return fmt.Errorf("table %s: %w", l.table, err)
 }
 
-// Get reads the item of a key, consistently. ErrNotFound when there is none.
+// Get reads the item of a key, consistently. ErrNotFound when there is none, an
+// *Unreadable when it is no execution.
 func (l *Ledger) Get(ctx context.Context, k Key) (*Record, error) {
 	if err := k.check(); err != nil {
 		return nil, err
@@ -146,28 +161,75 @@ func (l *Ledger) Get(ctx context.Context, k Key) (*Record, error) {
 	if len(out.Item) == 0 {
 		return nil, fmt.Errorf("%w: %s from %s", ErrNotFound, k.FileKey, k.SourceBucket)
 	}
-	return decode(out.Item)
+	return decode(out.Item, time.Now())
 }
 
-// Scan calls f with every record of the table, in no order.
-func (l *Ledger) Scan(ctx context.Context, f func(*Record) error) error {
-	pages := dynamodb.NewScanPaginator(l.client, &dynamodb.ScanInput{TableName: &l.table, ConsistentRead: aws.Bool(true)})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
+// Scan says what to do with the items of the table. Its functions are called one at a
+// time.
+type Scan struct {
+	// Record gets every execution, in no order; where the ledger has an owner, those of
+	// that one and those that name none.
+	Record func(*Record)
+	// Unreadable gets every item that is no execution; nil for nobody.
+	Unreadable func(*Unreadable)
+	// Page hears after each page how many items the table has gone through, those of
+	// other owners among them; nil for nobody.
+	Page func(items int64)
+}
+
+// Scan goes through the whole table.
+func (l *Ledger) Scan(ctx context.Context, s Scan) error {
+	in := &dynamodb.ScanInput{TableName: &l.table, ConsistentRead: aws.Bool(true)}
+	if l.owner != "" {
+		in.FilterExpression = aws.String("attribute_not_exists(#owner) OR #owner = :owner")
+		in.ExpressionAttributeNames = map[string]string{"#owner": "owner"}
+		in.ExpressionAttributeValues = item{":owner": text(l.owner)}
+	}
+	var items int64
+	for pages := dynamodb.NewScanPaginator(l.client, in); pages.HasMorePages(); {
+		page, err := l.page(ctx, pages)
 		if err != nil {
-			return l.explain(err)
+			return err
 		}
+		items += int64(max(page.ScannedCount, int32(len(page.Items))))
+		now := time.Now()
 		for _, i := range page.Items {
-			r, err := decode(i)
-			if err != nil {
-				return err
-			}
-			if err := f(r); err != nil {
-				return err
-			}
+			s.item(i, now)
+		}
+		if s.Page != nil {
+			s.Page(items)
 		}
 	}
 	return nil
+}
+
+func (l *Ledger) page(ctx context.Context, pages *dynamodb.ScanPaginator) (*dynamodb.ScanOutput, error) {
+	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
+	defer cancel()
+	page, err := pages.NextPage(ctx)
+	if err != nil {
+		return nil, l.explain(err)
+	}
+	return page, nil
+}
+
+func (s Scan) item(i item, now time.Time) {
+	if isNote(i) {
+		return
+	}
+	r, err := decode(i, now)
+	var unreadable *Unreadable
+	switch {
+	case err == nil:
+		s.Record(r)
+	case errors.As(err, &unreadable) && s.Unreadable != nil:
+		s.Unreadable(unreadable)
+	}
+}
+
+// isNote reports whether an item is no execution by its key.
+func isNote(i item) bool {
+	return strings.HasPrefix((&reader{item: i}).whole("sourceBucket"), NotePrefix)
 }
 
 // Start asks for an execution.
@@ -193,6 +255,8 @@ type Begun struct {
 	// Inherited are the destinations taken over from a superseded execution
 	// that was running, beyond those asked for.
 	Inherited []string
+	// Replaced is why the item that was there counts for nothing; nil if it does.
+	Replaced *Unreadable
 }
 
 // Begin writes a new execution of a key, in place of the one there was, or joins
@@ -206,14 +270,26 @@ func (l *Ledger) Begin(ctx context.Context, s Start) (*Begun, error) {
 	var begun *Begun
 	err := l.withRetry(ctx, s.Key, func() error {
 		old, err := l.Get(ctx, s.Key)
-		if errors.Is(err, ErrNotFound) {
+		var unreadable *Unreadable
+		switch {
+		case errors.As(err, &unreadable):
+			old = &Record{Key: s.Key, Owner: (&reader{item: unreadable.item}).text("owner"), Foreign: true, item: unreadable.item}
+		case errors.Is(err, ErrNotFound):
 			old = nil
-		} else if err != nil {
+		case err != nil:
+			return err
+		}
+		if err := l.owns(old); err != nil {
 			return err
 		}
 		begun = s.over(old, destinations)
+		begun.Replaced = unreadable
 		if begun.Joined {
 			return nil
+		}
+		if n := len(begun.Record.Destinations); n > maxDestinations {
+			return fmt.Errorf("%w: %d with those that execution %s of %s has still to reach, expected 1 to %d; wait until it has ended, or cancel it",
+				ErrTooMany, n, begun.Superseded, s.FileKey, maxDestinations)
 		}
 		_, err = l.put(ctx, begun.Record, old)
 		return err
@@ -222,6 +298,19 @@ func (l *Ledger) Begin(ctx context.Context, s Start) (*Begun, error) {
 		return nil, err
 	}
 	return begun, nil
+}
+
+// owns refuses to take a key over from another seeder, but for one that has ended and
+// is of this ledger's owner's own bucket.
+func (l *Ledger) owns(old *Record) error {
+	if old == nil || l.owner == "" || old.Owner == "" || old.Owner == l.owner {
+		return nil
+	}
+	if old.SourceBucket == l.owner && old.Status != InProgress {
+		return nil
+	}
+	return fmt.Errorf("%w: %s from %s belongs to the seeder of %s; publish it there, or give this seeder a table of its own with --table",
+		ErrOwned, old.FileKey, old.SourceBucket, old.Owner)
 }
 
 // over is the execution that takes the place of old, which may be nil.
@@ -241,48 +330,24 @@ func (s Start) over(old *Record, destinations []string) *Begun {
 	}
 	b := &Begun{Record: r}
 	var last string
-	if old != nil {
+	if old != nil && old.Foreign {
+		r.Version = old.Version + 1
+		r.item = old.item.foreign()
+	} else if old != nil {
 		if old.Status == InProgress && s.sameObject(old) && len(without(destinations, old.Destinations)) == 0 {
 			return &Begun{Record: old, Joined: true}
 		}
 		b.Superseded, last = old.ExecutionID, old.ExecutionID
 		r.Version = old.Version + 1
-		r.item = foreign(old)
+		r.item = old.item.foreign()
 		if old.Status == InProgress {
 			b.Inherited = without(old.Unfinished(), destinations)
 			r.Destinations = sorted(append(slices.Clone(destinations), b.Inherited...))
 		}
 	}
-	r.ExecutionID = newID(s.Now, last)
+	r.ExecutionID = executionid.New(s.Now, last)
 	r.settle(s.Now)
 	return b
-}
-
-// foreign returns the attributes of an item that are not ours.
-func foreign(r *Record) item {
-	i := r.encode()
-	for name := range (&Record{InfoHash: "-", SHA256: "-", CompletedAt: time.Unix(1, 0), Destinations: []string{"-"},
-		Headers: map[string]string{}, SourceModified: time.Unix(1, 0),
-		Successful: []string{"-"}, Failed: []string{"-"}}).encode() {
-		delete(i, name)
-	}
-	return i
-}
-
-// newID returns a ULID of now that is greater than last, which may be empty: a
-// clock that stands or was set back only adds one to last.
-func newID(now time.Time, last string) string {
-	id := ulid.MustNew(ulid.Timestamp(now), rand.Reader)
-	previous, err := ulid.ParseStrict(last)
-	if err != nil || id.Compare(previous) > 0 {
-		return id.String()
-	}
-	for i := len(previous) - 1; i >= 0; i-- {
-		if previous[i]++; previous[i] != 0 {
-			break
-		}
-	}
-	return previous.String()
 }
 
 func (s Start) check() error {
@@ -313,9 +378,15 @@ func (l *Ledger) SetContent(ctx context.Context, k Key, executionID, infohash, s
 	})
 }
 
-// SetLanding notes the upload of a destination, so that a successor finds it.
+// SetLanding notes the upload of a destination, so that a successor finds it. It is
+// one write without a read before it, unless the item is in an unusual form.
 func (l *Ledger) SetLanding(ctx context.Context, k Key, executionID, bucket string, landing Landing) (*Record, error) {
-	return l.update(ctx, k, executionID, func(r *Record) (bool, error) {
+	r, err := l.addLanding(ctx, k, executionID, bucket, landing)
+	last := shown(err)
+	if err == nil || last == nil && !isConflict(err) {
+		return r, err
+	}
+	return l.updateFrom(ctx, last, k, executionID, func(r *Record) (bool, error) {
 		if err := r.isDestination(bucket); err != nil {
 			return false, err
 		}
@@ -324,7 +395,7 @@ func (l *Ledger) SetLanding(ctx context.Context, k Key, executionID, bucket stri
 		}
 		r.Landings[bucket] = landing
 		return true, nil
-	})
+	}, l.put)
 }
 
 // Arrive records a build's arrival in a destination of an execution; again
@@ -339,7 +410,7 @@ func (l *Ledger) Arrive(ctx context.Context, last *Record, bucket string, result
 	return l.updateFrom(ctx, newest, last.Key, last.ExecutionID,
 		func(r *Record) (bool, error) { return r.arrive(bucket, result) },
 		func(ctx context.Context, r, old *Record) (*Record, error) {
-			if r.Status == InProgress && len(r.Failed) == 0 {
+			if r.Status == InProgress && len(r.Failed) == 0 && !r.mended {
 				return l.add(ctx, r, bucket)
 			}
 			return l.put(ctx, r, old)
@@ -403,7 +474,7 @@ func shown(err error) *Record {
 	if !errors.As(err, &conflict) || len(conflict.Item) == 0 {
 		return nil
 	}
-	r, err := decode(conflict.Item)
+	r, err := decode(conflict.Item, time.Now())
 	if err != nil {
 		return nil // reading it says what is wrong
 	}
@@ -413,6 +484,9 @@ func shown(err error) *Record {
 // put writes r on condition that the item is still old, or still absent when old
 // is nil, and returns r.
 func (l *Ledger) put(ctx context.Context, r, old *Record) (*Record, error) {
+	if r.Owner == "" {
+		r.Owner = l.owner
+	}
 	in := &dynamodb.PutItemInput{
 		TableName:                           &l.table,
 		Item:                                r.encode(),
@@ -420,20 +494,27 @@ func (l *Ledger) put(ctx context.Context, r, old *Record) (*Record, error) {
 		ReturnValuesOnConditionCheckFailure: types.ReturnValuesOnConditionCheckFailureAllOld,
 	}
 	if old != nil {
-		in.ConditionExpression = aws.String("executionId = :id AND version = :version")
-		in.ExpressionAttributeValues = item{":id": text(old.ExecutionID), ":version": number(old.Version)}
-		// Names that DynamoDB reserves would need aliases; these two are free.
+		condition, values := old.item.unchanged()
+		in.ConditionExpression, in.ExpressionAttributeValues = &condition, values
+		if len(values) == 0 {
+			in.ExpressionAttributeValues = nil // DynamoDB refuses an empty one
+		}
 	}
 	if _, err := l.client.PutItem(ctx, in); err != nil {
 		return nil, l.refused(err)
 	}
+	r.item, r.mended = in.Item, false
 	return r, nil
+}
+
+func isConflict(err error) bool {
+	var conflict *types.ConditionalCheckFailedException
+	return errors.As(err, &conflict)
 }
 
 // refused leaves a conflict as it is, for withRetry and shown.
 func (l *Ledger) refused(err error) error {
-	var conflict *types.ConditionalCheckFailedException
-	if errors.As(err, &conflict) {
+	if isConflict(err) {
 		l.conflicts.Add(1)
 		return err
 	}
@@ -445,8 +526,7 @@ func (l *Ledger) withRetry(ctx context.Context, k Key, f func() error) error {
 	wait := firstBackoff
 	for range maxTries {
 		err := f()
-		var conflict *types.ConditionalCheckFailedException
-		if !errors.As(err, &conflict) {
+		if !isConflict(err) {
 			return err
 		}
 		select {

@@ -20,6 +20,8 @@ const (
 	maxKeyLength = 1024
 	// maxErrorLength bounds the text of an error kept in the item, in bytes.
 	maxErrorLength = 1 << 10
+	// maxBucketName is the length in bytes of the longest name that S3 ever allowed.
+	maxBucketName = 255
 )
 
 var (
@@ -27,8 +29,13 @@ var (
 	ErrNotFound = errors.New("no such execution")
 	// ErrSuperseded says that the item belongs to another execution now.
 	ErrSuperseded = errors.New("execution superseded")
+	// ErrOwned says that the item belongs to another seeder.
+	ErrOwned = errors.New("another seeder's execution")
 	// ErrNoTable says that the table does not exist.
 	ErrNoTable = errors.New("table does not exist")
+	// ErrTooMany says that an execution would have more destinations than one may,
+	// with those of the one that it replaces.
+	ErrTooMany = errors.New("too many destinations")
 	// errInvalid is wrapped by what a caller must not ask for.
 	errInvalid = errors.New("invalid execution")
 )
@@ -42,6 +49,9 @@ const (
 	Completed  Status = "COMPLETED"
 	Failed     Status = "FAILED"
 )
+
+// statuses are all that there are.
+var statuses = []Status{InProgress, Completed, Failed}
 
 // Key is the table's key: an object of a bucket. FileKey is carried byte for
 // byte.
@@ -69,8 +79,20 @@ type Record struct {
 	SourceModified   time.Time
 	InfoHash, SHA256 string // hexadecimal; empty until the build was pulled
 	Version          int64  // grows with every change
+	// Owner is the global bucket of the seeder whose execution this is; empty where an
+	// older version wrote it.
+	Owner string
+	// Foreign: another system wrote the item, or nobody could carry it on. It is shown
+	// and otherwise left alone; its ExecutionID is made up where it has none.
+	Foreign bool
+	// Odd is the first thing in the item that could not be read and was left out;
+	// empty for nothing.
+	Odd string
 
-	item item // as it was read, with attributes of others
+	item item // as the table has it, with attributes of others
+	// mended: an attribute has not the form that encode gives it, so that only a
+	// write of the whole item is sure to work.
+	mended bool
 }
 
 // Result is how a destination ended.
@@ -139,12 +161,7 @@ func (r *Record) fail(bucket string, result Result) (changed bool, err error) {
 		return false, err
 	}
 	result.Success = false
-	if len(result.Error) > maxErrorLength {
-		result.Error = result.Error[:maxErrorLength]
-		for !utf8.ValidString(result.Error) { // cut within a character
-			result.Error = result.Error[:len(result.Error)-1]
-		}
-	}
+	result.Error = cutText(result.Error)
 	known := slices.Contains(r.Failed, bucket)
 	if slices.Contains(r.Successful, bucket) || known && r.Results[bucket].Error == result.Error {
 		return false, nil

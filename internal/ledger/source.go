@@ -2,36 +2,25 @@ package ledger
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"maps"
 	"time"
-
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
-	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 )
 
 // SetSourceModified notes that the source object was written again, at a time, as it
 // was. Nothing else of the item changes; ErrSuperseded when it is another
 // execution's.
 func (l *Ledger) SetSourceModified(ctx context.Context, k Key, executionID string, at time.Time) (*Record, error) {
-	out, err := l.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{
-		TableName:                 &l.table,
-		Key:                       k.item(),
-		UpdateExpression:          aws.String("SET sourceModified = :at, version = version + :one"),
-		ConditionExpression:       aws.String("executionId = :id"),
-		ExpressionAttributeValues: item{":id": text(executionID), ":at": instant(at), ":one": number(1)},
-		ReturnValues:              types.ReturnValueAllNew,
-	})
-	if err == nil {
-		return decode(out.Attributes)
+	r, err := l.updateItem(ctx, k, "",
+		"SET sourceModified = :at, version = version + :one",
+		"executionId = :id AND attribute_type(version, :number)",
+		item{":id": text(executionID), ":at": instant(at), ":one": number(1), ":number": text("N")})
+	if !isConflict(err) {
+		return r, err
 	}
-	err = l.refused(err)
-	if conflict := (*types.ConditionalCheckFailedException)(nil); errors.As(err, &conflict) {
-		return nil, fmt.Errorf("%w: %s of %s", ErrSuperseded, executionID, k.FileKey)
-	}
-	return nil, err
+	return l.updateFrom(ctx, nil, k, executionID, func(r *Record) (bool, error) {
+		r.SourceModified = at
+		return true, nil
+	}, l.put)
 }
 
 // sameObject reports whether an execution is of what the source has now. The headers

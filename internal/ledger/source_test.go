@@ -10,7 +10,7 @@ import (
 func TestSourceIsRemembered(t *testing.T) {
 	everywhere(t, func(t *testing.T, l *Ledger) {
 		ctx := t.Context()
-		s := start("etag", "a")
+		s := start("etag", "aaa")
 		s.Headers = map[string]string{"content-type": "a/b", "x-amz-meta-empty": ""}
 		s.SourceModified = noon
 		id := begin(t, l, s).Record.ExecutionID
@@ -18,7 +18,7 @@ func TestSourceIsRemembered(t *testing.T) {
 		if err != nil || !maps.Equal(r.Headers, s.Headers) || !r.SourceModified.Equal(noon) {
 			t.Fatalf("stored as %+v, %v", r, err)
 		}
-		arrived, err := l.Arrive(ctx, r, "a", Result{Timestamp: noon})
+		arrived, err := l.Arrive(ctx, r, "aaa", Result{Timestamp: noon})
 		if err != nil || !maps.Equal(arrived.Headers, s.Headers) {
 			t.Fatalf("after an arrival %+v, %v", arrived, err)
 		}
@@ -30,7 +30,7 @@ func TestSourceIsRemembered(t *testing.T) {
 		if _, err := l.SetSourceModified(ctx, key, "another", later); !errors.Is(err, ErrSuperseded) {
 			t.Errorf("for another execution: %v", err)
 		}
-		if second := begin(t, l, start("etag-2", "a")).Record; second.Headers != nil || !second.SourceModified.IsZero() {
+		if second := begin(t, l, start("etag-2", "aaa")).Record; second.Headers != nil || !second.SourceModified.IsZero() {
 			t.Errorf("the next execution has them from the last: %+v", second)
 		}
 	})
@@ -45,11 +45,11 @@ func TestJoinComparesHeaders(t *testing.T) {
 	}{
 		"the same":            {map[string]string{"content-type": "a/b"}, map[string]string{"content-type": "a/b"}, true},
 		"corrected":           {map[string]string{"content-type": "a/b"}, map[string]string{"content-type": "a/c"}, false},
-		"none any more":       {map[string]string{"cache-control": "x"}, map[string]string{}, false},
+		"none any more":       {map[string]string{"cache-control": "xxx"}, map[string]string{}, false},
 		"of an older version": {nil, map[string]string{"content-type": "a/b"}, true},
 	} {
 		l := New(cloud.DynamoDB, cloud.Table(t))
-		s := start("etag", "a")
+		s := start("etag", "aaa")
 		s.Headers = c.running
 		first := begin(t, l, s)
 		s.Headers = c.asked

@@ -67,6 +67,17 @@ func table(w io.Writer, heads []string, rows [][]string) error {
 
 // Executions prints a page of the list.
 func Executions(w io.Writer, page *api.Executions) error {
+	defer func() {
+		if page.Loading {
+			fmt.Fprintln(w, "the seeder is still reading the table: this is not all")
+		}
+		if page.SkippedItems > 0 {
+			fmt.Fprintf(w, "%d items of the table are no executions and were skipped; the seeder's log names them\n", page.SkippedItems)
+		}
+	}()
+	if len(page.Executions) == 0 && page.Loading {
+		return nil
+	}
 	if len(page.Executions) == 0 {
 		_, err := fmt.Fprintln(w, "nothing has been distributed yet; publish a build with: seeder publish build.zip")
 		return err

@@ -1,0 +1,193 @@
+package clustertest
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/seeder/client"
+)
+
+type values = map[string]types.AttributeValue
+
+func str(s string) types.AttributeValue { return &types.AttributeValueMemberS{Value: s} }
+func num(s string) types.AttributeValue { return &types.AttributeValueMemberN{Value: s} }
+func list(l ...string) types.AttributeValue {
+	v := &types.AttributeValueMemberL{}
+	for _, s := range l {
+		v.Value = append(v.Value, str(s))
+	}
+	return v
+}
+
+// write puts an item into the table as another program would.
+func (c *Cluster) write(key, source string, more values) {
+	c.t.Helper()
+	i := values{"fileKey": str(key), "sourceBucket": str(source)}
+	for name, v := range more {
+		i[name] = v
+	}
+	_, err := c.cloud.DynamoDB.PutItem(c.t.Context(), &dynamodb.PutItemInput{TableName: aws.String(c.cfg.Table), Item: i})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// status is the HTTP status of an answer that is no success.
+func status(t *testing.T, err error) int {
+	t.Helper()
+	var answer *client.StatusError
+	if !errors.As(err, &answer) {
+		t.Fatalf("no answer of HTTP: %v", err)
+	}
+	return answer.Code
+}
+
+func TestTableWithItemsOfOthers(t *testing.T) {
+	log := &lines{}
+	c := Start(t, cloud, Options{Regions: 2, Log: log, Before: func(c *Cluster) {
+		// Sent by the system before, and still in the bucket.
+		c.Put("old.zip", content(1, 100), nil)
+		c.write("old.zip", c.Global, values{"status": str("COMPLETED"), "startTime": num("1700000000"), "destinationBuckets": list(c.Bucket(0), c.Bucket(1))})
+		c.write("running.zip", c.Global, values{"status": str("IN_PROGRESS"), "destinationBuckets": list(c.Bucket(0))})
+		c.write("bare.zip", c.Global, nil)
+		c.write("lease", "lease:x", values{"holder": str("me"), "term": num("3")})
+		c.write("bad.zip", "x-builds", values{"executionId": str("01K0Z4V5QW8TQ0H6Q9M3N7R2XD"), "status": str("DONE"), "size": str("12")})
+		c.write("far.zip", c.Global, values{"executionId": str("7ZZZZZZZZZZZZZZZZZZZZZZZZZ"), "status": str("IN_PROGRESS"), "destinationBuckets": list(c.Bucket(0))})
+		c.write("shouting.zip", c.Global, values{"executionId": str("01K0Z4V5QW8TQ0H6Q9M3N7R2XE"), "status": str("IN_PROGRESS"), "destinationBuckets": list("s3://BUCKET")})
+		c.write("negative.zip", c.Global, values{"executionId": str("01K0Z4V5QW8TQ0H6Q9M3N7R2XF"), "status": str("COMPLETED"), "destinationBuckets": list(c.Bucket(0)), "size": num("-5")})
+		for range 50 {
+			c.write(content16(), c.Global, nil)
+		}
+	}})
+	page, err := c.Seeder.Executions(t.Context(), 0, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := make(map[string]api.Execution)
+	for _, e := range page.Executions {
+		found[e.Key] = e
+	}
+	if len(found) != 4 || page.SkippedItems != 54 || found["old.zip"].Status != "COMPLETED" || found["old.zip"].Destinations[1].State != api.StateLanded ||
+		found["running.zip"].Phase != api.PhaseEnded || found["negative.zip"].Size != 0 {
+		t.Errorf("the list is %+v", page)
+	}
+	named := make(map[any]bool)
+	for _, line := range log.of("item of the table is skipped") {
+		named[line["key"]] = true
+	}
+	// One in fifty lines of one reason can be of any item.
+	if !named["bad.zip"] || !named["far.zip"] || len(named) > 2+10 {
+		t.Errorf("skipped items that are named: %v", named)
+	}
+	if lines := log.of("item of the table is read in part"); len(lines) != 2 || lines[0]["key"] == lines[1]["key"] {
+		t.Errorf("read in part: %v", lines)
+	}
+	for _, change := range []func(id string) error{
+		func(id string) error { _, err := c.Seeder.Cancel(t.Context(), id); return err },
+		func(id string) error { _, err := c.Seeder.Retry(t.Context(), id); return err },
+	} {
+		if err := change(found["running.zip"].ExecutionID); err == nil || status(t, err) != http.StatusConflict {
+			t.Errorf("changing another system's item: %v", err)
+		}
+	}
+	// What was sent before is not sent again by itself; what is new under its key is.
+	b := content(2, 12345)
+	for _, key := range []string{"bare.zip", "far.zip", "running.zip", "shouting.zip"} {
+		c.Publish(key, b)
+		c.Holds(key, b)
+	}
+	if e := c.Record("far.zip"); e.ExecutionID >= "7" {
+		t.Errorf("the new id is %s", e.ExecutionID)
+	}
+	if got, _ := c.Object(c.Bucket(0), "old.zip"); got != nil {
+		t.Error("old.zip was sent again")
+	}
+	c.Put("old.zip", b, nil)
+	c.Until("old.zip arrives", func() bool {
+		e, err := c.Seeder.ByKey(t.Context(), "old.zip")
+		return err == nil && e.Status == "COMPLETED" && e.Size == int64(len(b))
+	})
+	c.Holds("old.zip", b)
+	c.Restart()
+	if page, err := c.Seeder.Executions(t.Context(), 0, ""); err != nil || page.SkippedItems != 52 || len(page.Executions) != 6 {
+		t.Errorf("after a restart: %+v, %v", page, err)
+	}
+}
+
+var contents atomic.Int64
+
+// content16 is another key each time.
+func content16() string { return "note-" + string(rune('a'+contents.Add(1))) }
+
+// Two seeders with global buckets of their own may share a table.
+func TestSharedTable(t *testing.T) {
+	const timeout = 100 * time.Millisecond
+	table := cloud.Table(t)
+	prod := Start(t, cloud, Options{Regions: 1, Unserved: 1, Table: table})
+	prod.Put("build.bin", content(1, 100), nil)
+	waiting := prod.Deploy("build.bin").ExecutionID
+	log := &lines{}
+	staging := Start(t, cloud, Options{Regions: 1, Unserved: 1, Table: table, ArrivalTimeout: timeout, Log: log})
+	staging.Put("build.bin", content(2, 200), nil)
+	staging.Await(staging.Deploy("build.bin").ExecutionID, "FAILED") // in its own time
+	page, err := staging.Seeder.Executions(t.Context(), 0, "")
+	if err != nil || len(page.Executions) != 1 || page.Executions[0].SourceBucket != staging.Global || page.SkippedItems != 0 {
+		t.Errorf("the second seeder lists %+v, %v", page, err)
+	}
+	if r := prod.Record("build.bin"); r.ExecutionID != waiting || r.Status != "IN_PROGRESS" || r.Owner != prod.Global {
+		t.Errorf("the first one's execution is %+v", r)
+	}
+	_, err = staging.Seeder.Deploy(t.Context(), api.DeployRequest{SourceBucket: prod.Global, SourceKey: "build.bin"})
+	if err == nil || status(t, err) != http.StatusConflict || !strings.Contains(err.Error(), "seeder of "+prod.Global) {
+		t.Errorf("sending what another seeder sends: %v", err)
+	}
+	for name, l := range map[string]*Cluster{"first": prod, "second": staging} {
+		l.Restart()
+		if page, err := l.Seeder.Executions(t.Context(), 0, ""); err != nil || len(page.Executions) != 1 || page.Executions[0].SourceBucket != l.Global {
+			t.Errorf("the %s seeder lists %+v after a restart, %v", name, page, err)
+		}
+	}
+}
+
+// refusingScans answers the first scans of the table with an error.
+type refusingScans struct {
+	refuse, seen atomic.Int64
+}
+
+func (r *refusingScans) RoundTrip(req *http.Request) (*http.Response, error) {
+	if strings.HasSuffix(req.Header.Get("X-Amz-Target"), ".Scan") && r.seen.Add(1) <= r.refuse.Load() {
+		body := `{"__type":"com.amazonaws.dynamodb.v20120810#AccessDeniedException","message":"no scan today"}`
+		return &http.Response{
+			StatusCode: http.StatusBadRequest, Header: http.Header{"Content-Type": {"application/x-amz-json-1.0"}}, Request: req,
+			Body: io.NopCloser(bytes.NewBufferString(body)), ContentLength: int64(len(body)),
+		}, nil
+	}
+	return http.DefaultTransport.RoundTrip(req)
+}
+
+// A table that cannot be read at the start is tried again, and nothing else stops.
+func TestTableNotReadAtTheStart(t *testing.T) {
+	scans := &refusingScans{}
+	scans.refuse.Store(2)
+	cfg := cloud.AWS.Copy()
+	cfg.HTTPClient = &http.Client{Transport: scans}
+	log := &lines{}
+	c := Start(t, cloud, Options{Regions: 1, AWS: &cfg, Log: log})
+	if n := len(log.of("table not read, trying again")); n != 2 || scans.seen.Load() != 3 {
+		t.Errorf("%d lines for %d scans", n, scans.seen.Load())
+	}
+	b := content(1, 100)
+	c.Publish("build.zip", b)
+	c.Holds("build.zip", b)
+}

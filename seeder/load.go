@@ -1,0 +1,137 @@
+package seeder
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/ledger"
+)
+
+const (
+	// maxSaid bounds the log lines about items of the table, for each reason: a table
+	// may be full of what others wrote.
+	maxSaid = 10
+	// sayInterval is how often a long reading of the table says how far it is.
+	sayInterval = 10 * time.Second
+)
+
+// tableItems are how many items of the table are what, as it was last read whole.
+type tableItems struct{ own, others, skipped atomic.Int64 }
+
+// load reads the table once and takes up what is not finished. A table that cannot be
+// read is tried again, as a bucket that cannot be listed is; the seeder is not ready
+// meanwhile.
+func (s *Seeder) load(ctx context.Context) error {
+	causes := make(map[string]int)
+	// say reports whether another line for this reason is due.
+	say := func(cause string) bool {
+		causes[cause]++
+		return causes[cause] <= maxSaid
+	}
+	for wait := firstRetry; ; wait = min(2*wait, maxRetry) {
+		err := s.readTable(ctx, say)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		err = fmt.Errorf("reading what was distributed before: %w", err)
+		s.setReady(err)
+		delay := jitter(wait)
+		s.cfg.Logger.Error("table not read, trying again", "table", s.cfg.Ledger.Table(), "error", err, "retryIn", delay.Round(time.Millisecond).String())
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(delay):
+		}
+	}
+	s.mu.Lock()
+	s.loaded = true // from here on membersChanged sees to whoever comes
+	served := s.served
+	s.mu.Unlock()
+	resumed, running := 0, make(map[string]bool)
+	for _, r := range s.index.unfinished() {
+		if r.Status == ledger.InProgress || lacks(r, served) {
+			running[r.ExecutionID] = true
+			resumed++
+			s.start(ctx, r, asResumed)
+		}
+	}
+	for _, a := range s.book.Active() {
+		s.retireEnded(a)
+	}
+	if err := s.cfg.Cache.ForgetPulls(func(id string) bool { return running[id] }); err != nil {
+		s.cfg.Logger.Warn("disk space is not freed", "error", err)
+	}
+	if resumed > 0 {
+		s.cfg.Logger.Info("taking up executions that were not finished", "executions", resumed)
+	}
+	return nil
+}
+
+// readTable takes in every execution of the table that is this seeder's, and says of
+// every other item once why it is not, as far as there is room in a log.
+func (s *Seeder) readTable(ctx context.Context, say func(cause string) bool) error {
+	var own, skipped, odd, items int64
+	begun := time.Now()
+	said := begun
+	err := s.cfg.Ledger.Scan(ctx, ledger.Scan{
+		Record: func(r *ledger.Record) {
+			if !s.owns(r) {
+				if r.Owner == "" && r.Status == ledger.InProgress && !r.Foreign && say("older") {
+					s.cfg.Logger.Info("execution of an older version is left alone: its source bucket and its destinations are not this seeder's",
+						"key", r.FileKey, "sourceBucket", r.SourceBucket, "executionId", r.ExecutionID, "destinations", r.Destinations)
+				}
+				return
+			}
+			own++
+			if r.Odd != "" {
+				if odd++; say("odd") {
+					s.cfg.Logger.Warn("item of the table is read in part", "key", r.FileKey, "sourceBucket", r.SourceBucket, "leftOut", r.Odd)
+				}
+			}
+			s.put(r)
+		},
+		Unreadable: func(u *ledger.Unreadable) {
+			if skipped++; say(u.Cause) {
+				s.cfg.Logger.Warn("item of the table is skipped", "key", u.FileKey, "sourceBucket", u.SourceBucket, "reason", u.Cause, "found", u.Detail)
+			}
+		},
+		Page: func(n int64) {
+			items = n
+			if time.Since(said) >= sayInterval {
+				said = time.Now()
+				s.setReady(fmt.Errorf("reading the table: %d items so far", items))
+				s.cfg.Logger.Info("reading the table", "items", items, "seconds", since(begun))
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	s.items.own.Store(own)
+	s.items.others.Store(max(0, items-own-skipped))
+	s.items.skipped.Store(skipped)
+	if skipped > 0 || odd > 0 {
+		s.cfg.Logger.Warn("the table holds items that are not Landfall's", "skipped", skipped, "readInPart", odd, "linesPerReason", maxSaid)
+	}
+	s.cfg.Logger.Info("table read", "items", items, "own", own, "seconds", since(begun))
+	return nil
+}
+
+// owns reports whether an execution is this seeder's. One without an owner was begun by
+// an older version: by the seeder of its source bucket or, where that is no seeder's, by
+// one that sends to these destinations.
+func (s *Seeder) owns(r *ledger.Record) bool {
+	own := s.cfg.Bucket.Name()
+	if r.Owner != "" {
+		return r.Owner == own
+	}
+	return r.SourceBucket == own || !r.Foreign && !slices.ContainsFunc(r.Destinations, func(b string) bool {
+		return !slices.Contains(s.cfg.Destinations, b)
+	})
+}
