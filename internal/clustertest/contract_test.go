@@ -149,6 +149,21 @@ func TestContract(t *testing.T) {
 	plain := Start(t, cloud, Options{Regions: 1, Contract: contract})
 	post[api.Error](t, plain, "/builds", `{"commit":"abc"}`, 501)
 
+	plain.write("other.bin", plain.Global, values{"executionId": str(noID), "status": str("IN_PROGRESS"), "owner": str("another"), "destinationBuckets": list(plain.Bucket(0))})
+	plain.Put("other.bin", content(1, 10), nil)
+	post[api.Error](t, plain, "/deploy", `{"sourceBucket":"`+plain.Global+`","sourceKey":"other.bin"}`, 409)
+
+	scans := &refusingScans{}
+	scans.refuse.Store(1 << 30)
+	cfg.HTTPClient = &http.Client{Transport: scans}
+	loading := caller{t, Start(t, cloud, Options{Regions: 1, Contract: contract, AWS: &cfg, Unready: true})}
+	for path, code := range map[string]int{"/readyz": 503, "/executions": 200, "/executions/" + noID: 503, "/executions/" + noID + "/swarm": 503, "/executions/" + noID + "/torrent": 503} {
+		loading.ask(loading.c.Seeder, "GET", path, "", code)
+	}
+	for _, what := range []string{"/cancel", "/retry"} {
+		loading.ask(loading.c.Seeder, "POST", "/executions/"+noID+what, "{}", 503)
+	}
+
 	for _, o := range contract.Unseen() {
 		t.Errorf("no answer of %s was seen", o)
 	}
