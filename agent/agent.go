@@ -256,6 +256,11 @@ func (a *Agent) announced(heard announce.Added) {
 	ann := heard.Announcement
 	logger := a.cfg.Logger.With("key", ann.Key, "executionId", ann.ExecutionID)
 	mine := slices.Contains(ann.Destinations, a.cfg.Bucket.Name())
+	if mine && ann.SourceBucket == a.cfg.Bucket.Name() {
+		logger.Error("announcement refused: the build comes from this agent's own bucket and would take its own object's place",
+			"bucket", ann.SourceBucket, "next", "give the agent its region's bucket with --bucket, or take this one out of --destinations")
+		return
+	}
 	a.mu.Lock()
 	if a.running != nil && a.running.Err() == nil && !mine {
 		a.mu.Unlock()

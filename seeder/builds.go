@@ -1,11 +1,10 @@
 package seeder
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"regexp"
 
 	"github.com/landfall-dist/landfall/internal/api"
@@ -16,13 +15,6 @@ import (
 // commitName is what may stand for a commit: it becomes a path segment of the
 // build source and the name of an object.
 var commitName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
-
-// newBuildSource returns a client for http, https and file URLs.
-func newBuildSource() *http.Client {
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.RegisterProtocol("file", http.NewFileTransport(http.Dir("/")))
-	return &http.Client{Transport: transport}
-}
 
 // postBuild fetches what was built of a commit, stores it in the global bucket
 // and starts its execution.
@@ -42,39 +34,14 @@ func (s *Seeder) postBuild(r *http.Request) (int, any, error) {
 }
 
 func (s *Seeder) fetchBuild(ctx context.Context, commit string) (*api.BuildAnswer, error) {
-	from, err := url.JoinPath(s.cfg.BuildSource, commit)
-	if err != nil {
-		return nil, fmt.Errorf("build source: %w", err)
-	}
 	key := commit + ".zip"
 	if !s.reserved.take(key) {
 		return nil, web.Errorf(http.StatusConflict, "%s is being uploaded already", key)
 	}
 	defer s.reserved.uploaded(key)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
+	object, err := s.storeBuild(ctx, commit, key)
 	if err != nil {
-		return nil, fmt.Errorf("build source: %w", err)
-	}
-	res, err := s.builds.Do(req)
-	if err != nil {
-		return nil, &web.Error{Code: http.StatusBadGateway, Err: fmt.Errorf("build source: %w", redact(err))}
-	}
-	defer res.Body.Close()
-	switch {
-	case res.StatusCode == http.StatusNotFound:
-		return nil, web.Errorf(http.StatusNotFound, "the build source has no build of %s", commit)
-	case res.StatusCode != http.StatusOK:
-		return nil, web.Errorf(http.StatusBadGateway, "the build source answered %s for %s", res.Status, commit)
-	}
-	contentType := res.Header.Get("Content-Type")
-	if contentType == "" {
-		contentType = "application/zip"
-	}
-	object, err := s.cfg.Bucket.Upload(ctx, key, res.Body, res.ContentLength, bucket.Headers{
-		ContentType: contentType, Metadata: map[string]string{"commit": commit},
-	})
-	if err != nil {
-		return nil, refused(err)
+		return nil, err
 	}
 	s.reserved.uploaded(key)
 	begun, err := s.deploy(ctx, api.DeployRequest{SourceBucket: s.cfg.Bucket.Name(), SourceKey: key})
@@ -92,13 +59,26 @@ func (s *Seeder) fetchBuild(ctx context.Context, commit string) (*api.BuildAnswe
 	}, nil
 }
 
-// redact keeps credentials in a build source's URL out of answers and logs.
-func redact(err error) error {
-	var e *url.Error
-	if errors.As(err, &e) {
-		if u, parseErr := url.Parse(e.URL); parseErr == nil {
-			e.URL = u.Redacted()
-		}
+// storeBuild brings a build from the source into the global bucket, whole or not at
+// all, as the source sends it.
+func (s *Seeder) storeBuild(ctx context.Context, commit, key string) (*bucket.Object, error) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	build, err := s.builds.open(ctx, commit)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	defer build.Close()
+	tooLarge := web.Errorf(http.StatusRequestEntityTooLarge,
+		"the build of %s is larger than %d bytes; --max-fetch lets the seeder take larger ones from its build source", commit, s.cfg.MaxFetch)
+	if build.size > s.cfg.MaxFetch {
+		return nil, tooLarge
+	}
+	build.headers.ContentType = cmp.Or(build.headers.ContentType, "application/zip")
+	build.headers.Metadata = map[string]string{"commit": commit}
+	object, err := s.cfg.Bucket.Upload(ctx, key, &atMost{build, s.cfg.MaxFetch, tooLarge}, build.size, build.headers)
+	if err != nil {
+		return nil, refused(err)
+	}
+	return object, nil
 }

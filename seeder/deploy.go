@@ -22,18 +22,22 @@ var errNoDestinations = errors.New("no destination: name buckets in the request,
 // deploy accepts an execution: it is in the table when deploy returns, and goes
 // on by itself.
 func (s *Seeder) deploy(ctx context.Context, r api.DeployRequest) (*api.DeployAnswer, error) {
-	destinations, err := s.destinations(r.DestinationBuckets)
-	if err != nil {
-		return nil, err
-	}
 	if r.SourceBucket == "" {
 		r.SourceBucket = s.cfg.Bucket.Name()
+	}
+	destinations, err := s.destinations(r)
+	if err != nil {
+		return nil, err
 	}
 	if err := announce.CheckKey(r.SourceKey); err != nil {
 		return nil, &web.Error{Code: http.StatusBadRequest, Err: fmt.Errorf("sourceKey: %w", err)}
 	}
 	if err := announce.CheckBucketName(r.SourceBucket); err != nil {
 		return nil, &web.Error{Code: http.StatusBadRequest, Err: fmt.Errorf("sourceBucket: %w", err)}
+	}
+	if r.SourceBucket != s.cfg.Bucket.Name() && !slices.Contains(s.cfg.SourceBuckets, r.SourceBucket) {
+		return nil, web.Errorf(http.StatusForbidden,
+			"sourceBucket: %s is not among the buckets that this seeder reads builds from; --source-buckets names those beside %s", r.SourceBucket, s.cfg.Bucket.Name())
 	}
 	source, err := s.sources.Get(ctx, r.SourceBucket)
 	if err != nil {
@@ -62,7 +66,13 @@ func (s *Seeder) deploy(ctx context.Context, r api.DeployRequest) (*api.DeployAn
 	return answer, nil
 }
 
-func (s *Seeder) destinations(asked []string) ([]string, error) {
+// errIntoSource is why a build does not go into a bucket that builds come from: it
+// would take its own object's place, and be found there and sent on.
+var errIntoSource = errors.New("a bucket that builds come from is no destination")
+
+// destinations are the buckets that a request names, else the seeder's.
+func (s *Seeder) destinations(r api.DeployRequest) ([]string, error) {
+	asked := r.DestinationBuckets
 	if len(asked) == 0 {
 		asked = s.cfg.Destinations
 	}
@@ -70,7 +80,7 @@ func (s *Seeder) destinations(asked []string) ([]string, error) {
 		return nil, &web.Error{Code: http.StatusBadRequest, Err: errNoDestinations}
 	}
 	for _, b := range asked {
-		if err := announce.CheckBucketName(b); err != nil {
+		if err := s.checkDestination(r, b); err != nil {
 			return nil, &web.Error{Code: http.StatusBadRequest, Err: fmt.Errorf("destinationBuckets: %w", err)}
 		}
 	}
@@ -79,6 +89,20 @@ func (s *Seeder) destinations(asked []string) ([]string, error) {
 		return nil, web.Errorf(http.StatusBadRequest, "destinationBuckets: %d buckets, at most %d", len(out), announce.MaxDestinations)
 	}
 	return out, nil
+}
+
+func (s *Seeder) checkDestination(r api.DeployRequest, b string) error {
+	if err := announce.CheckBucketName(b); err != nil {
+		return err
+	}
+	switch {
+	case b == r.SourceBucket || b == s.cfg.Bucket.Name():
+		return fmt.Errorf("%w: %s", errIntoSource, b)
+	case r.Force || slices.Contains(s.cfg.Destinations, b) || s.isServed(b):
+		return nil
+	}
+	return fmt.Errorf("nobody serves %s: it is not among the seeder's --destinations, and no living agent has it; "+
+		"start its agent first, or ask with --force (\"force\":true) to have the build wait for one", b)
 }
 
 // accept writes the execution to the table and starts it.

@@ -169,7 +169,9 @@ func (s *Seeder) putUpload(r *http.Request) (int, any, error) {
 // refused gives an upload that S3 refused, or that is too large, its status.
 func refused(err error) error {
 	var answer smithy.APIError
-	switch {
+	switch known := (*web.Error)(nil); {
+	case errors.As(err, &known):
+		return &web.Error{Code: known.Code, Err: err}
 	case errors.Is(err, bucket.ErrTooLarge):
 		return &web.Error{Code: http.StatusRequestEntityTooLarge, Err: err}
 	case errors.As(err, &answer) && answer.ErrorFault() == smithy.FaultClient:

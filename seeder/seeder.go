@@ -15,7 +15,6 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
@@ -82,8 +81,13 @@ type Config struct {
 	// ArrivalTimeout fails a destination that makes no progress for so long.
 	ArrivalTimeout time.Duration
 	// BuildSource is the URL under which POST /builds finds builds by commit:
-	// http, https or file. Empty: not offered.
+	// http, https or file, as CheckBuildSource says. Empty: not offered.
 	BuildSource string
+	// MaxFetch is the longest build that is taken from there, in bytes; it defaults
+	// to DefaultMaxFetch.
+	MaxFetch int64
+	// SourceBuckets are those that POST /deploy may name beside Bucket.
+	SourceBuckets []string
 	// Notify is told of destinations that fail; nil for nobody. Run runs it.
 	Notify *notify.Notifier
 	// AWSMetrics counts what the clients of AWS do, for /metrics; nil for nobody.
@@ -95,6 +99,24 @@ type Config struct {
 	Tracer  *tracing.Tracer
 	Version string
 	Logger  *slog.Logger
+}
+
+// check reports buckets that cannot be worked with.
+func (cfg *Config) check() error {
+	for _, b := range cfg.Destinations {
+		if err := announce.CheckBucketName(b); err != nil {
+			return fmt.Errorf("--destinations: %w", err)
+		}
+		if b == cfg.Bucket.Name() {
+			return fmt.Errorf("--destinations: %w: %s", errIntoSource, b)
+		}
+	}
+	for _, b := range cfg.SourceBuckets {
+		if err := announce.CheckBucketName(b); err != nil {
+			return fmt.Errorf("--source-buckets: %w", err)
+		}
+	}
+	return nil
 }
 
 // Seeder is the running role.
@@ -112,7 +134,7 @@ type Seeder struct {
 	reserved reservations
 	turns    turns
 	changes  changes
-	builds   *http.Client
+	builds   buildSource // nil for none
 
 	mu      sync.Mutex
 	running context.Context // set by Run
@@ -138,10 +160,15 @@ func New(cfg Config) (_ *Seeder, err error) {
 	if cfg.ArrivalTimeout <= 0 {
 		cfg.ArrivalTimeout = DefaultArrivalTimeout
 	}
-	for _, b := range cfg.Destinations {
-		if err := announce.CheckBucketName(b); err != nil {
-			return nil, fmt.Errorf("--destinations: %w", err)
-		}
+	if cfg.MaxFetch <= 0 {
+		cfg.MaxFetch = DefaultMaxFetch
+	}
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	builds, err := newBuildSource(cfg.BuildSource)
+	if err != nil {
+		return nil, err
 	}
 	cfg.Ledger = cfg.Ledger.As(cfg.Bucket.Name())
 	trust := append([]ed25519.PublicKey{cfg.SigningKey.Public().(ed25519.PublicKey)}, cfg.Trust...)
@@ -153,7 +180,7 @@ func New(cfg Config) (_ *Seeder, err error) {
 		sources:  source.NewBuckets(cfg.AWS, cfg.Bucket),
 		metrics:  newMetrics(cfg.Destinations),
 		reserved: newReservations(),
-		builds:   newBuildSource(),
+		builds:   builds,
 		ready:    errors.New("starting"),
 		served:   make(map[string]bool),
 	}

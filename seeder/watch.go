@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/survive"
@@ -119,7 +120,7 @@ func (w *watcher) take(ctx context.Context, o bucket.Object) {
 	if w.changesAgain(key) > 0 {
 		return // a later poll takes it
 	}
-	destinations, err := w.destinations(nil)
+	destinations, err := w.destinations(api.DeployRequest{SourceBucket: w.cfg.Bucket.Name()})
 	if err == nil {
 		var head *bucket.Object
 		head, err = w.cfg.Bucket.Head(ctx, o.Key)

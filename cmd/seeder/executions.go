@@ -109,6 +109,7 @@ func publishCommand() *cli.Command {
 			tokenFlag(),
 			command.String("key", "", "`KEY` in the global bucket (default: the file's name)"),
 			command.Strings("to", "destination `BUCKET`,… (default: the seeder's)"),
+			command.Bool("force", "take destinations that the seeder does not know and no living agent serves: the build waits for one"),
 			command.Bool("no-wait", "return as soon as the execution is recorded"),
 			command.Output(),
 		},
@@ -128,7 +129,7 @@ func publish(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	request := api.DeployRequest{DestinationBuckets: c.StringSlice("to")}
+	request := api.DeployRequest{DestinationBuckets: c.StringSlice("to"), Force: c.Bool("force")}
 	if where, ok := strings.CutPrefix(c.Args().First(), "s3://"); ok {
 		var found bool
 		if request.SourceBucket, request.SourceKey, found = strings.Cut(where, "/"); !found || request.SourceKey == "" {
@@ -164,8 +165,8 @@ func publish(c *cli.Context) error {
 			return err
 		}
 	case c.Bool("no-wait"):
-		fmt.Printf("%s is on its way as execution %s; follow it with: %s\n",
-			command.Plain(answer.Key), answer.ExecutionID, called(c, "status", nameOf(&answer.Execution), "--watch"))
+		fmt.Printf("%s is on its way as execution %s%s; follow it with: %s\n",
+			command.Plain(answer.Key), answer.ExecutionID, inherited(answer), called(c, "status", nameOf(&answer.Execution), "--watch"))
 	}
 	return failures(c, &answer.Execution)
 }
@@ -176,12 +177,18 @@ func told(a *api.DeployAnswer) {
 	switch {
 	case a.Joined:
 		text = fmt.Sprintf("%s is under way already, as execution %s", a.Key, a.ExecutionID)
-	case a.Superseded != "" && len(a.Inherited) > 0:
-		text += fmt.Sprintf(", in place of %s; it takes over %s", a.Superseded, strings.Join(a.Inherited, ", "))
 	case a.Superseded != "":
-		text += ", in place of " + a.Superseded
+		text += ", in place of " + a.Superseded + inherited(a)
 	}
 	fmt.Println(command.Plain(text))
+}
+
+// inherited names the destinations that nobody asked for this time.
+func inherited(a *api.DeployAnswer) string {
+	if len(a.Inherited) == 0 {
+		return ""
+	}
+	return command.Plain(fmt.Sprintf(", which also goes to %s, where %s was still on its way", strings.Join(a.Inherited, ", "), a.Superseded))
 }
 
 func upload(c *cli.Context, to *client.Client, request *api.DeployRequest, form terminal.Form) error {

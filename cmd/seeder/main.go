@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -73,6 +74,8 @@ func runCommand() *cli.Command {
 			command.String("notify-topic", "", "`ARN` of an SNS topic that gets the same"),
 			command.String("uplink", "", "`RATE` that this host can send, such as 1Gbit or 50MB: the log says at the end of an execution how near that came"),
 			command.String("build-source", "", "`URL` under which POST /builds finds builds by commit (http, https or file)"),
+			command.String("max-fetch", "20GiB", "largest `SIZE` of a build taken from --build-source"),
+			command.Strings("source-buckets", "`BUCKET`,… that builds may be published from beside --bucket"),
 			command.String("source-region", "", "AWS `REGION` of the bucket (default: what HeadBucket answers, then AWS_REGION)"),
 		}, command.MemberFlags("127.0.0.1:7070", "127.0.0.1:7946", "127.0.0.1:6881", "landfall-seeder")...),
 		Action: run,
@@ -89,6 +92,16 @@ func run(c *cli.Context) (err error) {
 		if uplink, err = command.ParseRate(s); err != nil {
 			return command.Usagef("--uplink: %w", err)
 		}
+	}
+	if err := seeder.CheckBuildSource(c.String("build-source")); err != nil {
+		return command.Usagef("--build-source: %w", err)
+	}
+	maxFetch, err := command.ParseSize(c.String("max-fetch"))
+	if err != nil {
+		return command.Usagef("--max-fetch: %w", err)
+	}
+	if slices.Contains(c.StringSlice("destinations"), c.String("bucket")) {
+		return command.Usagef("--destinations: %s is the --bucket that builds come from", c.String("bucket"))
 	}
 	key, err := announce.ReadSigningKey(c.String("signing-key"))
 	if err != nil {
@@ -136,6 +149,8 @@ func run(c *cli.Context) (err error) {
 		BaselineFile:   filepath.Join(m.DataDir, "baseline-"+source.Name()),
 		ArrivalTimeout: c.Duration("arrival-timeout"),
 		BuildSource:    c.String("build-source"),
+		MaxFetch:       maxFetch,
+		SourceBuckets:  c.StringSlice("source-buckets"),
 		Notify:         notifier,
 		AWSMetrics:     m.AWSMetrics,
 		Uplink:         uplink,

@@ -146,6 +146,9 @@ type DeployRequest struct {
 	SourceBucket       string   `json:"sourceBucket"`
 	SourceKey          string   `json:"sourceKey"`
 	DestinationBuckets []string `json:"destinationBuckets"`
+	// Force takes destinations that are neither the seeder's own nor served by a
+	// living agent: the build waits for one.
+	Force bool `json:"force,omitempty"`
 }
 
 // DeployAnswer is the execution, and how it came about.

@@ -101,6 +101,9 @@ func TestContract(t *testing.T) {
 	object := `{"sourceBucket":"` + c.Global + `","sourceKey":"done.bin"}`
 	for body, code := range map[string]int{
 		object: 202, `{`: 400, tooLong: 413, strings.ReplaceAll(object, "done", "none"): 404,
+		strings.ReplaceAll(object, c.Global, "not-a-source"):                            403,
+		strings.TrimSuffix(object, "}") + `,"destinationBuckets":["` + c.Global + `"]}`: 400,
+		strings.TrimSuffix(object, "}") + `,"destinationBuckets":["nobodys-builds"]}`:   400,
 	} {
 		a.ask(c.Seeder, "POST", "/deploy", body, code)
 	}

@@ -341,7 +341,8 @@ func (s Start) over(old *Record, destinations []string) *Begun {
 		r.Version = old.Version + 1
 		r.item = old.item.foreign()
 		if old.Status == InProgress {
-			b.Inherited = without(old.Unfinished(), destinations)
+			// But for the source itself, which older versions took for a destination.
+			b.Inherited = without(old.Unfinished(), append([]string{s.SourceBucket}, destinations...))
 			r.Destinations = sorted(append(slices.Clone(destinations), b.Inherited...))
 		}
 	}
