@@ -85,6 +85,11 @@ bench-wan: build ## time to landed everywhere over shaped links, beside other sy
 	$(GO) build -o bin/ ./bench
 	bin/bench wan $(if $(FULL),--full) $(ARGS)
 
+.PHONY: bench-restart
+bench-restart: build ## how soon a seeder that was killed reaches its agents again, at the old address and a new one (root)
+	$(GO) build -o bin/ ./bench
+	unshare -n sh -c 'ip link set lo up && exec bin/bench restart $(ARGS)'
+
 # Small builds are mostly small writes: the disk is not to be measured.
 SHM := $(wildcard /dev/shm)
 .PHONY: bench-local

@@ -228,10 +228,10 @@ func (d *distribution) announce(ctx context.Context, record *ledger.Record, m *m
 		return err
 	}
 	begun := time.Now()
-	if err := d.gossip.Broadcast(wire); err != nil {
+	tried := func() { d.metrics.announcements.Observe(time.Since(begun).Seconds()) }
+	if err := d.gossip.Broadcast(wire, tried); err != nil {
 		return err
 	}
-	d.metrics.announcements.Observe(time.Since(begun).Seconds())
 	d.phase(api.PhaseDistributing)
 	d.logger.Info("announced", "infohash", a.InfoHash.String(), "destinations", a.Destinations)
 	return nil
@@ -387,7 +387,7 @@ func (s *Seeder) retire(k ledger.Key, id, reason string) {
 		Expires:      issued.Add(announce.Lifetime),
 	})
 	if err == nil {
-		err = s.gossip.Broadcast(wire)
+		err = s.gossip.Broadcast(wire, nil)
 	}
 	if err != nil {
 		s.cfg.Logger.Warn("end of execution not told", "key", k.FileKey, "executionId", id, "error", err)

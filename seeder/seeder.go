@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -143,8 +142,9 @@ type Seeder struct {
 	ready error
 	// loaded is set when the index has what the table says.
 	loaded bool
-	// served are the buckets with a living agent when last looked.
-	served map[string]bool
+	// served are the buckets with a living agent when last looked, agents the names
+	// of those: another one after each start.
+	served, agents map[string]bool
 }
 
 // New opens the ports. On error the listeners in cfg are closed.
@@ -183,6 +183,7 @@ func New(cfg Config) (_ *Seeder, err error) {
 		builds:   builds,
 		ready:    errors.New("starting"),
 		served:   make(map[string]bool),
+		agents:   make(map[string]bool),
 	}
 	g := cfg.Gossip
 	g.Role = gossip.Seeder
@@ -283,26 +284,35 @@ func (s *Seeder) isReady() error {
 	return s.ready
 }
 
-// membersChanged sends again what an agent that has just come lacks.
+// membersChanged sends again what an agent that has just come, or started again,
+// lacks.
 func (s *Seeder) membersChanged() {
-	now, members := make(map[string]bool), make(map[string]bool)
+	now, agents, members := make(map[string]bool), make(map[string]string), make(map[string]bool)
 	for _, m := range s.gossip.Members() {
 		members[m.ID] = true
 		if m.Role == gossip.Agent {
 			now[m.Bucket] = true
+			agents[m.Name] = m.Bucket
 		}
 	}
 	s.mu.Lock()
-	before := s.served
-	s.served = now
+	before := s.agents
+	s.served, s.agents = now, make(map[string]bool)
+	for name := range agents {
+		s.agents[name] = true
+	}
 	loaded := s.loaded
 	s.mu.Unlock()
 	s.index.serve(now, members)
 	if !loaded {
 		return
 	}
-	come := maps.Clone(now)
-	maps.DeleteFunc(come, func(bucket string, _ bool) bool { return before[bucket] })
+	come := make(map[string]bool)
+	for name, bucket := range agents {
+		if !before[name] {
+			come[bucket] = true
+		}
+	}
 	if len(come) == 0 {
 		return
 	}

@@ -52,7 +52,8 @@ var (
 	// ErrInvalid is wrapped by errors about a document that is malformed or
 	// breaks a bound.
 	ErrInvalid = errors.New("invalid document")
-	// ErrUntrusted is wrapped when the signature is not one of a trusted key.
+	// ErrUntrusted is wrapped when the signature is not one of a trusted key; together
+	// with ErrInvalid when a trusted key is named and the signature is wrong.
 	ErrUntrusted = errors.New("untrusted document")
 	// ErrExpired is wrapped when a document's time is over.
 	ErrExpired = errors.New("expired document")
@@ -179,7 +180,7 @@ func verify(prefix string, rest []byte, trusted []ed25519.PublicKey) (body []byt
 		return nil, fmt.Errorf("%w: signed by %s, which is not among the trusted keys", ErrUntrusted, FormatPublicKey(key))
 	}
 	if !ed25519.Verify(key, append([]byte(prefix), body...), signature) {
-		return nil, fmt.Errorf("%w: the signature does not match", ErrUntrusted)
+		return nil, fmt.Errorf("%w: the signature does not match (%w)", ErrUntrusted, ErrInvalid)
 	}
 	return body, nil
 }

@@ -1,7 +1,9 @@
 package announce
 
 import (
+	"bytes"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -12,15 +14,24 @@ import (
 )
 
 const (
-	// maxActive bounds the announcements a member holds at once.
-	maxActive = 20_000
+	// maxActive bounds the announcements a member holds at once, maxActiveBytes
+	// what they are on the wire: some 800 bytes each, as a rule.
+	maxActive, maxActiveBytes = 20_000, 32 << 20
 	// maxEnded bounds the ended executions it remembers: a week of thousands a
-	// day. Past it the oldest are forgotten; the table still knows them.
-	maxEnded = 100_000
-	// maxState bounds what push/pull carries in bytes, well below memberlist's
-	// own limit of 20 MiB. Map order is random, so that over a few exchanges
-	// everything gets through all the same.
-	maxState = 8 << 20
+	// day; maxEndedBytes what their notices are on the wire. Past either the oldest
+	// are forgotten; the table still knows them.
+	maxEnded, maxEndedBytes = 100_000, 48 << 20
+	// MaxState bounds what push/pull carries of documents, in bytes, well below
+	// memberlist's own limit of 20 MiB: it is held some five times over while it is
+	// sent. Map order is random, so that over a few exchanges everything gets
+	// through all the same.
+	MaxState = 4 << 20
+	// MaxSender bounds the name of a sender in a state, in bytes.
+	MaxSender = 128
+	// senderMark stands where the length of a document would, before the name of
+	// the sender: longer than any document, so that who does not know of it stops
+	// there.
+	senderMark = 0xffff
 	// tellEndsFor is how long push/pull carries a notice of an end to everyone.
 	// Whoever was away for longer pushes his old announcement, and gets the
 	// notice in reply.
@@ -37,8 +48,35 @@ type Book struct {
 	now     func() time.Time
 
 	mu     sync.Mutex
-	active map[string]entry // by executionId
-	ended  map[string]entry
+	active entries
+	ended  entries
+}
+
+// entries are documents by executionId.
+type entries struct {
+	of    map[string]entry
+	bytes int // on the wire
+	// wires are the exact documents: most of what comes is known.
+	wires map[[sha256.Size]byte]bool
+}
+
+func newEntries() entries {
+	return entries{of: make(map[string]entry), wires: make(map[[sha256.Size]byte]bool)}
+}
+
+func (es *entries) put(id string, e entry) {
+	es.remove(id)
+	es.of[id] = e
+	es.bytes += len(e.wire)
+	es.wires[sha256.Sum256(e.wire)] = true
+}
+
+func (es *entries) remove(id string) {
+	if e, ok := es.of[id]; ok {
+		delete(es.of, id)
+		es.bytes -= len(e.wire)
+		delete(es.wires, sha256.Sum256(e.wire))
+	}
 }
 
 type entry struct {
@@ -57,8 +95,8 @@ func NewBook(trusted []ed25519.PublicKey, now func() time.Time) *Book {
 	return &Book{
 		trusted: slices.Clone(trusted),
 		now:     now,
-		active:  make(map[string]entry),
-		ended:   make(map[string]entry),
+		active:  newEntries(),
+		ended:   newEntries(),
 	}
 }
 
@@ -76,48 +114,60 @@ type Added struct {
 }
 
 // Add checks a document from the network and takes it in. A document that is
-// known already changes nothing and is no error. The caller must not change
-// wire afterwards.
+// known already changes nothing and is no error. What it keeps of wire is a copy.
 func (b *Book) Add(wire []byte) (Added, error) {
 	now := b.now()
+	if b.has(wire) {
+		return Added{}, nil
+	}
 	doc, err := Open(wire, b.trusted, now)
 	if err != nil {
 		return Added{}, err
 	}
+	wire = bytes.Clone(wire)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch d := doc.(type) {
 	case *Announcement:
-		if e, ok := b.ended[d.ExecutionID]; ok {
+		if e, ok := b.ended.of[d.ExecutionID]; ok {
 			if !d.Issued.After(e.doc.(*End).Issued) {
 				return Added{Reply: e.wire}, nil
 			}
-			delete(b.ended, d.ExecutionID) // announced again, after the end
+			b.ended.remove(d.ExecutionID) // announced again, after the end
 		}
-		old, known := b.active[d.ExecutionID]
+		old, known := b.active.of[d.ExecutionID]
 		if known && !d.Issued.After(old.doc.(*Announcement).Issued) {
 			return Added{}, nil
 		}
-		if !known && len(b.active) >= maxActive {
-			return Added{}, fmt.Errorf("%w: %d are active", ErrFull, maxActive)
+		if !known && len(b.active.of) >= maxActive || b.active.bytes-len(old.wire)+len(wire) > maxActiveBytes {
+			return Added{}, fmt.Errorf("%w: %d of %d bytes are active, at most %d of %d", ErrFull, len(b.active.of), b.active.bytes, maxActive, maxActiveBytes)
 		}
-		b.active[d.ExecutionID] = entry{wire, d, d.Expires, now}
+		b.active.put(d.ExecutionID, entry{wire, d, d.Expires, now})
 		return Added{Announcement: d, Wire: wire}, nil
 	case *End:
-		if _, ok := b.ended[d.ExecutionID]; ok {
+		if _, ok := b.ended.of[d.ExecutionID]; ok {
 			return Added{}, nil
 		}
-		if a, ok := b.active[d.ExecutionID]; ok && a.doc.(*Announcement).Issued.After(d.Issued) {
+		if a, ok := b.active.of[d.ExecutionID]; ok && a.doc.(*Announcement).Issued.After(d.Issued) {
 			return Added{}, nil // announced again since
 		}
-		if len(b.ended) >= maxEnded {
+		if len(b.ended.of) >= maxEnded || b.ended.bytes+len(wire) > maxEndedBytes {
 			b.forgetOldest()
 		}
-		delete(b.active, d.ExecutionID)
-		b.ended[d.ExecutionID] = entry{wire, d, d.Expires, now}
+		b.active.remove(d.ExecutionID)
+		b.ended.put(d.ExecutionID, entry{wire, d, d.Expires, now})
 		return Added{End: d, Wire: wire}, nil
 	}
 	return Added{}, fmt.Errorf("%w: %T", ErrInvalid, doc)
+}
+
+// has reports whether exactly this document is in the book, without checking its
+// signature again.
+func (b *Book) has(wire []byte) bool {
+	sum := sha256.Sum256(wire)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.active.wires[sum] || b.ended.wires[sum]
 }
 
 // Issue returns the time to put into a new document about an execution: now, or
@@ -126,10 +176,10 @@ func (b *Book) Issue(executionID string) time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.now().UTC()
-	if a, ok := b.active[executionID]; ok && !now.After(a.doc.(*Announcement).Issued) {
+	if a, ok := b.active.of[executionID]; ok && !now.After(a.doc.(*Announcement).Issued) {
 		now = a.doc.(*Announcement).Issued.Add(1)
 	}
-	if e, ok := b.ended[executionID]; ok && !now.After(e.doc.(*End).Issued) {
+	if e, ok := b.ended.of[executionID]; ok && !now.After(e.doc.(*End).Issued) {
 		now = e.doc.(*End).Issued.Add(1)
 	}
 	return now
@@ -138,13 +188,13 @@ func (b *Book) Issue(executionID string) time.Time {
 // forgetOldest drops a tenth of the ended executions, the longest known first,
 // so that the sort is paid once in many.
 func (b *Book) forgetOldest() {
-	ids := make([]string, 0, len(b.ended))
-	for id := range b.ended {
+	ids := make([]string, 0, len(b.ended.of))
+	for id := range b.ended.of {
 		ids = append(ids, id)
 	}
-	slices.SortFunc(ids, func(x, y string) int { return b.ended[x].added.Compare(b.ended[y].added) })
-	for _, id := range ids[:len(ids)/10] {
-		delete(b.ended, id)
+	slices.SortFunc(ids, func(x, y string) int { return b.ended.of[x].added.Compare(b.ended.of[y].added) })
+	for _, id := range ids[:(len(ids)+9)/10] {
+		b.ended.remove(id)
 	}
 }
 
@@ -153,8 +203,8 @@ func (b *Book) Active() []*Announcement {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.expire()
-	out := make([]*Announcement, 0, len(b.active))
-	for _, e := range b.active {
+	out := make([]*Announcement, 0, len(b.active.of))
+	for _, e := range b.active.of {
 		out = append(out, e.doc.(*Announcement))
 	}
 	slices.SortFunc(out, func(x, y *Announcement) int { return strings.Compare(x.ExecutionID, y.ExecutionID) })
@@ -163,14 +213,11 @@ func (b *Book) Active() []*Announcement {
 
 func (b *Book) expire() {
 	now := b.now()
-	for id, e := range b.active {
-		if e.expires.Before(now) {
-			delete(b.active, id)
-		}
-	}
-	for id, e := range b.ended {
-		if e.expires.Before(now) {
-			delete(b.ended, id)
+	for _, es := range []*entries{&b.active, &b.ended} {
+		for id, e := range es.of {
+			if e.expires.Before(now) {
+				es.remove(id)
+			}
 		}
 	}
 }
@@ -183,33 +230,57 @@ func (b *Book) State() []byte {
 	b.expire()
 	var out []byte
 	frame := func(wire []byte) {
-		if len(out)+2+len(wire) > maxState {
-			return
+		if len(out)+2+len(wire) <= MaxState {
+			out = AppendFrame(out, wire)
 		}
-		out = binary.BigEndian.AppendUint16(out, uint16(len(wire)))
-		out = append(out, wire...)
 	}
 	recent := b.now().Add(-tellEndsFor)
-	for _, e := range b.ended {
+	for _, e := range b.ended.of {
 		if e.added.After(recent) {
 			frame(e.wire)
 		}
 	}
-	for _, e := range b.active {
+	for _, e := range b.active.of {
 		frame(e.wire)
 	}
 	return out
 }
 
-// EachInState calls f with every document in what State returned elsewhere. It
-// stops at the first frame that is cut short.
-func EachInState(state []byte, f func(wire []byte)) {
+// AppendFrame appends a document to a state.
+func AppendFrame(state, wire []byte) []byte {
+	return append(binary.BigEndian.AppendUint16(state, uint16(len(wire))), wire...)
+}
+
+// AppendSender ends a state with the name of the member that sends it, of at most
+// MaxSender bytes.
+func AppendSender(state []byte, name string) []byte {
+	state = binary.BigEndian.AppendUint16(state, senderMark)
+	return append(state, name[:min(len(name), MaxSender)]...)
+}
+
+// EachInState calls f with every document in what State returned elsewhere, until it
+// returns false, and then returns the sender's name; empty where it is not said. It
+// stops at the first frame that is cut short. f must not keep wire.
+func EachInState(state []byte, f func(wire []byte) bool) (sender string) {
+	frames := state
+	for len(frames) >= 2 {
+		n := int(binary.BigEndian.Uint16(frames))
+		frames = frames[2:]
+		if n == senderMark && len(frames) <= MaxSender {
+			sender = string(frames)
+			break
+		}
+		if n > len(frames) || n > MaxLength {
+			break
+		}
+		frames = frames[n:]
+	}
 	for len(state) >= 2 {
 		n := int(binary.BigEndian.Uint16(state))
-		if state = state[2:]; n > len(state) || n > MaxLength {
-			return
+		if state = state[2:]; n > len(state) || n > MaxLength || !f(state[:n:n]) {
+			break
 		}
-		f(state[:n:n])
 		state = state[n:]
 	}
+	return sender
 }

@@ -351,6 +351,7 @@ func OpenMember(c *cli.Context, kind string) (_ *Member, err error) {
 		Listen:    c.String("gossip-listen"),
 		Advertise: c.String("advertise"),
 		Join:      c.StringSlice("join"),
+		Remember:  filepath.Join(m.DataDir, "members.json"),
 	}
 	if m.Gossip.ID, err = identity(c.String("name"), kind, m.DataDir); err != nil {
 		return nil, err

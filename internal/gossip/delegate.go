@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 
 	"github.com/hashicorp/memberlist"
+
+	"github.com/landfall-dist/landfall/internal/announce"
 )
 
 // delegate is what memberlist calls. Nothing here may block.
@@ -26,34 +28,60 @@ func (d delegate) NodeMeta(limit int) []byte {
 }
 
 // NotifyMsg copies the message: memberlist uses the buffer again.
-func (d delegate) NotifyMsg(b []byte) { d.g.enqueue(bytes.Clone(b)) }
+func (d delegate) NotifyMsg(b []byte) {
+	if len(b) == 0 || len(b) > maxMessage {
+		d.g.inbox.drop()
+		d.g.warn("message refused", "bytes", len(b), "most", maxMessage)
+		return
+	}
+	d.g.inbox.put(bytes.Clone(b))
+}
 
 func (d delegate) GetBroadcasts(overhead, limit int) [][]byte { return nil }
 
-func (d delegate) LocalState(join bool) []byte { return d.g.cfg.Book.State() }
-
-func (d delegate) MergeRemoteState(buf []byte, join bool) {
-	d.g.enqueue(append([]byte{kindState}, buf...))
+// LocalState ends with who this is, for an answer.
+func (d delegate) LocalState(join bool) []byte {
+	return announce.AppendSender(d.g.cfg.Book.State(), d.g.name)
 }
 
+// MergeRemoteState gets a buffer of its own.
+func (d delegate) MergeRemoteState(buf []byte, join bool) {
+	if len(buf) > maxState {
+		d.g.inbox.drop()
+		d.g.warn("state of a member refused", "bytes", len(buf), "most", maxState)
+		return
+	}
+	d.g.inbox.putState(buf)
+}
+
+// events is what memberlist calls under its own lock when the membership changes.
 type events struct{ g *Gossip }
 
+func (e events) NotifyAlive(n *memberlist.Node) error {
+	err := e.g.roster.admit(n)
+	if err != nil {
+		e.g.warn("member refused", "member", n.Name, "addr", n.Address(), "error", err)
+	}
+	return err
+}
+
 func (e events) NotifyJoin(n *memberlist.Node) {
+	e.g.roster.come(n)
 	e.g.tell(n, false)
-	e.notify()
+	e.g.changes()
+	if e.g.cfg.Role == Seeder && n.Name != e.g.name {
+		e.g.meet(n.Address(), nil)
+	}
+}
+
+func (e events) NotifyUpdate(n *memberlist.Node) {
+	e.g.roster.come(n)
+	e.g.changes()
 }
 
 func (e events) NotifyLeave(n *memberlist.Node) {
+	e.g.roster.leave(n)
 	e.g.tell(n, true)
-	e.notify()
-}
-
-func (e events) NotifyUpdate(*memberlist.Node) { e.notify() }
-
-func (e events) notify() {
-	e.g.epoch.Add(1)
-	select {
-	case e.g.changed <- struct{}{}:
-	default: // somebody is about to look anyway
-	}
+	e.g.changes()
+	wake(e.g.lost)
 }

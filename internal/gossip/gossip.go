@@ -10,21 +10,18 @@ package gossip
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"log"
 	"log/slog"
 	"net"
 	"net/netip"
-	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
-	"github.com/oklog/ulid/v2"
 
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/seldom"
@@ -43,19 +40,11 @@ const (
 	// maxName bounds id and region, which share memberlist's 512 bytes of meta
 	// with a bucket's 63.
 	maxName = 64
-	// queueLength is how many received messages may wait to be worked on;
-	// memberlist must never be blocked. What is dropped push/pull brings again.
-	queueLength = 4096
 	// sendTimeout bounds a reliable message to one member.
 	sendTimeout = 10 * time.Second
 	// maxPacket is the longest message that is sent as a packet, in bytes: with
 	// memberlist's encryption and the headers it stays below an Ethernet frame.
 	maxPacket = 1300
-	// parallelSends bounds the members one document is sent to at a time.
-	parallelSends = 32
-	// joinInterval is the time between tries to reach the members named by
-	// --join while none of them is in the cluster, after a first quick try.
-	joinInterval, firstJoinInterval = 5 * time.Second, 500 * time.Millisecond
 	// leaveTimeout bounds saying good-bye. When nobody hears it, as when all
 	// leave at once, the others find out by themselves.
 	leaveTimeout = time.Second
@@ -100,6 +89,9 @@ type Config struct {
 	Advertise string
 	// Join names members to join through, as host:port; more are learned.
 	Join []string
+	// Remember is a file that keeps who the members are over a restart; empty keeps
+	// nobody.
+	Remember string
 	// Keys encrypt the gossip; the first one is used to send. Nil is allowed
 	// on loopback only.
 	Keys [][]byte
@@ -116,17 +108,30 @@ type Config struct {
 	// own; several changes may be told once.
 	OnMembers func()
 	Logger    *slog.Logger
+
+	// wide is set by tests on loopback that want the timing of a wide network.
+	wide bool
 }
 
 // Gossip is this process's membership.
 type Gossip struct {
-	cfg     Config
-	name    string
-	list    *memberlist.Memberlist
-	queue   chan []byte
-	changed chan struct{}
-	dropped atomic.Int64
-	closing sync.Once
+	cfg  Config
+	name string
+	list *memberlist.Memberlist
+	// ctx ends what runs in the background.
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	roster     *roster
+	remembered *remembered
+	meetings   *meetings
+	inbox      *inbox
+	outbox     *outbox
+	named      atomic.Pointer[[]string] // the addresses of --join when last looked up
+	// changed, toKeep and lost have a value when the membership has changed, and
+	// when a member is gone.
+	changed, toKeep, lost chan struct{}
+	closing               sync.Once
 
 	// epoch counts the changes of membership.
 	epoch    atomic.Int64
@@ -134,7 +139,7 @@ type Gossip struct {
 	byes     byes
 	reach    reach
 	refusals refusals
-	// every30s bounds the lines about trouble that lasts.
+	// every30s bounds the lines about trouble that lasts, or that others can make.
 	every30s *seldom.Lines
 }
 
@@ -158,17 +163,30 @@ func New(cfg Config) (*Gossip, error) {
 			return nil, fmt.Errorf("%s %q is longer than %d bytes", what, name, maxName)
 		}
 	}
-	g := &Gossip{
-		cfg:     cfg,
-		name:    cfg.ID + "-" + ulid.Make().String(),
-		queue:   make(chan []byte, queueLength),
-		changed: make(chan struct{}, 1),
-		news:    make(chan news, maxNews),
-
-		every30s: seldom.New(sayInterval, maxSaid),
+	before, err := remember(cfg.Remember, time.Now())
+	if err != nil {
+		cfg.Logger.Warn("members of before the start are not known, the others are found by --join alone", "error", err)
 	}
+	name := cfg.ID + "-" + before.start
+	g := &Gossip{
+		cfg:        cfg,
+		name:       name,
+		roster:     newRoster(name),
+		remembered: before,
+		meetings:   newMeetings(),
+		inbox:      newInbox(),
+		changed:    make(chan struct{}, 1),
+		toKeep:     make(chan struct{}, 1),
+		lost:       make(chan struct{}, 1),
+		news:       make(chan news, maxNews),
+		every30s:   seldom.New(sayInterval, maxSaid),
+	}
+	g.ctx, g.cancel = context.WithCancel(context.Background())
+	g.outbox = newOutbox(g)
+	g.named.Store(new([]string))
+	g.roster.prefer(before.addresses()...)
 	mc := memberlist.DefaultWANConfig()
-	if loopback {
+	if loopback && !cfg.wide {
 		mc = memberlist.DefaultLocalConfig()
 	}
 	mc.Name = g.name
@@ -180,15 +198,26 @@ func New(cfg Config) (*Gossip, error) {
 		return nil, err
 	}
 	mc.TCPTimeout = sendTimeout
-	mc.Delegate, mc.Events = delegate{g}, events{g}
-	mc.LogOutput = newMemberLog(cfg.Logger)
+	mc.Delegate, mc.Events, mc.Alive = delegate{g}, events{g}, events{g}
+	mc.Logger = log.New(newMemberLog(cfg.Logger), "", 0)
 	if len(cfg.Keys) > 0 {
 		if mc.Keyring, err = memberlist.NewKeyring(cfg.Keys, cfg.Keys[0]); err != nil {
 			return nil, fmt.Errorf("gossip key: %w", err)
 		}
 	}
+	ports, err := newTransport(g, mc)
+	if err != nil {
+		g.cancel()
+		return nil, fmt.Errorf("listening for gossip on %s: %w; choose another --gossip-listen", cfg.Listen, err)
+	}
+	mc.Transport = ports
+	mc.BindPort = ports.GetAutoBindPort()
+	if mc.AdvertisePort == 0 {
+		mc.AdvertisePort = mc.BindPort
+	}
 	if g.list, err = memberlist.Create(mc); err != nil {
-		return nil, fmt.Errorf("listening for gossip on %s: %w", cfg.Listen, err)
+		g.cancel()
+		return nil, errors.Join(fmt.Errorf("gossip on %s: %w", cfg.Listen, err), ports.Shutdown())
 	}
 	return g, nil
 }
@@ -225,13 +254,12 @@ func (g *Gossip) Name() string { return g.name }
 func (g *Gossip) Addr() string { return g.list.LocalNode().Address() }
 
 // Run joins the cluster and works until ctx ends; then it leaves politely. It
-// keeps trying to join as long as it is alone.
+// keeps trying to reach who is missing.
 func (g *Gossip) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	wg.Go(func() { g.work(ctx) })
-	wg.Go(func() { g.tellMembers(ctx) })
-	wg.Go(func() { g.logNews(ctx) })
-	wg.Go(func() { g.join(ctx) })
+	for _, f := range []func(context.Context){g.work, g.tellMembers, g.logNews, g.join, g.greet, g.keepMembers} {
+		wg.Go(func() { f(ctx) })
+	}
 	<-ctx.Done()
 	wg.Wait()
 	return g.Close()
@@ -241,6 +269,8 @@ func (g *Gossip) Run(ctx context.Context) error {
 func (g *Gossip) Close() error {
 	var err error
 	g.closing.Do(func() {
+		g.meetings.close(g.cancel)
+		g.outbox.close()
 		g.sayBye()
 		if err := g.list.Leave(leaveTimeout); err != nil {
 			g.cfg.Logger.Debug("left without a good-bye", "error", err)
@@ -253,110 +283,35 @@ func (g *Gossip) Close() error {
 	return nil
 }
 
-// join reaches for the members named by --join, at once and then again while
-// any of them is missing: two halves of a cluster that started apart, or that a
-// long partition made forget each other, must find together.
-func (g *Gossip) join(ctx context.Context) {
-	wait := firstJoinInterval
-	for {
-		missing := g.missing()
-		g.reach.only(missing)
-		g.reachOut(missing)
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
-			wait = min(2*wait, joinInterval)
-		}
-	}
-}
-
-// missing returns the addresses of --join at which no living member is known.
-func (g *Gossip) missing() []string {
-	known := make(map[string]bool)
-	for _, n := range g.list.Members() {
-		known[n.Address()] = true
-	}
-	var out []string
-	for _, addr := range g.cfg.Join {
-		resolved := addr
-		if host, port, err := net.SplitHostPort(addr); err == nil {
-			if ips, err := net.LookupIP(host); err == nil && len(ips) > 0 {
-				resolved = net.JoinHostPort(ips[0].String(), port)
-			}
-		}
-		if !known[resolved] {
-			out = append(out, addr)
-		}
-	}
-	return out
-}
-
-// Members returns everyone in the cluster that is not dead, this process
-// included, in order of name.
-func (g *Gossip) Members() []Member {
-	nodes := g.list.Members()
-	out := make([]Member, 0, len(nodes))
-	for _, n := range nodes {
-		if m, ok := member(n); ok {
-			out = append(out, m)
-		}
-	}
-	slices.SortFunc(out, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
-	return out
-}
-
-const alive = "alive"
-
-func member(n *memberlist.Node) (Member, bool) {
-	m := Member{Name: n.Name, State: alive}
-	if err := json.Unmarshal(n.Meta, &m.Meta); err != nil {
-		return Member{}, false
-	}
-	addr, ok := netip.AddrFromSlice(n.Addr)
-	if !ok || len(m.ID) > maxName || len(m.Region) > maxName {
-		return Member{}, false
-	}
-	if m.Role != Seeder && (m.Role != Agent || announce.CheckBucketName(m.Bucket) != nil) {
-		return Member{}, false
-	}
-	m.Addr = addr.Unmap()
-	return m, true
-}
-
 // Broadcast puts a signed document into the own book and sends it to every
-// member: as a packet if it fits, and over TCP. Whoever is not reached gets it by
-// push/pull. It returns when all were tried.
-func (g *Gossip) Broadcast(wire []byte) error {
+// member: as a packet if it fits, and over TCP. It waits for nobody: whoever is not
+// reached gets it by an exchange of states. tried is called once all were tried,
+// from another goroutine; nil where nobody asks.
+func (g *Gossip) Broadcast(wire []byte, tried func()) error {
 	if _, err := g.cfg.Book.Add(wire); err != nil {
 		return fmt.Errorf("announcing: %w", err)
 	}
-	g.sendAll(wire)
-	return nil
-}
-
-func (g *Gossip) sendAll(wire []byte) {
 	message := append([]byte{kindDocument}, wire...)
-	others := slices.DeleteFunc(g.list.Members(), func(n *memberlist.Node) bool { return n.Name == g.name })
+	others := g.others()
 	if len(message) <= maxPacket {
 		for _, n := range others {
-			if err := g.list.SendBestEffort(n, message); err != nil {
+			if err := g.list.SendBestEffort(&n, message); err != nil {
 				g.cfg.Logger.Debug("packet not sent, the document follows over TCP", "member", n.Name, "error", err)
 			}
 		}
 	}
-	slots := make(chan struct{}, parallelSends)
-	var wg sync.WaitGroup
-	for _, n := range others {
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			if err := g.list.SendReliable(n, message); err != nil {
-				g.cfg.Logger.Debug("document not delivered, push/pull will bring it", "member", n.Name, "error", err)
-			}
-		})
+	var left atomic.Int64
+	left.Store(int64(len(others)) + 1)
+	one := func() {
+		if left.Add(-1) == 0 && tried != nil {
+			tried()
+		}
 	}
-	wg.Wait()
+	for _, n := range others {
+		g.outbox.send(n, message, one)
+	}
+	one()
+	return nil
 }
 
 // Report sends progress to every seeder, best effort.
@@ -371,76 +326,20 @@ func (g *Gossip) tellSeeders(m message) {
 		g.cfg.Logger.Warn("progress not sent", "error", err)
 		return
 	}
-	for _, n := range g.list.Members() {
-		if m, ok := member(n); ok && m.Role == Seeder {
-			if err := g.list.SendBestEffort(n, message); err != nil {
-				g.cfg.Logger.Debug("progress not sent", "member", n.Name, "error", err)
-			}
+	now := g.roster.now()
+	for i, m := range now.members {
+		if m.Role != Seeder {
+			continue
+		}
+		if err := g.list.SendBestEffort(&now.nodes[i], message); err != nil {
+			g.cfg.Logger.Debug("progress not sent", "member", m.Name, "error", err)
 		}
 	}
 }
 
-// work handles received messages, one after the other.
-func (g *Gossip) work(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case message := <-g.queue:
-			g.handle(message)
-		}
-	}
-}
-
-func (g *Gossip) handle(message []byte) {
-	if len(message) == 0 {
-		return
-	}
-	switch body := message[1:]; message[0] {
-	case kindDocument:
-		g.document(body)
-	case kindState:
-		announce.EachInState(body, g.document)
-	case kindProgress:
-		if g.cfg.OnProgress == nil {
-			return
-		}
-		p, err := decodeProgress(body)
-		if err != nil {
-			g.cfg.Logger.Debug("progress refused", "error", err)
-			return
-		}
-		g.cfg.OnProgress(p)
-	case kindLinks:
-		if g.cfg.OnLinks == nil {
-			return
-		}
-		l, err := decodeLinks(body)
-		if err != nil {
-			g.cfg.Logger.Debug("links refused", "error", err)
-			return
-		}
-		g.cfg.OnLinks(l)
-	case kindBye:
-		g.bye(body)
-	}
-}
-
-func (g *Gossip) document(wire []byte) {
-	added, err := g.cfg.Book.Add(wire)
-	switch {
-	case errors.Is(err, announce.ErrExpired):
-		return
-	case err != nil:
-		g.refused(err)
-		return
-	case added.Reply != nil:
-		g.sendAll(added.Reply)
-		return
-	}
-	if added.Announcement != nil || added.End != nil {
-		g.cfg.OnDocument(added)
-	}
+// sendPacket sends a message to an address, of which no member need be known.
+func (g *Gossip) sendPacket(addr string, message []byte) error {
+	return g.list.SendToAddress(memberlist.Address{Addr: addr}, message)
 }
 
 func (g *Gossip) tellMembers(ctx context.Context) {
@@ -456,10 +355,24 @@ func (g *Gossip) tellMembers(ctx context.Context) {
 	}
 }
 
-func (g *Gossip) enqueue(message []byte) {
+// changes notes that the membership has changed, for who looks at it.
+func (g *Gossip) changes() {
+	g.epoch.Add(1)
+	wake(g.changed)
+	wake(g.toKeep)
+}
+
+// warn logs a message that others can cause, once in a while.
+func (g *Gossip) warn(message string, attrs ...any) {
+	if omitted, due := g.every30s.Pass(message); due {
+		g.cfg.Logger.Warn(message, append(attrs, "omitted", omitted)...)
+	}
+}
+
+// wake tells whoever waits for c to look again.
+func wake(c chan<- struct{}) {
 	select {
-	case g.queue <- message:
-	default:
-		g.dropped.Add(1)
+	case c <- struct{}{}:
+	default: // somebody is about to look anyway
 	}
 }

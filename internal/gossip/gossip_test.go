@@ -129,7 +129,7 @@ func TestDocumentsReachEveryMember(t *testing.T) {
 	b := start(t, agent("b", "b"), join(a)) // knows only a
 	s.await(t, 3)
 	// Longer than a gossip packet, which is why it goes by TCP.
-	if err := s.Broadcast(announcement(t)); err != nil {
+	if err := s.Broadcast(announcement(t), nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, n := range []*node{a, b} {
@@ -141,7 +141,7 @@ func TestDocumentsReachEveryMember(t *testing.T) {
 
 func TestLatecomerIsBroughtUpToDate(t *testing.T) {
 	s := start(t, seeder("s"), nil)
-	if err := s.Broadcast(announcement(t)); err != nil {
+	if err := s.Broadcast(announcement(t), nil); err != nil {
 		t.Fatal(err)
 	}
 	late := start(t, agent("late", "a"), join(s))

@@ -46,5 +46,5 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	unreached := len(c.g.reach.failures)
 	c.g.reach.mu.Unlock()
 	ch <- prometheus.MustNewConstMetric(joinDesc, prometheus.GaugeValue, float64(unreached))
-	ch <- prometheus.MustNewConstMetric(droppedDesc, prometheus.CounterValue, float64(c.g.dropped.Load()))
+	ch <- prometheus.MustNewConstMetric(droppedDesc, prometheus.CounterValue, float64(c.g.inbox.dropped.Load()))
 }

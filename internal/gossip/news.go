@@ -85,11 +85,8 @@ func (g *Gossip) logNews(ctx context.Context) {
 // sayBye tells every member that this one leaves, best effort.
 func (g *Gossip) sayBye() {
 	message := append([]byte{kindBye}, g.name...)
-	for _, n := range g.list.Members() {
-		if n.Name == g.name {
-			continue
-		}
-		if err := g.list.SendBestEffort(n, message); err != nil {
+	for _, n := range g.others() {
+		if err := g.list.SendBestEffort(&n, message); err != nil {
 			g.cfg.Logger.Debug("good-bye not sent", "member", n.Name, "error", err)
 		}
 	}

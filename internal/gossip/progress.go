@@ -11,14 +11,15 @@ import (
 	"github.com/landfall-dist/landfall/internal/announce"
 )
 
-// The first byte of a message says what it is. kindState never travels: it
-// marks push/pull state in the queue.
+// The first byte of a message says what it is. kindState is several documents, as
+// package announce frames them.
 const (
 	kindDocument = 'D'
 	kindProgress = 'P'
 	kindLinks    = 'L'
 	kindBye      = 'B'
 	kindState    = 'S'
+	kindHello    = 'H'
 )
 
 const (

@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -62,30 +63,62 @@ func (r *reach) note(addr string, begun time.Time, err error) (since time.Time) 
 	return f.since
 }
 
-// reachOut tries to join through each of the addresses, side by side, since one that
-// does not answer takes its time.
-func (g *Gossip) reachOut(addrs []string) {
-	slots := make(chan struct{}, parallelSends)
+// reachOut looks up the addresses of --join, every one of each name, and meets who is
+// at those at which no living member is known. A name is looked up each time, so that
+// who has moved is found.
+func (g *Gossip) reachOut(ctx context.Context) {
+	begun := time.Now()
+	found, errs := make([][]string, len(g.cfg.Join)), make([]error, len(g.cfg.Join))
 	var wg sync.WaitGroup
-	for _, addr := range addrs {
-		slots <- struct{}{}
+	for i, addr := range g.cfg.Join {
 		wg.Go(func() {
-			defer func() { <-slots }()
-			begun := time.Now()
-			_, err := g.list.Join([]string{addr})
-			if err != nil {
-				err = plainJoinError(err)
-			}
-			since := g.reach.note(addr, begun, err)
-			if err == nil || time.Since(since) < joinPatience {
-				return
-			}
-			if _, due := g.every30s.Pass("join " + addr); due {
-				g.cfg.Logger.Warn("no member reached", "join", addr, "error", err, "since", since.UTC().Format(time.RFC3339))
-			}
+			ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+			defer cancel()
+			found[i], errs[i] = resolve(ctx, addr)
 		})
 	}
 	wg.Wait()
+	if ctx.Err() != nil {
+		return
+	}
+	all := slices.Concat(found...)
+	g.named.Store(&all)
+	g.roster.prefer(all...)
+	var missing []string
+	for i, addr := range g.cfg.Join {
+		if errs[i] != nil || len(g.absent(found[i])) == len(found[i]) {
+			missing = append(missing, addr)
+		}
+	}
+	g.reach.only(missing)
+	for i, join := range g.cfg.Join {
+		if errs[i] != nil {
+			g.tried(join, begun, errs[i])
+		}
+		isMissing := slices.Contains(missing, join)
+		for _, addr := range g.absent(found[i]) {
+			g.meet(addr, func(err error) {
+				if isMissing {
+					g.tried(join, begun, err)
+				}
+			})
+		}
+	}
+}
+
+// tried notes how a try to reach an address of --join went, and says so where it goes
+// on failing.
+func (g *Gossip) tried(join string, begun time.Time, err error) {
+	if err != nil {
+		err = plainJoinError(err)
+	}
+	since := g.reach.note(join, begun, err)
+	if err == nil || time.Since(since) < joinPatience {
+		return
+	}
+	if _, due := g.every30s.Pass("join " + join); due {
+		g.cfg.Logger.Warn("no member reached", "join", join, "error", err, "since", since.UTC().Format(time.RFC3339))
+	}
 }
 
 // Unreached says of each address of --join at which no member was reached why; nil

@@ -11,5 +11,6 @@ func Probes() []goleak.Option {
 		goleak.IgnoreAnyFunction(list + "triggerFunc"),
 		goleak.IgnoreAnyFunction(list + "pushPullTrigger"),
 		goleak.IgnoreAnyFunction(list + "sendPingAndWaitForAck"),
+		goleak.IgnoreAnyFunction(list + "Ping"),
 	}
 }
