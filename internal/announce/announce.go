@@ -26,6 +26,7 @@ import (
 
 	"github.com/oklog/ulid/v2"
 
+	"github.com/landfall-dist/landfall/internal/executionid"
 	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
@@ -188,6 +189,7 @@ func verify(prefix string, rest []byte, trusted []ed25519.PublicKey) (body []byt
 type document interface {
 	check() error
 	expires() time.Time
+	times() (executionID string, issued time.Time)
 }
 
 func decode(body []byte, doc document, now time.Time) (any, error) {
@@ -199,6 +201,14 @@ func decode(body []byte, doc document, now time.Time) (any, error) {
 	if err := doc.check(); err != nil {
 		return nil, err
 	}
+	// A signature says who wrote it, not that its clock is right.
+	id, issued := doc.times()
+	if err := executionid.Check(id, now); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if err := executionid.CheckTime(issued, now); err != nil {
+		return nil, fmt.Errorf("%w: issued %w", ErrInvalid, err)
+	}
 	switch expires := doc.expires(); {
 	case expires.Before(now):
 		return nil, fmt.Errorf("%w: at %s", ErrExpired, expires.Format(time.RFC3339))
@@ -209,6 +219,8 @@ func decode(body []byte, doc document, now time.Time) (any, error) {
 }
 
 func (a *Announcement) expires() time.Time { return a.Expires }
+
+func (a *Announcement) times() (string, time.Time) { return a.ExecutionID, a.Issued }
 
 func (a *Announcement) check() error {
 	if err := checkNames(a.ExecutionID, a.Key, a.SourceBucket); err != nil {
@@ -234,6 +246,8 @@ func (a *Announcement) check() error {
 }
 
 func (e *End) expires() time.Time { return e.Expires }
+
+func (e *End) times() (string, time.Time) { return e.ExecutionID, e.Issued }
 
 func (e *End) check() error {
 	if len(e.Reason) > 64 {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/oklog/ulid/v2"
+
+	"github.com/landfall-dist/landfall/internal/executionid"
 )
 
 var (
@@ -84,6 +86,12 @@ func TestOpenRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	// An end's body under an announcement's name, rightly signed as an end.
+	late := *announcement(1)
+	late.ExecutionID = executionid.New(noon.Add(executionid.MaxAhead+time.Second), "")
+	greatest := *end(1, noon)
+	greatest.ExecutionID = "7ZZZZZZZZZZZZZZZZZZZZZZZZZ"
+	issued := *announcement(1)
+	issued.Issued = noon.Add(executionid.MaxAhead + time.Second)
 	confused := append([]byte(announcementPrefix), bytes.TrimPrefix(sign(t, end(1, noon)), []byte(endPrefix))...)
 	for name, c := range map[string]struct {
 		wire []byte
@@ -94,6 +102,10 @@ func TestOpenRefuses(t *testing.T) {
 		"another kind":    {confused, noon, ErrUntrusted},
 		"too late":        {sign(t, announcement(1)), noon.Add(Lifetime + time.Second), ErrExpired},
 		"far future":      {sign(t, announcement(1)), noon.Add(-maxLifetime), ErrInvalid},
+		"a late id":       {sign(t, &late), noon, executionid.ErrAhead},
+		"the greatest id": {sign(t, &greatest), noon, executionid.ErrAhead},
+		"issued late":     {sign(t, &issued), noon, executionid.ErrAhead},
+		"issued in time":  {sign(t, &issued), noon.Add(time.Second), nil},
 		"nothing":         {nil, noon, ErrInvalid},
 		"only the prefix": {[]byte(announcementPrefix), noon, ErrInvalid},
 		"too long":        {append(sign(t, announcement(1)), make([]byte, MaxLength)...), noon, ErrInvalid},

@@ -7,8 +7,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/executionid"
 	"github.com/landfall-dist/landfall/internal/ledger"
 )
 
@@ -97,7 +99,7 @@ func TestConflict(t *testing.T) {
 
 // Somebody writes the key just before the upload is completed.
 func TestObjectComesBetween(t *testing.T) {
-	const newest = "7ZZZZZZZZZZZZZZZZZZZZZZZZZ"
+	newest := executionid.New(time.Now().Add(time.Hour), "")
 	for _, test := range []struct {
 		name      string
 		before    string // at the key when the landing begins

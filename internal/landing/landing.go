@@ -21,10 +21,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/oklog/ulid/v2"
 	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/executionid"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/tracing"
@@ -398,7 +398,12 @@ func (l *landing) look(ctx context.Context) (c bucket.Condition, present bool, e
 	// Another source bucket's build of the same key is not fenced by the item.
 	// Whoever writes nonsense there is not newer than anything.
 	other := object.Metadata[executionMetadata]
-	if _, err := ulid.ParseStrict(other); err == nil && other > l.ExecutionID {
+	err = executionid.Check(other, l.now())
+	if errors.Is(err, executionid.ErrAhead) {
+		l.logger().Warn("object's execution is of the future and counts for nothing", "key", l.Key.FileKey, "executionId", l.ExecutionID,
+			"bucket", l.Bucket.Name(), "found", other)
+	}
+	if err == nil && other > l.ExecutionID {
 		return bucket.Condition{}, false, fmt.Errorf("%w: %s by %s, whose object is in the bucket", ErrSuperseded, l.ExecutionID, other)
 	}
 	return bucket.Condition{IfMatch: object.ETag}, false, nil

@@ -12,8 +12,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/executionid"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
 )
@@ -253,7 +255,8 @@ func TestRecordRefuses(t *testing.T) {
 
 // What was at the key before is replaced unless a newer execution wrote it.
 func TestRunOverObject(t *testing.T) {
-	const oldest, newest = "00000000000000000000000000", "7ZZZZZZZZZZZZZZZZZZZZZZZZZ"
+	const oldest, greatest = "00000000000000000000000000", "7ZZZZZZZZZZZZZZZZZZZZZZZZZ"
+	newest := executionid.New(time.Now().Add(time.Hour), "")
 	for _, test := range []struct {
 		execution string
 		want      error
@@ -262,6 +265,8 @@ func TestRunOverObject(t *testing.T) {
 		{oldest, nil},
 		{"zzz", nil}, // no ULID
 		{newest, ErrSuperseded},
+		{greatest, nil}, // of the future: it would hold the key for ever
+		{executionid.New(time.Now().Add(2*executionid.MaxAhead), ""), nil},
 	} {
 		for _, size := range []int{0, several} {
 			t.Run(fmt.Sprintf("%q %d", test.execution, size), func(t *testing.T) {
