@@ -192,14 +192,14 @@ func (s *Seeder) retry(ctx context.Context, id string) error {
 	if r.Status == ledger.Completed {
 		return web.Errorf(http.StatusConflict, "execution %s is completed, there is nothing to send again; `seeder publish` starts another", id)
 	}
+	// Before the write, so that nothing that it makes pending is found to be late.
+	s.index.update(id, func(l *live) { l.gone, l.retried = false, time.Now() })
 	updated, err := s.cfg.Ledger.Retry(ctx, r.Key, id)
 	if err != nil {
 		return err
 	}
 	s.put(updated)
 	s.cfg.Logger.Info("execution is sent again", "key", r.FileKey, "executionId", id)
-	s.index.update(id, func(l *live) { l.gone = false })
-	s.index.resend(id)
 	s.start(ctx, updated, asRetried)
 	return nil
 }

@@ -38,39 +38,55 @@ const (
 // that wait try at the same moment.
 func jitter(wait time.Duration) time.Duration { return rand.N(wait) + firstRetry/10 }
 
-// start carries an execution on, unless that is being done already. Its trace
-// continues that of a request whose context is from.
+// start carries an execution on. Where that is being done already, whoever does it is
+// told, and what comes too late for him begins when he has ended. Its trace continues
+// that of a request whose context is from.
 func (s *Seeder) start(from context.Context, r *ledger.Record, why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if r.Foreign || s.running == nil || s.running.Err() != nil || !s.index.claim(r.ExecutionID) {
+	if r.Foreign || s.running == nil || s.running.Err() != nil {
 		return
 	}
+	asked := &request{why, tracing.Continue(s.running, from)}
+	if s.index.claim(r.ExecutionID, asked) {
+		s.group.Go(func() error {
+			s.carry(r, asked)
+			return nil
+		})
+	}
+}
+
+// carry carries an execution that the caller has claimed, again as long as requests
+// come too late, and gives the claim back.
+func (s *Seeder) carry(r *ledger.Record, asked *request) {
+	for asked != nil && asked.trace.Err() == nil {
+		s.carryOnce(r, asked)
+		r, asked = s.index.unclaim(r.ExecutionID)
+	}
+}
+
+func (s *Seeder) carryOnce(r *ledger.Record, asked *request) {
 	s.index.update(r.ExecutionID, func(l *live) {
 		l.takenUp, l.began, l.whole, l.announced = time.Now(), time.Time{}, time.Time{}, time.Time{}
 	})
-	ctx, span := s.cfg.Tracer.Root(tracing.Continue(s.running, from), "execution", spanAttributes(r, why)...)
-	s.group.Go(func() error {
-		defer s.index.unclaim(r.ExecutionID)
-		d := &distribution{
-			Seeder:  s,
-			key:     r.Key,
-			id:      r.ExecutionID,
-			logger:  s.cfg.Logger.With("key", r.FileKey, "executionId", r.ExecutionID),
-			span:    span,
-			since:   time.Now(),
-			arrived: make(map[string]bool),
-		}
-		if r.Status == ledger.InProgress && (why == asAccepted || why == asResumed) {
-			d.since = r.StartTime
-		}
-		for _, b := range r.Successful {
-			d.arrived[b] = true
-		}
-		d.pulling.Store(time.Now().UnixNano())
-		d.conclude(ctx, d.run(ctx))
-		return nil
-	})
+	ctx, span := s.cfg.Tracer.Root(asked.trace, "execution", spanAttributes(r, asked.why)...)
+	d := &distribution{
+		Seeder:  s,
+		key:     r.Key,
+		id:      r.ExecutionID,
+		logger:  s.cfg.Logger.With("key", r.FileKey, "executionId", r.ExecutionID),
+		span:    span,
+		since:   time.Now(),
+		arrived: make(map[string]bool),
+	}
+	if r.Status == ledger.InProgress && (asked.why == asAccepted || asked.why == asResumed) {
+		d.since = r.StartTime
+	}
+	for _, b := range r.Successful {
+		d.arrived[b] = true
+	}
+	d.pulling.Store(time.Now().UnixNano())
+	d.conclude(ctx, d.run(ctx))
 }
 
 // distribution carries one execution from the queue to its end. How its bytes come
@@ -151,7 +167,7 @@ func (d *distribution) run(ctx context.Context) error {
 }
 
 func (d *distribution) attempt(ctx context.Context) error {
-	record, _, ok := d.index.get(d.id)
+	record, ok := d.index.take(d.id)
 	if !ok {
 		return ledger.ErrSuperseded
 	}
@@ -240,7 +256,7 @@ func (d *distribution) announce(ctx context.Context, record *ledger.Record, m *m
 // follow waits until nothing is left to wait for, then retires the announcement;
 // or returns early, to announce again, when somebody asked for a retry.
 func (d *distribution) follow(ctx context.Context) (again bool, err error) {
-	ticker := time.NewTicker(lookInterval)
+	ticker := time.NewTicker(min(lookInterval, d.cfg.ArrivalTimeout))
 	defer ticker.Stop()
 	for {
 		record, changed, ok := d.index.get(d.id)
@@ -264,6 +280,9 @@ func (d *distribution) follow(ctx context.Context) (again bool, err error) {
 		if waiting == 0 {
 			if newest, _, ok := d.index.get(d.id); ok {
 				record = newest // as timeOut has left it
+			}
+			if len(record.Pending()) > 0 {
+				continue // made so since, by a retry
 			}
 			d.end(record)
 			return false, nil
@@ -298,7 +317,7 @@ func (d *distribution) look(ctx context.Context) {
 
 // timeOut fails the destinations that have made no progress for too long, and
 // counts those still waited for. One that has failed already is waited for as
-// well, as long as its agents move: it may arrive after all.
+// well, as long as its agents move, or have come not long ago: it may arrive after all.
 func (d *distribution) timeOut(ctx context.Context, r *ledger.Record) (waiting int, err error) {
 	for _, b := range r.Unfinished() {
 		if r.Cancelled(b) {
@@ -311,6 +330,9 @@ func (d *distribution) timeOut(ctx context.Context, r *ledger.Record) (waiting i
 		if time.Since(moved) < d.cfg.ArrivalTimeout {
 			waiting++
 			continue
+		}
+		if time.Since(d.index.servedSince(b)) < d.cfg.ArrivalTimeout {
+			waiting++
 		}
 		if slices.Contains(r.Failed, b) {
 			continue
@@ -361,11 +383,7 @@ func (d *distribution) fail(ctx context.Context, b, reason string) error {
 // end retires the announcement.
 func (d *distribution) end(r *ledger.Record) {
 	d.phase(api.PhaseEnded)
-	reason := announce.Completed
-	if r.Status != ledger.Completed {
-		reason = announce.Failed
-	}
-	d.retire(d.key, d.id, reason)
+	d.retire(d.key, d.id, endOf(r))
 	if d.entry != nil {
 		if t, ok := d.swarm.Torrent(d.entry.InfoHash()); ok {
 			t.DisconnectComplete()
@@ -373,6 +391,14 @@ func (d *distribution) end(r *ledger.Record) {
 	}
 	d.unpin()
 	d.evict(0)
+}
+
+// endOf is why the announcement of an execution ends that nobody carries any more.
+func endOf(r *ledger.Record) string {
+	if r.Status == ledger.Completed {
+		return announce.Completed
+	}
+	return announce.Failed
 }
 
 // retire sends the signed notice that an execution is over.

@@ -2,6 +2,7 @@ package seeder
 
 import (
 	"cmp"
+	"context"
 	"maps"
 	"slices"
 	"strings"
@@ -32,9 +33,9 @@ type index struct {
 	mu     sync.Mutex
 	byKey  map[ledger.Key]*execution
 	byID   map[string]*execution
-	ids    []string          // sorted, so the newest is last
-	gone   map[string]string // superseded executionId → successor
-	served map[string]bool
+	ids    []string             // sorted, so the newest is last
+	gone   map[string]string    // superseded executionId → successor
+	served map[string]time.Time // since when
 	// members are the ids of all there are now.
 	members map[string]bool
 	linked  []*execution // that have links, the one heard of last at the end
@@ -49,8 +50,10 @@ type execution struct {
 	claimed bool
 	// look asks the distribution to read the table: an agent says it landed.
 	look bool
-	// again asks it to announce once more: somebody wants a retry.
-	again bool
+	// request is what came last of what a distribution is begun for while one carries
+	// the execution; it goes on with that, or begins again where that comes too late.
+	// Nil for nothing.
+	request *request
 	// reports are the agents' newest words, by bucket and node.
 	reports map[string]map[string]report
 	// links are where the agents' bytes came from.
@@ -73,9 +76,19 @@ type live struct {
 	began, whole, announced time.Time
 	// takenUp is when this process began, or began again, to carry it.
 	takenUp time.Time
+	// retried is when somebody last asked for a retry: time before does not count
+	// against a destination.
+	retried time.Time
 	// gone is set when the source has the object no more: only a person's retry
 	// can change that.
 	gone bool
+}
+
+// request is a reason to carry an execution.
+type request struct {
+	why string
+	// trace has the span that the work continues; it ends with Run.
+	trace context.Context
 }
 
 type report struct {
@@ -100,7 +113,7 @@ func newIndex() *index {
 		byKey:  make(map[ledger.Key]*execution),
 		byID:   make(map[string]*execution),
 		gone:   make(map[string]string),
-		served: make(map[string]bool),
+		served: make(map[string]time.Time),
 	}
 }
 
@@ -216,32 +229,43 @@ func (x *index) isGone(id string) bool {
 }
 
 // claim makes the caller the one that carries an execution; false when somebody
-// does already.
-func (x *index) claim(id string) bool {
+// does already, to whom the request is left. A nil request is not left.
+func (x *index) claim(id string, r *request) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e := x.byID[id]
-	if e == nil || e.claimed {
+	switch {
+	case e == nil:
+		return false
+	case e.claimed && r != nil:
+		if e.request == nil || e.request.why != asRetried { // which asks for most
+			e.request = r
+		}
+		e.wake()
+		return false
+	case e.claimed:
 		return false
 	}
 	e.claimed = true
 	return true
 }
 
-func (x *index) unclaim(id string) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if e := x.byID[id]; e != nil {
-		e.claimed = false
-	}
-}
-
-// isClaimed reports whether somebody carries an execution.
-func (x *index) isClaimed(id string) bool {
+// unclaim ends a claim; unless there is a request that came too late for whoever had
+// the claim and destinations are left to be reached: then the claim stays, for what
+// the request asks.
+func (x *index) unclaim(id string) (r *ledger.Record, late *request) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e := x.byID[id]
-	return e != nil && e.claimed
+	if e == nil {
+		return nil, nil
+	}
+	late, e.request = e.request, nil
+	if late == nil || !wanted(e.record) {
+		e.claimed = false
+		return nil, nil
+	}
+	return e.record, late
 }
 
 // update changes what only this process knows.
@@ -257,7 +281,15 @@ func (x *index) update(id string, f func(*live)) {
 func (x *index) serve(served, members map[string]bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.served, x.members = served, members
+	since := make(map[string]time.Time, len(served))
+	for bucket := range served {
+		at, known := x.served[bucket]
+		if !known {
+			at = time.Now()
+		}
+		since[bucket] = at
+	}
+	x.served, x.members = since, members
 }
 
 // heard takes in an agent's report. When it says that the build landed and the
@@ -344,29 +376,40 @@ func (x *index) linksOf(id string) []api.Link {
 	return out
 }
 
-// resend asks whoever follows the execution to announce it once more.
-func (x *index) resend(id string) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if e := x.byID[id]; e != nil {
-		e.again = true
-		e.wake()
-	}
-}
-
-// asked returns, once, what was asked of whoever follows the execution.
+// asked returns, once, what was asked of whoever follows the execution: to read the
+// table, and to announce it once more, for a retry.
 func (x *index) asked(id string) (look, again bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if e := x.byID[id]; e != nil {
-		look, again = e.look, e.again
-		e.look, e.again = false, false
+		look, again = e.look, e.request != nil && e.request.why == asRetried
+		e.look, e.request = false, nil // what is under way is followed anyway
 	}
 	return look, again
 }
 
-// idle returns, for a destination, when its agents last made progress and what
-// they complained of; zero when nobody reported.
+// take returns the record to an attempt that begins, which does what was asked before.
+func (x *index) take(id string) (*ledger.Record, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e := x.byID[id]
+	if e == nil {
+		return nil, false
+	}
+	e.request = nil
+	return e.record, true
+}
+
+// servedSince is when the first of a bucket's living agents came; zero when there is
+// none.
+func (x *index) servedSince(bucket string) time.Time {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.served[bucket]
+}
+
+// idle returns, for a destination, when its agents last made progress or a retry was
+// asked for, and what they complained of; zero for never.
 func (x *index) idle(id, bucket string) (moved time.Time, complaint string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -374,6 +417,7 @@ func (x *index) idle(id, bucket string) (moved time.Time, complaint string) {
 	if e == nil {
 		return time.Time{}, ""
 	}
+	moved = e.live.retried
 	for _, r := range e.reports[bucket] {
 		if r.moved.After(moved) {
 			moved = r.moved
@@ -488,7 +532,7 @@ func (x *index) destination(e *execution, bucket string) api.Destination {
 	failed := slices.Contains(e.record.Failed, bucket)
 	if failed {
 		d.State, d.Error = api.StateFailed, result.Error
-	} else if !x.served[bucket] && e.live.phase == api.PhaseDistributing {
+	} else if x.served[bucket].IsZero() && e.live.phase == api.PhaseDistributing {
 		d.State, d.Error = api.StateUnserved, "no living member serves this bucket"
 	}
 	// Of several agents of one bucket the furthest is shown.

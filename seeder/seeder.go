@@ -341,14 +341,25 @@ func (s *Seeder) heard(d announce.Added) {
 func (s *Seeder) retireEnded(a *announce.Announcement) {
 	newest := s.index.newest(ledger.Key{FileKey: a.Key, SourceBucket: a.SourceBucket})
 	switch {
-	case newest == nil || newest.Foreign || newest.ExecutionID < a.ExecutionID || s.index.isClaimed(a.ExecutionID):
-		// Another seeder's, or under way.
+	case newest == nil || newest.Foreign || newest.ExecutionID < a.ExecutionID:
+		return // another seeder's
 	case newest.ExecutionID > a.ExecutionID:
 		s.retire(newest.Key, a.ExecutionID, announce.Superseded)
-	case newest.Status == ledger.Completed:
-		s.retire(newest.Key, a.ExecutionID, announce.Completed)
-	case newest.Status == ledger.Failed:
-		s.retire(newest.Key, a.ExecutionID, announce.Failed)
+		return
+	}
+	// Claimed, so that nobody announces it again before its end is sent.
+	if !s.index.claim(a.ExecutionID, nil) {
+		return // under way
+	}
+	if r, _, ok := s.index.get(a.ExecutionID); ok && r.Status != ledger.InProgress {
+		s.retire(r.Key, r.ExecutionID, endOf(r))
+	}
+	if r, late := s.index.unclaim(a.ExecutionID); late != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.running.Err() == nil {
+			s.group.Go(func() error { s.carry(r, late); return nil })
+		}
 	}
 }
 
