@@ -48,6 +48,10 @@ type metrics struct {
 	announcements prometheus.Histogram
 	pollFailures  prometheus.Counter
 	lastPoll      prometheus.Gauge
+	// unread are the objects of the last listing that could not be taken up,
+	// unreadFailures all the tries that failed.
+	unread         prometheus.Gauge
+	unreadFailures prometheus.Counter
 	// repaired are bytes read again for what the disk has damaged.
 	repaired atomic.Int64
 
@@ -80,6 +84,12 @@ func newMetrics(destinations []string) *metrics {
 			Name: "landfall_poll_last_success_timestamp_seconds",
 			Help: "When the global bucket was last listed, in seconds since 1970; 0 before.",
 		}),
+		unread: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "landfall_unread_objects",
+			Help: "Objects of the global bucket that could not be taken up and are tried again, less and less often.",
+		}),
+		unreadFailures: prometheus.NewCounter(counter("unread_object_failures_total",
+			"Tries to take up an object of the global bucket that failed.")),
 		buckets: make(map[string]bool),
 	}
 	for _, status := range []string{string(ledger.Completed), string(ledger.Failed), superseded} {
@@ -166,6 +176,7 @@ func (s *Seeder) registry() *prometheus.Registry {
 	r.MustRegister(
 		gossip.Collector(s.gossip), cache.Collector(s.cfg.Cache), swarm.Collector(s.swarm), ledger.Collector(s.cfg.Ledger),
 		m.ended, m.arrivals, m.failures, m.pulls, m.announcements, m.pollFailures, m.lastPoll,
+		m.unread, m.unreadFailures,
 		collector{s},
 	)
 	if s.cfg.Notify != nil {

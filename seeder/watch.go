@@ -32,7 +32,10 @@ func fingerprintOf(key, etag string) fingerprint {
 // watch lists the global bucket again and again, until ctx ends. The next
 // listing starts Poll after the last has ended.
 func (s *Seeder) watch(ctx context.Context) error {
-	w := &watcher{Seeder: s, named: make(map[string]bool)}
+	w := &watcher{
+		Seeder: s, named: make(map[string]bool), unread: make(unread),
+		rewritten: rewritten{since: time.Now(), done: make(map[string]time.Time)},
+	}
 	for {
 		err := survive.Run(s.cfg.Logger, func() error { return w.poll(ctx) })
 		if ctx.Err() == nil {
@@ -64,6 +67,9 @@ type watcher struct {
 	// baseline is what was there before the first start; nil until known.
 	baseline map[fingerprint]struct{}
 	named    map[string]bool
+	// rewritten and unread are those to be looked at again.
+	rewritten rewritten
+	unread    unread
 }
 
 func (w *watcher) poll(ctx context.Context) error {
@@ -72,11 +78,11 @@ func (w *watcher) poll(ctx context.Context) error {
 			return err
 		}
 	}
-	return w.cfg.Bucket.List(ctx, w.cfg.Prefix, func(o bucket.Object) error {
+	err := w.cfg.Bucket.List(ctx, w.cfg.Prefix, func(o bucket.Object) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if w.known(o) {
+		if w.known(o) || w.unread.waits(o, time.Now()) {
 			return nil
 		}
 		if !strings.HasSuffix(o.Key, w.cfg.Suffix) {
@@ -86,22 +92,39 @@ func (w *watcher) poll(ctx context.Context) error {
 		w.take(ctx, o)
 		return nil
 	})
+	if err == nil {
+		w.unread.listed()
+		w.metrics.unread.Set(float64(len(w.unread)))
+	}
+	return err
 }
 
 // known reports whether there is nothing to do about an object: the table has
-// it, it was there before the first start, or its own publish is on the way.
+// it, it was there before the first start, or its own publish is on the way. One that
+// was there at the first start stays what it was when only its headers are corrected.
 func (w *watcher) known(o bucket.Object) bool {
-	r := w.index.newest(ledger.Key{FileKey: o.Key, SourceBucket: w.cfg.Bucket.Name()})
-	if r != nil && r.Foreign {
-		r = nil // says nothing of what Landfall has sent
-	}
+	r := w.sentRecord(o)
 	if r != nil && r.SourceETag == o.ETag {
-		return true
+		return !w.rewritten.suspected(r, o) || w.reserved.held(o.Key)
 	}
 	if _, ok := w.baseline[fingerprintOf(o.Key, o.ETag)]; ok && r == nil {
 		return true
 	}
 	return w.reserved.held(o.Key)
+}
+
+// sentRecord is what the table has of an object's key; nil for nothing, or what another
+// system wrote, which says nothing of what Landfall has sent.
+func (w *watcher) sentRecord(o bucket.Object) *ledger.Record {
+	r := w.index.newest(w.keyOf(o))
+	if r == nil || r.Foreign {
+		return nil
+	}
+	return r
+}
+
+func (w *watcher) keyOf(o bucket.Object) ledger.Key {
+	return ledger.Key{FileKey: o.Key, SourceBucket: w.cfg.Bucket.Name()}
 }
 
 // name says once that a key does not start by itself.
@@ -113,30 +136,46 @@ func (w *watcher) name(key string) {
 	w.cfg.Logger.Info("object is not sent by itself: its key lacks the suffix", "key", key, "suffix", w.cfg.Suffix)
 }
 
-// take starts the distribution of a new object. The listing lacks what HEAD
-// knows, and the object may have changed since.
+// take starts the distribution of a new object, or of one with new headers. The
+// listing lacks what HEAD knows, and the object may have changed since.
 func (w *watcher) take(ctx context.Context, o bucket.Object) {
-	key := ledger.Key{FileKey: o.Key, SourceBucket: w.cfg.Bucket.Name()}
-	if w.changesAgain(key) > 0 {
+	if w.changesAgain(w.keyOf(o)) > 0 {
 		return // a later poll takes it
+	}
+	head, err := w.cfg.Bucket.Head(ctx, o.Key)
+	most := maxUnread
+	if err == nil {
+		most, err = maxUnreadTable, w.send(ctx, o, head)
+	}
+	switch {
+	case ctx.Err() != nil, errors.Is(err, bucket.ErrNotFound): // deleted since the listing
+	case err != nil:
+		w.notTaken(o, most, err)
+	default:
+		delete(w.unread, o.Key)
+	}
+}
+
+// send accepts an execution of the object, unless it was only written again.
+func (w *watcher) send(ctx context.Context, o bucket.Object, head *bucket.Object) error {
+	r := w.sentRecord(o)
+	if r != nil && r.SourceETag == head.ETag {
+		corrected, err := w.corrected(ctx, r, head)
+		if err == nil {
+			w.rewritten.looked(o)
+		}
+		if err != nil || !corrected {
+			return err
+		}
 	}
 	destinations, err := w.destinations(api.DeployRequest{SourceBucket: w.cfg.Bucket.Name()})
 	if err == nil {
-		var head *bucket.Object
-		head, err = w.cfg.Bucket.Head(ctx, o.Key)
-		if errors.Is(err, bucket.ErrNotFound) {
-			return // deleted since the listing
-		}
-		if err == nil {
-			_, err = w.accept(ctx, w.cfg.Bucket.Name(), head, destinations)
-		}
-		if err == nil {
-			w.changes.began(key, time.Now())
-		}
+		_, err = w.accept(ctx, w.cfg.Bucket.Name(), head, destinations)
 	}
-	if err != nil && ctx.Err() == nil {
-		w.cfg.Logger.Error("new object not taken up, the next poll tries again", "key", o.Key, "error", err)
+	if err == nil {
+		w.changes.began(w.keyOf(o), time.Now())
 	}
+	return err
 }
 
 // changesAgain is how long an object that goes on to change waits for its next
