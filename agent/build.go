@@ -15,6 +15,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/landing"
 	"github.com/landfall-dist/landfall/internal/ledger"
@@ -143,6 +144,10 @@ func (b *build) run(ctx context.Context) {
 		case errors.Is(err, errEnded):
 			b.over(ctx, errCancelled)
 			return
+		case bucket.Permanent(err):
+			if err = b.giveUp(ctx, err); err == nil {
+				return
+			}
 		case errors.Is(err, errYielded):
 			b.logger.Info("waiting for another turn: there was no progress, and other builds wait")
 			continue
@@ -277,6 +282,11 @@ func (b *build) record(ctx context.Context) (*ledger.Record, error) {
 		// The notice of it was lost, or comes yet.
 		b.stop(errCancelled)
 		return nil, errCancelled
+	}
+	if name := b.agent.cfg.Bucket.Name(); record.Hopeless(name) {
+		err := fmt.Errorf("%w: it cannot land here: %s", errEnded, record.Results[name].Error)
+		b.stop(err)
+		return nil, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -3,12 +3,15 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"slices"
 	"time"
 
+	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/landing"
+	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
@@ -22,7 +25,7 @@ func (b *build) land(ctx context.Context, m *manifest.Manifest, content io.Reade
 		changed := b.agent.membersChanged.next()
 		done, err := b.landOnce(ctx, m, content, tracker)
 		switch {
-		case done, ctx.Err() != nil, errors.Is(err, landing.ErrSuperseded), errors.Is(err, errEnded):
+		case done, ctx.Err() != nil, errors.Is(err, landing.ErrSuperseded), errors.Is(err, errEnded), bucket.Permanent(err):
 			return err
 		case err == nil:
 			wait = firstRetry
@@ -112,6 +115,25 @@ func (b *build) newJob() *landing.Job {
 func (b *build) completed() {
 	b.reach(complete)
 	b.logger.Info("landed", "bucket", b.agent.cfg.Bucket.Name(), "bytes", b.ann.Size, "seconds", seconds(time.Since(b.started)))
+}
+
+// giveUp records that the build cannot land here, whatever is tried. An error says that
+// the table does not know it yet.
+func (b *build) giveUp(ctx context.Context, cause error) error {
+	a := b.agent
+	_, err := a.cfg.Ledger.Fail(ctx, b.key, b.ann.ExecutionID, a.cfg.Bucket.Name(), ledger.Result{
+		Timestamp: time.Now(), Error: cause.Error(), Region: a.cfg.Region, Agent: a.cfg.Gossip.ID, Final: true,
+	})
+	switch {
+	case errors.Is(err, ledger.ErrSuperseded):
+		b.over(ctx, errSuperseded)
+	case err != nil:
+		return fmt.Errorf("recording that it cannot land: %w; the reason: %w", err, cause)
+	default:
+		b.logger.Error("build cannot land here", "bucket", a.cfg.Bucket.Name(), "error", cause)
+		b.over(ctx, fmt.Errorf("%w: %w", errEnded, cause))
+	}
+	return nil
 }
 
 // discard removes what a landing that is given up has left in the bucket.

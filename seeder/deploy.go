@@ -51,7 +51,7 @@ func (s *Seeder) deploy(ctx context.Context, r api.DeployRequest) (*api.DeployAn
 		if errors.Is(err, bucket.ErrNotFound) {
 			return nil, &web.Error{Code: http.StatusNotFound, Err: err}
 		}
-		return nil, err
+		return nil, refused(err)
 	}
 	begun, err := s.accept(ctx, r.SourceBucket, object, destinations)
 	if errors.Is(err, ledger.ErrOwned) || errors.Is(err, ledger.ErrTooMany) {

@@ -17,6 +17,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/landing"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/notify"
@@ -78,12 +79,16 @@ func (s *Seeder) carryOnce(r *ledger.Record, asked *request) {
 		span:    span,
 		since:   time.Now(),
 		arrived: make(map[string]bool),
+		failed:  make(map[string]bool),
 	}
 	if r.Status == ledger.InProgress && (asked.why == asAccepted || asked.why == asResumed) {
 		d.since = r.StartTime
 	}
 	for _, b := range r.Successful {
 		d.arrived[b] = true
+	}
+	for _, b := range r.Failed {
+		d.failed[b] = true
 	}
 	d.pulling.Store(time.Now().UnixNano())
 	d.conclude(ctx, d.run(ctx))
@@ -104,6 +109,8 @@ type distribution struct {
 	// was seen in the table, zero for none in this run.
 	arrived     map[string]bool
 	lastArrival time.Time
+	// failed are the destinations whose failure was told of, here or before.
+	failed map[string]bool
 	// announced is when the destinations' time began: at the first announcement,
 	// or the last that somebody asked for.
 	announced time.Time
@@ -138,7 +145,7 @@ func (d *distribution) run(ctx context.Context) error {
 		switch {
 		case err == nil, ctx.Err() != nil, errors.Is(err, ledger.ErrSuperseded):
 			return err
-		case errors.Is(err, bucket.ErrNotFound), errors.Is(err, manifest.ErrInvalid):
+		case errors.Is(err, bucket.ErrNotFound), errors.Is(err, manifest.ErrInvalid), bucket.Permanent(err):
 			gone := errors.Is(err, bucket.ErrNotFound)
 			if err = d.failAll(ctx, err); err == nil {
 				d.index.update(d.id, func(l *live) { l.gone = gone })
@@ -171,6 +178,9 @@ func (d *distribution) attempt(ctx context.Context) error {
 	if !ok {
 		return ledger.ErrSuperseded
 	}
+	if err := bucket.ParseHeaders(record.Headers).Check(landing.AddedMetadata); err != nil {
+		return err
+	}
 	m, err := d.content(ctx, record)
 	if err != nil {
 		return err
@@ -201,7 +211,7 @@ func (d *distribution) lastPull() time.Time { return time.Unix(0, d.pulling.Load
 
 // wanted reports whether a destination is left to be reached.
 func wanted(r *ledger.Record) bool {
-	return slices.ContainsFunc(r.Unfinished(), func(bucket string) bool { return !r.Cancelled(bucket) })
+	return slices.ContainsFunc(r.Unfinished(), func(bucket string) bool { return !r.Cancelled(bucket) && !r.Hopeless(bucket) })
 }
 
 // receivers is how many agents are going to download: one or more for each
@@ -320,7 +330,7 @@ func (d *distribution) look(ctx context.Context) {
 // well, as long as its agents move, or have come not long ago: it may arrive after all.
 func (d *distribution) timeOut(ctx context.Context, r *ledger.Record) (waiting int, err error) {
 	for _, b := range r.Unfinished() {
-		if r.Cancelled(b) {
+		if r.Cancelled(b) || r.Hopeless(b) {
 			continue
 		}
 		moved, complaint := d.index.idle(d.id, b)
@@ -344,7 +354,7 @@ func (d *distribution) timeOut(ctx context.Context, r *ledger.Record) (waiting i
 		case !d.isServed(b):
 			reason += ": no living member serves this bucket"
 		}
-		if err := d.fail(ctx, b, reason); err != nil {
+		if err := d.fail(ctx, b, reason, false); err != nil {
 			return 0, err
 		}
 	}
@@ -353,8 +363,8 @@ func (d *distribution) timeOut(ctx context.Context, r *ledger.Record) (waiting i
 
 // fail records that a destination has failed, and tells of it. One that is not
 // pending any more, by an arrival or a cancel since the caller looked, is left as
-// it is.
-func (d *distribution) fail(ctx context.Context, b, reason string) error {
+// it is. final: another try does not change it.
+func (d *distribution) fail(ctx context.Context, b, reason string, final bool) error {
 	before, _, ok := d.index.get(d.id)
 	if !ok {
 		return ledger.ErrSuperseded
@@ -363,7 +373,7 @@ func (d *distribution) fail(ctx context.Context, b, reason string) error {
 		return nil
 	}
 	at := time.Now()
-	updated, err := d.cfg.Ledger.Fail(ctx, d.key, d.id, b, ledger.Result{Timestamp: at, Error: reason})
+	updated, err := d.cfg.Ledger.Fail(ctx, d.key, d.id, b, ledger.Result{Timestamp: at, Error: reason, Final: final})
 	if err != nil {
 		return err
 	}
@@ -372,12 +382,18 @@ func (d *distribution) fail(ctx context.Context, b, reason string) error {
 	if !slices.Contains(updated.Failed, b) || !updated.Results[b].Timestamp.Equal(at) {
 		return nil
 	}
-	d.logger.Error("destination failed", "bucket", b, "error", reason)
+	d.failedAt(updated, b)
+	return nil
+}
+
+// failedAt tells of a destination that has failed.
+func (d *distribution) failedAt(r *ledger.Record, b string) {
+	d.failed[b] = true
+	d.logger.Error("destination failed", "bucket", b, "error", r.Results[b].Error)
 	d.span.Event("failed", attribute.String("landfall.bucket", b))
 	if d.cfg.Notify != nil {
-		d.cfg.Notify.Send(notify.Of(updated, b))
+		d.cfg.Notify.Send(notify.Of(r, b))
 	}
-	return nil
 }
 
 // end retires the announcement.
@@ -432,7 +448,7 @@ func (d *distribution) failAll(ctx context.Context, cause error) error {
 		return nil
 	}
 	for _, b := range record.Pending() {
-		err := d.fail(ctx, b, cause.Error())
+		err := d.fail(ctx, b, cause.Error(), bucket.Permanent(cause))
 		if errors.Is(err, ledger.ErrSuperseded) {
 			return nil
 		}

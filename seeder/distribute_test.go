@@ -37,7 +37,7 @@ func TestFailureIsToldOnce(t *testing.T) {
 	table := ledger.New(cloud.DynamoDB, cloud.Table(t))
 	key := ledger.Key{FileKey: "build.zip", SourceBucket: "global"}
 	begun, err := table.Begin(t.Context(), ledger.Start{
-		Key: key, SourceETag: "etag", Destinations: []string{"fails", "cancelled", "arrived", "failed-before"}, Now: time.Now(),
+		Key: key, SourceETag: "etag", Destinations: []string{"fails", "cancelled", "arrived", "failed-before", "hopeless"}, Now: time.Now(),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -58,19 +58,26 @@ func TestFailureIsToldOnce(t *testing.T) {
 	if _, err := table.Arrive(t.Context(), begun.Record, "arrived", ledger.Result{Timestamp: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
-	d := &distribution{Seeder: s, key: key, id: id, logger: s.cfg.Logger}
+	d := &distribution{Seeder: s, key: key, id: id, logger: s.cfg.Logger, failed: make(map[string]bool)}
 	for _, bucket := range []string{"fails", "fails", "cancelled", "arrived", "failed-before"} {
-		if err := d.fail(t.Context(), bucket, "no progress"); err != nil {
+		if err := d.fail(t.Context(), bucket, "no progress", false); err != nil {
 			t.Errorf("%s: %v", bucket, err)
 		}
 	}
+	// What an agent has recorded is told of as well, once.
+	hopeless, err := table.Fail(t.Context(), key, id, "hopeless", ledger.Result{Timestamp: time.Now(), Error: "too large", Final: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.failures(hopeless)
+	d.failures(hopeless)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel() // what waits is sent all the same
 	if err := notifier.Run(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if len(told) != 1 || <-told != "fails" {
-		t.Errorf("not told of one failure: %d more", len(told))
+	if len(told) != 2 || <-told != "fails" || <-told != "hopeless" {
+		t.Errorf("not told of two failures: %d more", len(told))
 	}
 	r, err := table.Get(t.Context(), key)
 	if err != nil || r.Results["cancelled"].Error != ledger.CancelledError || !slices.Contains(r.Successful, "arrived") {

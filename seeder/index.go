@@ -292,7 +292,7 @@ func (x *index) serve(served, members map[string]bool) {
 	x.served, x.members = since, members
 }
 
-// heard takes in an agent's report. When it says that the build landed and the
+// heard takes in an agent's report. When it says that the build landed or failed and the
 // record does not have that yet, whoever follows the execution is woken to read
 // the table.
 func (x *index) heard(p gossip.Progress, b gossip.BuildProgress, now time.Time) {
@@ -316,7 +316,9 @@ func (x *index) heard(p gossip.Progress, b gossip.BuildProgress, now time.Time) 
 		r.moved = now // a queued build waits for its turn, or for disk
 	}
 	nodes[p.Node] = r
-	if b.State == api.StateLanded && !slices.Contains(e.record.Successful, p.Bucket) {
+	landed := b.State == api.StateLanded && !slices.Contains(e.record.Successful, p.Bucket)
+	failed := b.State == api.StateFailed && !slices.Contains(e.record.Failed, p.Bucket)
+	if landed || failed {
 		e.look = true
 		e.wake()
 	}

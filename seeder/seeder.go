@@ -325,7 +325,9 @@ func (s *Seeder) membersChanged() {
 
 // lacks reports whether one of the buckets still has to get the build.
 func lacks(r *ledger.Record, buckets map[string]bool) bool {
-	return !r.Foreign && slices.ContainsFunc(r.Unfinished(), func(b string) bool { return buckets[b] && !r.Cancelled(b) })
+	return !r.Foreign && slices.ContainsFunc(r.Unfinished(), func(b string) bool {
+		return buckets[b] && !r.Cancelled(b) && !r.Hopeless(b)
+	})
 }
 
 // heard takes a document that came from the cluster: one of this seeder's own, as a

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -54,6 +55,17 @@ func (d *distribution) arrivals(r *ledger.Record) {
 		d.logger.Info("destination landed", attrs...)
 		d.span.Event("arrived", attribute.String("landfall.bucket", b), attribute.String("landfall.region", result.Region),
 			attribute.Float64("landfall.seconds", result.Seconds))
+	}
+	d.failures(r)
+}
+
+// failures tells of the destinations that an agent has recorded as failed.
+func (d *distribution) failures(r *ledger.Record) {
+	maps.DeleteFunc(d.failed, func(b string, _ bool) bool { return !slices.Contains(r.Failed, b) }) // sent again
+	for _, b := range r.Failed {
+		if r.Hopeless(b) && !d.failed[b] {
+			d.failedAt(r, b)
+		}
 	}
 }
 

@@ -58,36 +58,47 @@ func TestUnreadIsBounded(t *testing.T) {
 
 func TestSuspected(t *testing.T) {
 	now := time.Now()
-	w := rewritten{since: now.Add(-time.Hour), done: make(map[string]time.Time)}
-	at := now.Add(-time.Minute).Truncate(time.Second)
-	record := func(started time.Time) *ledger.Record {
-		return &ledger.Record{StartTime: started, SourceModified: at}
+	w := rewritten{since: now.Add(-time.Hour), done: make(map[string]looked)}
+	at := now.Add(-2 * time.Hour).Truncate(time.Second)
+	recent := now.Add(-time.Minute).Truncate(time.Second)
+	record := func(started, modified time.Time) *ledger.Record {
+		return &ledger.Record{Key: ledger.Key{FileKey: "a.zip"}, ExecutionID: "1", StartTime: started, SourceModified: modified}
 	}
 	for name, c := range map[string]struct {
 		r    *ledger.Record
 		o    time.Time
 		want bool
 	}{
-		"as it was, before this process":        {record(now.Add(-2 * time.Hour)), at, false},
-		"a listing tells the time finer":        {record(now.Add(-2 * time.Hour)), at.Add(300 * time.Millisecond), false},
-		"written again":                         {record(now.Add(-2 * time.Hour)), at.Add(time.Second), true},
-		"an older one is back":                  {record(now.Add(-2 * time.Hour)), at.Add(-time.Hour), true},
-		"accepted just now":                     {record(now), at, false},
-		"perhaps written twice in one second":   {record(now.Add(-time.Minute)), at, true},
-		"of a version that did not note a time": {&ledger.Record{StartTime: now}, at, false},
+		"as it was, before this process":        {record(at, at), at, false},
+		"a listing tells the time finer":        {record(at, at), at.Add(300 * time.Millisecond), false},
+		"written again":                         {record(at, at), at.Add(time.Second), true},
+		"an older one is back":                  {record(at, at), at.Add(-time.Hour), true},
+		"accepted just now":                     {record(now, at), at, false},
+		"perhaps written twice in one second":   {record(recent, recent), recent, true},
+		"perhaps written three times":           {record(at, recent), recent, true},
+		"of a version that did not note a time": {record(now, time.Time{}), at, false},
 	} {
-		if got := w.suspected(c.r, bucket.Object{Key: "a.zip", LastModified: c.o}); got != c.want {
+		if got := w.suspected(c.r, bucket.Object{Key: "a.zip", LastModified: c.o}, now); got != c.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
-	w.looked(bucket.Object{Key: "a.zip", LastModified: at})
-	if w.suspected(record(now.Add(-time.Minute)), bucket.Object{Key: "a.zip", LastModified: at}) {
+	r := record(recent, recent)
+	o := bucket.Object{Key: "a.zip", LastModified: recent}
+	w.looked(r)
+	if w.suspected(r, o, now) {
 		t.Error("looked at again and again")
 	}
-	for i := range maxNamed + 1 {
-		w.looked(bucket.Object{Key: fmt.Sprint(i)})
+	next := record(recent, recent)
+	next.ExecutionID = "2"
+	if !w.suspected(next, o, now) {
+		t.Error("the next execution is not looked at")
 	}
-	if len(w.done) > maxNamed || w.suspected(record(now.Add(-time.Minute)), bucket.Object{Key: "a.zip", LastModified: at}) {
+	for i := range maxNamed + 1 {
+		r := record(recent, recent)
+		r.FileKey = fmt.Sprint(i)
+		w.looked(r)
+	}
+	if len(w.done) > maxNamed || w.suspected(r, o, now) {
 		t.Errorf("%d are remembered, or what was forgotten is looked at again", len(w.done))
 	}
 }

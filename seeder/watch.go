@@ -34,7 +34,7 @@ func fingerprintOf(key, etag string) fingerprint {
 func (s *Seeder) watch(ctx context.Context) error {
 	w := &watcher{
 		Seeder: s, named: make(map[string]bool), unread: make(unread),
-		rewritten: rewritten{since: time.Now(), done: make(map[string]time.Time)},
+		rewritten: rewritten{since: time.Now(), done: make(map[string]looked)},
 	}
 	for {
 		err := survive.Run(s.cfg.Logger, func() error { return w.poll(ctx) })
@@ -105,7 +105,7 @@ func (w *watcher) poll(ctx context.Context) error {
 func (w *watcher) known(o bucket.Object) bool {
 	r := w.sentRecord(o)
 	if r != nil && r.SourceETag == o.ETag {
-		return !w.rewritten.suspected(r, o) || w.reserved.held(o.Key)
+		return !w.rewritten.suspected(r, o, time.Now()) || w.reserved.held(o.Key)
 	}
 	if _, ok := w.baseline[fingerprintOf(o.Key, o.ETag)]; ok && r == nil {
 		return true
@@ -160,11 +160,7 @@ func (w *watcher) take(ctx context.Context, o bucket.Object) {
 func (w *watcher) send(ctx context.Context, o bucket.Object, head *bucket.Object) error {
 	r := w.sentRecord(o)
 	if r != nil && r.SourceETag == head.ETag {
-		corrected, err := w.corrected(ctx, r, head)
-		if err == nil {
-			w.rewritten.looked(o)
-		}
-		if err != nil || !corrected {
+		if corrected, err := w.corrected(ctx, r, head); err != nil || !corrected {
 			return err
 		}
 	}

@@ -150,7 +150,7 @@ func (b *Bucket) head(ctx context.Context) (region string, err error) {
 func (b *Bucket) Head(ctx context.Context, key string) (*Object, error) {
 	out, err := b.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &b.name, Key: &key})
 	if err != nil {
-		return nil, b.wrap("looking for", key, err, nil)
+		return nil, b.wrap("looking for", key, b.reason(ctx, key, err), nil)
 	}
 	return &Object{
 		Key:          key,
@@ -159,6 +159,23 @@ func (b *Bucket) Head(ctx context.Context, key string) (*Object, error) {
 		Headers:      headersOf(out),
 		LastModified: aws.ToTime(out.LastModified),
 	}, nil
+}
+
+// reason asks once more for an object that HEAD has refused, by a GET of one byte: the
+// answer to a HEAD has no body that could say why.
+func (b *Bucket) reason(ctx context.Context, key string, refused error) error {
+	if s := status(refused); s != http.StatusBadRequest && s != http.StatusForbidden {
+		return refused
+	}
+	out, err := b.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &b.name, Key: &key, Range: aws.String("bytes=0-0")})
+	if err == nil {
+		out.Body.Close()
+		return refused
+	}
+	if s := status(err); s != http.StatusBadRequest && s != http.StatusForbidden {
+		return refused
+	}
+	return err
 }
 
 // List calls fn for every object whose key begins with prefix, in the order of

@@ -59,14 +59,14 @@ func (b *Bucket) wrap(doing, key string, err, precondition error) error {
 		switch status(err) {
 		case http.StatusNotFound:
 			kind = ErrNotFound
-		case http.StatusPreconditionFailed:
+		case http.StatusPreconditionFailed, http.StatusNotModified: // 304: Adobe S3Mock
 			kind = precondition
 		case http.StatusConflict:
 			kind = ErrConflict
 		}
 	}
 	if kind == nil {
-		return fmt.Errorf("%s %s in %s: %w", doing, key, b.name, err)
+		return fmt.Errorf("%s %s in %s: %w%s", doing, key, b.name, err, nextStep(err))
 	}
 	return fmt.Errorf("%s %s in %s: %w: %w", doing, key, b.name, kind, err)
 }

@@ -18,11 +18,15 @@ import (
 // store puts an object with headers into the global bucket.
 func store(t *testing.T, c *Cluster, key string, content []byte, h bucket.Headers) {
 	t.Helper()
+	var expires *time.Time
+	if h.Expires != "" {
+		expires = aws.Time(time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC))
+	}
 	_, err := c.cloud.S3.PutObject(t.Context(), &s3.PutObjectInput{
 		Bucket: &c.Global, Key: &key, Body: bytes.NewReader(content),
 		ContentType: &h.ContentType, CacheControl: &h.CacheControl, ContentEncoding: &h.ContentEncoding,
 		ContentDisposition: &h.ContentDisposition, ContentLanguage: &h.ContentLanguage,
-		Expires: aws.Time(time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)), Metadata: h.Metadata,
+		Metadata: h.Metadata, Expires: expires,
 	})
 	if err != nil {
 		t.Fatal(err)

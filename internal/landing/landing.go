@@ -14,6 +14,7 @@ package landing
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -36,6 +37,9 @@ const (
 	// and the execution that landed it.
 	digestMetadata    = "landfall-sha256"
 	executionMetadata = "landfall-execution"
+
+	// AddedMetadata is what a landing adds to the user metadata, in bytes.
+	AddedMetadata = len(digestMetadata) + 2*sha256.Size + len(executionMetadata) + ulid.EncodedSize
 
 	// maxRounds bounds how often one Run decides again: each round means that
 	// somebody else wrote to the key, or removed the upload, in the meantime.
@@ -413,7 +417,11 @@ func (l *landing) putEmpty(ctx context.Context, c bucket.Condition) error {
 	if _, err := l.fence(ctx); err != nil {
 		return err
 	}
-	_, err := l.Bucket.PutEmpty(ctx, l.Key.FileKey, l.headers(), c)
+	h, err := l.headers()
+	if err != nil {
+		return err
+	}
+	_, err = l.Bucket.PutEmpty(ctx, l.Key.FileKey, h, c)
 	return err
 }
 
@@ -440,7 +448,11 @@ func (l *landing) upload(ctx context.Context, have []bucket.Part, c bucket.Condi
 
 // begin creates the upload and tells the table of it.
 func (l *landing) begin(ctx context.Context) (err error) {
-	l.uploadID, err = l.Bucket.CreateUpload(ctx, l.Key.FileKey, l.headers())
+	h, err := l.headers()
+	if err != nil {
+		return err
+	}
+	l.uploadID, err = l.Bucket.CreateUpload(ctx, l.Key.FileKey, h)
 	if err != nil {
 		return err
 	}
@@ -485,11 +497,14 @@ func (l *landing) build() *ledger.Record {
 
 // headers are the source object's, and the landing's own user metadata, which wins
 // over what a build that was landed before brings along. An item of an older seeder
-// does not name them; the manifest has some.
-func (l *landing) headers() bucket.Headers {
+// does not name them; the manifest has some. Too many of them are bucket.ErrHeaders.
+func (l *landing) headers() (bucket.Headers, error) {
 	h := bucket.Headers{ContentType: l.Manifest.ContentType, Metadata: l.Manifest.Metadata}
 	if l.last.Headers != nil {
 		h = bucket.ParseHeaders(l.last.Headers)
 	}
-	return h.With(map[string]string{digestMetadata: l.digest, executionMetadata: l.ExecutionID})
+	if err := h.Check(AddedMetadata); err != nil {
+		return bucket.Headers{}, err
+	}
+	return h.With(map[string]string{digestMetadata: l.digest, executionMetadata: l.ExecutionID}), nil
 }

@@ -182,5 +182,5 @@ func settled(err error) bool {
 			return true
 		}
 	}
-	return false
+	return bucket.Permanent(err)
 }

@@ -113,6 +113,9 @@ func (r Result) encode() types.AttributeValue {
 		"bytes":     number(r.Bytes),
 		"seconds":   &types.AttributeValueMemberN{Value: strconv.FormatFloat(r.Seconds, 'f', 3, 64)},
 	}
+	if r.Final {
+		i["final"] = &types.AttributeValueMemberBOOL{Value: true}
+	}
 	for name, value := range map[string]string{
 		"etag": r.ETag, "region": r.Region, "agent": r.Agent, "sha256": r.SHA256, "error": r.Error,
 	} {

@@ -133,6 +133,7 @@ func (d *reader) read(r *Record, results map[string]*reader) {
 				Agent:     v.text("agent"),
 				SHA256:    v.text("sha256"),
 				Error:     v.text("error"),
+				Final:     v.bool("final"),
 			}
 			d.take(v, bucket)
 		}

@@ -106,6 +106,9 @@ type Result struct {
 	Agent     string
 	SHA256    string
 	Error     string
+	// Final: it failed in a way that another try does not change. Only a retry by
+	// request begins again.
+	Final bool
 }
 
 // Landing is an upload under way, so that a successor can continue it.
@@ -124,6 +127,12 @@ const CancelledError = "cancelled by request"
 // lands it or starts it again.
 func (r *Record) Cancelled(bucket string) bool {
 	return slices.Contains(r.Failed, bucket) && strings.HasPrefix(r.Results[bucket].Error, CancelledError)
+}
+
+// Hopeless reports whether a destination has failed in a way that another try does not
+// change, so that nobody tries before a request to.
+func (r *Record) Hopeless(bucket string) bool {
+	return slices.Contains(r.Failed, bucket) && r.Results[bucket].Final
 }
 
 // Clone returns a copy that shares nothing that is changed in place.

@@ -227,7 +227,8 @@ func readRange(ctx context.Context, from *bucket.Bucket, o *bucket.Object, b *bl
 			}
 		}
 		err = readRangeOnce(ctx, from, o, b)
-		if err == nil || errors.Is(err, bucket.ErrChanged) || errors.Is(err, bucket.ErrNotFound) || ctx.Err() != nil {
+		if err == nil || errors.Is(err, bucket.ErrChanged) || errors.Is(err, bucket.ErrNotFound) ||
+			bucket.Permanent(err) || ctx.Err() != nil {
 			return err
 		}
 		if errors.Is(err, answers.ErrStalled) {
