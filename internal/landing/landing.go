@@ -22,6 +22,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/oklog/ulid/v2"
 	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/landfall-dist/landfall/internal/bucket"
