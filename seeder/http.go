@@ -154,11 +154,18 @@ func (s *Seeder) putUpload(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, &web.Error{Code: http.StatusBadRequest, Err: err}
 	}
+	if r.URL.RawQuery != "" && r.URL.RawQuery != "x-id=PutObject" { // as the SDKs name the call
+		return 0, nil, web.Errorf(http.StatusBadRequest, "the query %q means nothing here; a question mark of a key is written %%3F", r.URL.RawQuery)
+	}
+	headers, err := parseUploadHeaders(r)
+	if err != nil {
+		return 0, nil, err
+	}
 	if !s.reserved.take(key) {
 		return 0, nil, web.Errorf(http.StatusConflict, "%s is being uploaded already", key)
 	}
 	defer s.reserved.uploaded(key)
-	object, err := s.cfg.Bucket.Upload(r.Context(), key, r.Body, r.ContentLength, bucket.Headers{ContentType: r.Header.Get("Content-Type")})
+	object, err := s.cfg.Bucket.UploadIf(r.Context(), key, headers.check(r.Body), r.ContentLength, headers.stored, headers.condition)
 	if err != nil {
 		return 0, nil, refused(err)
 	}
@@ -174,6 +181,12 @@ func refused(err error) error {
 		return &web.Error{Code: known.Code, Err: err}
 	case errors.Is(err, bucket.ErrTooLarge):
 		return &web.Error{Code: http.StatusRequestEntityTooLarge, Err: err}
+	case errors.Is(err, bucket.ErrExists):
+		return &web.Error{Code: http.StatusPreconditionFailed, Err: err}
+	case errors.Is(err, bucket.ErrConflict):
+		return &web.Error{Code: http.StatusConflict, Err: err}
+	case errors.Is(err, bucket.ErrNotFound): // of an object that a condition names
+		return &web.Error{Code: http.StatusNotFound, Err: err}
 	case errors.As(err, &answer) && answer.ErrorFault() == smithy.FaultClient:
 		return &web.Error{Code: http.StatusBadRequest, Err: err}
 	}

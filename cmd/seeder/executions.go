@@ -13,9 +13,11 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/terminal"
+	"github.com/landfall-dist/landfall/internal/wholefile"
 	"github.com/landfall-dist/landfall/seeder/client"
 )
 
@@ -193,31 +195,32 @@ func inherited(a *api.DeployAnswer) string {
 
 func upload(c *cli.Context, to *client.Client, request *api.DeployRequest, form terminal.Form) error {
 	name := c.Args().First()
-	file, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a regular file", name)
-	}
 	key := c.String("key")
 	if key == "" {
 		key = filepath.Base(name)
 	}
+	if err := announce.CheckKey(key); err != nil {
+		return command.Usagef("%q cannot be a key in the bucket: %w; give another with --key", key, err)
+	}
+	file, err := wholefile.Open(name)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
 	contentType := mime.TypeByExtension(filepath.Ext(name))
 	if contentType == "" {
 		contentType = "application/octet-stream"
 	}
-	body, done := terminal.Upload(os.Stdout, form, key, file, info.Size())
-	answer, err := to.Upload(c.Context, key, body, info.Size(), contentType)
+	body, done := terminal.Upload(os.Stdout, form, key, file, file.Size())
+	answer, err := to.Upload(c.Context, key, body, file.Size(), contentType)
 	done()
 	if c.Context.Err() != nil {
 		return fmt.Errorf("the upload of %s was broken off and nothing is distributed; begin again with the same command", name)
+	}
+	if broken := file.Err(); broken != nil && errors.Is(broken, wholefile.ErrChanged) {
+		return fmt.Errorf("%s changed while it was uploaded (%w): nothing is distributed; publish it again when nothing writes to it any more", name, broken)
+	} else if broken != nil {
+		return fmt.Errorf("reading %s: %w", name, broken)
 	}
 	if err != nil {
 		return fmt.Errorf("uploading %s: %w", name, err)

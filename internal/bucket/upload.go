@@ -37,9 +37,18 @@ const (
 // The transfer manager of the SDK is not used: it does not hold a reader to its
 // promise and writes to the standard logger.
 func (b *Bucket) Upload(ctx context.Context, key string, r io.Reader, size int64, h Headers) (*Object, error) {
+	return b.UploadIf(ctx, key, r, size, h, Condition{})
+}
+
+// UploadIf is Upload under a condition, whose errors are those of CompleteUpload. A
+// condition that does not hold at the beginning is found out before r is read.
+func (b *Bucket) UploadIf(ctx context.Context, key string, r io.Reader, size int64, h Headers, c Condition) (*Object, error) {
 	s := &stream{r: r, size: size}
 	if size > MaxUpload {
 		return nil, fmt.Errorf("uploading %s to %s: %w", key, b.name, s.tooLarge())
+	}
+	if err := b.holds(ctx, key, c); err != nil {
+		return nil, err
 	}
 	first := int64(streamPart)
 	if size >= 0 {
@@ -51,9 +60,9 @@ func (b *Bucket) Upload(ctx context.Context, key string, r io.Reader, size int64
 	}
 	var etag string
 	if s.ended {
-		etag, err = b.put(ctx, key, buf, h, Condition{})
+		etag, err = b.put(ctx, key, buf, h, c)
 	} else {
-		etag, err = b.uploadParts(ctx, key, s, buf, h)
+		etag, err = b.uploadParts(ctx, key, s, buf, h, c)
 	}
 	if err != nil {
 		return nil, err
@@ -61,7 +70,24 @@ func (b *Bucket) Upload(ctx context.Context, key string, r io.Reader, size int64
 	return &Object{Key: key, ETag: etag, Size: s.read, Headers: h.With(nil)}, nil
 }
 
-func (b *Bucket) uploadParts(ctx context.Context, key string, s *stream, first []byte, h Headers) (etag string, err error) {
+// holds reports whether a condition holds now.
+func (b *Bucket) holds(ctx context.Context, key string, c Condition) error {
+	if c == (Condition{}) {
+		return nil
+	}
+	o, err := b.Head(ctx, key)
+	switch {
+	case errors.Is(err, ErrNotFound) && c.IfNoneMatch:
+		return nil
+	case err != nil:
+		return err
+	case c.IfNoneMatch || o.ETag != c.IfMatch && o.ETag != `"`+c.IfMatch+`"`:
+		return fmt.Errorf("uploading %s to %s: %w: it has ETag %s", key, b.name, ErrExists, o.ETag)
+	}
+	return nil
+}
+
+func (b *Bucket) uploadParts(ctx context.Context, key string, s *stream, first []byte, h Headers, c Condition) (etag string, err error) {
 	id, err := b.CreateUpload(ctx, key, h)
 	if err != nil {
 		return "", err
@@ -80,7 +106,7 @@ func (b *Bucket) uploadParts(ctx context.Context, key string, s *stream, first [
 	if err != nil {
 		return "", err
 	}
-	return b.CompleteUpload(ctx, key, id, parts, Condition{})
+	return b.CompleteUpload(ctx, key, id, parts, c)
 }
 
 // sendStream uploads first and then the rest of s. It returns when nothing is

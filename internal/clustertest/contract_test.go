@@ -114,6 +114,9 @@ func TestContract(t *testing.T) {
 	}
 	a.ask(c.Seeder, "PUT", "/uploads/dir/a%20b.zip", "bytes", 200)
 	a.ask(c.Seeder, "PUT", "/uploads/", "bytes", 400)
+	a.ask(c.Seeder, "PUT", "/uploads/dir/a%20b.zip", "bytes", 412, "If-None-Match", "*")
+	a.ask(c.Seeder, "PUT", "/uploads/none.zip", "bytes", 404, "If-Match", `"0123"`)
+	a.ask(c.Seeder, "PUT", "/uploads/a.zip", "bytes", 501, "X-Amz-Acl", "private")
 	a.uploads()
 
 	// Who may not.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -25,6 +26,7 @@ type File struct {
 	opened fs.FileInfo
 	stat   func() (fs.FileInfo, error) // what is there under its name
 	read   int64
+	err    atomic.Pointer[error]
 }
 
 // Open opens a file. It does not wait for the other end of a pipe.
@@ -69,14 +71,30 @@ func (f *File) Read(p []byte) (int, error) {
 	f.read += int64(n)
 	switch {
 	case f.read == f.Size():
-		if changed := f.unchanged(); changed != nil {
-			return 0, changed
+		if err := f.unchanged(); err != nil {
+			return 0, f.failed(err)
 		}
 		return n, io.EOF
 	case err == io.EOF:
-		return 0, fmt.Errorf("%w: it has %d bytes and had %d", ErrChanged, f.read, f.Size())
+		return 0, f.failed(fmt.Errorf("%w: it has %d bytes and had %d", ErrChanged, f.read, f.Size()))
+	case err != nil:
+		return n, f.failed(err)
 	}
-	return n, err
+	return n, nil
+}
+
+func (f *File) failed(err error) error {
+	f.err.Store(&err)
+	return err
+}
+
+// Err is why the file could not be read to its end; nil otherwise. It may be asked
+// beside a Read.
+func (f *File) Err() error {
+	if err := f.err.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // unchanged compares what is there with what was opened.
