@@ -157,6 +157,7 @@ func New(cfg Config) (_ *Agent, err error) {
 	g := cfg.Gossip
 	g.Role, g.Region, g.Bucket = gossip.Agent, cfg.Region, cfg.Bucket.Name()
 	g.PeerPort, g.HTTPPort = port(cfg.Peers), port(cfg.HTTP)
+	g.Trusts = keyIDs(cfg.Trust)
 	g.Book, g.Logger = a.book, cfg.Logger
 	g.OnDocument, g.OnMembers = a.document, a.membersChanged.tell
 	if a.gossip, err = gossip.New(g); err != nil {
@@ -205,6 +206,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		defer a.mu.Unlock()
 		return nil
 	})
+	group.Go(func() error { return a.complain(ctx) })
 	for _, heard := range waiting {
 		a.announced(heard)
 	}

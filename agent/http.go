@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"errors"
 	"iter"
 	"net/http"
 
@@ -11,9 +10,6 @@ import (
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/web"
 )
-
-// errAlone is why an agent is not ready: it can hear of nothing.
-var errAlone = errors.New("no seeder in sight yet: does --join name a living member?")
 
 func (a *Agent) handler() http.Handler {
 	mux := web.NewMux(web.Options{
@@ -25,15 +21,6 @@ func (a *Agent) handler() http.Handler {
 	})
 	mux.JSON("GET /status", func(*http.Request) (int, any, error) { return http.StatusOK, a.status(), nil })
 	return web.Protection{Addr: a.cfg.HTTP.Addr(), Hosts: a.cfg.Hosts}.Wrap(mux)
-}
-
-func (a *Agent) ready() error {
-	for _, m := range a.gossip.Members() {
-		if m.Role == gossip.Seeder {
-			return nil
-		}
-	}
-	return errAlone
 }
 
 func (a *Agent) status() *api.AgentStatus {

@@ -352,7 +352,7 @@ func (d *distribution) timeOut(ctx context.Context, r *ledger.Record) (waiting i
 		case complaint != "":
 			reason += ": " + complaint
 		case !d.isServed(b):
-			reason += ": no living member serves this bucket"
+			reason += ": " + d.index.whyUnserved(b)
 		}
 		if err := d.fail(ctx, b, reason, false); err != nil {
 			return 0, err

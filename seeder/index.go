@@ -36,6 +36,9 @@ type index struct {
 	ids    []string             // sorted, so the newest is last
 	gone   map[string]string    // superseded executionId → successor
 	served map[string]time.Time // since when
+	// distrust says, of buckets that are not served, which agent does not take this
+	// seeder's word.
+	distrust map[string]string
 	// members are the ids of all there are now.
 	members map[string]bool
 	linked  []*execution // that have links, the one heard of last at the end
@@ -535,7 +538,7 @@ func (x *index) destination(e *execution, bucket string) api.Destination {
 	if failed {
 		d.State, d.Error = api.StateFailed, result.Error
 	} else if x.served[bucket].IsZero() && e.live.phase == api.PhaseDistributing {
-		d.State, d.Error = api.StateUnserved, "no living member serves this bucket"
+		d.State, d.Error = api.StateUnserved, x.unserved(bucket)
 	}
 	// Of several agents of one bucket the furthest is shown.
 	for node, r := range e.reports[bucket] {

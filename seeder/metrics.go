@@ -193,7 +193,8 @@ var (
 	unfinishedDesc = prometheus.NewDesc("landfall_unfinished_destinations", "Destinations that running executions have still to reach.", nil, nil)
 	oldestDesc     = prometheus.NewDesc("landfall_oldest_execution_age_seconds", "Time since the start of the oldest running execution; 0 when none is.", nil, nil)
 	progressDesc   = prometheus.NewDesc("landfall_execution_progress_ratio", "How much of an execution has landed, over all destinations, for the 20 newest executions.", []string{"execution_id", "key"}, nil)
-	agentsDesc     = prometheus.NewDesc("landfall_destination_agents", "Living agents that serve each of --destinations.", []string{"bucket"}, nil)
+	agentsDesc     = prometheus.NewDesc("landfall_destination_agents", "Living agents that serve each of --destinations and trust this seeder's key.", []string{"bucket"}, nil)
+	distrustDesc   = prometheus.NewDesc("landfall_distrusting_agents", "Living agents of each of --destinations that do not trust this seeder's key.", []string{"bucket"}, nil)
 	itemsDesc      = prometheus.NewDesc("landfall_table_items", "Items that the table had when the seeder read it at its start: its own executions, those of others, and skipped ones that are none.", []string{"kind"}, nil)
 	readDesc       = prometheus.NewDesc("landfall_source_read_bytes_total", "Bytes of builds read from source buckets: by the seeder, or by an agent for want of peers.", nil, nil)
 )
@@ -202,7 +203,7 @@ var (
 type collector struct{ seeder *Seeder }
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{executionsDesc, unfinishedDesc, oldestDesc, progressDesc, agentsDesc, itemsDesc, readDesc} {
+	for _, d := range []*prometheus.Desc{executionsDesc, unfinishedDesc, oldestDesc, progressDesc, agentsDesc, distrustDesc, itemsDesc, readDesc} {
 		ch <- d
 	}
 }
@@ -231,14 +232,19 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(itemsDesc, float64(s.items.own.Load()), "own")
 	gauge(itemsDesc, float64(s.items.others.Load()), "others")
 	gauge(itemsDesc, float64(s.items.skipped.Load()), "skipped")
-	agents := make(map[string]int)
+	agents, distrusting := make(map[string]int), make(map[string]int)
 	for _, m := range s.gossip.Members() {
-		if m.Role == gossip.Agent {
+		switch {
+		case m.Role != gossip.Agent:
+		case s.trustedBy(m):
 			agents[m.Bucket]++
+		default:
+			distrusting[m.Bucket]++
 		}
 	}
 	for _, bucket := range slices.Compact(slices.Sorted(slices.Values(s.cfg.Destinations))) {
 		gauge(agentsDesc, float64(agents[bucket]), bucket)
+		gauge(distrustDesc, float64(distrusting[bucket]), bucket)
 	}
 	ch <- prometheus.MustNewConstMetric(readDesc, prometheus.CounterValue, float64(s.puller.BytesRead()+s.metrics.repaired.Load()))
 }

@@ -30,6 +30,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/operator"
+	"github.com/landfall-dist/landfall/internal/seldom"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/tracing"
@@ -142,9 +143,11 @@ type Seeder struct {
 	ready error
 	// loaded is set when the index has what the table says.
 	loaded bool
-	// served are the buckets with a living agent when last looked, agents the names
-	// of those: another one after each start.
+	// served are the buckets with a living agent that takes this seeder's word when
+	// last looked, agents the names of those: another one after each start.
 	served, agents map[string]bool
+	// distrust bounds the lines about agents that do not.
+	distrust *seldom.Lines
 }
 
 // New opens the ports. On error the listeners in cfg are closed.
@@ -184,9 +187,10 @@ func New(cfg Config) (_ *Seeder, err error) {
 		ready:    errors.New("starting"),
 		served:   make(map[string]bool),
 		agents:   make(map[string]bool),
+		distrust: seldom.New(distrustInterval, maxDistrust),
 	}
 	g := cfg.Gossip
-	g.Role = gossip.Seeder
+	g.Role, g.Key = gossip.Seeder, s.keyID()
 	g.PeerPort, g.HTTPPort = port(cfg.Peers), port(cfg.HTTP)
 	g.Book, g.Logger = s.book, cfg.Logger
 	g.OnDocument = s.heard
@@ -287,14 +291,14 @@ func (s *Seeder) isReady() error {
 // membersChanged sends again what an agent that has just come, or started again,
 // lacks.
 func (s *Seeder) membersChanged() {
-	now, agents, members := make(map[string]bool), make(map[string]string), make(map[string]bool)
-	for _, m := range s.gossip.Members() {
+	all, agents, members := s.gossip.Members(), make(map[string]string), make(map[string]bool)
+	for _, m := range all {
 		members[m.ID] = true
-		if m.Role == gossip.Agent {
-			now[m.Bucket] = true
+		if m.Role == gossip.Agent && s.trustedBy(m) {
 			agents[m.Name] = m.Bucket
 		}
 	}
+	now, distrust := s.servedBy(all)
 	s.mu.Lock()
 	before := s.agents
 	s.served, s.agents = now, make(map[string]bool)
@@ -304,6 +308,7 @@ func (s *Seeder) membersChanged() {
 	loaded := s.loaded
 	s.mu.Unlock()
 	s.index.serve(now, members)
+	s.index.distrusted(distrust)
 	if !loaded {
 		return
 	}

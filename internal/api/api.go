@@ -10,12 +10,16 @@ import (
 // States of a destination and of a build at an agent.
 const (
 	StateQueued      = "queued"      // waiting: for the pull, for a slot, for disk
-	StateUnserved    = "unserved"    // no living member serves the bucket
+	StateUnserved    = "unserved"    // no living member serves the bucket, or none that trusts this seeder
 	StateDownloading = "downloading" // from the swarm
 	StateLanding     = "landing"     // all pieces verified, parts still going up
 	StateLanded      = "landed"      // complete, verified and recorded
 	StateFailed      = "failed"
 )
+
+// Distrust is in the error of a destination whose agents refuse what this seeder
+// signs.
+const Distrust = "does not trust this seeder's key"
 
 // Phases of an execution at the seeder.
 const (

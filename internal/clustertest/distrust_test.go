@@ -1,0 +1,62 @@
+package clustertest
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/api"
+)
+
+// An agent that trusts another key is not ready and says why; the seeder shows it at
+// the destination instead of a wait, fails it for that reason, and sends the build
+// when an agent comes that trusts it.
+func TestAgentOfAnotherKey(t *testing.T) {
+	c := Start(t, cloud, Options{Regions: 2, Unserved: 1, ArrivalTimeout: 2 * time.Second})
+	right := c.cluster.Trust
+	other := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{9}, ed25519.SeedSize)).Public().(ed25519.PublicKey)
+	c.cluster.Trust = []ed25519.PublicKey{other}
+	stranger, stop := c.AddAgent(1, "stranger")
+	c.cluster.Trust = right
+	key := announce.KeyID(right[0])
+
+	c.Until("it says that it is not ready, and why", func() bool {
+		err := stranger.Ready(t.Context())
+		return err != nil && strings.Contains(err.Error(), "--trust") && strings.Contains(err.Error(), key)
+	})
+	c.Put("build.bin", content(1, 300_000), nil)
+	id := c.Deploy("build.bin").ExecutionID
+	of := func() api.Destination {
+		e, err := c.Seeder.Execution(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e.Destinations[1]
+	}
+	c.Until("the destination says which agent distrusts the seeder", func() bool {
+		d := of()
+		return (d.State == api.StateUnserved || d.State == api.StateFailed) && strings.Contains(d.Error, "agent stranger "+api.Distrust) && strings.Contains(d.Error, key)
+	})
+	c.Await(id, "FAILED")
+	if reason := c.Record("build.bin").Results[c.Bucket(1)].Error; !strings.Contains(reason, api.Distrust) {
+		t.Errorf("recorded is %q", reason)
+	}
+	c.Until("it has refused what was announced", func() bool {
+		return scrapeOf(t, stranger).samples[`landfall_documents_refused_total{reason="untrusted"}`] > 0
+	})
+	if s := scrapeOf(t, stranger).samples; s["landfall_ready"] != 0 {
+		t.Error("its metric says that it is ready")
+	}
+	for name, want := range map[string]float64{"landfall_distrusting_agents": 1, "landfall_destination_agents": 0} {
+		if got := scrapeOf(t, c.Seeder).samples[name+`{bucket="`+c.Bucket(1)+`"}`]; got != want {
+			t.Errorf("%s is %v", name, got)
+		}
+	}
+	stop()
+	c.AddAgent(1, "trusting")
+	c.Await(id, "COMPLETED")
+	c.Holds("build.bin", content(1, 300_000))
+}

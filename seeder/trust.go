@@ -1,0 +1,73 @@
+package seeder
+
+import (
+	"crypto/ed25519"
+	"fmt"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/gossip"
+)
+
+const (
+	// distrustInterval is how often an agent that does not trust this seeder is
+	// named in the log, maxDistrust bounds those that are told apart.
+	distrustInterval = 10 * time.Minute
+	maxDistrust      = 64
+)
+
+// keyID names the key that this seeder signs with.
+func (s *Seeder) keyID() string {
+	return announce.KeyID(s.cfg.SigningKey.Public().(ed25519.PublicKey))
+}
+
+// trustedBy reports whether an agent takes what this seeder signs, as far as it says.
+func (s *Seeder) trustedBy(agent gossip.Member) bool {
+	return gossip.TrustOf(s.keyID(), agent.Trusts) != gossip.Untrusted
+}
+
+// servedBy returns the buckets that have an agent which takes what this seeder signs,
+// and for the others that have agents why nothing comes there.
+func (s *Seeder) servedBy(members []gossip.Member) (served map[string]bool, distrust map[string]string) {
+	served, distrust = make(map[string]bool), make(map[string]string)
+	for _, m := range members {
+		if m.Role != gossip.Agent {
+			continue
+		}
+		if s.trustedBy(m) {
+			served[m.Bucket] = true
+			continue
+		}
+		distrust[m.Bucket] = fmt.Sprintf("agent %s %s: start it with --trust and the public key of %s…", m.ID, api.Distrust, s.keyID())
+		if _, due := s.distrust.Pass(m.Name); due {
+			s.cfg.Logger.Warn("an agent does not trust this seeder's key", "member", m.Name, "region", m.Region, "bucket", m.Bucket, "key", s.keyID())
+		}
+	}
+	for bucket := range served {
+		delete(distrust, bucket)
+	}
+	return served, distrust
+}
+
+// distrusted takes in the agents that serve a bucket and do not trust this seeder.
+func (x *index) distrusted(reasons map[string]string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.distrust = reasons
+}
+
+// whyUnserved says why nobody takes builds to a bucket.
+func (x *index) whyUnserved(bucket string) string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.unserved(bucket)
+}
+
+// unserved is whyUnserved for who holds mu.
+func (x *index) unserved(bucket string) string {
+	if reason, ok := x.distrust[bucket]; ok {
+		return reason
+	}
+	return "no living member serves this bucket"
+}
