@@ -50,11 +50,14 @@ type Cache struct {
 	lock  *flock.Flock
 	free  func() (int64, error) // bytes that may still be written
 
-	mu      sync.Mutex
+	mu      sync.Mutex // never held over the disk
 	entries map[InfoHash]*Entry
-	pulling map[*Pulling]struct{}
-	evicted int // so far
-	refused int // builds that found no room, so far
+	// changing are the entries that come or go; each is closed when that is done.
+	changing map[InfoHash]chan struct{}
+	promised int64 // bytes of entries that come
+	pulling  map[*Pulling]struct{}
+	evicted  int // so far
+	refused  int // builds that found no room, so far
 }
 
 // Open locks and reads a directory, which is made when missing. ErrInUse when
@@ -65,12 +68,13 @@ func Open(dir string, limit int64) (_ *Cache, err error) {
 		return nil, fmt.Errorf("cache: %w; choose another --data-dir", err)
 	}
 	c := &Cache{
-		dir:     dir,
-		limit:   limit,
-		lock:    flock.New(filepath.Join(dir, "lock")),
-		free:    func() (int64, error) { return freeSpace(dir) },
-		entries: make(map[InfoHash]*Entry),
-		pulling: make(map[*Pulling]struct{}),
+		dir:      dir,
+		limit:    limit,
+		lock:     flock.New(filepath.Join(dir, "lock")),
+		free:     func() (int64, error) { return freeSpace(dir) },
+		entries:  make(map[InfoHash]*Entry),
+		changing: make(map[InfoHash]chan struct{}),
+		pulling:  make(map[*Pulling]struct{}),
 	}
 	locked, err := c.lock.TryLock()
 	if err != nil {
@@ -137,12 +141,13 @@ func (c *Cache) path(infohash InfoHash) string {
 // Close closes all files and frees the directory. Again it does nothing.
 func (c *Cache) Close() error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	entries := c.entries
+	c.entries = nil
+	c.mu.Unlock()
 	var errs []error
-	for _, e := range c.entries {
+	for _, e := range entries {
 		errs = append(errs, e.close())
 	}
-	c.entries = nil
 	return errors.Join(append(errs, c.lock.Close())...)
 }
 
@@ -158,12 +163,60 @@ func (c *Cache) Entry(infohash InfoHash) (*Entry, bool) {
 // Pinned is Entry with the entry pinned, for the caller to Unpin.
 func (c *Cache) Pinned(infohash InfoHash) (*Entry, bool) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	e, ok := c.entries[infohash]
 	if ok {
-		e.Pin()
+		e.pins.Add(1)
+	}
+	c.mu.Unlock()
+	if ok {
+		e.touch()
 	}
 	return e, ok
+}
+
+// claim returns the entry of an infohash, pinned; or nil, and then nobody else makes or
+// removes it before done.
+func (c *Cache) claim(infohash InfoHash) (e *Entry, done func()) {
+	for {
+		c.mu.Lock()
+		if e, ok := c.entries[infohash]; ok {
+			e.pins.Add(1)
+			c.mu.Unlock()
+			e.touch()
+			return e, func() {}
+		}
+		changing, ok := c.changing[infohash]
+		if !ok {
+			done := c.change(infohash)
+			c.mu.Unlock()
+			return nil, done
+		}
+		c.mu.Unlock()
+		<-changing
+	}
+}
+
+// change is called with the lock held, done without.
+func (c *Cache) change(infohash InfoHash) (done func()) {
+	changing := make(chan struct{})
+	c.changing[infohash] = changing
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.changing, infohash)
+		close(changing)
+	}
+}
+
+// add takes in an entry that was made.
+func (c *Cache) add(e *Entry) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.entries == nil {
+		return errors.Join(fmt.Errorf("cache %s is closed", c.dir), e.close())
+	}
+	c.entries[e.infohash] = e
+	return nil
 }
 
 // Size is the length of all builds kept, whole or not, in bytes.
@@ -186,24 +239,27 @@ func (c *Cache) size() (n int64) {
 func (c *Cache) Create(m *manifest.Manifest) (*Entry, error) {
 	info := m.InfoBytes()
 	infohash := hashOf(info)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if e, ok := c.entries[infohash]; ok {
-		e.Pin()
+	e, done := c.claim(infohash)
+	if e != nil {
 		return e, nil
 	}
-	if err := c.take(m.Size); err != nil {
+	defer done()
+	if err := c.take(m.Size, func() { c.promised += m.Size }); err != nil {
 		return nil, err
 	}
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.promised -= m.Size
+	}()
 	dir := c.path(infohash)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
-	data, err := os.OpenFile(filepath.Join(dir, "data"), os.O_RDWR|os.O_CREATE, 0o644)
+	data, err := os.OpenFile(filepath.Join(dir, "data"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err == nil {
 		err = errors.Join(data.Truncate(m.Size), data.Close())
 	}
-	var e *Entry
 	if err == nil {
 		e, err = c.finish(dir, info, infohash, make([]byte, bitmapLength(m)))
 	}
@@ -214,13 +270,13 @@ func (c *Cache) Create(m *manifest.Manifest) (*Entry, error) {
 }
 
 // finish writes the files beside the data and takes the entry in, pinned. The
-// info comes last: without it an entry does not count.
+// info comes last: without it an entry does not count. The caller has a claim on it.
 func (c *Cache) finish(dir string, info []byte, infohash InfoHash, have []byte) (*Entry, error) {
 	for _, f := range []struct {
 		name string
 		b    []byte
 	}{{"have", have}, {"info", info}} {
-		if err := os.WriteFile(filepath.Join(dir, f.name), f.b, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, f.name), f.b, 0o600); err != nil {
 			return nil, fmt.Errorf("cache: %w", err)
 		}
 	}
@@ -229,26 +285,33 @@ func (c *Cache) finish(dir string, info []byte, infohash InfoHash, have []byte) 
 		return nil, fmt.Errorf("cache: %w", err)
 	}
 	e.Pin()
-	c.entries[infohash] = e
+	if err := c.add(e); err != nil {
+		return nil, err
+	}
 	return e, nil
 }
 
-// take is reserve for a build that comes now.
-func (c *Cache) take(size int64) error {
-	err := c.reserve(size)
-	if errors.Is(err, ErrNoSpace) {
-		c.refused++
-	}
-	return err
-}
-
-// reserve checks that size bytes more fit beside what is promised already.
-func (c *Cache) reserve(size int64) error {
+// take reserves the disk for a build that comes now; keep is called with the lock held
+// and takes note of it.
+func (c *Cache) take(size int64, keep func()) error {
 	free, err := c.free()
 	if err != nil {
 		return err
 	}
-	free -= minFree
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.fits(size, free); err != nil {
+		c.refused++
+		return err
+	}
+	keep()
+	return nil
+}
+
+// fits reports, with ErrNoSpace, whether size bytes more fit into what is free beside
+// what is promised already. The caller holds mu.
+func (c *Cache) fits(size, free int64) error {
+	free -= minFree + c.promised
 	for _, e := range c.entries {
 		free -= e.m.Size - e.VerifiedBytes()
 	}
@@ -280,10 +343,34 @@ func (c *Cache) Evict(room int64, drop func(InfoHash)) error {
 // victim takes the next entry to go out of the cache; nil when none must or may.
 // Its files move aside, so that the same build can come again meanwhile.
 func (c *Cache) victim(room int64) (*Entry, error) {
+	var free int64
+	if room > 0 {
+		var err error
+		if free, err = c.free(); err != nil {
+			free = 0 // as if there were none
+		}
+	}
+	oldest, aside, done := c.choose(room, free)
+	if oldest == nil {
+		return nil, nil
+	}
+	defer done()
+	if err := os.Rename(oldest.dir, aside); err != nil {
+		return nil, errors.Join(fmt.Errorf("cache: %w", err), c.add(oldest))
+	}
+	oldest.mu.Lock()
+	oldest.dir = aside
+	oldest.mu.Unlock()
+	return oldest, nil
+}
+
+// choose takes the entry that was not used the longest out of the map, when one must
+// go, and says where its files are to go. Nobody makes it anew before done.
+func (c *Cache) choose(room, free int64) (oldest *Entry, aside string, done func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.size() <= c.limit && len(c.entries) <= maxEntries && (room == 0 || c.reserve(room) == nil) {
-		return nil, nil
+	if c.size() <= c.limit && len(c.entries) <= maxEntries && (room == 0 || c.fits(room, free) == nil) {
+		return nil, "", nil
 	}
 	var unpinned []*Entry
 	for _, e := range c.entries {
@@ -292,15 +379,10 @@ func (c *Cache) victim(room int64) (*Entry, error) {
 		}
 	}
 	if len(unpinned) == 0 {
-		return nil, nil
+		return nil, "", nil
 	}
-	oldest := slices.MinFunc(unpinned, func(a, b *Entry) int { return a.used().Compare(b.used()) })
+	oldest = slices.MinFunc(unpinned, func(a, b *Entry) int { return a.used().Compare(b.used()) })
 	c.evicted++
-	aside := filepath.Join(c.dir, pulls, fmt.Sprintf("evicted-%d", c.evicted))
-	if err := os.Rename(oldest.dir, aside); err != nil {
-		return nil, fmt.Errorf("cache: %w", err)
-	}
-	oldest.dir = aside
 	delete(c.entries, oldest.infohash)
-	return oldest, nil
+	return oldest, filepath.Join(c.dir, pulls, fmt.Sprintf("evicted-%d", c.evicted)), c.change(oldest.infohash)
 }

@@ -27,6 +27,8 @@ type Entry struct {
 	missing  int    // pieces
 	lastUse  time.Time
 	good     map[int]time.Time // pieces that were verified just now, until when that counts
+	unsaved  []int             // bytes of bits that the have file lacks
+	saving   bool              // somebody writes them
 }
 
 func hashOf(info []byte) InfoHash { return sha1.Sum(info) }
@@ -129,10 +131,29 @@ func (e *Entry) SetComplete(piece int, complete bool) error {
 		e.verified -= length
 		e.missing++
 	}
-	if _, err := e.have.WriteAt(e.bits[piece/8:piece/8+1], int64(piece/8)); err != nil {
-		return fmt.Errorf("cache: noting piece %d: %w", piece, err)
+	e.unsaved = append(e.unsaved, piece/8)
+	if e.saving {
+		return nil // whoever does goes on with this one
 	}
-	return nil
+	return e.save()
+}
+
+// save writes the unsaved bits, in the order in which they have changed. It is called
+// with the lock held, and gives it away while it writes.
+func (e *Entry) save() (err error) {
+	e.saving = true
+	for len(e.unsaved) > 0 {
+		i := e.unsaved[0]
+		e.unsaved = e.unsaved[1:]
+		b := e.bits[i]
+		e.mu.Unlock()
+		if _, failed := e.have.WriteAt([]byte{b}, int64(i)); failed != nil && err == nil {
+			err = fmt.Errorf("cache: noting pieces %d to %d: %w", 8*i, 8*i+7, failed)
+		}
+		e.mu.Lock()
+	}
+	e.saving = false
+	return err
 }
 
 // Whole reports whether all pieces are complete.
@@ -178,10 +199,11 @@ func (e *Entry) Unpin() {
 // touch notes the time of use, for the next start in the info's own time.
 func (e *Entry) touch() {
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	e.lastUse = time.Now()
+	dir, used := e.dir, e.lastUse
+	e.mu.Unlock()
 	// Only the order of eviction hangs on it.
-	_ = os.Chtimes(filepath.Join(e.dir, "info"), e.lastUse, e.lastUse)
+	_ = os.Chtimes(filepath.Join(dir, "info"), used, used)
 }
 
 func (e *Entry) used() time.Time {

@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 
 	"github.com/landfall-dist/landfall/internal/manifest"
@@ -40,7 +39,6 @@ type Pulling struct {
 	size    int64
 	written atomic.Int64
 
-	mu      sync.Mutex
 	journal *os.File
 	kept    map[int64]keptBlock // by offset: what a former Pull has left
 }
@@ -52,8 +50,6 @@ type keptBlock struct{ length, checksum uint32 }
 // ETag does. The whole length is reserved: ErrNoSpace. End it with Commit, Abort or
 // Leave.
 func (c *Cache) Pull(name, tag string, size int64) (*Pulling, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	p := &Pulling{cache: c, size: size}
 	if err := p.open(filepath.Join(c.dir, pulls, name), tag); err != nil {
 		return nil, errors.Join(fmt.Errorf("cache: %w", err), p.close())
@@ -61,22 +57,21 @@ func (c *Cache) Pull(name, tag string, size int64) (*Pulling, error) {
 	for _, b := range p.kept {
 		p.written.Add(int64(b.length))
 	}
-	if err := c.take(size - p.written.Load()); err != nil {
+	if err := c.take(size-p.written.Load(), func() { c.pulling[p] = struct{}{} }); err != nil {
 		if len(p.kept) == 0 {
 			return nil, errors.Join(err, p.remove())
 		}
 		return nil, errors.Join(err, p.close())
 	}
-	c.pulling[p] = struct{}{}
 	return p, nil
 }
 
 // open opens both files and reads the journal.
 func (p *Pulling) open(name, tag string) (err error) {
-	if p.file, err = os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644); err != nil {
+	if p.file, err = os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return err
 	}
-	if p.journal, err = os.OpenFile(name+journalSuffix, os.O_RDWR|os.O_CREATE, 0o644); err != nil {
+	if p.journal, err = os.OpenFile(name+journalSuffix, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return err
 	}
 	fingerprint := sha256.Sum256(fmt.Appendf(nil, "%d %s", p.size, tag))
@@ -108,9 +103,7 @@ func (p *Pulling) open(name, tag string) (err error) {
 // Kept fills b with a block that a former Pull has written at the offset; false
 // when there was none of that length, or not all of it has reached the disk.
 func (p *Pulling) Kept(b []byte, offset int64) bool {
-	p.mu.Lock()
 	k, ok := p.kept[offset]
-	p.mu.Unlock()
 	if !ok || int(k.length) != len(b) {
 		return false
 	}
@@ -128,9 +121,7 @@ func (p *Pulling) WriteAt(b []byte, offset int64) (int, error) {
 	record := binary.BigEndian.AppendUint64(make([]byte, 0, recordLength), uint64(offset))
 	record = binary.BigEndian.AppendUint32(record, uint32(len(b)))
 	record = binary.BigEndian.AppendUint32(record, crc32.Checksum(b, castagnoli))
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	_, err = p.journal.Write(record)
+	_, err = p.journal.Write(record) // whole: a file's writes come one after the other
 	return n, err
 }
 
@@ -202,7 +193,9 @@ func (p *Pulling) Commit(m *manifest.Manifest) (*Entry, error) {
 	info := m.InfoBytes()
 	infohash := hashOf(info)
 	c := p.cache
-	if e, known := c.Pinned(infohash); known {
+	e, done := c.claim(infohash)
+	defer done()
+	if e != nil {
 		if err := errors.Join(p.fill(e), p.Abort()); err != nil {
 			e.Unpin()
 			return nil, err
@@ -211,20 +204,18 @@ func (p *Pulling) Commit(m *manifest.Manifest) (*Entry, error) {
 	}
 	p.forget()
 	dir := c.path(infohash)
-	err := errors.Join(p.close(), os.Remove(p.journal.Name()), os.MkdirAll(dir, 0o755))
+	err := errors.Join(p.close(), os.Remove(p.journal.Name()), os.MkdirAll(dir, 0o700))
 	if err == nil {
 		err = os.Rename(p.file.Name(), filepath.Join(dir, "data"))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	have := bytes.Repeat([]byte{0xff}, bitmapLength(m))
 	if spare := 8*len(have) - m.NumPieces(); spare > 0 {
 		have[len(have)-1] <<= spare
 	}
-	e, err := c.finish(dir, info, infohash, have)
+	e, err = c.finish(dir, info, infohash, have)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
