@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/private"
 )
 
 // memory keeps on disk the announcements of builds that have not arrived. A member
@@ -19,7 +20,11 @@ func newMemory(dir string) (memory, error) {
 	if dir == "" {
 		return memory{}, nil
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	err := private.MkdirAll(dir)
+	if err == nil {
+		err = private.Tighten(dir, "*")
+	}
+	if err != nil {
 		return memory{}, fmt.Errorf("keeping announcements: %w; choose another --data-dir", err)
 	}
 	return memory{dir}, nil

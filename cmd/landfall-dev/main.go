@@ -17,6 +17,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/devcloud"
+	"github.com/landfall-dist/landfall/internal/private"
 	"github.com/landfall-dist/landfall/internal/tracing"
 )
 
@@ -71,6 +72,7 @@ func cloudCommand() *cli.Command {
 }
 
 func openCloud(listen, dir string, logger *slog.Logger) (*devcloud.Cloud, error) {
+	private.Umask() // the embedded S3 has modes of its own
 	return devcloud.New(devcloud.Config{Listen: listen, Dir: filepath.Join(dir, "cloud"), Logger: logger})
 }
 
@@ -100,11 +102,14 @@ func demo(c *cli.Context) (err error) {
 	if len(regions) == 0 {
 		regions = []string{"region-a", "region-b"}
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := private.MkdirAll(dir); err != nil {
+		return err
+	}
+	if err := private.Tighten(dir, "seeder*", "agent-*", "builds", "landfall-dev.log*"); err != nil {
 		return err
 	}
 	logFile := filepath.Join(dir, "landfall-dev.log")
-	file, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	file, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}

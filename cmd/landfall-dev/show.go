@@ -96,7 +96,7 @@ func (s *show) open(ctx context.Context) (*devcluster.Cluster, error) {
 // placeBuild puts what is published where POST /builds finds it as a commit's.
 func (s *show) placeBuild() error {
 	dir := filepath.Join(s.dir, "builds")
-	if err := os.MkdirAll(dir, 0o755); err != nil || s.publish == "" {
+	if err := os.MkdirAll(dir, 0o700); err != nil || s.publish == "" {
 		return err
 	}
 	to := filepath.Join(dir, demoCommit)
@@ -108,7 +108,7 @@ func (s *show) placeBuild() error {
 		return err
 	}
 	defer from.Close()
-	f, err := os.Create(to)
+	f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}

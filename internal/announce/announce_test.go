@@ -290,6 +290,12 @@ func TestKeyFiles(t *testing.T) {
 	if _, err := ReadTrust([]string{file}); err == nil {
 		t.Error("a private key was taken for a public one")
 	}
+	if err := os.Chmod(file, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadSigningKey(file); err == nil || !strings.Contains(err.Error(), "chmod 600 "+file) {
+		t.Errorf("a key that everybody may read: %v", err)
+	}
 	if _, err := ReadSigningKey(file + ".none"); err == nil || !strings.Contains(err.Error(), "seeder keygen") {
 		t.Errorf("the error does not say what to do: %v", err)
 	}

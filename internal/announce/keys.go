@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+
+	"github.com/landfall-dist/landfall/internal/private"
 )
 
 const (
@@ -65,9 +67,10 @@ func ReadTrust(specs []string) ([]ed25519.PublicKey, error) {
 	return keys, nil
 }
 
-// ReadSigningKey reads a private key that WriteSigningKey wrote.
+// ReadSigningKey reads a private key that WriteSigningKey wrote. A file that everybody
+// may read is refused.
 func ReadSigningKey(file string) (ed25519.PrivateKey, error) {
-	text, err := readSmall(file)
+	text, err := private.Read(file, maxKeyFile)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("signing key: %w (make one with `seeder keygen %s`)", err, file)
@@ -84,27 +87,18 @@ func ReadSigningKey(file string) (ed25519.PrivateKey, error) {
 // WriteSigningKey makes a new key pair, writes the private key to file, which
 // must not exist, and the public key to file + ".pub".
 func WriteSigningKey(file string) (ed25519.PublicKey, error) {
-	public, private, err := ed25519.GenerateKey(nil)
+	public, secret, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		return nil, fmt.Errorf("making a key pair: %w", err)
 	}
-	text := pem.EncodeToMemory(&pem.Block{Type: privateBlock, Bytes: private.Seed()})
-	if err := writeNew(file, text, 0o600); err != nil {
+	text := pem.EncodeToMemory(&pem.Block{Type: privateBlock, Bytes: secret.Seed()})
+	if err := private.Write(file, text); err != nil {
 		return nil, fmt.Errorf("writing the signing key: %w", err)
 	}
-	if err := writeNew(file+".pub", []byte(FormatPublicKey(public)+"\n"), 0o644); err != nil {
+	if err := private.WritePublic(file+".pub", []byte(FormatPublicKey(public)+"\n")); err != nil {
 		return nil, fmt.Errorf("writing the public key: %w", err)
 	}
 	return public, nil
-}
-
-func writeNew(file string, text []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	return errors.Join(err, f.Sync(), f.Close())
 }
 
 func readSmall(file string) ([]byte, error) {

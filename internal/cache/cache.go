@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/private"
 )
 
 const (
@@ -60,11 +61,12 @@ type Cache struct {
 	refused  int // builds that found no room, so far
 }
 
-// Open locks and reads a directory, which is made when missing. ErrInUse when
+// Open locks and reads a directory, which is made when missing, and is closed to the
+// other users of the machine. ErrInUse when
 // another process has it. Entries that are damaged are removed; pulls that were not
 // finished stay until ForgetPulls. limit is what Evict keeps the entries below, in bytes.
 func Open(dir string, limit int64) (_ *Cache, err error) {
-	if err := os.MkdirAll(filepath.Join(dir, pulls), 0o755); err != nil {
+	if err := errors.Join(private.MkdirAll(dir), private.MkdirAll(filepath.Join(dir, pulls))); err != nil {
 		return nil, fmt.Errorf("cache: %w; choose another --data-dir", err)
 	}
 	c := &Cache{
@@ -83,7 +85,10 @@ func Open(dir string, limit int64) (_ *Cache, err error) {
 	if !locked {
 		return nil, fmt.Errorf("cache %s: %w", dir, ErrInUse)
 	}
-	if err := c.load(); err != nil {
+	if err = private.Tighten(dir, "*"); err == nil {
+		err = c.load()
+	}
+	if err != nil {
 		return nil, errors.Join(err, c.lock.Close())
 	}
 	return c, nil

@@ -31,6 +31,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/private"
 	"github.com/landfall-dist/landfall/internal/tracing"
 	"github.com/landfall-dist/landfall/seeder/client"
 )
@@ -335,6 +336,13 @@ func OpenMember(c *cli.Context, kind string) (_ *Member, err error) {
 	if m.DataDir, err = filepath.Abs(c.String("data-dir")); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
+	private.Umask()
+	if err = private.MkdirAll(m.DataDir); err == nil {
+		err = private.Tighten(m.DataDir, "name", "baseline-*")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("data directory: %w; choose another --data-dir", err)
+	}
 	if m.Cache, err = cache.Open(filepath.Join(m.DataDir, "cache"), limit); err != nil {
 		return nil, err
 	}
@@ -404,7 +412,7 @@ func identity(name, kind, dir string) (string, error) {
 	}
 	id := ulid.Make().String()
 	name = kind + "-" + strings.ToLower(id[len(id)-8:])
-	if err := os.WriteFile(file, []byte(name+"\n"), 0o644); err != nil {
+	if err := os.WriteFile(file, []byte(name+"\n"), 0o600); err != nil {
 		return "", fmt.Errorf("keeping this member's name: %w", err)
 	}
 	return name, nil

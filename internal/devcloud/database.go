@@ -70,7 +70,7 @@ func write[In, Out any](call func(context.Context, *In) (Out, error)) operation 
 
 // openDatabase replays the journal in dir, which is made if missing.
 func openDatabase(dir string, log *slog.Logger) (*database, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
 	path := filepath.Join(dir, "journal")

@@ -41,6 +41,8 @@ import (
 	"strconv"
 
 	"github.com/gofrs/flock"
+
+	"github.com/landfall-dist/landfall/internal/private"
 )
 
 // ErrInUse is wrapped by the error of New when another Cloud, in this process
@@ -99,7 +101,7 @@ func New(cfg Config) (_ *Cloud, err error) {
 		}
 	}()
 
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := private.MkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("making the cloud's directory: %w", err)
 	}
 	lock := flock.New(filepath.Join(dir, "lock"))
@@ -110,6 +112,9 @@ func New(cfg Config) (_ *Cloud, err error) {
 		return nil, fmt.Errorf("locking %s: %w", dir, ErrInUse)
 	}
 	c.lock = lock
+	if err := private.Tighten(dir, "*"); err != nil {
+		return nil, err
+	}
 	if c.ln, err = net.Listen("tcp", cfg.Listen); err != nil {
 		return nil, fmt.Errorf("opening the port for S3 and DynamoDB: %w", err)
 	}

@@ -48,7 +48,7 @@ type gateway struct {
 // dynamo. It changes the working directory of the process.
 func openGateway(dir string, acc account, dynamo fiber.Handler) (*gateway, error) {
 	root := filepath.Join(dir, "s3")
-	if err := os.MkdirAll(root, 0o755); err != nil {
+	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, err
 	}
 	attributes, err := attributeStore(root, filepath.Join(dir, "s3-attributes"))
@@ -132,7 +132,7 @@ func attributeStore(root, sidecar string) (meta.MetadataStorer, error) {
 		if hasXattrs(root) {
 			return meta.XattrMeta{}, nil
 		}
-		err = os.Mkdir(sidecar, 0o755)
+		err = os.Mkdir(sidecar, 0o700)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("object attributes: %w", err)

@@ -32,7 +32,7 @@ type journal struct {
 // in order. A last line that is cut short or garbled is removed: its call was
 // not answered, since append returns only when the line is on the disk.
 func openJournal(path string, replay func(record) error) (*journal, error) {
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +105,7 @@ func (r record) line() ([]byte, error) {
 // replaceJournal writes the records to a new file and puts it in the place of
 // the one at path, so that a crash leaves either the old or the new.
 func replaceJournal(path string, records func(yield func(record) error) error) (err error) {
-	file, err := os.Create(path + ".new")
+	file, err := os.OpenFile(path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}

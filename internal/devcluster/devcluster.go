@@ -133,7 +133,7 @@ func New(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 			}
 		}
 	}()
-	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, err
 	}
 	if c.Key, err = signingKey(filepath.Join(cfg.Dir, "seeder.key")); err != nil {

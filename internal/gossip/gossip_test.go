@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -299,6 +300,12 @@ func TestKeyFiles(t *testing.T) {
 	}
 	if err := WriteKey(file); err == nil {
 		t.Error("a key was overwritten")
+	}
+	if err := os.Chmod(file, 0o604); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadKeys(file); err == nil || !strings.Contains(err.Error(), "chmod 600 "+file) {
+		t.Errorf("a key that everybody may read: %v", err)
 	}
 	if _, err := ReadKeys(file + ".none"); err == nil || !strings.Contains(err.Error(), "seeder keygen") {
 		t.Errorf("the error does not say what to do: %v", err)

@@ -6,8 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strings"
+
+	"github.com/landfall-dist/landfall/internal/private"
 )
 
 const (
@@ -19,19 +20,13 @@ const (
 
 // ReadKeys reads gossip keys from a file: base64 of 32 bytes, one a line. The
 // first is used to send, all are tried to receive, so that a key can be
-// replaced member by member.
+// replaced member by member. A file that everybody may read is refused.
 func ReadKeys(file string) ([][]byte, error) {
-	info, err := os.Stat(file)
+	text, err := private.Read(file, maxKeyFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("gossip key: %w (make one with `seeder keygen --gossip-key %s`)", err, file)
 	case err != nil:
-		return nil, fmt.Errorf("gossip key: %w", err)
-	case info.Size() > maxKeyFile:
-		return nil, fmt.Errorf("gossip key %s: %d bytes are too many for a key file", file, info.Size())
-	}
-	text, err := os.ReadFile(file)
-	if err != nil {
 		return nil, fmt.Errorf("gossip key: %w", err)
 	}
 	var keys [][]byte
@@ -55,12 +50,7 @@ func ReadKeys(file string) ([][]byte, error) {
 func WriteKey(file string) error {
 	key := make([]byte, keyLength)
 	rand.Read(key)
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("writing the gossip key: %w", err)
-	}
-	_, err = f.WriteString(base64.StdEncoding.EncodeToString(key) + "\n")
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err := private.Write(file, []byte(base64.StdEncoding.EncodeToString(key)+"\n")); err != nil {
 		return fmt.Errorf("writing the gossip key: %w", err)
 	}
 	return nil

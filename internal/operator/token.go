@@ -11,8 +11,9 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
 	"strings"
+
+	"github.com/landfall-dist/landfall/internal/private"
 )
 
 const (
@@ -21,9 +22,6 @@ const (
 	minToken, maxToken = 16, 4096
 	// madeBytes is how much chance is in a token that WriteToken makes.
 	madeBytes = 32
-	// othersMayRead is the mode's bit for everybody on the machine. A group may
-	// read: that is how a container's user gets at a mounted secret.
-	othersMayRead fs.FileMode = 0o004
 )
 
 // Token is a secret. Printed or logged it does not show; string(t) is the secret
@@ -47,21 +45,11 @@ func (t Token) Is(given string) bool {
 // ReadToken reads a token from a file that only its owner, and a group, may read. No
 // error shows any of it.
 func ReadToken(file string) (Token, error) {
-	info, err := os.Stat(file)
+	text, err := private.Read(file, maxToken+2) // and a line's end
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return "", fmt.Errorf("operator token: %w (make one with `seeder keygen --operator-token %s`)", err, file)
 	case err != nil:
-		return "", fmt.Errorf("operator token: %w", err)
-	case !info.Mode().IsRegular():
-		return "", fmt.Errorf("operator token %s: not a regular file", file)
-	case info.Mode().Perm()&othersMayRead != 0:
-		return "", fmt.Errorf("operator token %s: everybody on this machine may read it (chmod 600 %s)", file, file)
-	case info.Size() > maxToken+2: // and a line's end
-		return "", fmt.Errorf("operator token %s: %d bytes, at most %d", file, info.Size(), maxToken)
-	}
-	text, err := os.ReadFile(file)
-	if err != nil {
 		return "", fmt.Errorf("operator token: %w", err)
 	}
 	t := strings.TrimSpace(string(text))
@@ -79,12 +67,7 @@ func ReadToken(file string) (Token, error) {
 func WriteToken(file string) error {
 	b := make([]byte, madeBytes)
 	rand.Read(b)
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("writing the operator token: %w", err)
-	}
-	_, err = f.WriteString(base64.RawURLEncoding.EncodeToString(b) + "\n")
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err := private.Write(file, []byte(base64.RawURLEncoding.EncodeToString(b)+"\n")); err != nil {
 		return fmt.Errorf("writing the operator token: %w", err)
 	}
 	return nil
