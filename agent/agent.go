@@ -72,8 +72,8 @@ type Config struct {
 	Trust []ed25519.PublicKey
 	// AllowPeers are networks whose peers may connect beside the members.
 	AllowPeers []netip.Prefix
-	// Hosts are names, beside those of loopback, that the HTTP side answers to when
-	// it listens on loopback.
+	// Hosts are names, beside those of loopback and this machine's addresses, that the
+	// HTTP side answers to.
 	Hosts []string
 	// Sources are where the bytes of a build can be read when no peer has them;
 	// nil for nowhere. FallbackAfter defaults to DefaultFallbackAfter.

@@ -20,7 +20,7 @@ func (a *Agent) handler() http.Handler {
 		Logger:  a.cfg.Logger,
 	})
 	mux.JSON("GET /status", func(*http.Request) (int, any, error) { return http.StatusOK, a.status(), nil })
-	return web.Protection{Addr: a.cfg.HTTP.Addr(), Hosts: a.cfg.Hosts}.Wrap(mux)
+	return web.Protection{Addr: a.cfg.HTTP.Addr(), Hosts: a.cfg.Hosts, Logger: a.cfg.Logger}.Wrap(mux)
 }
 
 func (a *Agent) status() *api.AgentStatus {

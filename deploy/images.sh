@@ -21,12 +21,19 @@ done
 [ -f "$context/rootfs/etc/ssl/certs/ca-certificates.crt" ] ||
 	{ echo 'no CA certificates on this host: install ca-certificates' >&2; exit 1; }
 
-# The containers' user must be able to read these; they serve this machine only.
+# The containers' user reads these as a member of their group, which
+# docker-compose.yml finds in .env; everybody else on this machine does not.
 keys=deploy/keys
 mkdir -p "$keys"
 [ -f "$keys/seeder.key" ] || "$context/bin/seeder" keygen "$keys/seeder.key"
 [ -f "$keys/gossip.key" ] || "$context/bin/seeder" keygen --gossip-key "$keys/gossip.key"
-chmod 0444 "$keys"/*
+[ -f "$keys/operator.token" ] || "$context/bin/seeder" keygen --operator-token "$keys/operator.token"
+chmod 0700 "$keys"
+chmod 0640 "$keys/seeder.key" "$keys/gossip.key" "$keys/operator.token"
+chmod 0644 "$keys/seeder.key.pub"
+group=$(stat -c %g "$keys/seeder.key" 2>/dev/null || stat -f %g "$keys/seeder.key")
+chgrp "$group" "$keys"/*
+echo "KEYS_GROUP=$group" >.env
 
 cp deploy/Dockerfile "$context/Dockerfile"
 for image in seeder agent landfall-dev; do

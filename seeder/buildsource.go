@@ -40,7 +40,8 @@ type buildSource interface {
 	open(ctx context.Context, commit string) (*fetched, error)
 }
 
-// CheckBuildSource reports what is wrong with a URL for Config.BuildSource.
+// CheckBuildSource reports what is wrong with a URL for Config.BuildSource, and repeats
+// none of it: it may carry a token.
 func CheckBuildSource(address string) error {
 	_, err := newBuildSource(address)
 	return err
@@ -58,22 +59,22 @@ func newBuildSource(address string) (buildSource, error) {
 	switch u.Scheme {
 	case "http", "https":
 		if u.Host == "" || u.Fragment != "" {
-			return nil, fmt.Errorf("build source %s: expected a URL such as https://builds.example.com/by-commit", u.Redacted())
+			return nil, errors.New("build source: expected a URL such as https://builds.example.com/by-commit")
 		}
 		return &webSource{u, buildClient()}, nil
 	case "file":
 		if u.Host != "" && u.Host != "localhost" || !filepath.IsAbs(u.Path) || u.RawQuery != "" || u.Fragment != "" {
-			return nil, fmt.Errorf("build source %s: expected file:///DIRECTORY", u.Redacted())
+			return nil, errors.New("build source: expected file:///DIRECTORY")
 		}
 		return directorySource(u.Path), nil
 	}
-	return nil, fmt.Errorf("build source %s: expected http, https or file", u.Redacted())
+	return nil, errors.New("build source: expected http, https or file")
 }
 
 // withoutURL keeps credentials in a build source's URL out of answers and logs.
 func withoutURL(err error) error {
-	if e := (*url.Error)(nil); errors.As(err, &e) {
-		return e.Err
+	for e := (*url.Error)(nil); errors.As(err, &e); {
+		err = e.Err
 	}
 	return err
 }

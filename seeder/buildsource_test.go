@@ -209,7 +209,7 @@ func TestCheckBuildSource(t *testing.T) {
 			t.Errorf("%s: %v", address, err)
 		}
 	}
-	for _, address := range []string{"builds", "/srv/builds", "ftp://builds/", "http://", "https:///x", "file://srv/builds", "file:relative", "file:///srv?x", "http://user:secret@bad host/", "http://user:secret@h/%zz"} {
+	for _, address := range []string{"builds", "/srv/builds", "ftp://builds/", "http://", "https:///x", "file://srv/builds", "file:relative", "file:///srv?x", "http://user:secret@bad host/", "http://user:secret@h/%zz", "ftp://secret/", "http:///secret?secret#secret", "file:///srv?secret"} {
 		err := CheckBuildSource(address)
 		if err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v", address, err)

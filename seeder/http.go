@@ -53,7 +53,11 @@ func (s *Seeder) handler() http.Handler {
 		}
 		mux.ServeHTTP(w, r)
 	})
-	return web.Protection{Addr: s.cfg.HTTP.Addr(), Hosts: s.cfg.Hosts, Token: s.cfg.OperatorToken}.Wrap(all)
+	return s.protection().Wrap(all)
+}
+
+func (s *Seeder) protection() web.Protection {
+	return web.Protection{Addr: s.cfg.HTTP.Addr(), Hosts: s.cfg.Hosts, Token: s.cfg.OperatorToken, Logger: s.cfg.Logger}
 }
 
 func (s *Seeder) postDeploy(r *http.Request) (int, any, error) {

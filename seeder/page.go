@@ -44,6 +44,8 @@ type about struct {
 	Executions   int      `json:"executions"`        // all that there are
 	Skipped      int64    `json:"skipped,omitempty"` // items of the table that are none
 	Loading      bool     `json:"loading,omitempty"`
+	// Insecure: everybody who reaches the HTTP side may change something.
+	Insecure bool `json:"insecure,omitempty"`
 }
 
 // listed is an execution as the page's list shows it.
@@ -76,6 +78,7 @@ func (s *Seeder) state() iter.Seq2[string, any] {
 			Executions:   total,
 			Skipped:      s.items.skipped.Load(),
 			Loading:      !s.isLoaded(),
+			Insecure:     s.protection().Open(),
 		}) && yield(membersValue, gossip.View(s.gossip.Members())) && yield(badPeersValue, swarm.View(s.swarm.BadPeers()))
 		for _, l := range shown {
 			ok = ok && yield(listedValue+l.ID, l)

@@ -65,8 +65,8 @@ type Config struct {
 	// OperatorToken is needed to publish, cancel and send again over HTTP; empty for
 	// no token.
 	OperatorToken operator.Token
-	// Hosts are names, beside those of loopback, that the HTTP side answers to when
-	// it listens on loopback.
+	// Hosts are names, beside those of loopback and this machine's addresses, that the
+	// HTTP side answers to.
 	Hosts []string
 	// Destinations are the buckets that a build goes to when nobody says.
 	Destinations []string
@@ -236,6 +236,10 @@ func (s *Seeder) Run(ctx context.Context) error {
 	group.Go(func() error {
 		if err := s.load(ctx); err != nil {
 			return quietAtEnd(ctx, err)
+		}
+		if s.protection().Open() {
+			s.cfg.Logger.Warn("everybody who reaches the HTTP side may publish, cancel and send again: it listens beyond loopback without an operator token (--insecure)",
+				"http", s.cfg.HTTP.Addr().String())
 		}
 		s.cfg.Logger.Info("seeder is up", "bucket", s.cfg.Bucket.Name(), "destinations", s.cfg.Destinations,
 			"http", s.cfg.HTTP.Addr().String(), "peers", s.cfg.Peers.Addr().String(), "gossip", s.gossip.Addr())

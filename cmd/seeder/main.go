@@ -64,6 +64,7 @@ func runCommand() *cli.Command {
 			command.Strings("destinations", "`BUCKET`,… that a build goes to when nobody says"),
 			command.Required("signing-key", "`FILE` with the key that signs announcements (make one with `seeder keygen`)"),
 			command.File("operator-token", "`FILE` with the token that is then needed to publish, cancel and retry (make one with `seeder keygen --operator-token`)"),
+			command.Bool("insecure", "let everybody who reaches --listen publish, cancel and retry, where that is beyond loopback and there is no --operator-token"),
 			command.Strings("trust", "public `KEY` of another seeder, or a file of them"),
 			command.Duration("poll", seeder.DefaultPoll, "`TIME` from the end of one listing of the bucket to the next"),
 			command.String("prefix", "", "only keys that begin with `TEXT` start by themselves"),
@@ -71,9 +72,11 @@ func runCommand() *cli.Command {
 			command.Bool("backfill", "send what was in the bucket before the first start, too"),
 			command.Duration("arrival-timeout", seeder.DefaultArrivalTimeout, "`TIME` without progress after which a destination has failed"),
 			command.String("notify-webhook", "", "`URL` (http or https) that gets a POST with JSON for each destination that fails"),
+			command.File("notify-webhook-file", "`FILE` with that URL, which then is in no list of processes"),
 			command.String("notify-topic", "", "`ARN` of an SNS topic that gets the same"),
 			command.String("uplink", "", "`RATE` that this host can send, such as 1Gbit or 50MB: the log says at the end of an execution how near that came"),
 			command.String("build-source", "", "`URL` under which POST /builds finds builds by commit (http, https or file)"),
+			command.File("build-source-file", "`FILE` with that URL, which then is in no list of processes"),
 			command.String("max-fetch", "20GiB", "largest `SIZE` of a build taken from --build-source"),
 			command.Strings("source-buckets", "`BUCKET`,… that builds may be published from beside --bucket"),
 			command.String("source-region", "", "AWS `REGION` of the bucket (default: what HeadBucket answers, then AWS_REGION)"),
@@ -87,14 +90,15 @@ func run(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	builds, err := buildSource(c)
+	if err != nil {
+		return err
+	}
 	var uplink int64
 	if s := c.String("uplink"); s != "" {
 		if uplink, err = command.ParseRate(s); err != nil {
 			return command.Usagef("--uplink: %w", err)
 		}
-	}
-	if err := seeder.CheckBuildSource(c.String("build-source")); err != nil {
-		return command.Usagef("--build-source: %w", err)
 	}
 	maxFetch, err := command.ParseSize(c.String("max-fetch"))
 	if err != nil {
@@ -114,6 +118,10 @@ func run(c *cli.Context) (err error) {
 	token, err := operatorToken(c)
 	if err != nil {
 		return err
+	}
+	if listen := c.String("listen"); token == "" && !c.Bool("insecure") && command.BeyondLoopback(listen) {
+		return command.Usagef("--listen %s is beyond loopback, and everybody who reaches it could publish, cancel and retry: "+
+			"give --operator-token FILE (make one with `seeder keygen --operator-token FILE`), or --insecure", listen)
 	}
 	m, err := command.OpenMember(c, "seeder")
 	if err != nil {
@@ -148,7 +156,7 @@ func run(c *cli.Context) (err error) {
 		Backfill:       c.Bool("backfill"),
 		BaselineFile:   filepath.Join(m.DataDir, "baseline-"+source.Name()),
 		ArrivalTimeout: c.Duration("arrival-timeout"),
-		BuildSource:    c.String("build-source"),
+		BuildSource:    builds,
 		MaxFetch:       maxFetch,
 		SourceBuckets:  c.StringSlice("source-buckets"),
 		Notify:         notifier,
@@ -175,9 +183,13 @@ func operatorToken(c *cli.Context) (operator.Token, error) {
 
 // receivers reads where notices go.
 func receivers(c *cli.Context) (cfg notify.Config, err error) {
-	if s := c.String("notify-webhook"); s != "" {
+	flag, s, err := command.Secret(c, "notify-webhook")
+	if err != nil {
+		return cfg, err
+	}
+	if s != "" {
 		if cfg.Webhook, err = notify.ParseWebhook(s); err != nil {
-			return cfg, command.Usagef("--notify-webhook: %w", err)
+			return cfg, command.Usagef("--%s: %w", flag, err)
 		}
 	}
 	if s := c.String("notify-topic"); s != "" {
@@ -186,6 +198,19 @@ func receivers(c *cli.Context) (cfg notify.Config, err error) {
 		}
 	}
 	return cfg, nil
+}
+
+// buildSource reads where POST /builds fetches from; empty for nowhere. No error repeats
+// the URL, which may carry a token.
+func buildSource(c *cli.Context) (string, error) {
+	flag, s, err := command.Secret(c, "build-source")
+	if err != nil || s == "" {
+		return "", err
+	}
+	if err := seeder.CheckBuildSource(s); err != nil {
+		return "", command.Usagef("--%s: %w", flag, err)
+	}
+	return s, nil
 }
 
 // openNotifier is nil where nobody is to be told.

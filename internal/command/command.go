@@ -178,6 +178,31 @@ func Text(name, value, usage string) *cli.StringFlag {
 // less would be protected.
 func File(name, usage string) *cli.StringFlag { return filled(Text(name, "", usage)) }
 
+// maxSecret bounds what a file with a flag's value holds, in bytes: a URL.
+const maxSecret = 8 << 10
+
+// Secret reads a flag whose value may carry a token: from the flag, or from the file that
+// the flag NAME-file names, which not everybody may read. It returns which of the two was
+// given, and "" for neither.
+func Secret(c *cli.Context, name string) (flag, value string, err error) {
+	file := c.String(name + "-file")
+	switch given := c.String(name); {
+	case file == "":
+		return name, given, nil
+	case given != "":
+		return "", "", Usagef("--%s and --%s-file are both given", name, name)
+	}
+	name += "-file"
+	text, err := private.Read(file, maxSecret)
+	if err != nil {
+		return "", "", fmt.Errorf("--%s: %w", name, err)
+	}
+	if value = strings.TrimSpace(string(text)); value == "" {
+		return "", "", fmt.Errorf("--%s: %s is empty", name, file)
+	}
+	return name, value, nil
+}
+
 // Strings makes a flag that takes a comma-separated list, or is given again. Empty
 // elements are dropped.
 func Strings(name, usage string) *cli.StringSliceFlag {
@@ -273,7 +298,7 @@ func Logger(c *cli.Context, w io.Writer) (*slog.Logger, error) {
 func MemberFlags(listen, gossipListen, peerListen, dataDir string) []cli.Flag {
 	return append([]cli.Flag{
 		String("listen", listen, "`ADDR` of the HTTP side"),
-		Strings("allow-hosts", "`NAME`,… that the HTTP side answers to beside localhost, when it listens on loopback (for a proxy)"),
+		Strings("allow-hosts", "`NAME`,… that the HTTP side answers to beside localhost and this machine's addresses (its host name, a proxy's)"),
 		String("gossip-listen", gossipListen, "`ADDR` of the membership, TCP and UDP; beyond loopback it needs --gossip-key"),
 		String("peer-listen", peerListen, "`ADDR` where the swarm's peers connect, TCP"),
 		String("advertise", "", "`HOST` or HOST:PORT of the membership as the others reach it, where that is not --gossip-listen"),
@@ -286,6 +311,13 @@ func MemberFlags(listen, gossipListen, peerListen, dataDir string) []cli.Flag {
 		String("table", ledger.DefaultTable, "DynamoDB `TABLE` of arrivals"),
 		String("table-region", "", "AWS `REGION` of the table (default AWS_REGION)"),
 	}, LogFlags()...)
+}
+
+// BeyondLoopback reports whether others than this machine's programs reach a listener of
+// an address; false for one that cannot be resolved, which cannot be bound either.
+func BeyondLoopback(addr string) bool {
+	a, err := net.ResolveTCPAddr("tcp", addr)
+	return err == nil && !a.IP.IsLoopback()
 }
 
 // Member is what MemberFlags open.
@@ -330,8 +362,14 @@ func OpenMember(c *cli.Context, kind string) (_ *Member, err error) {
 		m.AllowPeers = append(m.AllowPeers, prefix)
 	}
 	m.Hosts = c.StringSlice("allow-hosts")
-	if host, _, err := net.SplitHostPort(c.String("listen")); err == nil {
-		m.Hosts = append(m.Hosts, host)
+	for _, own := range []string{c.String("listen"), c.String("advertise")} {
+		host, _, err := net.SplitHostPort(own)
+		if err != nil {
+			host = own
+		}
+		if ip, err := netip.ParseAddr(host); host != "" && (err != nil || !ip.IsUnspecified()) {
+			m.Hosts = append(m.Hosts, host)
+		}
 	}
 	if m.DataDir, err = filepath.Abs(c.String("data-dir")); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)

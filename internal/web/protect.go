@@ -1,11 +1,14 @@
 package web
 
 import (
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/operator"
@@ -13,27 +16,50 @@ import (
 
 // Protection says which requests are let in. Whoever asks not by a browser and
 // brings the token, where there is one, is not held up by it.
+//
+// A request is let in only under a name that is known to lead here: one of loopback, an
+// address of this machine where the listener is not on loopback, or one of Hosts. The
+// name of a foreign page's host may be made to lead here as well (DNS rebinding), and
+// then that page's scripts could read all answers, and send what they like.
 type Protection struct {
-	// Addr is where the HTTP side listens. On loopback only requests to loopback
-	// are let in: the name of a foreign page's host may be made to lead there (DNS
-	// rebinding), and its scripts could read all answers.
+	// Addr is where the HTTP side listens.
 	Addr net.Addr
-	// Hosts are names beside those of loopback that a request may be addressed to,
+	// Hosts are names and addresses beside those that a request may be addressed to,
 	// without a port.
 	Hosts []string
 	// Token is needed for everything that changes something; empty for no token.
 	Token operator.Token
+	// Logger is told of names that are not answered to, once in refusedLogInterval;
+	// nil for nobody.
+	Logger *slog.Logger
 }
+
+const (
+	// refusedLogInterval is how often a refused name is logged: whoever asks is not
+	// known, and must not fill the log.
+	refusedLogInterval = time.Minute
+	// maxLoggedHost bounds what is logged of a name, which a client chose.
+	maxLoggedHost = 100
+	// interfacesInterval is for how long the addresses of this machine are taken as
+	// they were read.
+	interfacesInterval = 10 * time.Second
+)
+
+// Open reports whether everybody who reaches the listener may change something: there is
+// no token, and it is not on loopback.
+func (p Protection) Open() bool { return p.Token == "" && !isLoopback(p.Addr) }
 
 // Wrap answers what is not let in, and gives the rest to next.
 func (p Protection) Wrap(next http.Handler) http.Handler {
 	crossOrigin := http.NewCrossOriginProtection()
-	loopback := isLoopback(p.Addr)
+	own := &ownAddresses{}
+	log := &refusedLog{logger: p.Logger}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
-		case loopback && !p.answersTo(r.Host):
+		case !p.answersTo(r, own):
+			log.refused(r)
 			refuse(w, http.StatusMisdirectedRequest,
-				"this listens on loopback and does not answer to the name that was asked for; --allow-hosts names others, for a proxy on this machine")
+				"this does not answer to the name that was asked for: it is neither loopback's nor an address of this machine; --allow-hosts names others, such as this host's name or a proxy's")
 		case crossOrigin.Check(r) != nil:
 			refuse(w, http.StatusForbidden, "a browser sent this for a page of another site")
 		case p.Token != "" && changes(r.Method) && !p.Token.Is(bearer(r)):
@@ -57,17 +83,100 @@ func isLoopback(a net.Addr) bool {
 }
 
 // answersTo judges the Host header. Browsers always send one.
-func (p Protection) answersTo(host string) bool {
+func (p Protection) answersTo(r *http.Request, own *ownAddresses) bool {
+	host := r.Host
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
 	host = strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
 	if ip, err := netip.ParseAddr(host); err == nil {
-		return ip.IsLoopback() || slices.Contains(p.Hosts, host)
+		ip = plainAddr(ip)
+		switch {
+		case ip.IsUnspecified():
+			return false // browsers take it for loopback
+		case ip.IsLoopback(), slices.ContainsFunc(p.Hosts, func(h string) bool { return isAddr(h, ip) }):
+			return true
+		case isLoopback(p.Addr):
+			return false
+		}
+		return arrivedAt(r, ip) || own.has(ip, time.Now())
 	}
 	// RFC 6761: localhost and what is below it never lead elsewhere.
 	return host == "" || host == "localhost" || strings.HasSuffix(host, ".localhost") ||
 		slices.ContainsFunc(p.Hosts, func(h string) bool { return strings.EqualFold(h, host) })
+}
+
+// plainAddr is an address without what does not tell two of them apart here.
+func plainAddr(ip netip.Addr) netip.Addr { return ip.Unmap().WithZone("") }
+
+func isAddr(s string, ip netip.Addr) bool {
+	a, err := netip.ParseAddr(strings.Trim(s, "[]"))
+	return err == nil && plainAddr(a) == ip
+}
+
+// arrivedAt reports whether a request's connection came to an address: then it is one of
+// this machine's.
+func arrivedAt(r *http.Request, ip netip.Addr) bool {
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	return ok && plainAddr(local.AddrPort().Addr()) == ip
+}
+
+// ownAddresses are those of this machine's interfaces, which come and go.
+type ownAddresses struct {
+	mu    sync.Mutex
+	read  time.Time
+	addrs map[netip.Addr]bool
+}
+
+func (o *ownAddresses) has(ip netip.Addr, now time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.addrs == nil || now.Sub(o.read) >= interfacesInterval {
+		o.read, o.addrs = now, interfaceAddrs()
+	}
+	return o.addrs[ip]
+}
+
+func interfaceAddrs() map[netip.Addr]bool {
+	addrs := make(map[netip.Addr]bool)
+	found, err := net.InterfaceAddrs()
+	if err != nil {
+		return addrs // then the address that a connection came to is the only one
+	}
+	for _, a := range found {
+		if prefix, err := netip.ParsePrefix(a.String()); err == nil {
+			addrs[plainAddr(prefix.Addr())] = true
+		}
+	}
+	return addrs
+}
+
+// refusedLog says which name was not answered to, so that whoever set up a proxy or a
+// scraper finds out.
+type refusedLog struct {
+	logger *slog.Logger
+
+	mu    sync.Mutex
+	said  time.Time
+	since int // refused and not said
+}
+
+func (l *refusedLog) refused(r *http.Request) {
+	if l.logger == nil {
+		return
+	}
+	l.mu.Lock()
+	now := time.Now()
+	if !l.said.IsZero() && now.Sub(l.said) < refusedLogInterval {
+		l.since++
+		l.mu.Unlock()
+		return
+	}
+	unsaid := l.since
+	l.said, l.since = now, 0
+	l.mu.Unlock()
+	l.logger.Warn("request refused: its Host is no name of this server's; --allow-hosts names more",
+		"host", r.Host[:min(len(r.Host), maxLoggedHost)], "from", r.RemoteAddr, "refusedSince", unsaid)
 }
 
 // changes reports whether a method may change something: the others are safe, by

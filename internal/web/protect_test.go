@@ -1,7 +1,10 @@
 package web
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -37,7 +40,6 @@ func ask(t *testing.T, p Protection, method, host string, header ...string) int 
 
 func TestHosts(t *testing.T) {
 	loopback := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 7070}
-	everywhere := &net.TCPAddr{IP: net.IPv4zero, Port: 7070}
 	for host, code := range map[string]int{
 		"127.0.0.1:7070": 200, "localhost:7070": 200, "localhost": 200, "LOCALHOST.:7070": 200, "[::1]:7070": 200, "::1": 200,
 		"127.9.9.9": 200, "a.localhost": 200, "builds.example.com": 200, "Builds.Example.Com:443": 200, "": 200,
@@ -48,15 +50,67 @@ func TestHosts(t *testing.T) {
 			if got := ask(t, Protection{Addr: loopback, Hosts: []string{"builds.example.com"}}, method, host); got != code {
 				t.Errorf("%s of %q: %d, want %d", method, host, got, code)
 			}
-			if got := ask(t, Protection{Addr: everywhere}, method, host); got != 200 {
-				t.Errorf("%s of %q where everybody may come: %d", method, host, got)
+		}
+	}
+}
+
+// A name of a foreign page can be made to lead to a listener that is not on loopback as
+// well: there, too, only names that are known are answered to.
+func TestHostsBeyondLoopback(t *testing.T) {
+	own := ""
+	for ip := range interfaceAddrs() {
+		if !ip.IsLoopback() && ip.Is4() {
+			own = ip.String()
+		}
+	}
+	for _, bound := range []net.IP{net.IPv4zero, net.IPv6zero, nil, net.IPv4(192, 0, 2, 1)} {
+		p := Protection{Addr: &net.TCPAddr{IP: bound, Port: 7070}, Hosts: []string{"builds.example.com", "192.0.2.1"}}
+		for host, code := range map[string]int{
+			"127.0.0.1:7070": 200, "localhost": 200, "[::1]:7070": 200, "": 200, "builds.example.com:7070": 200,
+			"192.0.2.1:7070": 200, "[::ffff:192.0.2.1]:7070": 200, "198.51.100.7:7070": 200, // where the connection came to
+			"evil.example:7070": 421, "192.0.2.1.evil.example": 421, "192.0.2.2:7070": 421, "0.0.0.0:7070": 421, "[::]:7070": 421,
+			"[2001:db8::1]:7070": 421, own + ":7070": 200,
+		} {
+			r := httptest.NewRequest("PUT", "/uploads/evil.zip", nil)
+			r.Host = host
+			r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, &net.TCPAddr{IP: net.IPv4(198, 51, 100, 7), Port: 7070}))
+			w := httptest.NewRecorder()
+			p.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})).ServeHTTP(w, r)
+			if w.Code != code {
+				t.Errorf("%q of a listener on %v: %d, want %d", host, bound, w.Code, code)
 			}
 		}
 	}
 }
 
+// Whoever asks under other names must not fill the log.
+func TestRefusedHostsAreLoggedOnce(t *testing.T) {
+	var log bytes.Buffer
+	p := Protection{Addr: &net.TCPAddr{IP: net.IPv4zero}, Logger: slog.New(slog.NewTextHandler(&log, nil))}
+	h := p.Wrap(http.NotFoundHandler())
+	for range 1000 {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Host = strings.Repeat("evil.example.", 500)
+		h.ServeHTTP(httptest.NewRecorder(), r)
+	}
+	if lines := strings.Count(log.String(), "\n"); lines != 1 || log.Len() > 1000 || !strings.Contains(log.String(), "--allow-hosts") {
+		t.Errorf("%d lines, %d bytes: %.300s", lines, log.Len(), log.String())
+	}
+}
+
+func TestOpen(t *testing.T) {
+	loopback, everywhere := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}, &net.TCPAddr{IP: net.IPv4zero}
+	for p, want := range map[*Protection]bool{
+		{Addr: loopback}: false, {Addr: everywhere}: true, {Addr: everywhere, Token: token}: false,
+	} {
+		if p.Open() != want {
+			t.Errorf("%v, token %t: %t", p.Addr, p.Token != "", p.Open())
+		}
+	}
+}
+
 func TestForeignPages(t *testing.T) {
-	p := Protection{Token: token}
+	p := Protection{Token: token, Hosts: []string{"seeder"}}
 	const right = "Bearer " + token
 	for _, c := range []struct {
 		method string
@@ -78,7 +132,7 @@ func TestForeignPages(t *testing.T) {
 }
 
 func TestToken(t *testing.T) {
-	p := Protection{Token: token}
+	p := Protection{Token: token, Hosts: []string{"seeder"}}
 	for header, code := range map[string]int{
 		"": 401, "Bearer " + token: 200, "bearer  " + token: 200, "Bearer wrong": 401, "Bearer": 401,
 		token: 401, "Basic " + token: 401, "Bearer " + token + "x": 401, "Bearer " + token[1:]: 401,
@@ -93,7 +147,7 @@ func TestToken(t *testing.T) {
 				t.Errorf("%s with %q: %d", method, header, got)
 			}
 		}
-		if got := ask(t, Protection{}, "POST", "seeder", "Authorization", header); got != 200 {
+		if got := ask(t, Protection{Hosts: p.Hosts}, "POST", "seeder", "Authorization", header); got != 200 {
 			t.Errorf("no token is asked for, with %q: %d", header, got)
 		}
 	}

@@ -362,6 +362,7 @@ function openPublish() {
 function patched(changed) {
   const about = feed.values.get("about");
   if (changed.has("about") && about) {
+    $("insecure").hidden = !about.insecure;
     text($("about"), `${about.bucket} · ${about.executions === 1 ? "1 execution" : about.executions + " executions"} · ${about.name} · ${about.version}`
       + (about.loading ? " · still reading the table" : "") + (about.skipped ? ` · ${about.skipped} items of the table skipped, see the log` : ""));
   }
