@@ -33,7 +33,7 @@ func (s *Seeder) handler() http.Handler {
 	})
 	mux.JSON("POST /deploy", s.postDeploy)
 	mux.JSON("POST /builds", s.postBuild)
-	mux.JSON("GET /executions", s.getExecutions)
+	mux.Costly("GET /executions", mux.Answer(s.getExecutions))
 	mux.JSON("GET /executions/{id}", s.getExecution)
 	mux.JSON("POST /executions/{id}/cancel", func(r *http.Request) (int, any, error) {
 		return s.change(r, s.cancel(r.Context(), r.PathValue("id")))
@@ -41,8 +41,8 @@ func (s *Seeder) handler() http.Handler {
 	mux.JSON("POST /executions/{id}/retry", func(r *http.Request) (int, any, error) {
 		return s.change(r, s.retry(r.Context(), r.PathValue("id")))
 	})
-	mux.JSON("GET /executions/{id}/swarm", s.getSwarm)
-	mux.HandleFunc("GET /executions/{id}/torrent", s.getTorrent)
+	mux.Costly("GET /executions/{id}/swarm", mux.Answer(s.getSwarm))
+	mux.Costly("GET /executions/{id}/torrent", s.getTorrent)
 	uploads := mux.Answer(s.putUpload)
 	// ServeMux would clean the path of a key such as a//b or ../c, and redirect.
 	all := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

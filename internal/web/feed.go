@@ -7,6 +7,7 @@ import (
 	"io"
 	"iter"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,8 +20,12 @@ import (
 const (
 	// eventInterval is how often readers hear of changes.
 	eventInterval = time.Second
-	// maxReaders bounds the open pages.
-	maxReaders = 200
+	// maxReaders bounds the open pages, maxReadersPerAddress those of one address: half,
+	// since a proxy has one. Beyond them an old one goes, of whoever has most.
+	maxReaders, maxReadersPerAddress = 200, 100
+	// evictedReconnect is how soon a browser comes again whose page was closed for
+	// another, in milliseconds.
+	evictedReconnect = 10_000
 	// maxOpen bounds what one reader has opened, maxOpenName the length of its name.
 	maxOpen, maxOpenName = 8, 128
 	// linger is how long a name stays open without a reader: one who asks again and
@@ -59,9 +64,24 @@ type Feed struct {
 	gone    []tombstone
 	// forgotten is the version up to which tombstones were dropped.
 	forgotten int64
-	readers   int
+	readers   map[*reader]struct{}
 	open      map[string]*opening
 }
+
+// reader is an open page.
+type reader struct {
+	addr   netip.Addr
+	joined time.Time
+	// wrote is when it last took something; one that takes nothing has gone, and
+	// nobody knows yet. Feed.mu guards it.
+	wrote time.Time
+	// evicted is closed when its place is another's; interrupt ends a write under way.
+	evicted   chan struct{}
+	interrupt func()
+}
+
+// stuckAfter is how long a reader may take nothing before it is the first to go.
+const stuckAfter = 5 * eventInterval
 
 // opening is a name that somebody has opened, or had until just now.
 type opening struct {
@@ -93,17 +113,70 @@ type patch struct {
 
 // NewFeed makes a Feed.
 func NewFeed(s State) *Feed {
-	return &Feed{state: s, epoch: ulid.Make().String(), items: make(map[string]item), open: make(map[string]*opening)}
+	return &Feed{state: s, epoch: ulid.Make().String(), items: make(map[string]item), readers: make(map[*reader]struct{}), open: make(map[string]*opening)}
 }
 
-// join counts a reader in; false when there are too many.
-func (f *Feed) join(open []string) bool {
+// join makes room for a page of an address.
+func (f *Feed) join(addr netip.Addr, interrupt func()) *reader {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.readers >= maxReaders {
-		return false
+	count := make(map[netip.Addr]int)
+	for r := range f.readers {
+		count[r.addr]++
 	}
-	f.readers++
+	most := addr
+	if len(f.readers) >= maxReaders {
+		for a, n := range count {
+			if n > count[most] {
+				most = a
+			}
+		}
+	}
+	if count[addr] >= maxReadersPerAddress || len(f.readers) >= maxReaders {
+		f.evict(most)
+	}
+	now := time.Now()
+	r := &reader{addr: addr, joined: now, wrote: now, evicted: make(chan struct{}), interrupt: interrupt}
+	f.readers[r] = struct{}{}
+	return r
+}
+
+// evict ends a page of an address: one that takes nothing, or the oldest.
+func (f *Feed) evict(addr netip.Addr) {
+	now := time.Now()
+	var goes *reader
+	for r := range f.readers {
+		if r.addr != addr {
+			continue
+		}
+		stuck := now.Sub(r.wrote) > stuckAfter
+		if goes == nil || stuck && r.wrote.Before(goes.wrote) || !stuck && now.Sub(goes.wrote) <= stuckAfter && r.joined.Before(goes.joined) {
+			goes = r
+		}
+	}
+	if goes != nil {
+		delete(f.readers, goes)
+		close(goes.evicted)
+		goes.interrupt()
+	}
+}
+
+func (f *Feed) took(r *reader) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r.wrote = time.Now()
+}
+
+func (f *Feed) leave(r *reader) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.readers, r)
+}
+
+// opens counts a reader of names in.
+func (f *Feed) opens(open []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	for _, name := range open {
 		o, ok := f.open[name]
 		if !ok {
@@ -112,13 +185,11 @@ func (f *Feed) join(open []string) bool {
 		}
 		o.readers++
 	}
-	return true
 }
 
-func (f *Feed) leave(open []string) {
+func (f *Feed) closes(open []string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.readers--
 	for _, name := range open {
 		o := f.open[name]
 		if o.readers--; o.readers == 0 {
@@ -253,9 +324,6 @@ func opened(r *http.Request) ([]string, error) {
 	return open, nil
 }
 
-// errReaders is the answer to one reader too many.
-var errReaders = Errorf(http.StatusServiceUnavailable, "%d readers already; close a page", maxReaders)
-
 // changes answers what has changed since ?since=VERSION, for readers whose way here
 // does not let a stream through.
 func (f *Feed) changes(r *http.Request) (int, any, error) {
@@ -263,16 +331,24 @@ func (f *Feed) changes(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	if !f.join(open) {
-		return 0, nil, errReaders
-	}
-	defer f.leave(open)
+	f.opens(open)
+	defer f.closes(open)
 	since := r.URL.Query().Get("since")
 	p, err := f.since(since, open, open)
 	if p == nil {
 		p = &patch{Version: since, Set: map[string]json.RawMessage{}}
 	}
 	return http.StatusOK, p, err
+}
+
+// goodbye ends a page that is closed for another, and has its browser wait before it
+// comes again.
+func goodbye(w http.ResponseWriter, control *http.ResponseController) error {
+	if control.SetWriteDeadline(time.Now().Add(eventInterval)) == nil {
+		fmt.Fprintf(w, "retry: %d\n:\n\n", evictedReconnect) //nolint:errcheck // it may have gone
+		control.Flush()                                      //nolint:errcheck // the same
+	}
+	return nil
 }
 
 // events sends what changes, as server-sent events, until the reader hangs up. One
@@ -282,11 +358,11 @@ func (f *Feed) events(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if !f.join(open) {
-		return errReaders
-	}
-	defer f.leave(open)
 	control := http.NewResponseController(w)
+	me := f.join(client(r.RemoteAddr), func() { control.SetWriteDeadline(time.Now()) }) //nolint:errcheck // then it ends by itself
+	defer f.leave(me)
+	f.opens(open)
+	defer f.closes(open)
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no") // nginx would keep it back
@@ -322,9 +398,12 @@ func (f *Feed) events(w http.ResponseWriter, r *http.Request) error {
 		if control.Flush() != nil {
 			return nil
 		}
+		f.took(me)
 		select {
 		case <-r.Context().Done():
 			return nil
+		case <-me.evicted:
+			return goodbye(w, control)
 		case <-ticker.C:
 		}
 	}

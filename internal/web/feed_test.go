@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -131,21 +132,54 @@ func TestFeedIsReadOnceForAll(t *testing.T) {
 	}
 }
 
+// However many pages one address opens, others have theirs: beyond the bounds an old page
+// of whoever has most goes, first one that takes nothing.
 func TestReadersAreBounded(t *testing.T) {
 	f := NewFeed((&values{now: map[string]any{}}).state())
-	for range maxReaders {
-		if !f.join(nil) {
-			t.Fatal("refused too early")
+	interrupted := 0
+	join := func(addr string) *reader {
+		return f.join(netip.MustParseAddr(addr), func() { interrupted++ })
+	}
+	gone := func(r *reader) bool {
+		select {
+		case <-r.evicted:
+			return true
+		default:
+			return false
 		}
 	}
-	w := httptest.NewRecorder()
+	honest := join("192.0.2.1")
+	var many []*reader
+	for range maxReadersPerAddress + 1 {
+		many = append(many, join("192.0.2.2"))
+	}
+	if len(f.readers) != maxReadersPerAddress+1 || !gone(many[0]) || gone(many[1]) || gone(honest) || interrupted != 1 {
+		t.Errorf("one address: %d readers, %d interrupted", len(f.readers), interrupted)
+	}
+	many[50].wrote = time.Now().Add(-2 * stuckAfter)
+	many = append(many, join("192.0.2.2"))
+	if !gone(many[50]) || gone(many[1]) {
+		t.Error("one that takes nothing stays while another goes")
+	}
+	for i := range 2 * maxReaders {
+		join(fmt.Sprintf("198.51.100.%d", i%20))
+	}
+	if len(f.readers) != maxReaders || gone(honest) {
+		t.Errorf("many addresses: %d readers, that of one page gone: %v", len(f.readers), gone(honest))
+	}
+	for r := range f.readers {
+		f.leave(r)
+	}
+	f.leave(many[0]) // has gone before
+	if len(f.readers) != 0 {
+		t.Errorf("%d readers after the end", len(f.readers))
+	}
+}
+
+func TestOpenedNamesAreBounded(t *testing.T) {
+	f := NewFeed((&values{now: map[string]any{}}).state())
 	m := &Mux{ServeMux: http.NewServeMux()}
 	m.JSON("GET /changes", f.changes)
-	m.ServeHTTP(w, httptest.NewRequest("GET", "/changes", nil))
-	if w.Code != http.StatusServiceUnavailable {
-		t.Errorf("%d %s", w.Code, w.Body)
-	}
-	f.leave(nil)
 	for path, code := range map[string]int{
 		"/changes?open=x": 200,
 		"/changes?open=" + strings.Repeat("x", maxOpenName+1):  400,
@@ -167,8 +201,8 @@ func TestReadersAreBounded(t *testing.T) {
 func TestOpenedValues(t *testing.T) {
 	v := &values{now: map[string]any{"a": 1}, ones: map[string]any{"x": 1, "y": 1}}
 	f := NewFeed(v.state())
-	f.join([]string{"x"})
-	f.join([]string{"y"})
+	f.opens([]string{"x"})
+	f.opens([]string{"y"})
 	patch := func(version string, open, fresh []string) *patch {
 		t.Helper()
 		p, err := f.since(version, open, fresh)
@@ -184,7 +218,7 @@ func TestOpenedValues(t *testing.T) {
 	if p := patch("", []string{"x"}, []string{"x"}); keys(p) != "a x" {
 		t.Errorf("with x open: %s", keys(p))
 	}
-	f.join([]string{"y"})
+	f.opens([]string{"y"})
 	if p := patch(first.Version, []string{"y"}, []string{"y"}); keys(p) != "y" || v.reads != 1 {
 		t.Errorf("when y is opened: %s after %d reads", keys(p), v.reads)
 	}
@@ -199,7 +233,7 @@ func TestOpenedValues(t *testing.T) {
 		t.Errorf("for the reader of y: %s, gone %v", keys(p), p.Gone)
 	}
 	// One who asks again and again keeps what it asks for; in the end it goes.
-	f.leave([]string{"x"})
+	f.closes([]string{"x"})
 	f.at = time.Time{}
 	if p := patch("", []string{"x"}, nil); keys(p) != "a x" {
 		t.Errorf("just after the last reader of x: %s", keys(p))

@@ -12,9 +12,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"mime"
 	"net"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,8 +28,6 @@ import (
 const (
 	// maxBody bounds a JSON request in bytes.
 	maxBody = 1 << 20
-	// headerTimeout bounds how slowly a client may send its headers.
-	headerTimeout = 10 * time.Second
 	// shutdownTimeout is how long requests under way may still take at the end.
 	shutdownTimeout = 3 * time.Second
 )
@@ -41,6 +41,8 @@ type Error struct {
 	Err  error
 	// Successor goes into the answer's body where set.
 	Successor string
+	// RetryAfter is when to ask again, for a 503; 0 says nothing of it.
+	RetryAfter time.Duration
 }
 
 func (e *Error) Error() string { return e.Err.Error() }
@@ -60,11 +62,19 @@ func Listen(addr string) (net.Listener, error) {
 	return l, nil
 }
 
-// Serve serves until ctx ends, then lets requests under way finish for a moment.
+// Serve serves until ctx ends, then lets requests under way finish for a moment. What a
+// client may take is bounded (usualLimits).
 func Serve(ctx context.Context, l net.Listener, h http.Handler, logger *slog.Logger) error {
+	return serveWithin(ctx, l, h, logger, usualLimits)
+}
+
+func serveWithin(ctx context.Context, l net.Listener, h http.Handler, logger *slog.Logger, most limits) error {
 	server := &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: headerTimeout,
+		Handler:           most.hold(h),
+		ReadHeaderTimeout: most.header,
+		IdleTimeout:       most.idle,
+		MaxHeaderBytes:    most.headerBytes,
+		ConnState:         newConnections(most).changed,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 		// Long answers (events, watches) end when the process does.
 		BaseContext: func(net.Listener) context.Context { return ctx },
@@ -89,6 +99,7 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, logger *slog.Log
 type Mux struct {
 	*http.ServeMux
 	logger *slog.Logger
+	turns  turns
 }
 
 // Options say what the shared paths answer.
@@ -105,7 +116,7 @@ type Options struct {
 
 // NewMux serves /healthz, /readyz, /metrics, /events, /changes and the page at /.
 func NewMux(o Options) *Mux {
-	m := &Mux{http.NewServeMux(), o.Logger}
+	m := &Mux{http.NewServeMux(), o.Logger, make(turns, maxAtOnce)}
 	m.JSON("GET /healthz", func(*http.Request) (int, any, error) {
 		return http.StatusOK, map[string]string{"status": "ok"}, nil
 	})
@@ -115,14 +126,14 @@ func NewMux(o Options) *Mux {
 		}
 		return http.StatusOK, map[string]string{"status": "ready"}, nil
 	})
-	m.Handle("GET /metrics", promhttp.HandlerFor(o.Metrics, promhttp.HandlerOpts{}))
+	m.Costly("GET /metrics", promhttp.HandlerFor(o.Metrics, promhttp.HandlerOpts{}).ServeHTTP)
 	feed := NewFeed(o.State)
 	m.HandleFunc("GET /events", func(w http.ResponseWriter, r *http.Request) {
 		if err := feed.events(w, r); err != nil {
 			m.fail(w, r, err)
 		}
 	})
-	m.JSON("GET /changes", feed.changes)
+	m.Costly("GET /changes", m.Answer(feed.changes))
 	m.page(o.Page)
 	return m
 }
@@ -130,6 +141,20 @@ func NewMux(o Options) *Mux {
 // JSON registers a handler whose answer is encoded as JSON; see Answer.
 func (m *Mux) JSON(pattern string, f func(*http.Request) (code int, body any, err error)) {
 	m.HandleFunc(pattern, m.Answer(f))
+}
+
+// Costly registers a handler of which, with all others like it, maxAtOnce are under way
+// at a time.
+func (m *Mux) Costly(pattern string, f http.HandlerFunc) {
+	m.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		done, err := m.turns.take(r, maxWait)
+		if err != nil {
+			m.fail(w, r, err)
+			return
+		}
+		defer done()
+		f(w, r)
+	})
 }
 
 // Answer makes a handler of f. An *Error keeps its status; any other error is a
@@ -152,6 +177,9 @@ func (m *Mux) fail(w http.ResponseWriter, r *http.Request, err error) {
 		if r.Context().Err() == nil {
 			m.logger.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 		}
+	}
+	if e.RetryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(e.RetryAfter.Seconds()))))
 	}
 	Write(w, e.Code, api.Error{Error: err.Error(), Successor: e.Successor})
 }
@@ -180,7 +208,10 @@ func Read(r *http.Request, into any) error {
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
 	var tooLarge *http.MaxBytesError
+	var stalled *Error
 	switch {
+	case errors.As(err, &stalled):
+		return stalled
 	case errors.As(err, &tooLarge):
 		return Errorf(http.StatusRequestEntityTooLarge, "body is over %d bytes", maxBody)
 	case err != nil:
