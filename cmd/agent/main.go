@@ -68,6 +68,7 @@ func runCommand() *cli.Command {
 }
 
 func run(c *cli.Context) (err error) {
+	defer func() { err = command.UnlessTold(c.Context, err) }()
 	trust, err := announce.ReadTrust(c.StringSlice("trust"))
 	if err != nil {
 		return err
@@ -85,7 +86,7 @@ func run(c *cli.Context) (err error) {
 	if c.Bool("source-fallback") {
 		sources = source.NewBuckets(m.AWS)
 	}
-	a, err := agent.New(agent.Config{
+	cfg := agent.Config{
 		Region:       c.String("region"),
 		Bucket:       bucket,
 		Ledger:       m.Ledger,
@@ -104,7 +105,9 @@ func run(c *cli.Context) (err error) {
 		Tracer:       m.Tracer,
 		Version:      command.Version(),
 		Logger:       m.Logger,
-	})
+	}
+	// Names of addresses are looked up there.
+	a, err := command.Interruptible(c.Context, func() (*agent.Agent, error) { return agent.New(cfg) })
 	if err != nil {
 		return err
 	}

@@ -61,6 +61,7 @@ func cloudCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			command.Daemon(c.Context, logger)
 			cloud, err := openCloud(c.String("listen"), c.String("dir"), logger)
 			if err != nil {
 				return err
@@ -118,6 +119,7 @@ func demo(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	command.OutliveReaders() // a hang-up still ends it: it is made for a terminal
 	tracer, flush := tracing.Setup(c.Context, tracing.Service{Name: "landfall-dev", Instance: "landfall-dev", Version: command.Version()}, logger)
 	defer flush()
 	cloud, err := openCloud(cloudAddr, dir, logger)

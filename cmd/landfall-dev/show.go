@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -181,9 +182,13 @@ func (s *show) distribute(ctx context.Context, client *client.Client) (*api.Exec
 	if err != nil {
 		return nil, err
 	}
-	return terminal.Follow(ctx, s.out, terminal.Live, followInterval, func(ctx context.Context) (*api.Execution, error) {
+	e, err := terminal.Follow(ctx, s.out, terminal.Live, followInterval, func(ctx context.Context) (*api.Execution, error) {
 		return client.Execution(ctx, answer.ExecutionID)
 	})
+	if errors.Is(err, syscall.EPIPE) {
+		err = nil // nobody looks any more; the members go on
+	}
+	return e, err
 }
 
 // explain prints what can be looked at and tried from another terminal.

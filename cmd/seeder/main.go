@@ -86,6 +86,7 @@ func runCommand() *cli.Command {
 }
 
 func run(c *cli.Context) (err error) {
+	defer func() { err = command.UnlessTold(c.Context, err) }()
 	notices, err := receivers(c)
 	if err != nil {
 		return err
@@ -136,7 +137,7 @@ func run(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s, err := seeder.New(seeder.Config{
+	cfg := seeder.Config{
 		Bucket:         source,
 		AWS:            m.AWS,
 		Ledger:         m.Ledger,
@@ -165,7 +166,9 @@ func run(c *cli.Context) (err error) {
 		Tracer:         m.Tracer,
 		Version:        command.Version(),
 		Logger:         m.Logger,
-	})
+	}
+	// Names of addresses are looked up there.
+	s, err := command.Interruptible(c.Context, func() (*seeder.Seeder, error) { return seeder.New(cfg) })
 	if err != nil {
 		return err
 	}

@@ -12,11 +12,9 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"runtime/debug"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -79,7 +77,7 @@ func Usagef(format string, args ...any) error { return UsageError{fmt.Errorf(for
 // Main runs an app until it ends or the process is told to, and returns the exit
 // code. It has endTimeout for a clean end; a second signal ends the process at once.
 func Main(app *cli.App) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := untilTold()
 	defer stop()
 	context.AfterFunc(ctx, func() {
 		stop()
@@ -350,6 +348,7 @@ func OpenMember(c *cli.Context, kind string) (_ *Member, err error) {
 	if m.Logger, err = Logger(c, os.Stderr); err != nil {
 		return nil, err
 	}
+	Daemon(c.Context, m.Logger)
 	limit, err := ParseSize(c.String("cache-size"))
 	if err != nil {
 		return nil, Usagef("--cache-size: %w", err)
@@ -408,10 +407,10 @@ func OpenMember(c *cli.Context, kind string) (_ *Member, err error) {
 			return nil, err
 		}
 	}
-	if m.HTTP, err = net.Listen("tcp", c.String("listen")); err != nil {
+	if m.HTTP, err = new(net.ListenConfig).Listen(c.Context, "tcp", c.String("listen")); err != nil {
 		return nil, fmt.Errorf("listening for HTTP: %w; choose another --listen", err)
 	}
-	if m.Peers, err = net.Listen("tcp", c.String("peer-listen")); err != nil {
+	if m.Peers, err = new(net.ListenConfig).Listen(c.Context, "tcp", c.String("peer-listen")); err != nil {
 		return nil, fmt.Errorf("listening for peers: %w; choose another --peer-listen", err)
 	}
 	return m, nil
