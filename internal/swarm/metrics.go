@@ -11,8 +11,10 @@ type counts struct {
 	// Dials that gave a connection, that did not, and that were not made because
 	// the peer is left alone.
 	reached, unreached, spared atomic.Int64
-	// Connections taken, and those of strangers.
+	// Connections whose peer was admitted, and those that were not.
 	accepted, turnedAway atomic.Int64
+	// Reads that waited since the peer had sent too many messages.
+	slowed atomic.Int64
 	// Pieces with another hash than the build's: as they came, and as they were
 	// found on the disk after they had been right.
 	badFromPeer, badOnDisk atomic.Int64
@@ -34,7 +36,8 @@ var (
 	hashedDesc     = newDesc("swarm_hashed_bytes_total", "Bytes of pieces that were hashed as they came.")
 	badPiecesDesc  = newDesc("swarm_bad_pieces_total", "Pieces that failed their hash: sent by peers, or changed on the disk.", "source")
 	dialsDesc      = newDesc("swarm_dials_total", "Dials of peers, by what became of them; spared are bad peers that are left alone.", "result")
-	acceptsDesc    = newDesc("swarm_accepts_total", "Connections that peers have made, by whether they may.", "result")
+	acceptsDesc    = newDesc("swarm_accepts_total", "Connections that peers have made, by whether they were admitted once it was known who they are.", "result")
+	slowedDesc     = newDesc("swarm_slowed_reads_total", "Reads that waited because the peer had sent more messages than its bytes need.")
 	dialingDesc    = newDesc("swarm_dials_under_way", "Dials of peers that wait for an answer.")
 	peersDesc      = newDesc("swarm_peers", "Connections with peers, each build counted.")
 	wholeDesc      = newDesc("swarm_complete_peers", "Those of the connected peers that have their build whole.")
@@ -42,7 +45,7 @@ var (
 
 	descs = []*prometheus.Desc{
 		badDesc, bansDesc, downloadedDesc, usefulDesc, uploadedDesc, wireDesc, receivedDesc, sentDesc, hashedDesc,
-		badPiecesDesc, dialsDesc, acceptsDesc, dialingDesc, peersDesc, wholeDesc, torrentsDesc,
+		badPiecesDesc, dialsDesc, acceptsDesc, slowedDesc, dialingDesc, peersDesc, wholeDesc, torrentsDesc,
 	}
 )
 
@@ -86,6 +89,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	count(dialsDesc, own.spared.Load(), "spared")
 	count(acceptsDesc, own.accepted.Load(), "taken")
 	count(acceptsDesc, own.turnedAway.Load(), "refused")
+	count(slowedDesc, own.slowed.Load())
 	gauge(dialingDesc, engine.ActiveHalfOpenAttempts)
 	gauge(peersDesc, engine.ActivePeers)
 	gauge(wholeDesc, engine.ConnectedSeeders)

@@ -33,8 +33,12 @@ const (
 	// is about to send. Two pieces of 128 KiB at a sixteenth of 20 Mbit/s take
 	// 1.7 s: with 1 s, 5 % of all bytes came twice there.
 	stealGrace = 2 * time.Second
-	// maxConns bounds the connections of one build.
-	maxConns = 200
+	// maxConns bounds the connections of one build: each of 512 members has a place,
+	// strangers have theirs beside them, and some are about to end.
+	maxConns = 600
+	// maxDialled bounds those for whose sake members are dialled. Each costs memory,
+	// and more do not make a build come sooner.
+	maxDialled = 200
 	// dialRate and dialTimeout: the engine's own 10 dials a second are meant
 	// for strangers found by the hundred; these are known members.
 	dialRate    = 1000
@@ -58,15 +62,19 @@ type Config struct {
 	Name string
 	// HandOut makes the seeder's super-seeding (see package handout).
 	HandOut bool
-	// AllowPeer says who may connect; nil allows everyone.
+	// AllowPeer says from which addresses peers may connect that are no members; nil
+	// for all. Members may from anywhere.
 	AllowPeer func(netip.Addr) bool
-	// Member names the member with a peer id, and its region, where it is known.
-	// It must not call the Swarm. Nil: nobody is known.
+	// Member names the member with a peer id, and its region; empty for nobody's.
+	// It must not call the Swarm. Nil: who is a member is not known, and strangers
+	// are not bounded.
 	Member func(id [20]byte) (name, region string)
 	Logger *slog.Logger
 
 	// patience is shortened by tests; the zero value means defaultPatience.
 	patience patience
+	// dialFrom is the address to dial from; nil for the usual one. For tests.
+	dialFrom net.Addr
 }
 
 // PeerID derives the peer id (BEP 3) from a member's name, so that every member
@@ -89,6 +97,8 @@ type Swarm struct {
 	closing sync.Once
 
 	conduct   *conduct
+	doors     doors
+	notices   *notices
 	patience  patience
 	conns     sync.Map // of connKey to *watched, from the handshake on
 	exchanges sync.Map // of *torrent.Peer to *exchange
@@ -135,6 +145,7 @@ func New(cfg Config) (*Swarm, error) {
 		cfg:      cfg,
 		torrents: make(map[cache.InfoHash]*Torrent),
 		conduct:  newConduct(time.Now),
+		notices:  newNotices(),
 		patience: cfg.patience,
 		buffers:  sync.Pool{New: func() any { b := make([]byte, hashBuffer); return &b }},
 	}
@@ -325,19 +336,37 @@ func (l *listener) Accept() (net.Conn, error) {
 			}
 			continue
 		}
-		addr, ok := conn.RemoteAddr().(*net.TCPAddr)
-		if allow := l.swarm.cfg.AllowPeer; allow != nil && (!ok || !allow(addr.AddrPort().Addr().Unmap())) {
+		allowed := l.swarm.allows(addrOf(conn))
+		if !allowed && l.swarm.cfg.Member == nil {
 			l.swarm.counts.turnedAway.Add(1)
 			conn.Close()
 			continue
 		}
-		l.swarm.counts.accepted.Add(1)
-		conn = l.swarm.watch(conn, [20]byte{}, conn.RemoteAddr().String())
+		w := l.swarm.watch(conn, [20]byte{}, conn.RemoteAddr().String())
+		w.inbound, w.allowed = true, allowed
+		if out := l.swarm.doors.enter(w); out != nil {
+			l.swarm.counts.turnedAway.Add(1)
+			l.swarm.warnGreeting(out)
+			out.Close()
+			if out == w {
+				continue
+			}
+		}
+		conn = w
 		if l.wrap != nil {
 			conn = l.wrap(conn)
 		}
 		return conn, nil
 	}
+}
+
+// addrOf is the address that a connection comes from; invalid where it is no IP
+// address.
+func addrOf(c net.Conn) netip.Addr {
+	if addr, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+		return addr.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
 }
 
 // debugOnly lets the engine's own words through as debug output.

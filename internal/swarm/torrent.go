@@ -184,6 +184,9 @@ func (t *Torrent) AddPeers(peers []PeerAddr) {
 	var add []torrent.PeerInfo
 	for _, p := range peers {
 		if !connected[p.ID] && !t.swarm.conduct.refused(p.ID) {
+			if len(connected)+len(add) >= maxDialled {
+				break
+			}
 			add = append(add, torrent.PeerInfo{
 				Id:      p.ID,
 				Addr:    net.TCPAddrFromAddrPort(p.Addr),

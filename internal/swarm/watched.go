@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	pp "github.com/anacrolix/torrent/peer_protocol"
 )
@@ -29,12 +31,29 @@ type watched struct {
 	// connected. Who cheats may give another id in its handshake.
 	dialled [20]byte
 	remote  string
+	// inbound is a connection that the peer made, from an address of which allowed
+	// says whether peers there need not be members.
+	inbound, allowed bool
+	from             netip.Addr
 
 	hello []byte // the peer's handshake so far; of the one who reads
 	// key is set when the handshake is complete; id is who the peer says it is.
 	key    atomic.Pointer[connKey]
 	id     [20]byte
 	closed atomic.Bool
+	gone   chan struct{} // closed by the first Close
+
+	// held is what the engine writes to a peer that has not been admitted: the
+	// beginning of its handshake. open is set when the peer is.
+	gate sync.Mutex
+	held []byte
+	open atomic.Bool
+
+	// messages is what came after the handshake; of the one who reads.
+	messages *messages
+	// heard is when bytes came last, useful when a chunk or a request for one did, in
+	// Unix nanoseconds; 0 for never.
+	heard, useful atomic.Int64
 
 	in atomic.Int64 // bytes read
 	// begun counts writes, done those that have returned, written their bytes.
@@ -53,21 +72,65 @@ func (s *Swarm) watch(c net.Conn, dialled [20]byte, remote string) *watched {
 		// closes is to be gone at once.
 		_ = tcp.SetLinger(0)
 	}
-	return &watched{Conn: c, swarm: s, dialled: dialled, remote: remote}
+	w := &watched{Conn: c, swarm: s, dialled: dialled, remote: remote, gone: make(chan struct{})}
+	if addr, err := netip.ParseAddrPort(remote); err == nil {
+		w.from = addr.Addr().Unmap()
+	}
+	return w
 }
 
 // NetConn is the connection below, as *tls.Conn has it.
 func (w *watched) NetConn() net.Conn { return w.Conn }
 
 func (w *watched) Read(b []byte) (int, error) {
+	if w.messages != nil {
+		b = w.slowed(b)
+	}
 	n, err := w.Conn.Read(b)
 	w.in.Add(int64(n))
-	if n > 0 && w.key.Load() == nil {
-		if refused := w.greet(b[:n]); refused != nil {
-			return 0, refused
-		}
+	if n == 0 {
+		return n, err
+	}
+	now := time.Now()
+	w.heard.Store(now.UnixNano())
+	if w.key.Load() != nil {
+		w.follow(b[:n], now)
+		return n, err
+	}
+	before := len(w.hello)
+	if refused := w.greet(b[:n]); refused != nil {
+		return 0, refused
+	}
+	if w.key.Load() != nil {
+		w.messages = newMessages(now)
+		w.follow(b[handshakeLength-before:n], now)
 	}
 	return n, err
+}
+
+// follow takes what came after the handshake.
+func (w *watched) follow(b []byte, now time.Time) {
+	if w.messages.feed(b, w.written.Load(), now) {
+		w.useful.Store(now.UnixNano())
+	}
+}
+
+// slowed waits until the peer's messages are paid for, and returns how much of b is
+// to be read then.
+func (w *watched) slowed(b []byte) []byte {
+	owed := w.messages.owed(time.Now())
+	if owed == 0 {
+		return b
+	}
+	w.swarm.counts.slowed.Add(1)
+	w.swarm.warnFlood(w)
+	timer := time.NewTimer(owed)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-w.gone:
+	}
+	return b[:min(len(b), slowRead)]
 }
 
 // greet takes the next bytes of the handshake.
@@ -85,6 +148,12 @@ func (w *watched) greet(b []byte) error {
 	copy(w.id[:], w.hello[handshakeLength-20:])
 	if w.swarm.conduct.refused(w.id) {
 		return errLeftAlone
+	}
+	if err := w.swarm.admit(w, key); err != nil {
+		return err
+	}
+	if err := w.admitted(); err != nil {
+		return err
 	}
 	w.hello = nil
 	w.key.Store(key)
@@ -119,6 +188,38 @@ func (w *watched) blame(o offence) {
 func (w *watched) is(id [20]byte) bool { return w.id == id || w.dialled == id }
 
 func (w *watched) Write(b []byte) (int, error) {
+	if w.inbound && !w.open.Load() && w.hold(b) {
+		return len(b), nil
+	}
+	return w.write(b)
+}
+
+// hold keeps what is written before the peer is admitted; false when it is meanwhile.
+// The engine writes no more than its handshake until it has read the peer's.
+func (w *watched) hold(b []byte) bool {
+	w.gate.Lock()
+	defer w.gate.Unlock()
+	if w.open.Load() {
+		return false
+	}
+	w.held = append(w.held, b...)
+	return true
+}
+
+// admitted lets out what was held.
+func (w *watched) admitted() error {
+	w.gate.Lock()
+	defer w.gate.Unlock()
+	var err error
+	if len(w.held) > 0 {
+		_, err = w.write(w.held) // into an empty buffer
+		w.held = nil
+	}
+	w.open.Store(true) // what comes now comes after
+	return err
+}
+
+func (w *watched) write(b []byte) (int, error) {
 	w.begun.Add(1)
 	n, err := w.Conn.Write(b)
 	w.written.Add(int64(n))
@@ -133,7 +234,12 @@ func (w *watched) acknowledged() int64 {
 }
 
 func (w *watched) Close() error {
-	w.closed.Store(true)
+	if !w.closed.Swap(true) {
+		close(w.gone)
+	}
+	if w.inbound {
+		w.swarm.doors.leave(w)
+	}
 	if key := w.key.Load(); key != nil {
 		w.swarm.conns.CompareAndDelete(*key, w)
 	}
@@ -151,11 +257,13 @@ func (d dialer) Dial(ctx context.Context, addr string) (net.Conn, error) {
 		d.swarm.counts.spared.Add(1)
 		return nil, fmt.Errorf("dialling %s: %w", addr, errLeftAlone)
 	}
-	c, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, d.DialerNetwork(), addr)
+	c, err := (&net.Dialer{Timeout: dialTimeout, LocalAddr: d.swarm.cfg.dialFrom}).DialContext(ctx, d.DialerNetwork(), addr)
 	if err != nil {
 		d.swarm.counts.unreached.Add(1)
+		d.swarm.dialFailed(id, addr, err, time.Now())
 		return nil, err
 	}
 	d.swarm.counts.reached.Add(1)
+	d.swarm.dialReached(id)
 	return d.swarm.watch(c, id, addr), nil
 }
