@@ -89,11 +89,11 @@ func (s *Seeder) getExecutions(r *http.Request) (int, any, error) {
 
 // matching reads ?key=KEY, the whole key, and ?q=TEXT, any part of the key or the id,
 // whatever the case.
-func matching(q url.Values) func(*ledger.Record) bool {
-	key, text := q.Get("key"), strings.ToLower(q.Get("q"))
-	return func(r *ledger.Record) bool {
-		return (key == "" || r.FileKey == key) &&
-			(strings.Contains(strings.ToLower(r.FileKey), text) || strings.Contains(strings.ToLower(r.ExecutionID), text))
+func matching(q url.Values) func(key, id string) bool {
+	whole, text := q.Get("key"), strings.ToLower(q.Get("q"))
+	return func(key, id string) bool {
+		return (whole == "" || key == whole) &&
+			(text == "" || strings.Contains(strings.ToLower(key), text) || strings.Contains(strings.ToLower(id), text))
 	}
 }
 

@@ -28,12 +28,21 @@ const (
 )
 
 // index is what the table says, in memory, with the live progress beside it. The
-// table is read whole once, at the start; after that every change passes here.
+// table is read whole once, at the start; after that every change passes here. What has
+// ended and is not of the last is packed (archive.go), since a table only grows.
 type index struct {
-	mu     sync.Mutex
-	byKey  map[ledger.Key]*execution
-	byID   map[string]*execution
-	ids    []string             // sorted, so the newest is last
+	mu    sync.Mutex
+	byKey map[ledger.Key]*execution
+	byID  map[string]*execution
+	// order has all executions by id, so that the newest is last: the ids of those in
+	// byID, and the others packed, which packed has by their keys.
+	order  []packed
+	packed map[fingerprint]packed
+	names  *names
+	// counts are how many executions have which status, other systems' left out.
+	counts map[ledger.Status]int
+	// ended are executions in byID that are over, in the order in which they ended.
+	ended  []string
 	gone   map[string]string    // superseded executionId → successor
 	served map[string]time.Time // since when
 	// distrust says, of buckets that are not served, which agent does not take this
@@ -115,6 +124,9 @@ func newIndex() *index {
 	return &index{
 		byKey:  make(map[ledger.Key]*execution),
 		byID:   make(map[string]*execution),
+		packed: make(map[fingerprint]packed),
+		names:  newNames(),
+		counts: make(map[ledger.Status]int),
 		gone:   make(map[string]string),
 		served: make(map[string]time.Time),
 	}
@@ -125,13 +137,15 @@ func newIndex() *index {
 func (x *index) put(r *ledger.Record) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	old := x.byKey[r.Key]
+	old := x.whole(r.Key)
 	if old != nil {
 		if !old.record.Foreign && r.ExecutionID < old.record.ExecutionID ||
 			r.ExecutionID == old.record.ExecutionID && r.Version < old.record.Version {
 			return
 		}
 		if r.ExecutionID == old.record.ExecutionID {
+			x.count(old.record, -1)
+			x.count(r, 1)
 			old.record = r
 			old.wake()
 			return
@@ -139,14 +153,20 @@ func (x *index) put(r *ledger.Record) {
 		x.supersede(old.record.ExecutionID, r.ExecutionID)
 		old.wake()
 	}
+	e := newExecution(r)
+	x.byKey[r.Key], x.byID[r.ExecutionID] = e, e
+	i, _ := x.find(r.ExecutionID)
+	x.order = slices.Insert(x.order, i, packed(r.ExecutionID))
+	x.count(r, 1)
+}
+
+func newExecution(r *ledger.Record) *execution {
 	e := &execution{record: r, reports: make(map[string]map[string]report), changed: make(chan struct{})}
 	e.live.phase = api.PhaseQueued
-	if r.Status != ledger.InProgress || r.Foreign {
+	if over(r) {
 		e.live.phase = api.PhaseEnded
 	}
-	x.byKey[r.Key], x.byID[r.ExecutionID] = e, e
-	i, _ := slices.BinarySearch(x.ids, r.ExecutionID)
-	x.ids = slices.Insert(x.ids, i, r.ExecutionID)
+	return e
 }
 
 func (x *index) supersede(old, successor string) {
@@ -154,9 +174,12 @@ func (x *index) supersede(old, successor string) {
 		x.linked = slices.DeleteFunc(x.linked, func(other *execution) bool { return other == e })
 		x.links -= len(e.links)
 	}
+	if e := x.byID[old]; e != nil {
+		x.count(e.record, -1)
+	}
 	delete(x.byID, old)
-	if i, ok := slices.BinarySearch(x.ids, old); ok {
-		x.ids = slices.Delete(x.ids, i, i+1)
+	if i, ok := x.find(old); ok {
+		x.order = slices.Delete(x.order, i, i+1)
 	}
 	if len(x.gone) >= maxSuperseded {
 		oldest := slices.Sorted(maps.Keys(x.gone))
@@ -172,13 +195,13 @@ func (e *execution) wake() {
 	e.changed = make(chan struct{})
 }
 
-// get returns the record and a channel closed at its next change; ok is false
-// for an id that is unknown or superseded.
+// get returns the record and a channel closed at its next change, nil where nobody
+// carries it; ok is false for an id that is unknown or superseded.
 func (x *index) get(id string) (r *ledger.Record, changed <-chan struct{}, ok bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	e, ok := x.byID[id]
-	if !ok {
+	e := x.at(id)
+	if e == nil {
 		return nil, nil, false
 	}
 	return e.record, e.changed, true
@@ -206,18 +229,38 @@ func (x *index) newest(k ledger.Key) *ledger.Record {
 	if e := x.byKey[k]; e != nil {
 		return e.record
 	}
+	if p, ok := x.packed[fingerprintOf(k.FileKey, k.SourceBucket)]; ok {
+		return p.unpack(x.names)
+	}
 	return nil
 }
 
 // unfinished returns the records with destinations that have not arrived,
 // oldest first, those of other systems left out.
 func (x *index) unfinished() []*ledger.Record {
+	var out []*ledger.Record
+	x.backwards("", func(p packed) bool {
+		if p.isPacked() {
+			if p.status() != ledger.Completed && !p.foreign() {
+				out = append(out, p.unpack(x.names))
+			}
+		} else if r := x.byID[string(p)].record; r.Status != ledger.Completed && !r.Foreign {
+			out = append(out, r)
+		}
+		return true
+	})
+	slices.Reverse(out)
+	return out
+}
+
+// running returns the records of what is under way.
+func (x *index) running() []*ledger.Record {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var out []*ledger.Record
-	for _, id := range x.ids {
-		if r := x.byID[id].record; r.Status != ledger.Completed && !r.Foreign {
-			out = append(out, r)
+	for _, e := range x.byID {
+		if !over(e.record) {
+			out = append(out, e.record)
 		}
 	}
 	return out
@@ -236,7 +279,7 @@ func (x *index) isGone(id string) bool {
 func (x *index) claim(id string, r *request) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	e := x.byID[id]
+	e := x.wholeByID(id)
 	switch {
 	case e == nil:
 		return false
@@ -266,6 +309,7 @@ func (x *index) unclaim(id string) (r *ledger.Record, late *request) {
 	late, e.request = e.request, nil
 	if late == nil || !wanted(e.record) {
 		e.claimed = false
+		x.packOld(id)
 		return nil, nil
 	}
 	return e.record, late
@@ -435,33 +479,34 @@ func (x *index) idle(id, bucket string) (moved time.Time, complaint string) {
 }
 
 // page returns executions, newest first: those older than after (all when
-// empty) that match, at most limit, and where to go on.
-func (x *index) page(limit int, after string, match func(*ledger.Record) bool) ([]api.Execution, string) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	end := len(x.ids)
-	if after != "" {
-		end, _ = slices.BinarySearch(x.ids, after)
-	}
-	out := []api.Execution{}
-	for i := end - 1; i >= 0; i-- {
-		e := x.byID[x.ids[i]]
-		if !match(e.record) {
-			continue
+// empty) whose key and id match, at most limit, and where to go on.
+func (x *index) page(limit int, after string, match func(key, id string) bool) ([]api.Execution, string) {
+	out, next := []api.Execution{}, ""
+	x.backwards(after, func(p packed) bool {
+		key := ""
+		if p.isPacked() {
+			key = p.key()
+		} else {
+			key = x.byID[string(p)].record.FileKey
+		}
+		if !match(key, p.id()) {
+			return true
 		}
 		if len(out) == limit {
-			return out, out[len(out)-1].ExecutionID
+			next = out[len(out)-1].ExecutionID
+			return false
 		}
-		out = append(out, x.view(e))
-	}
-	return out, ""
+		out = append(out, x.view(x.at(p.id())))
+		return true
+	})
+	return out, next
 }
 
 // one returns an execution as HTTP shows it.
 func (x *index) one(id string) (api.Execution, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	e := x.byID[id]
+	e := x.at(id)
 	if e == nil {
 		return api.Execution{}, false
 	}
@@ -473,11 +518,7 @@ func (x *index) countByStatus() map[ledger.Status]int {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	out := map[ledger.Status]int{ledger.InProgress: 0, ledger.Completed: 0, ledger.Failed: 0}
-	for _, e := range x.byID {
-		if !e.record.Foreign {
-			out[e.record.Status]++
-		}
-	}
+	maps.Copy(out, x.counts)
 	return out
 }
 

@@ -3,6 +3,7 @@ package seeder
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,8 @@ const (
 	// maxSaid bounds the log lines about items of the table, for each reason: a table
 	// may be full of what others wrote.
 	maxSaid = 10
+	// loadGCPercent is the garbage collector's setting while the table is read, usually 100.
+	loadGCPercent = 50
 	// sayInterval is how often a long reading of the table says how far it is.
 	sayInterval = 10 * time.Second
 )
@@ -77,6 +80,10 @@ func (s *Seeder) load(ctx context.Context) error {
 // every other item once why it is not, as far as there is room in a log.
 func (s *Seeder) readTable(ctx context.Context, say func(cause string) bool) error {
 	var own, skipped, odd, items int64
+	past := newArchive()
+	// What is read is garbage at once, and most of what stays is small: a heap twice its
+	// size would be for nothing.
+	defer debug.SetGCPercent(debug.SetGCPercent(loadGCPercent))
 	begun := time.Now()
 	said := begun
 	err := s.cfg.Ledger.Scan(ctx, ledger.Scan{
@@ -94,7 +101,11 @@ func (s *Seeder) readTable(ctx context.Context, say func(cause string) bool) err
 					s.cfg.Logger.Warn("item of the table is read in part", "key", r.FileKey, "sourceBucket", r.SourceBucket, "leftOut", r.Odd)
 				}
 			}
-			s.put(r)
+			if over(r) {
+				past.add(r)
+			} else {
+				s.put(r)
+			}
 		},
 		Unreadable: func(u *ledger.Unreadable) {
 			if skipped++; say(u.Cause) {
@@ -113,6 +124,7 @@ func (s *Seeder) readTable(ctx context.Context, say func(cause string) bool) err
 	if err != nil {
 		return err
 	}
+	s.index.takeIn(past)
 	s.items.own.Store(own)
 	s.items.others.Store(max(0, items-own-skipped))
 	s.items.skipped.Store(skipped)

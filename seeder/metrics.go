@@ -217,11 +217,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(executionsDesc, float64(n), string(status))
 	}
 	pending, age := 0, time.Duration(0)
-	for _, r := range s.index.unfinished() {
-		if r.Status == ledger.InProgress {
-			pending += len(r.Pending())
-			age = max(age, time.Since(r.StartTime))
-		}
+	for _, r := range s.index.running() {
+		pending += len(r.Pending())
+		age = max(age, time.Since(r.StartTime))
 	}
 	gauge(unfinishedDesc, float64(pending))
 	gauge(oldestDesc, age.Seconds())

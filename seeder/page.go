@@ -106,10 +106,10 @@ func (s *Seeder) opened(name string) (value any, ok bool) {
 func (x *index) listed(limit int) (newest []listed, total int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for i := len(x.ids) - 1; i >= max(0, len(x.ids)-limit); i-- {
-		newest = append(newest, x.listing(x.byID[x.ids[i]]))
+	for i := len(x.order) - 1; i >= max(0, len(x.order)-limit); i-- {
+		newest = append(newest, x.listing(x.at(x.order[i].id())))
 	}
-	return newest, len(x.ids)
+	return newest, len(x.order)
 }
 
 func (x *index) listing(e *execution) listed {

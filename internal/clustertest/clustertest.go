@@ -47,6 +47,8 @@ type Options struct {
 	AWS *aws.Config
 	// Table is one that is there, for several clusters; empty for one of its own.
 	Table string
+	// SourceBuckets are those that POST /deploy may name beside the global bucket.
+	SourceBuckets []string
 	// FallbackAfter is the agents'; 0 for their default.
 	FallbackAfter time.Duration
 	// ArrivalTimeout is the seeder's; 0 for its default.
@@ -109,6 +111,7 @@ func Start(t testing.TB, cloud *cloudtest.Cloud, o Options) *Cluster {
 		Global:         c.Global,
 		Regions:        c.Regions,
 		Unserved:       o.Unserved,
+		SourceBuckets:  o.SourceBuckets,
 		BuildSource:    o.BuildSource,
 		Webhook:        o.Webhook,
 		OperatorToken:  o.OperatorToken,

@@ -138,7 +138,7 @@ func TestSharedTable(t *testing.T) {
 	prod.Put("build.bin", content(1, 100), nil)
 	waiting := prod.Deploy("build.bin").ExecutionID
 	log := &lines{}
-	staging := Start(t, cloud, Options{Regions: 1, Unserved: 1, Table: table, ArrivalTimeout: timeout, Log: log})
+	staging := Start(t, cloud, Options{Regions: 1, Unserved: 1, Table: table, ArrivalTimeout: timeout, Log: log, SourceBuckets: []string{prod.Global}})
 	staging.Put("build.bin", content(2, 200), nil)
 	staging.Await(staging.Deploy("build.bin").ExecutionID, "FAILED") // in its own time
 	page, err := staging.Seeder.Executions(t.Context(), 0, "")

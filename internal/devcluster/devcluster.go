@@ -46,6 +46,8 @@ type Config struct {
 	AWS aws.Config
 	// Global is the global bucket, Table the table.
 	Global, Table string
+	// SourceBuckets are those that POST /deploy may name beside Global.
+	SourceBuckets []string
 	// Regions are the regions' names; each lands in NAME-builds.
 	Regions []string
 	// Unserved is how many of the last Regions get no agent.
@@ -266,6 +268,7 @@ func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 		Gossip:         gossip.Config{Meta: gossip.Meta{ID: "seeder"}, Listen: gossipAddr},
 		SigningKey:     c.Key,
 		OperatorToken:  cfg.OperatorToken,
+		SourceBuckets:  cfg.SourceBuckets,
 		Destinations:   destinations,
 		Poll:           cfg.Poll,
 		Suffix:         seeder.DefaultSuffix,

@@ -185,15 +185,25 @@ func (l *Ledger) Scan(ctx context.Context, s Scan) error {
 		in.ExpressionAttributeNames = map[string]string{"#owner": "owner"}
 		in.ExpressionAttributeValues = item{":owner": text(l.owner)}
 	}
-	var items int64
-	for pages := dynamodb.NewScanPaginator(l.client, in); pages.HasMorePages(); {
-		page, err := l.page(ctx, pages)
-		if err != nil {
-			return err
+	// The next page is fetched while one is read.
+	pages := make(chan scanned)
+	go func() {
+		defer close(pages)
+		for p := dynamodb.NewScanPaginator(l.client, in); p.HasMorePages(); {
+			page, err := l.page(ctx, p)
+			if pages <- (scanned{page, err}); err != nil {
+				return
+			}
 		}
-		items += int64(max(page.ScannedCount, int32(len(page.Items))))
+	}()
+	var items int64
+	for p := range pages {
+		if p.err != nil {
+			return p.err // the last
+		}
+		items += int64(max(p.page.ScannedCount, int32(len(p.page.Items))))
 		now := time.Now()
-		for _, i := range page.Items {
+		for _, i := range p.page.Items {
 			s.item(i, now)
 		}
 		if s.Page != nil {
@@ -201,6 +211,11 @@ func (l *Ledger) Scan(ctx context.Context, s Scan) error {
 		}
 	}
 	return nil
+}
+
+type scanned struct {
+	page *dynamodb.ScanOutput
+	err  error
 }
 
 func (l *Ledger) page(ctx context.Context, pages *dynamodb.ScanPaginator) (*dynamodb.ScanOutput, error) {
