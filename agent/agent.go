@@ -82,6 +82,11 @@ type Config struct {
 	// Memory is the directory that keeps the announcements of builds under way
 	// over a restart; empty for none.
 	Memory string
+	// Notes is the directory that remembers the parts that were sent to a store which
+	// does not say their SHA-256; empty for none.
+	Notes string
+	// AllowWeakStore has the agent work with a store that lacks a guarantee.
+	AllowWeakStore bool
 	// LandParallel and MaxActive default to the constants of that name.
 	LandParallel, MaxActive int
 	// AWSMetrics counts what the clients of AWS do, for /metrics; nil for nobody.
@@ -105,6 +110,8 @@ type Agent struct {
 	sourceRead atomic.Int64
 	puller     *source.Puller
 	memory     memory
+	store      *store
+	notes      notes
 	metrics    *metrics
 	// membersChanged is closed and replaced at every change, so that any
 	// number of builds can wait for it.
@@ -146,6 +153,7 @@ func New(cfg Config) (_ *Agent, err error) {
 		active:         make(chan struct{}, cfg.MaxActive),
 		puller:         source.NewPuller(cfg.Cache),
 		metrics:        newMetrics(),
+		store:          newStore(),
 		membersChanged: newNotice(),
 		landedNow:      make(chan struct{}, 1),
 		builds:         make(map[string]*build),
@@ -200,6 +208,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.gossip.Run(ctx) })
 	group.Go(func() error { return web.Serve(ctx, a.cfg.HTTP, a.handler(), a.cfg.Logger) })
 	group.Go(func() error { return a.tick(ctx) })
+	group.Go(func() error { return a.probe(ctx) })
 	group.Go(func() error { // last of all: who holds mu and has seen ctx running may still begin something
 		<-ctx.Done()
 		a.mu.Lock()

@@ -20,6 +20,9 @@ import (
 // is tried again here, so that the download goes on meanwhile and what has been
 // uploaded stays.
 func (b *build) land(ctx context.Context, m *manifest.Manifest, content io.ReaderAt, tracker *landing.Tracker) error {
+	if err := b.waitForStore(ctx); err != nil {
+		return err
+	}
 	wait := firstRetry
 	for {
 		changed := b.agent.membersChanged.next()
@@ -35,6 +38,26 @@ func (b *build) land(ctx context.Context, m *manifest.Manifest, content io.Reade
 			wait = min(2*wait, maxRetry)
 			b.complain(err, delay)
 			b.waitFor(ctx, nil, delay)
+		}
+	}
+}
+
+// waitForStore returns when it is known what the bucket's store does, and shows
+// meanwhile why it is not.
+func (b *build) waitForStore(ctx context.Context) error {
+	ticker := time.NewTicker(firstRetry)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-b.agent.store.known:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+			err := b.agent.store.ready()
+			b.mu.Lock()
+			b.err = err
+			b.mu.Unlock()
 		}
 	}
 }
@@ -108,6 +131,9 @@ func (b *build) newJob() *landing.Job {
 		Completed:   b.completed,
 		Now:         time.Now,
 		Metrics:     a.metrics.landing,
+
+		Notes:         a.notesOfParts(),
+		Unconditional: a.store.has(bucket.NoConditions),
 	}
 }
 

@@ -45,8 +45,10 @@ func keyIDs(trust []ed25519.PublicKey) []string {
 // ready is nil when a seeder is in sight whose announcements this agent follows;
 // else it says why not.
 func (a *Agent) ready() error {
-	_, err := a.seeders()
-	return err
+	if _, err := a.seeders(); err != nil {
+		return err
+	}
+	return a.store.ready()
 }
 
 // seeders returns those in sight that this agent does not trust, and the error of

@@ -32,6 +32,9 @@ func (s *Seeder) deploy(ctx context.Context, r api.DeployRequest) (*api.DeployAn
 	if err := announce.CheckKey(r.SourceKey); err != nil {
 		return nil, &web.Error{Code: http.StatusBadRequest, Err: fmt.Errorf("sourceKey: %w", err)}
 	}
+	if own(r.SourceKey) {
+		return nil, web.Errorf(http.StatusBadRequest, "sourceKey: keys that begin with %s are Landfall's own and are not distributed", bucket.OwnPrefix)
+	}
 	if err := announce.CheckBucketName(r.SourceBucket); err != nil {
 		return nil, &web.Error{Code: http.StatusBadRequest, Err: fmt.Errorf("sourceBucket: %w", err)}
 	}

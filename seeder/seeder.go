@@ -80,6 +80,8 @@ type Config struct {
 	BaselineFile string
 	// ArrivalTimeout fails a destination that makes no progress for so long.
 	ArrivalTimeout time.Duration
+	// AllowWeakStore has the seeder work with a store that lacks a guarantee.
+	AllowWeakStore bool
 	// BuildSource is the URL under which POST /builds finds builds by commit:
 	// http, https or file, as CheckBuildSource says. Empty: not offered.
 	BuildSource string
@@ -224,6 +226,7 @@ func (s *Seeder) Run(ctx context.Context) error {
 	s.mu.Unlock()
 	group.Go(func() error { return web.Serve(ctx, s.cfg.HTTP, s.handler(), s.cfg.Logger) })
 	group.Go(func() error { return s.gossip.Run(ctx) })
+	group.Go(func() error { return s.probe(ctx) })
 	group.Go(func() error { // last of all: who holds mu and has seen ctx running may still begin something
 		<-ctx.Done()
 		s.mu.Lock()

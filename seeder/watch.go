@@ -82,7 +82,7 @@ func (w *watcher) poll(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if w.known(o) || w.unread.waits(o, time.Now()) {
+		if own(o.Key) || w.known(o) || w.unread.waits(o, time.Now()) {
 			return nil
 		}
 		if !strings.HasSuffix(o.Key, w.cfg.Suffix) {

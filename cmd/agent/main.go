@@ -60,6 +60,7 @@ func runCommand() *cli.Command {
 			command.Strings("trust", "public `KEY` of a seeder, or a file of them; announcements signed by others are refused"),
 			command.String("bucket-region", "", "AWS `REGION` of the bucket (default: what HeadBucket answers, then AWS_REGION)"),
 			command.Switch("source-fallback", true, "read from the source bucket what no peer has had for 30s (needs s3:GetObject there)"),
+			command.Bool("allow-weak-store", "land in a store that lacks a guarantee, such as refusing a part with a wrong SHA-256"),
 			command.Int("land-parallel", agent.DefaultLandParallel, "parts uploaded at a time"),
 			command.Int("max-active", agent.DefaultMaxActive, "builds worked on at a time"),
 		}, command.MemberFlags("127.0.0.1:7080", "127.0.0.1:0", "127.0.0.1:0", "landfall-agent")...),
@@ -99,12 +100,15 @@ func run(c *cli.Context) (err error) {
 		Hosts:        m.Hosts,
 		Sources:      sources,
 		Memory:       filepath.Join(m.DataDir, "announced"),
+		Notes:        filepath.Join(m.DataDir, "parts"),
 		LandParallel: c.Int("land-parallel"),
 		MaxActive:    c.Int("max-active"),
 		AWSMetrics:   m.AWSMetrics,
-		Tracer:       m.Tracer,
-		Version:      command.Version(),
-		Logger:       m.Logger,
+
+		AllowWeakStore: c.Bool("allow-weak-store"),
+		Tracer:         m.Tracer,
+		Version:        command.Version(),
+		Logger:         m.Logger,
 	}
 	// Names of addresses are looked up there.
 	a, err := command.Interruptible(c.Context, func() (*agent.Agent, error) { return agent.New(cfg) })

@@ -45,6 +45,7 @@ func app() *cli.App {
 			cancelCommand(),
 			retryCommand(),
 			initCommand(),
+			checkCommand(),
 			keygenCommand(),
 			command.Health("seeder", "seeder", defaultURL),
 			command.Man(),
@@ -75,6 +76,7 @@ func runCommand() *cli.Command {
 			command.File("notify-webhook-file", "`FILE` with that URL, which then is in no list of processes"),
 			command.String("notify-topic", "", "`ARN` of an SNS topic that gets the same"),
 			command.String("uplink", "", "`RATE` that this host can send, such as 1Gbit or 50MB: the log says at the end of an execution how near that came"),
+			command.Bool("allow-weak-store", "read from a store that lacks a guarantee, such as refusing a range of another object (If-Match)"),
 			command.String("build-source", "", "`URL` under which POST /builds finds builds by commit (http, https or file)"),
 			command.File("build-source-file", "`FILE` with that URL, which then is in no list of processes"),
 			command.String("max-fetch", "20GiB", "largest `SIZE` of a build taken from --build-source"),
@@ -157,6 +159,7 @@ func run(c *cli.Context) (err error) {
 		Backfill:       c.Bool("backfill"),
 		BaselineFile:   filepath.Join(m.DataDir, "baseline-"+source.Name()),
 		ArrivalTimeout: c.Duration("arrival-timeout"),
+		AllowWeakStore: c.Bool("allow-weak-store"),
 		BuildSource:    builds,
 		MaxFetch:       maxFetch,
 		SourceBuckets:  c.StringSlice("source-buckets"),
@@ -249,6 +252,9 @@ func initCommand() *cli.Command {
 					return err
 				}
 				fmt.Println(made("bucket "+name, created))
+			}
+			if err := checkMade(c.Context, cfg, buckets(c)); err != nil {
+				return err
 			}
 			l := command.OpenLedger(cfg, c.String("table"), c.String("table-region"))
 			created, err := l.Create(c.Context)

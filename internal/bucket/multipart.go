@@ -142,6 +142,14 @@ func (b *Bucket) ListParts(ctx context.Context, key, uploadID string) ([]Part, e
 // that does not hold is ErrExists, or ErrNotFound where IfMatch names an object
 // and there is none; ErrNoUpload, ErrConflict and ErrPart as they say.
 func (b *Bucket) CompleteUpload(ctx context.Context, key, uploadID string, parts []Part, c Condition) (etag string, err error) {
+	out, err := b.complete(ctx, key, uploadID, parts, c)
+	if err != nil {
+		return "", err
+	}
+	return aws.ToString(out.ETag), nil
+}
+
+func (b *Bucket) complete(ctx context.Context, key, uploadID string, parts []Part, c Condition) (*s3.CompleteMultipartUploadOutput, error) {
 	in := &s3.CompleteMultipartUploadInput{
 		Bucket:          &b.name,
 		Key:             &key,
@@ -159,9 +167,9 @@ func (b *Bucket) CompleteUpload(ctx context.Context, key, uploadID string, parts
 	}
 	out, err := b.client.CompleteMultipartUpload(ctx, in)
 	if err != nil {
-		return "", b.wrap("completing upload of", key, err, ErrExists)
+		return nil, b.wrap("completing upload of", key, err, ErrExists)
 	}
-	return aws.ToString(out.ETag), nil
+	return out, nil
 }
 
 // AbortUpload ends an upload and frees its parts. One that is gone already is no

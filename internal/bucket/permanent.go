@@ -29,8 +29,8 @@ var refusals = map[string]refusal{
 	"InvalidObjectState": {true, "restore the object from its archive (aws s3api restore-object), or copy it to another storage class, and publish it again"},
 	"EntityTooLarge":     {true, "the store takes no object of this size"},
 	"EntityTooSmall":     {true, "the store wants larger parts than Landfall sends"},
-	"NotImplemented":     {true, "the store lacks what Landfall needs: choose another store, or a newer version of it"},
-	"MethodNotAllowed":   {true, "the store lacks what Landfall needs: choose another store, or a newer version of it"},
+	"NotImplemented":     {true, "the store lacks what Landfall needs: `seeder check --write` says what"},
+	"MethodNotAllowed":   {true, "the store lacks what Landfall needs: `seeder check --write` says what"},
 
 	"InvalidStorageClass":             {true, "store the source object in a storage class that the bucket's store knows"},
 	"InvalidEncryptionAlgorithmError": {true, "the bucket's default encryption is not known to its store"},

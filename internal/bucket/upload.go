@@ -96,9 +96,7 @@ func (b *Bucket) uploadParts(ctx context.Context, key string, s *stream, first [
 		if err == nil {
 			return
 		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
-		defer cancel()
-		if abort := b.AbortUpload(ctx, key, id); abort != nil {
+		if abort := b.abortAlways(ctx, key, id); abort != nil {
 			err = errors.Join(err, abort)
 		}
 	}()

@@ -67,6 +67,8 @@ type Options struct {
 	Contract *apitest.Contract
 	// Uplink is the seeder's, in bytes/s; 0 for not known.
 	Uplink int64
+	// AllowWeakStore is all members'.
+	AllowWeakStore bool
 	// Tracer draws the work of all members; nil draws nothing.
 	Tracer *tracing.Tracer
 	// Log gets what the members log, as JSON; nil for the test's own log.
@@ -119,6 +121,7 @@ func Start(t testing.TB, cloud *cloudtest.Cloud, o Options) *Cluster {
 		ArrivalTimeout: o.ArrivalTimeout,
 		FallbackAfter:  o.FallbackAfter,
 		Uplink:         o.Uplink,
+		AllowWeakStore: o.AllowWeakStore,
 		Tracer:         o.Tracer,
 		Version:        "test",
 		Logger:         slog.New(slog.NewTextHandler(newLogTo(t), &slog.HandlerOptions{Level: slog.LevelInfo})),

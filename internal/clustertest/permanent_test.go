@@ -50,8 +50,8 @@ func TestRefusedForGood(t *testing.T) {
 		next                string
 	}{
 		"headers are too large":     {http.MethodPost, "uploads", "MetadataTooLarge", 400, "less user metadata"},
-		"no conditional completion": {http.MethodPost, "uploadId", "NotImplemented", 501, "choose another store"},
-		"a code of another store":   {http.MethodPost, "uploads", "Whatever", 405, "choose another store"},
+		"no conditional completion": {http.MethodPost, "uploadId", "NotImplemented", 501, "seeder check --write"},
+		"a code of another store":   {http.MethodPost, "uploads", "Whatever", 405, "seeder check --write"},
 		"the source is archived":    {http.MethodGet, "x-id", "InvalidObjectState", 403, "restore the object"},
 		"encrypted with own keys":   {http.MethodHead, "", "InvalidRequest", 400, "SSE-C"},
 	} {

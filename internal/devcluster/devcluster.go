@@ -69,6 +69,8 @@ type Config struct {
 	Poll, ArrivalTimeout time.Duration
 	// Uplink is the seeder's, in bytes/s; 0 for not known.
 	Uplink int64
+	// AllowWeakStore is all members'.
+	AllowWeakStore bool
 	// Tracer draws the work of all members; nil draws nothing.
 	Tracer  *tracing.Tracer
 	Version string
@@ -278,6 +280,7 @@ func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 		Notify:         notifier,
 		AWSMetrics:     counted,
 		Uplink:         cfg.Uplink,
+		AllowWeakStore: cfg.AllowWeakStore,
 		Tracer:         cfg.Tracer,
 		Version:        cfg.Version,
 		Logger:         cfg.Logger.With("node", "seeder"),
@@ -319,21 +322,23 @@ func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url strin
 		return "", member{}, errors.Join(err, store.Close())
 	}
 	a, err := agent.New(agent.Config{
-		Region:        region,
-		Bucket:        regional,
-		Ledger:        Ledger(cfg),
-		Cache:         store,
-		Peers:         p.peers,
-		HTTP:          p.http,
-		Gossip:        gossip.Config{Meta: gossip.Meta{ID: id}, Listen: "127.0.0.1:0", Join: c.gossip},
-		Trust:         c.Trust,
-		Sources:       source.NewBuckets(cfg.AWS),
-		FallbackAfter: cfg.FallbackAfter,
-		Memory:        filepath.Join(cfg.Dir, id, "announced"),
-		AWSMetrics:    counted,
-		Tracer:        cfg.Tracer,
-		Version:       cfg.Version,
-		Logger:        cfg.Logger.With("node", id),
+		AllowWeakStore: cfg.AllowWeakStore,
+		Region:         region,
+		Bucket:         regional,
+		Ledger:         Ledger(cfg),
+		Cache:          store,
+		Peers:          p.peers,
+		HTTP:           p.http,
+		Gossip:         gossip.Config{Meta: gossip.Meta{ID: id}, Listen: "127.0.0.1:0", Join: c.gossip},
+		Trust:          c.Trust,
+		Sources:        source.NewBuckets(cfg.AWS),
+		FallbackAfter:  cfg.FallbackAfter,
+		Memory:         filepath.Join(cfg.Dir, id, "announced"),
+		Notes:          filepath.Join(cfg.Dir, id, "parts"),
+		AWSMetrics:     counted,
+		Tracer:         cfg.Tracer,
+		Version:        cfg.Version,
+		Logger:         cfg.Logger.With("node", id),
 	})
 	if err != nil {
 		return "", member{}, errors.Join(err, store.Close())

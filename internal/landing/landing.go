@@ -117,6 +117,12 @@ type Job struct {
 	// Metrics, which may be nil, counts what the landings of a process do.
 	Metrics *Metrics
 
+	// Notes, which may be nil, are for a store that does not say its parts' SHA-256.
+	Notes *Notes
+	// Unconditional: the store cannot complete an upload under a condition, and is used
+	// all the same.
+	Unconditional bool
+
 	// uploadID is the upload that is this landing's to complete or to remove;
 	// empty while there is none.
 	uploadID string
@@ -325,6 +331,7 @@ func (l *landing) round(ctx context.Context) (ledger.Result, error) {
 	if err != nil {
 		return ledger.Result{}, err
 	}
+	l.forget()
 	l.uploadID = "" // is the object now
 	if l.Completed != nil {
 		l.Completed()
@@ -397,6 +404,8 @@ func (l *landing) look(ctx context.Context) (c bucket.Condition, present bool, e
 	switch {
 	case err != nil || present:
 		return bucket.Condition{}, present, err
+	case l.Unconditional && object == nil:
+		return bucket.Condition{}, false, nil
 	case object == nil:
 		return bucket.Condition{IfNoneMatch: true}, false, nil
 	}
@@ -410,6 +419,9 @@ func (l *landing) look(ctx context.Context) (c bucket.Condition, present bool, e
 	}
 	if err == nil && other > l.ExecutionID {
 		return bucket.Condition{}, false, fmt.Errorf("%w: %s by %s, whose object is in the bucket", ErrSuperseded, l.ExecutionID, other)
+	}
+	if l.Unconditional {
+		return bucket.Condition{}, false, nil
 	}
 	return bucket.Condition{IfMatch: object.ETag}, false, nil
 }
@@ -474,6 +486,17 @@ func (l *landing) tell(ctx context.Context) error {
 	return err
 }
 
+// forget removes the notes of an upload that is over. A file that stays is removed by a
+// later start.
+func (j *Job) forget() {
+	if j.Notes == nil || j.uploadID == "" {
+		return
+	}
+	if err := j.Notes.forget(j.uploadID); err != nil {
+		j.logger().Warn("notes of an upload not removed", "key", j.Key.FileKey, "executionId", j.ExecutionID, "error", err)
+	}
+}
+
 // Discard removes the upload that a Run has left, even when ctx is over.
 func (j *Job) Discard(ctx context.Context) error {
 	if j.uploadID == "" {
@@ -483,6 +506,7 @@ func (j *Job) Discard(ctx context.Context) error {
 	defer cancel()
 	err := j.Bucket.AbortUpload(ctx, j.Key.FileKey, j.uploadID)
 	if err == nil {
+		j.forget()
 		j.uploadID = ""
 	}
 	return err

@@ -80,11 +80,14 @@ func TestRunInStep(t *testing.T) {
 }
 
 // interrupted lands parts 0 and 2 and is then shut down.
-func interrupted(t *testing.T, s *site, execution string) {
+func interrupted(t *testing.T, s *site, execution string, change ...func(*Job)) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	j := s.job(execution, false)
+	for _, f := range change {
+		f(j)
+	}
 	verify(j.Tracker, 0, 0)
 	verify(j.Tracker, 2, 0)
 	j.Progress = func(landed int64) {

@@ -43,7 +43,14 @@ const (
 func (l *landing) send(ctx context.Context, have []bucket.Part) ([]bucket.Part, error) {
 	parts := make([]bucket.Part, l.Manifest.NumParts())
 	l.Tracker.reset()
+	var notes map[int]note
+	if l.Notes != nil && len(have) > 0 {
+		notes = l.Notes.of(l.uploadID)
+	}
 	for _, p := range have {
+		if len(p.SHA256) == 0 {
+			p.SHA256 = noted(notes, p)
+		}
 		if l.agrees(p) {
 			parts[p.Number] = p
 			l.Tracker.Skip(p.Number)
@@ -78,12 +85,33 @@ func (l *landing) send(ctx context.Context, have []bucket.Part) ([]bucket.Part, 
 					// group is told. What comes after begins with a reset.
 					return fmt.Errorf("part %d: %w", part, err)
 				}
+				l.noteSent(parts[part])
 				l.Tracker.Landed(part)
 				progress()
 			}
 		})
 	}
 	return parts, group.Wait()
+}
+
+// noted is the digest that a part was sent with, whose ETag the store still names; nil
+// where that is not known.
+func noted(notes map[int]note, p bucket.Part) []byte {
+	if n, ok := notes[p.Number]; ok && n.ETag == p.ETag {
+		return n.SHA256
+	}
+	return nil
+}
+
+// noteSent remembers a part that the store has taken.
+func (l *landing) noteSent(p bucket.Part) {
+	if l.Notes == nil {
+		return
+	}
+	if err := l.Notes.sent(l.uploadID, p.Number, p.ETag, p.SHA256); err != nil {
+		l.logger().Warn("part not noted, after a restart it is sent again", "key", l.Key.FileKey,
+			"executionId", l.ExecutionID, "bucket", l.Bucket.Name(), "part", p.Number, "error", err)
+	}
 }
 
 // damaged looks at the pieces of a part that S3 has refused. When some are not
