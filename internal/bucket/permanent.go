@@ -41,6 +41,7 @@ var refusals = map[string]refusal{
 	"Forbidden":          {false, "the role needs the permissions that README names, and those for the object's KMS key; a bucket where the requester pays cannot be used"},
 	"AllAccessDisabled":  {false, "the store has closed the bucket or the account"},
 	"AccountProblem":     {false, "the store has closed the account"},
+	"BadRequest":         {false, "an object encrypted with the customer's own keys (SSE-C) cannot be read"},
 	"ExpiredToken":       {false, "the credentials have expired"},
 	"InvalidAccessKeyId": {false, "the credentials are not known to the store"},
 }
