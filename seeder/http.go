@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/aws/smithy-go"
 
@@ -19,6 +20,8 @@ import (
 const (
 	// defaultPage and maxPage are how many executions one answer lists.
 	defaultPage, maxPage = 50, 1000
+	// busyRetry is when an upload for which there was no room may be tried again.
+	busyRetry = 30 * time.Second
 	// uploadsPath begins the path of an upload; the rest is the key.
 	uploadsPath = "/uploads/"
 )
@@ -181,6 +184,8 @@ func (s *Seeder) putUpload(r *http.Request) (int, any, error) {
 func refused(err error) error {
 	var answer smithy.APIError
 	switch known := (*web.Error)(nil); {
+	case errors.Is(err, bucket.ErrBusy):
+		return &web.Error{Code: http.StatusServiceUnavailable, Err: err, RetryAfter: busyRetry}
 	case errors.As(err, &known):
 		return &web.Error{Code: known.Code, Err: err}
 	case errors.Is(err, bucket.ErrTooLarge):

@@ -59,6 +59,8 @@ type Bucket struct {
 	client *s3.Client
 	name   string
 	region string
+	// uploads is what the streams under way hold of memory.
+	uploads memory
 }
 
 // Open finds the bucket and its region with HeadBucket. Addresses are path-style

@@ -31,6 +31,9 @@ var (
 	// ErrPart says that an upload's part has another ETag or digest by now than
 	// the one given to complete it: ask ListParts.
 	ErrPart = errors.New("part has changed")
+	// ErrBusy says that the streams under way hold all of maxUploadMemory: the same
+	// upload can succeed a little later.
+	ErrBusy = errors.New("too many uploads are under way; try again later")
 	// ErrTooLarge says that a stream is longer than MaxUpload.
 	ErrTooLarge = errors.New("too large to be uploaded")
 )

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -21,6 +22,12 @@ const (
 	// streamParallel is the number of parts under way, beside the one that is
 	// being read: three of them are 48 MiB, whatever the length of the stream.
 	streamParallel = 2
+	// maxUploadMemory bounds in bytes what all streams under way hold together, however
+	// many there are: 16 of them with one part each, which is all that a stream needs.
+	maxUploadMemory = 16 * streamPart
+	// streamStart is what a stream holds until so much of it has come: one that sends
+	// next to nothing takes no part's room.
+	streamStart = 1 << 20
 	// MaxUpload is the longest stream that Upload takes, in bytes (156.25 GiB):
 	// S3 allows 10,000 parts, and memory bounds a part.
 	MaxUpload = manifest.MaxParts * streamPart
@@ -31,7 +38,7 @@ const (
 
 // Upload stores what r gives until io.EOF as the object of the key, with bounded
 // memory. size is the length promised, which r must keep, or -1 if unknown; more
-// than MaxUpload is ErrTooLarge. Any other end of r leaves neither an object nor
+// than MaxUpload is ErrTooLarge. ErrBusy when too many streams are under way. Any other end of r leaves neither an object nor
 // an upload. When ctx ends, a Read of r that is under way is waited for.
 //
 // The transfer manager of the SDK is not used: it does not hold a reader to its
@@ -50,11 +57,8 @@ func (b *Bucket) UploadIf(ctx context.Context, key string, r io.Reader, size int
 	if err := b.holds(ctx, key, c); err != nil {
 		return nil, err
 	}
-	first := int64(streamPart)
-	if size >= 0 {
-		first = min(first, size+1) // one more, to see the end
-	}
-	buf, err := s.fill(make([]byte, first))
+	buf, held, err := b.first(s)
+	defer func() { b.uploads.release(held) }()
 	if err != nil {
 		return nil, fmt.Errorf("uploading %s to %s: %w", key, b.name, err)
 	}
@@ -87,6 +91,33 @@ func (b *Bucket) holds(ctx context.Context, key string, c Condition) error {
 	return nil
 }
 
+// first reads the first part, and returns how much of the memory it holds: a little until
+// more has come.
+func (b *Bucket) first(s *stream) (buf []byte, held int64, err error) {
+	whole := int64(streamPart)
+	if s.size >= 0 {
+		whole = min(whole, s.size+1) // one more, to see the end
+	}
+	for _, length := range []int64{min(whole, streamStart), whole} {
+		if s.ended || length == held {
+			break
+		}
+		if !b.uploads.reserve(length - held) {
+			return nil, held, ErrBusy
+		}
+		grown := make([]byte, length)
+		copy(grown, buf)
+		have := len(buf)
+		held = length
+		rest, err := s.fill(grown[have:])
+		if err != nil {
+			return nil, held, err
+		}
+		buf = grown[:have+len(rest)]
+	}
+	return buf, held, nil
+}
+
 func (b *Bucket) uploadParts(ctx context.Context, key string, s *stream, first []byte, h Headers, c Condition) (etag string, err error) {
 	id, err := b.CreateUpload(ctx, key, h)
 	if err != nil {
@@ -112,9 +143,9 @@ func (b *Bucket) uploadParts(ctx context.Context, key string, s *stream, first [
 func (b *Bucket) sendStream(ctx context.Context, key, id string, s *stream, first []byte) ([]Part, error) {
 	group, ctx := errgroup.WithContext(ctx)
 	free := make(chan []byte, streamParallel+1)
-	for range streamParallel {
-		free <- nil // made when it is needed
-	}
+	more := streamParallel // buffers beside the first that may still be made
+	var held int64
+	defer func() { b.uploads.release(held) }()
 	var sent []*Part
 	send := func(buf []byte) {
 		sum := sha256.Sum256(buf)
@@ -131,11 +162,19 @@ func (b *Bucket) sendStream(ctx context.Context, key, id string, s *stream, firs
 		var buf []byte
 		select {
 		case buf = <-free:
-		case <-ctx.Done():
-			continue
-		}
-		if buf == nil {
-			buf = make([]byte, streamPart)
+		default:
+			// Where there is no memory for another, the first is waited for.
+			if more > 0 && b.uploads.reserve(streamPart) {
+				more--
+				held += streamPart
+				buf = make([]byte, streamPart)
+				break
+			}
+			select {
+			case buf = <-free:
+			case <-ctx.Done():
+				continue
+			}
 		}
 		buf, err := s.fill(buf)
 		if err != nil {
@@ -157,6 +196,29 @@ func (b *Bucket) sendStream(ctx context.Context, key, id string, s *stream, firs
 		parts[i] = *p
 	}
 	return parts, nil
+}
+
+// memory counts what streams hold of maxUploadMemory.
+type memory struct {
+	mu   sync.Mutex
+	used int64
+}
+
+// reserve takes so many bytes; false when there are not so many.
+func (m *memory) reserve(n int64) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.used+n > maxUploadMemory {
+		return false
+	}
+	m.used += n
+	return true
+}
+
+func (m *memory) release(n int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.used -= n
 }
 
 // stream reads r in parts and holds it to its promised size.
