@@ -161,8 +161,8 @@ func (s *Seeder) putUpload(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, &web.Error{Code: http.StatusBadRequest, Err: err}
 	}
-	if r.URL.RawQuery != "" && r.URL.RawQuery != "x-id=PutObject" { // as the SDKs name the call
-		return 0, nil, web.Errorf(http.StatusBadRequest, "the query %q means nothing here; a question mark of a key is written %%3F", r.URL.RawQuery)
+	if err := s.checkUploadQuery(r.URL.Query()); err != nil {
+		return 0, nil, err
 	}
 	headers, err := parseUploadHeaders(r)
 	if err != nil {
@@ -178,6 +178,26 @@ func (s *Seeder) putUpload(r *http.Request) (int, any, error) {
 	}
 	s.cfg.Logger.Info("uploaded", "key", key, "bytes", object.Size)
 	return http.StatusOK, api.UploadAnswer{Bucket: s.cfg.Bucket.Name(), Key: key, Size: object.Size, ETag: object.ETag}, nil
+}
+
+// checkUploadQuery refuses what a following POST /deploy would, before a byte is read:
+// an object that is left in the bucket may start by itself, to the seeder's own
+// destinations.
+func (s *Seeder) checkUploadQuery(q url.Values) error {
+	for name := range q {
+		switch name {
+		case "destination", "force", "x-id": // the last is how the SDKs name the call
+		default:
+			return web.Errorf(http.StatusBadRequest, "the query %q means nothing here; a question mark of a key is written %%3F", name)
+		}
+	}
+	if !q.Has("destination") {
+		return nil
+	}
+	_, err := s.destinations(api.DeployRequest{
+		SourceBucket: s.cfg.Bucket.Name(), DestinationBuckets: q["destination"], Force: q.Get("force") == "true",
+	})
+	return err
 }
 
 // refused gives an upload that S3 refused, or that is too large, its status.

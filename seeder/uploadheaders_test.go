@@ -205,5 +205,16 @@ func TestUploadHeadersRefused(t *testing.T) {
 			t.Errorf("%s: %v", query, err)
 		}
 	}
+	s.cfg.Destinations = []string{"configured"}
+	for _, query := range []string{"?destination=nobodys", "?destination=configured&destination=" + s.cfg.Bucket.Name() + "&force=true"} {
+		if err := upload(t, s, "a.zip"+query, nil); statusOf(err) != http.StatusBadRequest {
+			t.Errorf("%s: %v", query, err)
+		}
+	}
 	nothingLeft(t, s)
+	for _, query := range []string{"?destination=configured", "?destination=nobodys&force=true", "?x-id=PutObject"} {
+		if err := upload(t, s, "a.zip"+query, nil); err != nil {
+			t.Errorf("%s: %v", query, err)
+		}
+	}
 }

@@ -212,7 +212,8 @@ func upload(c *cli.Context, to *client.Client, request *api.DeployRequest, form 
 		contentType = "application/octet-stream"
 	}
 	body, done := terminal.Upload(os.Stdout, form, key, file, file.Size())
-	answer, err := to.Upload(c.Context, key, body, file.Size(), contentType)
+	request.SourceKey = key
+	answer, err := to.UploadFor(c.Context, *request, body, file.Size(), contentType)
 	done()
 	if c.Context.Err() != nil {
 		return fmt.Errorf("the upload of %s was broken off and nothing is distributed; begin again with the same command", name)

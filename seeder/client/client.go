@@ -57,7 +57,21 @@ func (c *Client) Build(ctx context.Context, commit string) (*BuildAnswer, error)
 // asked. The build is not sent anywhere before Deploy asks for that, or, for a key that
 // the seeder watches for, before half a minute has passed.
 func (c *Client) Upload(ctx context.Context, key string, body io.Reader, size int64, contentType string) (*UploadAnswer, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, c.URL+"/uploads/"+escapeKey(key), body)
+	return c.UploadFor(ctx, DeployRequest{SourceKey: key}, body, size, contentType)
+}
+
+// UploadFor is Upload under the SourceKey of a request that Deploy is going to make: what
+// would be refused of its destinations then is refused before anything is read.
+func (c *Client) UploadFor(ctx context.Context, r DeployRequest, body io.Reader, size int64, contentType string) (*UploadAnswer, error) {
+	address := c.URL + "/uploads/" + escapeKey(r.SourceKey)
+	if len(r.DestinationBuckets) > 0 {
+		q := url.Values{"destination": r.DestinationBuckets}
+		if r.Force {
+			q.Set("force", "true")
+		}
+		address += "?" + q.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, address, body)
 	if err != nil {
 		return nil, err
 	}
