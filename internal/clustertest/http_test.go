@@ -36,7 +36,7 @@ func post[T any](t *testing.T, c *Cluster, path, body string, code int) T {
 }
 
 func TestBadRequests(t *testing.T) {
-	c := Start(t, cloud, Options{Regions: 1})
+	c := Start(t, cloud, Options{Regions: 1, SourceBuckets: []string{"no-such-bucket"}})
 	for body, code := range map[string]int{
 		`{`:                                   400,
 		`[]`:                                  400,
@@ -45,6 +45,7 @@ func TestBadRequests(t *testing.T) {
 		`{"sourceBucket":"` + c.Global + `"}`: 400,
 		`{"sourceBucket":"` + c.Global + `","sourceKey":"none.zip"}`:                                404,
 		`{"sourceBucket":"no-such-bucket","sourceKey":"a.zip"}`:                                     404,
+		`{"sourceBucket":"not-a-source","sourceKey":"a.zip"}`:                                       403,
 		`{"sourceBucket":"../etc","sourceKey":"a.zip"}`:                                             400,
 		`{"sourceBucket":"` + c.Global + `","sourceKey":"a.zip","destinationBuckets":["UPPER"]}`:    400,
 		`{"sourceBucket":"` + c.Global + `","sourceKey":"a.zip","surprise":1}`:                      400,
