@@ -2,7 +2,6 @@ package seeder
 
 import (
 	"net/url"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"testing"
@@ -160,21 +159,6 @@ func TestReservations(t *testing.T) {
 	r.keys["k"] = time.Now().Add(-time.Second)
 	if r.held("k") {
 		t.Error("held for ever")
-	}
-}
-
-func TestBaseline(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "baseline")
-	want := map[fingerprint]struct{}{fingerprintOf("a", "1"): {}, fingerprintOf("b", "2"): {}}
-	if err := writeBaseline(file, want); err != nil {
-		t.Fatal(err)
-	}
-	got, err := readBaseline(file)
-	if _, ok := got[fingerprintOf("a", "1")]; err != nil || len(got) != 2 || !ok {
-		t.Errorf("%v, %v", got, err)
-	}
-	if fingerprintOf("a", "1") == fingerprintOf("a1", "") {
-		t.Error("key and ETag run into each other")
 	}
 }
 

@@ -2,7 +2,8 @@
 // builds, pulls and hashes them, announces them to the agents, is the swarm's
 // first full copy, and keeps the record until every destination has arrived.
 //
-// The subjects, one a file: load.go reads the table at the start, watch.go finds builds, deploy.go accepts them,
+// The subjects, one a file: load.go reads the table at the start, watch.go finds builds,
+// baseline.go knows which are old, deploy.go accepts them,
 // distribute.go carries one execution from the queue to its end, content.go has its
 // bytes, summary.go says how it went, index.go is what the HTTP side reads.
 package seeder
@@ -76,7 +77,8 @@ type Config struct {
 	Prefix, Suffix string
 	// Backfill sends what was in the bucket before the first start, too.
 	Backfill bool
-	// BaselineFile remembers what was there at the first start.
+	// BaselineFile is where earlier versions remembered what was there at the first
+	// start; it is read when the table does not know.
 	BaselineFile string
 	// ArrivalTimeout fails a destination that makes no progress for so long.
 	ArrivalTimeout time.Duration

@@ -2,12 +2,7 @@ package seeder
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -20,14 +15,6 @@ import (
 // maxNamed bounds the keys remembered as named in the log, and so the memory
 // that a bucket full of other things costs.
 const maxNamed = 100_000
-
-// fingerprint stands for one object as it was: its key and ETag.
-type fingerprint [16]byte
-
-func fingerprintOf(key, etag string) fingerprint {
-	sum := sha256.Sum256([]byte(key + "\x00" + etag))
-	return fingerprint(sum[:16])
-}
 
 // watch lists the global bucket again and again, until ctx ends. The next
 // listing starts Poll after the last has ended.
@@ -64,9 +51,12 @@ func (s *Seeder) watch(ctx context.Context) error {
 // watcher decides which of the listed objects are new.
 type watcher struct {
 	*Seeder
-	// baseline is what was there before the first start; nil until known.
-	baseline map[fingerprint]struct{}
-	named    map[string]bool
+	// baseline is what the table remembers of the bucket; nil until it is read.
+	baseline *ledger.Baseline
+	seen     seen
+	// unsaved are versions in seen that the table does not have yet.
+	unsaved []ledger.ObjectVersion
+	named   map[string]bool
 	// rewritten and unread are those to be looked at again.
 	rewritten rewritten
 	unread    unread
@@ -74,7 +64,7 @@ type watcher struct {
 
 func (w *watcher) poll(ctx context.Context) error {
 	if w.baseline == nil {
-		if err := w.first(ctx); err != nil {
+		if err := w.readBaseline(ctx); err != nil {
 			return err
 		}
 	}
@@ -92,6 +82,7 @@ func (w *watcher) poll(ctx context.Context) error {
 		w.take(ctx, o)
 		return nil
 	})
+	w.saveSent(ctx)
 	if err == nil {
 		w.unread.listed()
 		w.metrics.unread.Set(float64(len(w.unread)))
@@ -99,18 +90,21 @@ func (w *watcher) poll(ctx context.Context) error {
 	return err
 }
 
-// known reports whether there is nothing to do about an object: the table has
-// it, it was there before the first start, or its own publish is on the way. One that
-// was there at the first start stays what it was when only its headers are corrected.
+// known reports whether there is nothing to do about an object: it has or had an
+// execution, it was there before the first start, or its own publish is on the way. One
+// that was there at the first start stays what it was when only its headers are
+// corrected.
 func (w *watcher) known(o bucket.Object) bool {
-	r := w.sentRecord(o)
+	v, r := versionOf(o), w.sentRecord(o)
 	if r != nil && r.SourceETag == o.ETag {
+		if !w.seen.has(v) {
+			w.seen.add(v)
+			w.unsaved = append(w.unsaved, v)
+		}
 		return !w.rewritten.suspected(r, o, time.Now()) || w.reserved.held(o.Key)
 	}
-	if _, ok := w.baseline[fingerprintOf(o.Key, o.ETag)]; ok && r == nil {
-		return true
-	}
-	return w.reserved.held(o.Key)
+	// An item without an ETag is another system's and tells no version from another.
+	return (r == nil || r.SourceETag == "") && w.seen.has(v) || w.reserved.held(o.Key)
 }
 
 // sentRecord is what the table has of an object's key; nil for nothing, or what another
@@ -183,76 +177,4 @@ func (s *Seeder) changesAgain(k ledger.Key) time.Duration {
 			"key", k.FileKey, "bucket", k.SourceBucket, "atMost", maxChangeWait.String())
 	}
 	return wait
-}
-
-// first learns what was in the bucket before the first start: from the file
-// where there is one, else by a listing that is then written to the file.
-func (w *watcher) first(ctx context.Context) error {
-	baseline, err := readBaseline(w.cfg.BaselineFile)
-	if err == nil {
-		if w.cfg.Backfill {
-			baseline = map[fingerprint]struct{}{}
-		}
-		w.baseline = baseline
-		return nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	baseline = make(map[fingerprint]struct{})
-	if !w.cfg.Backfill {
-		err = w.cfg.Bucket.List(ctx, w.cfg.Prefix, func(o bucket.Object) error {
-			baseline[fingerprintOf(o.Key, o.ETag)] = struct{}{}
-			return ctx.Err()
-		})
-		if err != nil {
-			return err
-		}
-	}
-	if err := writeBaseline(w.cfg.BaselineFile, baseline); err != nil {
-		return err
-	}
-	if len(baseline) > 0 {
-		w.cfg.Logger.Info("objects were in the bucket before the first start and are not sent; start with --backfill to send them, or publish one with `seeder publish s3://BUCKET/KEY`",
-			"bucket", w.cfg.Bucket.Name(), "objects", len(baseline))
-	}
-	w.baseline = baseline
-	return nil
-}
-
-func readBaseline(file string) (map[fingerprint]struct{}, error) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("reading the baseline: %w", err)
-	}
-	const length = len(fingerprint{})
-	if len(b)%length != 0 {
-		return nil, fmt.Errorf("baseline %s is damaged: remove it, and the bucket's present objects count as sent", file)
-	}
-	out := make(map[fingerprint]struct{}, len(b)/length)
-	for ; len(b) > 0; b = b[length:] {
-		out[fingerprint(b[:length])] = struct{}{}
-	}
-	return out, nil
-}
-
-// writeBaseline writes the file whole or not at all.
-func writeBaseline(file string, baseline map[fingerprint]struct{}) error {
-	f, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".*")
-	if err != nil {
-		return fmt.Errorf("writing the baseline: %w", err)
-	}
-	defer os.Remove(f.Name())
-	b := make([]byte, 0, len(baseline)*len(fingerprint{}))
-	for p := range baseline {
-		b = append(b, p[:]...)
-	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), file)
-	}
-	if err != nil {
-		return fmt.Errorf("writing the baseline: %w", err)
-	}
-	return nil
 }

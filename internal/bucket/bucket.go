@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
@@ -130,6 +131,19 @@ func (b *Bucket) Region() string { return b.region }
 func (b *Bucket) Check(ctx context.Context) error {
 	_, err := b.head(ctx)
 	return err
+}
+
+// Clock is the time that the bucket's server says it is, to the second; where it says
+// none, as the embedded one does, that of this host.
+func (b *Bucket) Clock(ctx context.Context) (time.Time, error) {
+	out, err := b.client.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &b.name})
+	if err != nil {
+		return time.Time{}, b.wrap("looking for", "the bucket", err, nil)
+	}
+	if at, ok := awsmiddleware.GetServerTime(out.ResultMetadata); ok && !at.IsZero() {
+		return at, nil
+	}
+	return time.Now(), nil
 }
 
 // head calls HeadBucket. The region may be known even when the call failed.
