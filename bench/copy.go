@@ -3,6 +3,8 @@
 package main
 
 import (
+	"log/slog"
+
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/urfave/cli/v2"
 
@@ -23,7 +25,7 @@ func copyCommand() *cli.Command {
 			command.Required("endpoint", "`URL` of the other S3"),
 		},
 		Action: func(c *cli.Context) error {
-			cfg, err := command.LoadAWS(c.Context)
+			cfg, err := command.LoadAWS(c.Context, slog.Default())
 			if err != nil {
 				return err
 			}

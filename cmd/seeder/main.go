@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -242,7 +243,7 @@ func initCommand() *cli.Command {
 			command.String("table-region", "", "AWS `REGION` of the table (default AWS_REGION)"),
 		},
 		Action: func(c *cli.Context) error {
-			cfg, err := command.LoadAWS(c.Context)
+			cfg, err := command.LoadAWS(c.Context, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 			if err != nil {
 				return err
 			}

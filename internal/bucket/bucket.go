@@ -24,6 +24,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/landfall-dist/landfall/internal/answers"
+	"github.com/landfall-dist/landfall/internal/awserr"
 )
 
 const (
@@ -104,7 +105,7 @@ func Create(ctx context.Context, cfg aws.Config, name, region string) (created b
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("creating bucket %s: %w", name, err)
+		return false, fmt.Errorf("creating bucket %s in %s: %w", name, region, awserr.Explain(err, "bucket "+name))
 	}
 	return true, nil
 }
@@ -138,7 +139,7 @@ func (b *Bucket) Check(ctx context.Context) error {
 func (b *Bucket) Clock(ctx context.Context) (time.Time, error) {
 	out, err := b.client.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &b.name})
 	if err != nil {
-		return time.Time{}, b.wrap("looking for", "the bucket", err, nil)
+		return time.Time{}, b.wrap("looking for bucket", "", err, nil)
 	}
 	if at, ok := awsmiddleware.GetServerTime(out.ResultMetadata); ok && !at.IsZero() {
 		return at, nil
@@ -156,10 +157,10 @@ func (b *Bucket) head(ctx context.Context) (region string, err error) {
 	if errors.As(err, &response) && response.Response != nil {
 		region = response.Response.Header.Get(regionHeader)
 	}
-	if status(err) == http.StatusNotFound {
+	if awserr.Status(err) == http.StatusNotFound {
 		return region, fmt.Errorf("%w: %s (`seeder init` makes missing buckets)", ErrNoBucket, b.name)
 	}
-	return region, fmt.Errorf("looking for bucket %s: %w", b.name, err)
+	return region, b.wrap("looking for bucket", "", err, nil)
 }
 
 // Head returns the object of that key, or ErrNotFound.
@@ -180,7 +181,7 @@ func (b *Bucket) Head(ctx context.Context, key string) (*Object, error) {
 // reason asks once more for an object that HEAD has refused, by a GET of one byte: the
 // answer to a HEAD has no body that could say why.
 func (b *Bucket) reason(ctx context.Context, key string, refused error) error {
-	if s := status(refused); s != http.StatusBadRequest && s != http.StatusForbidden {
+	if s := awserr.Status(refused); s != http.StatusBadRequest && s != http.StatusForbidden {
 		return refused
 	}
 	out, err := b.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &b.name, Key: &key, Range: aws.String("bytes=0-0")})
@@ -188,7 +189,7 @@ func (b *Bucket) reason(ctx context.Context, key string, refused error) error {
 		out.Body.Close()
 		return refused
 	}
-	if s := status(err); s != http.StatusBadRequest && s != http.StatusForbidden {
+	if s := awserr.Status(err); s != http.StatusBadRequest && s != http.StatusForbidden {
 		return refused
 	}
 	return err

@@ -5,8 +5,7 @@ import (
 	"fmt"
 	"net/http"
 
-	"github.com/aws/smithy-go"
-	smithyhttp "github.com/aws/smithy-go/transport/http"
+	"github.com/landfall-dist/landfall/internal/awserr"
 )
 
 // What callers decide by. Every error of this package that has one of these
@@ -42,7 +41,7 @@ var (
 // is the meaning of a 412 there.
 func (b *Bucket) wrap(doing, key string, err, precondition error) error {
 	var kind error
-	switch code(err) {
+	switch awserr.Code(err) {
 	case "NoSuchBucket":
 		kind = fmt.Errorf("%w: %s (`seeder init` makes missing buckets)", ErrNoBucket, b.name)
 	case "NoSuchUpload":
@@ -59,7 +58,7 @@ func (b *Bucket) wrap(doing, key string, err, precondition error) error {
 		kind = ErrConflict
 	default:
 		// A server other than AWS may have other codes; the status is as telling.
-		switch status(err) {
+		switch awserr.Status(err) {
 		case http.StatusNotFound:
 			kind = ErrNotFound
 		case http.StatusPreconditionFailed, http.StatusNotModified: // 304: Adobe S3Mock
@@ -68,24 +67,12 @@ func (b *Bucket) wrap(doing, key string, err, precondition error) error {
 			kind = ErrConflict
 		}
 	}
+	what := doing + " " + b.name
+	if key != "" {
+		what = doing + " " + key + " in " + b.name
+	}
 	if kind == nil {
-		return fmt.Errorf("%s %s in %s: %w%s", doing, key, b.name, err, nextStep(err))
+		return fmt.Errorf("%s: %w%s", what, awserr.Explain(err, "bucket "+b.name), nextStep(err))
 	}
-	return fmt.Errorf("%s %s in %s: %w: %w", doing, key, b.name, kind, err)
-}
-
-func code(err error) string {
-	var api smithy.APIError
-	if errors.As(err, &api) {
-		return api.ErrorCode()
-	}
-	return ""
-}
-
-func status(err error) int {
-	var response *smithyhttp.ResponseError
-	if errors.As(err, &response) {
-		return response.HTTPStatusCode()
-	}
-	return 0
+	return fmt.Errorf("%s: %w", what, awserr.As(kind, err))
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/aws/smithy-go"
+
+	"github.com/landfall-dist/landfall/internal/awserr"
 )
 
 // refusal is an answer of S3 that stays the same until a person changes something.
@@ -37,13 +39,11 @@ var refusals = map[string]refusal{
 	"InvalidURI":                      {true, "store the source object under a key that the store takes"},
 	"XMinioInvalidObjectName":         {true, "store the source object under a key that the store takes"},
 
-	"AccessDenied":       {false, "the role needs the permissions that README names; a bucket where the requester pays cannot be used"},
-	"Forbidden":          {false, "the role needs the permissions that README names, and those for the object's KMS key; a bucket where the requester pays cannot be used"},
-	"AllAccessDisabled":  {false, "the store has closed the bucket or the account"},
-	"AccountProblem":     {false, "the store has closed the account"},
-	"BadRequest":         {false, "an object encrypted with the customer's own keys (SSE-C) cannot be read"},
-	"ExpiredToken":       {false, "the credentials have expired"},
-	"InvalidAccessKeyId": {false, "the credentials are not known to the store"},
+	"AccessDenied":      {false, "a bucket where the requester pays cannot be used"},
+	"Forbidden":         {false, "an encrypted object needs kms:Decrypt on its key; a bucket where the requester pays cannot be used"},
+	"AllAccessDisabled": {false, "the store has closed the bucket or the account"},
+	"AccountProblem":    {false, "the store has closed the account"},
+	"BadRequest":        {false, "an object encrypted with the customer's own keys (SSE-C) cannot be read"},
 }
 
 // Permanent reports whether an error is S3's word, or this package's, that cannot
@@ -52,7 +52,7 @@ func Permanent(err error) bool {
 	if errors.Is(err, ErrHeaders) {
 		return true
 	}
-	r, ok := refusals[code(err)]
+	r, ok := refusals[awserr.Code(err)]
 	switch {
 	case ok && r.permanent:
 		return true
@@ -61,17 +61,17 @@ func Permanent(err error) bool {
 		return errors.As(err, &api) && strings.Contains(strings.ToLower(api.ErrorMessage()), "requester pays")
 	}
 	// Other stores have other codes for what they cannot do.
-	s := status(err)
+	s := awserr.Status(err)
 	return s == http.StatusNotImplemented || s == http.StatusMethodNotAllowed
 }
 
 // nextStep says what a person can do about an answer of S3; empty where nothing is
 // known.
 func nextStep(err error) string {
-	if r, ok := refusals[code(err)]; ok {
+	if r, ok := refusals[awserr.Code(err)]; ok {
 		return "; " + r.next
 	}
-	if s := status(err); s == http.StatusNotImplemented || s == http.StatusMethodNotAllowed {
+	if s := awserr.Status(err); s == http.StatusNotImplemented || s == http.StatusMethodNotAllowed {
 		return "; " + refusals["NotImplemented"].next
 	}
 	return ""

@@ -14,6 +14,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"github.com/landfall-dist/landfall/internal/awserr"
 )
 
 const (
@@ -89,7 +91,7 @@ func (b *Bucket) Probe(ctx context.Context) (_ []Weakness, err error) {
 	switch _, err := b.UploadPart(ctx, probeKey, id, 0, bytes.NewReader(body), int64(len(body)), wrong[:]); {
 	case err == nil:
 		found.add(WrongDigest)
-	case !errors.Is(err, ErrDigest) && status(err) != http.StatusBadRequest:
+	case !errors.Is(err, ErrDigest) && awserr.Status(err) != http.StatusBadRequest:
 		return nil, err
 	}
 	etag, err := b.UploadPart(ctx, probeKey, id, 0, bytes.NewReader(body), int64(len(body)), right[:])
@@ -133,7 +135,7 @@ func (b *Bucket) ProbeRead(ctx context.Context) ([]Weakness, error) {
 			body.Close()
 			found.add(NoReadIfMatch)
 		case errors.Is(err, ErrChanged):
-		case status(err) >= 400 && status(err) < 500:
+		case awserr.Status(err) >= 400 && awserr.Status(err) < 500:
 			if tries++; tries < maxReadTries {
 				return nil
 			}

@@ -24,6 +24,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/landfall-dist/landfall/internal/answers"
+	"github.com/landfall-dist/landfall/internal/awserr"
 	"github.com/landfall-dist/landfall/internal/awsmetrics"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
@@ -383,7 +384,7 @@ func OpenMember(c *cli.Context, kind string) (_ *Member, err error) {
 	if m.Cache, err = cache.Open(filepath.Join(m.DataDir, "cache"), limit); err != nil {
 		return nil, err
 	}
-	cfg, err := LoadAWS(c.Context)
+	cfg, err := LoadAWS(c.Context, m.Logger)
 	if err != nil {
 		return nil, err
 	}
@@ -455,12 +456,31 @@ func identity(name, kind, dir string) (string, error) {
 	return name, nil
 }
 
+const (
+	// credentialsTimeout bounds the search for credentials, which may ask a host that
+	// does not answer; a role's or a single sign-on's take a second or two.
+	credentialsTimeout = 10 * time.Second
+	// credentialsSilence is how long that may take before it is said.
+	credentialsSilence = 500 * time.Millisecond
+)
+
 // LoadAWS reads the SDK's own settings: AWS_REGION, AWS_ENDPOINT_URL, profiles,
-// roles.
-func LoadAWS(ctx context.Context) (aws.Config, error) {
+// roles. Without credentials it is an error. Clients log to logger.
+func LoadAWS(ctx context.Context, logger *slog.Logger) (aws.Config, error) {
 	cfg, err := config.LoadDefaultConfig(ctx)
 	if err != nil {
 		return cfg, fmt.Errorf("reading the AWS settings: %w", err)
+	}
+	cfg = awserr.Log(cfg, logger)
+	say := time.AfterFunc(credentialsSilence, func() {
+		logger.Info("looking for AWS credentials: environment, profile, then the host's role", "timeout", credentialsTimeout.String())
+	})
+	defer say.Stop()
+	ctx, cancel := context.WithTimeout(ctx, credentialsTimeout)
+	defer cancel()
+	if _, err := cfg.Credentials.Retrieve(ctx); err != nil {
+		logger.Debug("AWS credentials not found", "error", err)
+		return cfg, errors.New(awserr.Credentials(err))
 	}
 	return cfg, nil
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
+	"github.com/landfall-dist/landfall/internal/awserr"
 	"github.com/landfall-dist/landfall/internal/executionid"
 )
 
@@ -93,7 +94,7 @@ func (l *Ledger) Create(ctx context.Context) (created bool, err error) {
 	})
 	var exists *types.ResourceInUseException
 	if err != nil && !errors.As(err, &exists) {
-		return false, fmt.Errorf("making table %s: %w", l.table, err)
+		return false, fmt.Errorf("making table %s: %w", l.table, awserr.Explain(err, "table "+l.table))
 	}
 	ctx, cancel := context.WithTimeout(ctx, createTimeout)
 	defer cancel()
@@ -141,7 +142,7 @@ func (l *Ledger) explain(err error) error {
 	if errors.As(err, &missing) {
 		return fmt.Errorf("table %s: %w; `seeder init` makes it", l.table, ErrNoTable)
 	}
-	return fmt.Errorf("table %s: %w", l.table, err)
+	return fmt.Errorf("table %s: %w", l.table, awserr.Explain(err, "table "+l.table))
 }
 
 // Get reads the item of a key, consistently. ErrNotFound when there is none, an

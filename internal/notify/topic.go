@@ -13,6 +13,8 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/service/sns"
 	"github.com/aws/aws-sdk-go-v2/service/sns/types"
+
+	"github.com/landfall-dist/landfall/internal/awserr"
 )
 
 // topicARN is what CreateTopic gives: its region becomes part of a host's name.
@@ -56,9 +58,9 @@ func (t *topic) send(ctx context.Context, m *message) error {
 	})
 	var response *awshttp.ResponseError
 	if errors.As(err, &response) {
-		return refused{err, response.HTTPStatusCode(), throttled(err)}
+		return refused{awserr.Explain(err, "topic "+t.arn), response.HTTPStatusCode(), throttled(err)}
 	}
-	return err
+	return awserr.Explain(err, "topic "+t.arn)
 }
 
 // throttled reports whether SNS asks for patience, which it may do with 400.
