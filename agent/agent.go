@@ -113,6 +113,7 @@ type Agent struct {
 	store      *store
 	notes      notes
 	metrics    *metrics
+	table      table
 	// membersChanged is closed and replaced at every change, so that any
 	// number of builds can wait for it.
 	membersChanged *notice
@@ -167,7 +168,12 @@ func New(cfg Config) (_ *Agent, err error) {
 	g.PeerPort, g.HTTPPort = port(cfg.Peers), port(cfg.HTTP)
 	g.Trusts = keyIDs(cfg.Trust)
 	g.Book, g.Logger = a.book, cfg.Logger
-	g.OnDocument, g.OnMembers = a.document, a.membersChanged.tell
+	g.Table = cfg.Ledger.Place().String()
+	a.table.changed = make(chan struct{}, 1)
+	g.OnDocument, g.OnMembers = a.document, func() {
+		a.membersChanged.tell()
+		a.table.look()
+	}
 	if a.gossip, err = gossip.New(g); err != nil {
 		return nil, err
 	}
@@ -209,6 +215,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return web.Serve(ctx, a.cfg.HTTP, a.handler(), a.cfg.Logger) })
 	group.Go(func() error { return a.tick(ctx) })
 	group.Go(func() error { return a.probe(ctx) })
+	group.Go(func() error { return a.watchTable(ctx) })
 	group.Go(func() error { // last of all: who holds mu and has seen ctx running may still begin something
 		<-ctx.Done()
 		a.mu.Lock()

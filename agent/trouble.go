@@ -42,10 +42,14 @@ func keyIDs(trust []ed25519.PublicKey) []string {
 	return out
 }
 
-// ready is nil when a seeder is in sight whose announcements this agent follows;
+// ready is nil when a seeder is in sight whose announcements this agent follows, and
+// which reads the table that this agent writes;
 // else it says why not.
 func (a *Agent) ready() error {
 	if _, err := a.seeders(); err != nil {
+		return err
+	}
+	if err := a.tableDiffers(); err != nil {
 		return err
 	}
 	return a.store.ready()

@@ -22,6 +22,14 @@ func versionOf(o bucket.Object) ledger.ObjectVersion {
 	return ledger.ObjectVersion{Key: hash64(o.Key), ETag: hash64(o.ETag)}
 }
 
+// fingerprint stands for two texts, such as an object's key and its bucket.
+type fingerprint [16]byte
+
+func fingerprintOf(a, b string) fingerprint {
+	sum := sha256.Sum256([]byte(a + "\x00" + b))
+	return fingerprint(sum[:16])
+}
+
 func hash64(s string) uint64 {
 	sum := sha256.Sum256([]byte(s))
 	return binary.BigEndian.Uint64(sum[:])
@@ -154,17 +162,16 @@ func readBaselineFile(file string) (isOld func(bucket.Object) bool, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the baseline: %w", err)
 	}
-	const length = 16
+	const length = len(fingerprint{})
 	if len(b)%length != 0 {
 		return nil, fmt.Errorf("baseline %s is damaged: remove it, and the bucket's present objects count as sent", file)
 	}
-	old := make(map[[length]byte]struct{}, len(b)/length)
+	old := make(map[fingerprint]struct{}, len(b)/length)
 	for ; len(b) > 0; b = b[length:] {
-		old[[length]byte(b[:length])] = struct{}{}
+		old[fingerprint(b[:length])] = struct{}{}
 	}
 	return func(o bucket.Object) bool {
-		sum := sha256.Sum256([]byte(o.Key + "\x00" + o.ETag))
-		_, ok := old[[length]byte(sum[:length])]
+		_, ok := old[fingerprintOf(o.Key, o.ETag)]
 		return ok
 	}, nil
 }

@@ -48,6 +48,8 @@ type index struct {
 	// distrust says, of buckets that are not served, which agent does not take this
 	// seeder's word.
 	distrust map[string]string
+	// elsewhere says of buckets that an agent there records arrivals in another table.
+	elsewhere map[string]string
 	// members are the ids of all there are now.
 	members map[string]bool
 	linked  []*execution // that have links, the one heard of last at the end
@@ -339,6 +341,17 @@ func (x *index) serve(served, members map[string]bool) {
 	x.served, x.members = since, members
 }
 
+// recordElsewhere takes in, by bucket, why an agent's arrivals are not seen here, and
+// returns what is news.
+func (x *index) recordElsewhere(why map[string]string) (news map[string]string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	news = maps.Clone(why)
+	maps.DeleteFunc(news, func(bucket, text string) bool { return x.elsewhere[bucket] == text })
+	x.elsewhere = why
+	return news
+}
+
 // heard takes in an agent's report. When it says that the build landed or failed and the
 // record does not have that yet, whoever follows the execution is woken to read
 // the table.
@@ -601,6 +614,9 @@ func (x *index) destination(e *execution, bucket string) api.Destination {
 			// The agent's word; the table has not been read yet.
 			d.State = api.StateLanding
 		}
+	}
+	if why := x.elsewhere[bucket]; why != "" {
+		d.Error = why
 	}
 	return d
 }

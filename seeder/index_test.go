@@ -142,6 +142,25 @@ func TestFailedDestinationThatMovesAgain(t *testing.T) {
 	}
 }
 
+// Where an agent records arrivals in another table, the destination says so.
+func TestRecordElsewhere(t *testing.T) {
+	x := newIndex()
+	x.put(record(1, "k", 1))
+	if news := x.recordElsewhere(map[string]string{"a-builds": "another table"}); len(news) != 1 {
+		t.Errorf("news %v", news)
+	}
+	if news := x.recordElsewhere(map[string]string{"a-builds": "another table"}); len(news) != 0 {
+		t.Errorf("the same again is news: %v", news)
+	}
+	if e, _ := x.one(id(1)); e.Destinations[0].Bucket != "a-builds" || e.Destinations[0].Error != "another table" {
+		t.Errorf("%+v", e.Destinations)
+	}
+	x.recordElsewhere(nil)
+	if e, _ := x.one(id(1)); e.Destinations[0].Error != "" {
+		t.Errorf("%+v", e.Destinations)
+	}
+}
+
 func TestReservations(t *testing.T) {
 	r := newReservations()
 	if r.held("k") || !r.take("k") || !r.held("k") || r.take("k") {

@@ -196,6 +196,7 @@ func New(cfg Config) (_ *Seeder, err error) {
 	g := cfg.Gossip
 	g.Role, g.Key = gossip.Seeder, s.keyID()
 	g.PeerPort, g.HTTPPort = port(cfg.Peers), port(cfg.HTTP)
+	g.Table = cfg.Ledger.Place().String()
 	g.Book, g.Logger = s.book, cfg.Logger
 	g.OnDocument = s.heard
 	g.OnProgress, g.OnLinks, g.OnMembers = s.progress, s.links, s.membersChanged
@@ -301,11 +302,18 @@ func (s *Seeder) isReady() error {
 // lacks.
 func (s *Seeder) membersChanged() {
 	all, agents, members := s.gossip.Members(), make(map[string]string), make(map[string]bool)
+	elsewhere, mine := make(map[string]string), s.cfg.Ledger.Place()
 	for _, m := range all {
 		members[m.ID] = true
 		if m.Role == gossip.Agent && s.trustedBy(m) {
 			agents[m.Name] = m.Bucket
+			if err := mine.Of(m.Table).Differs("agent "+m.ID, "this seeder", mine); err != nil {
+				elsewhere[m.Bucket] = err.Error()
+			}
 		}
+	}
+	for bucket, why := range s.index.recordElsewhere(elsewhere) {
+		s.cfg.Logger.Warn("an agent records arrivals in another table, they are not seen here", "bucket", bucket, "error", why)
 	}
 	now, distrust := s.servedBy(all)
 	s.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"slices"
 
@@ -32,7 +33,7 @@ func checkCommand() *cli.Command {
 			command.Bool("write", "land one small object in each bucket"),
 		},
 		Action: func(c *cli.Context) error {
-			cfg, err := command.LoadAWS(c.Context)
+			cfg, err := command.LoadAWS(c.Context, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 			if err != nil {
 				return err
 			}

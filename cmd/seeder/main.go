@@ -247,6 +247,9 @@ func initCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			if c.String("table-region") == "" && cfg.Region == "" {
+				return command.Usagef("no AWS region is set: set AWS_REGION, or give --table-region and --source-region")
+			}
 			for _, name := range append([]string{c.String("bucket")}, c.StringSlice("destinations")...) {
 				created, err := bucket.Create(c.Context, cfg, name, c.String("source-region"))
 				if err != nil {
@@ -262,7 +265,7 @@ func initCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Println(made("table "+l.Table(), created))
+			fmt.Println(made("table "+l.Table()+" in "+l.Region(), created))
 			return nil
 		},
 	}

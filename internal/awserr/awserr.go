@@ -20,6 +20,8 @@ import (
 
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
+
+	"github.com/landfall-dist/landfall/internal/answers"
 )
 
 const (
@@ -74,28 +76,35 @@ func reason(err error, call *smithy.OperationError, on string) string {
 	if s := err.Error(); strings.Contains(s, "Missing Region") || strings.Contains(s, "A region must be set") {
 		return "no AWS region is set: set AWS_REGION, or give --table-region for the table, --source-region or --bucket-region for a bucket"
 	}
-	service := serviceName(call.ServiceID)
-	if status := Status(err); status != 0 {
+	service := cmp.Or(call.ServiceID, "AWS")
+	for _, bound := range []error{answers.ErrStalled, answers.ErrTooLong} {
+		if errors.Is(err, bound) {
+			_, how, _ := strings.Cut(err.Error(), bound.Error())
+			return service + ": " + oneLine(bound.Error()+how)
+		}
+	}
+	status := Status(err)
+	switch {
+	case status >= http.StatusMultipleChoices:
 		return answerReason(err, call, service, on, status)
+	case status != 0:
+		return fmt.Sprintf("the answer of %s cannot be read: %s", service, oneLine(innermost(call.Err)))
 	}
 	return transportReason(err, call, service)
 }
-
-// serviceName is a service as people know it.
-func serviceName(id string) string { return cmp.Or(id, "AWS") }
 
 // answerReason explains what a server said.
 func answerReason(err error, call *smithy.OperationError, service, on string, status int) string {
 	code, message := Code(err), message(err)
 	switch {
 	case skewed(err, code, message):
-		return service + " refuses the request's time: set this host's clock (NTP)"
+		return fmt.Sprintf("%s refuses the request's time%s: set this host's clock (NTP)", service, inBrackets(code))
 	case expired[code]:
-		return service + " says that the AWS credentials have expired: renew them (a new AWS_SESSION_TOKEN, `aws sso login`, or the host's role)"
+		return service + " says that the AWS credentials have expired" + inBrackets(code) + ": renew them (a new AWS_SESSION_TOKEN, `aws sso login`, or the host's role)"
 	case unknownKey[code]:
 		return fmt.Sprintf("%s does not know these AWS credentials (%s): check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, and the endpoint", service, code)
 	case denied[code] || status == http.StatusForbidden:
-		return fmt.Sprintf("access denied by %s: the credentials need %s on %s (README.md has the least policies)%s",
+		return fmt.Sprintf("access denied by %s: the credentials need %s on %s (README.md lists the permissions)%s",
 			service, action(call), on, said(code, message))
 	case elsewhere[code] || status == http.StatusMovedPermanently || status == http.StatusTemporaryRedirect:
 		if region := header(err, "X-Amz-Bucket-Region"); region != "" {
@@ -255,6 +264,13 @@ func header(err error, name string) string {
 		return response.Response.Header.Get(name)
 	}
 	return ""
+}
+
+func inBrackets(code string) string {
+	if code == "" {
+		return ""
+	}
+	return " (" + code + ")"
 }
 
 // said are a server's code and words, to be put after a sentence.

@@ -21,6 +21,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go/logging"
 	"go.uber.org/goleak"
+
+	"github.com/landfall-dist/landfall/internal/answers"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -102,6 +104,11 @@ func TestAnswers(t *testing.T) {
 		"another refusal":        {s3Error(400, "InvalidArgument", "Many\nlines, request id: REQUEST123, host id: HOST456 "), list, []string{"S3 refuses it: InvalidArgument: Many lines"}},
 		"an endless one":         {s3Error(400, "InvalidArgument", strings.Repeat("word ", 10_000)), list, []string{"InvalidArgument", "…"}},
 		"a table that is not so": {dynamoError(400, "ValidationException", "One or more parameter values were invalid"), scan, []string{"DynamoDB refuses it: ValidationException: One or more"}},
+		"not what was asked":     {func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "<html") }, list, []string{"answer of S3 cannot be read"}}, //nolint:errcheck // the client's error shows it
+		"without end": {func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, strings.Repeat("<a>", 3<<20)) }, func(ctx context.Context, cfg aws.Config) error {
+			cfg.HTTPClient = answers.S3(cfg.HTTPClient)
+			return list(ctx, cfg)
+		}, []string{"S3: the answer is too long: more than"}}, //nolint:errcheck // as above
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := httptest.NewServer(c.answer)

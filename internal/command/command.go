@@ -393,6 +393,10 @@ func OpenMember(c *cli.Context, kind string) (_ *Member, err error) {
 	if err := m.Ledger.Check(c.Context); err != nil {
 		return nil, err
 	}
+	if place := m.Ledger.Place(); place.Eventual() {
+		m.Logger.Warn("the table is a global one that is only eventually consistent, all members have to use it in the same region",
+			"table", m.Ledger.Table(), "region", place.Region, "replicas", place.Replicas)
+	}
 	m.Gossip = gossip.Config{
 		Listen:    c.String("gossip-listen"),
 		Advertise: c.String("advertise"),

@@ -19,6 +19,10 @@ func (d delegate) NodeMeta(limit int) []byte {
 		meta.Trusts = nil
 		b, err = json.Marshal(meta)
 	}
+	if err == nil && len(b) > limit {
+		meta.Table = ""
+		b, err = json.Marshal(meta)
+	}
 	if err != nil || len(b) > limit {
 		// New bounds every field, so this cannot be; a member without meta
 		// is ignored by the others.

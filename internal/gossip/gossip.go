@@ -40,6 +40,8 @@ const (
 	// maxName bounds id and region, which share memberlist's 512 bytes of meta
 	// with a bucket's 63.
 	maxName = 64
+	// maxTable bounds a table's region, account and name.
+	maxTable = 128
 	// sendTimeout bounds a reliable message to one member.
 	sendTimeout = 10 * time.Second
 	// maxPacket is the longest message that is sent as a packet, in bytes: with
@@ -62,6 +64,9 @@ type Meta struct {
 	// trusts, as announce.KeyID has them; empty where a member does not say.
 	Key    string   `json:"key,omitempty"`
 	Trusts []string `json:"trusts,omitempty"`
+	// Table is where a member records arrivals, as ledger.Place has it; empty where
+	// it does not say. At most maxTable bytes.
+	Table string `json:"table,omitempty"`
 }
 
 // Member is one process in the cluster.

@@ -43,6 +43,9 @@ func (m Meta) bounded() Meta {
 	if len(m.Trusts) > maxTrusts {
 		m.Trusts = nil
 	}
+	if len(m.Table) > maxTable {
+		m.Table = ""
+	}
 	return m
 }
 

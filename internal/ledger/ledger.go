@@ -51,6 +51,7 @@ type Ledger struct {
 	client *dynamodb.Client
 	table  string
 	owner  string
+	place  *atomic.Pointer[Place] // nil in it until described
 	*counts
 }
 
@@ -58,7 +59,7 @@ type counts struct{ errors, conflicts atomic.Int64 }
 
 // New returns the ledger kept in a table, which need not exist yet.
 func New(client *dynamodb.Client, table string) *Ledger {
-	return &Ledger{client: client, table: table, counts: new(counts)}
+	return &Ledger{client: client, table: table, place: new(atomic.Pointer[Place]), counts: new(counts)}
 }
 
 // As returns the ledger for a seeder, by its global bucket: it leaves other seeders'
@@ -68,6 +69,9 @@ func (l *Ledger) As(owner string) *Ledger {
 	of.owner = owner
 	return &of
 }
+
+// Region is the AWS region that the table is looked for in; empty when none is set.
+func (l *Ledger) Region() string { return l.client.Options().Region }
 
 // Table is the table's name.
 func (l *Ledger) Table() string { return l.table }
@@ -129,6 +133,7 @@ func (l *Ledger) describe(ctx context.Context) (types.TableStatus, error) {
 	if !same {
 		return "", fmt.Errorf("table %s is another one: its key is not fileKey and sourceBucket; choose another name with --table", l.table)
 	}
+	l.place.Store(placeOf(out.Table, l.Region()))
 	return out.Table.TableStatus, nil
 }
 
@@ -140,7 +145,7 @@ func (l *Ledger) explain(err error) error {
 	}
 	var missing *types.ResourceNotFoundException
 	if errors.As(err, &missing) {
-		return fmt.Errorf("table %s: %w; `seeder init` makes it", l.table, ErrNoTable)
+		return fmt.Errorf("table %s: %w in AWS region %s; give the region that it is in with --table-region, or make a new one there with `seeder init`", l.table, ErrNoTable, l.Region())
 	}
 	return fmt.Errorf("table %s: %w", l.table, awserr.Explain(err, "table "+l.table))
 }
@@ -160,7 +165,7 @@ func (l *Ledger) Get(ctx context.Context, k Key) (*Record, error) {
 		return nil, l.explain(err)
 	}
 	if len(out.Item) == 0 {
-		return nil, fmt.Errorf("%w: %s from %s", ErrNotFound, k.FileKey, k.SourceBucket)
+		return nil, fmt.Errorf("%w: %s from %s in table %s of %s", ErrNotFound, k.FileKey, k.SourceBucket, l.table, l.Region())
 	}
 	return decode(out.Item, time.Now())
 }
