@@ -15,9 +15,13 @@ import (
 type executionLines struct {
 	w    io.Writer
 	last map[string]string
+	said time.Time // when a line was printed
 }
 
-func (l *executionLines) update(e *api.Execution, _ time.Time) {
+// stillEvery is how long a pipe hears nothing before it is said how things stand.
+const stillEvery = 15 * time.Second
+
+func (l *executionLines) update(e *api.Execution, now time.Time) {
 	if l.last == nil {
 		l.last = make(map[string]string)
 	}
@@ -25,6 +29,16 @@ func (l *executionLines) update(e *api.Execution, _ time.Time) {
 		if is := d.State + " " + d.Error; l.last[d.Bucket] != is {
 			l.last[d.Bucket] = is
 			fmt.Fprintf(l.w, "%s: %s\n", command.Plain(d.Bucket), describe(e, &d))
+			l.said = now
+		}
+	}
+	if now.Sub(l.said) < stillEvery {
+		return
+	}
+	l.said = now
+	for _, d := range e.Destinations {
+		if d.State != api.StateLanded && d.State != api.StateFailed {
+			fmt.Fprintf(l.w, "%s: still %s\n", command.Plain(d.Bucket), describe(e, &d))
 		}
 	}
 }
@@ -39,7 +53,7 @@ func describe(e *api.Execution, d *api.Destination) string {
 	case api.StateDownloading:
 		return fmt.Sprintf("downloading %s %s/s", verified(d.VerifiedBytes, e.Size, d.State), command.FormatSize(d.Rate))
 	case api.StateLanding:
-		return "landing " + verified(d.LandedBytes, e.Size, d.State)
+		return landing(e, d)
 	case api.StateQueued:
 		if e.Phase == api.PhasePulling {
 			return "the seeder pulls " + percent(e.PulledBytes, e.Size)
@@ -49,6 +63,18 @@ func describe(e *api.Execution, d *api.Destination) string {
 		return command.Plain(d.State) + ": " + command.Plain(d.Error)
 	}
 	return command.Plain(d.State)
+}
+
+// landing says how far a landing is: when all parts are up, S3 has to put them
+// together, and the arrival has to be recorded.
+func landing(e *api.Execution, d *api.Destination) string {
+	switch {
+	case d.LandedBytes < e.Size:
+		return "landing " + verified(d.LandedBytes, e.Size, d.State)
+	case d.Took != nil && d.Took.Recording > 0:
+		return "recording"
+	}
+	return "completing"
 }
 
 // executionBars shows a bar for each destination, and one for the seeder while it
@@ -138,6 +164,9 @@ func (b *executionBars) destination(e *api.Execution, d *api.Destination, now ti
 		}
 	case api.StateDownloading, api.StateLanding:
 		r.rate, r.left = m.rate/2, m.left(r.total-r.done)
+		if d.State == api.StateLanding && d.LandedBytes >= e.Size {
+			r.text = landing(e, d)
+		}
 	}
 	return r
 }

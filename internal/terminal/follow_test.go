@@ -256,3 +256,25 @@ func TestJSON(t *testing.T) {
 		t.Errorf("%q, want %q", out.String(), want)
 	}
 }
+
+// A pipe hears every stillEvery how things stand, and what happens after the last part.
+func TestPipeIsNotSilent(t *testing.T) {
+	var out strings.Builder
+	l := &executionLines{w: &out}
+	e := &api.Execution{Status: "IN_PROGRESS", Phase: api.PhaseDistributing, Size: 100, Destinations: []api.Destination{
+		{Bucket: "a", State: api.StateLanding, LandedBytes: 100}, {Bucket: "b", State: api.StateLanded},
+	}}
+	began := time.Unix(1, 0)
+	l.update(e, began)
+	said := out.Len()
+	l.update(e, began.Add(stillEvery-1))
+	if out.Len() != said {
+		t.Errorf("said too early: %s", &out)
+	}
+	e.Destinations[0].Took = &api.Took{Recording: 1}
+	l.update(e, began.Add(stillEvery))
+	l.update(e, began.Add(stillEvery+1))
+	if want := "a: completing\nb: landed in 0.0 s\na: still recording\n"; out.String() != want {
+		t.Errorf("%q, want %q", &out, want)
+	}
+}

@@ -56,6 +56,10 @@ func (m *meter) left(rest int64) time.Duration {
 	if seconds >= farAway.Seconds() {
 		return 0
 	}
+	// What should have come by now and has not is no second away.
+	if waited := m.at.Sub(m.moved); waited > time.Second && waited.Seconds() > seconds {
+		return 0
+	}
 	return max(time.Duration(seconds*float64(time.Second)), time.Second)
 }
 

@@ -65,3 +65,20 @@ func TestFormatTime(t *testing.T) {
 		t.Errorf("elapsed: %s", got)
 	}
 }
+
+// The last bytes that do not come are not "1s left" for long.
+func TestNothingIsASecondAwayForLong(t *testing.T) {
+	var m meter
+	at := time.Unix(0, 0)
+	for i := range int64(5) {
+		m.add(at.Add(time.Duration(i)*time.Second), i*100)
+	}
+	last := at.Add(4 * time.Second)
+	if m.left(50) == 0 {
+		t.Error("unknown while it moves")
+	}
+	m.add(last.Add(2*time.Second), 400)
+	if left := m.left(50); left != 0 {
+		t.Errorf("%s left of what should have come", left)
+	}
+}
