@@ -3,17 +3,19 @@ package cmd_test
 import (
 	"bytes"
 	"context"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 )
 
-// TestReadme runs the README's code blocks, in order: those with the demo
-// running, then those of the three roles as processes.
+// TestReadme runs the README's code blocks with the demo running, in order, as they
+// stand: where there is nothing but what a clone has and make build makes.
 func TestReadme(t *testing.T) {
 	t.Parallel()
 	if !inside(t) {
@@ -36,14 +38,9 @@ func TestReadme(t *testing.T) {
 	}
 	run(t, dir, blocks["With the demo running"])
 	demo.stop(t)
-
-	cloud := background(t, dir, "bin/landfall-dev", "cloud", "--dir", "cloud")
-	run(t, dir, blocks["For real: three roles as processes"])
-	cloud.stop(t)
 }
 
-// TestHTTPExamples runs the blocks of docs/http.md: those up to the token with the
-// demo, the rest with a seeder alone.
+// TestHTTPExamples runs all blocks of docs/http.md with the demo running.
 func TestHTTPExamples(t *testing.T) {
 	t.Parallel()
 	if !inside(t) {
@@ -55,21 +52,20 @@ func TestHTTPExamples(t *testing.T) {
 	demo := background(t, dir, "bin/landfall-dev", "--publish", build)
 	demo.until(t, "Ctrl-C stops all of it")
 	var lines []string
-	for _, heading := range []string{"Publish", "Look", "Cancel, and send again", "Follow", "Health and metrics"} {
+	for _, heading := range []string{"Publish", "Look", "Cancel, and send again", "Follow", "Health and metrics", "With an operator token"} {
 		if len(blocks[heading]) == 0 {
 			t.Errorf("nothing to run under %q", heading)
 		}
 		lines = append(lines, blocks[heading]...)
 	}
-	run(t, dir, append([]string{"bin/seeder publish build.zip"}, lines...))
+	if all := len(slices.Concat(slices.Collect(maps.Values(blocks))...)); all != len(lines) {
+		t.Errorf("%d of %d lines are run: a heading is new", len(lines), all)
+	}
+	run(t, dir, lines)
 	demo.stop(t)
-
-	cloud := background(t, dir, "bin/landfall-dev", "cloud", "--dir", "cloud")
-	run(t, dir, blocks["With an operator token"])
-	cloud.stop(t)
 }
 
-// workplace is a directory with the programs and builds that the examples name, and
+// workplace is a directory with what the examples find in a clone after make build, and
 // the build that the demo publishes.
 func workplace(t *testing.T) (dir, build string) {
 	t.Helper()
@@ -78,14 +74,8 @@ func workplace(t *testing.T) (dir, build string) {
 		t.Fatal(err)
 	}
 	build = filepath.Join(root, "testdata", "builds", "hello-1.0.0.zip")
-	content, err := os.ReadFile(build)
-	if err != nil {
+	if err := os.Symlink(filepath.Join(root, "testdata"), filepath.Join(dir, "testdata")); err != nil {
 		t.Fatal(err)
-	}
-	for _, name := range []string{"build.zip", "test-file.zip"} {
-		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
-			t.Fatal(err)
-		}
 	}
 	return dir, build
 }
@@ -141,26 +131,18 @@ func run(t *testing.T, dir string, lines []string) {
 		if tool == "curl" {
 			line = "curl --fail --silent --show-error" + strings.TrimPrefix(line, "curl")
 		}
-		line = strings.ReplaceAll(line, "seeder.example:", "127.0.0.1:")
 		script = append(script, "echo '+' "+strings.ReplaceAll(shellQuote(line), "\n", " "))
 		switch {
 		case strings.Contains(line, "seeder run "):
-			script = append(script, line+" &", "healthy bin/seeder health")
+			script = append(script, line+" &", "healthy bin/seeder health --seeder "+listens(line, "127.0.0.1:7070"))
 		case strings.Contains(line, "agent run "):
-			url := "http://127.0.0.1:7080"
-			if strings.Contains(line, "127.0.0.1:7083") {
-				url = "http://127.0.0.1:7083"
-			}
-			script = append(script, line+" &", "healthy bin/agent health --agent "+url)
+			script = append(script, line+" &", "healthy bin/agent health --agent "+listens(line, "127.0.0.1:7080"))
 		case strings.Contains(line, "s3 cp "):
 			key := filepath.Base(line)
 			script = append(script, line, "healthy bin/seeder status "+key, "bin/seeder status --watch "+key)
 		default:
 			script = append(script, line)
 		}
-	}
-	if strings.Contains(strings.Join(lines, "\n"), "region-c") {
-		script = append(script, "bin/seeder publish --to region-c-builds build.zip")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
@@ -172,6 +154,14 @@ func run(t *testing.T, dir string, lines []string) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	t.Logf("%s", out)
+}
+
+// listens is the URL of a daemon's HTTP side.
+func listens(line, usual string) string {
+	if _, rest, ok := strings.Cut(line, "--listen "); ok {
+		usual, _, _ = strings.Cut(rest, " ")
+	}
+	return "http://" + usual
 }
 
 func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

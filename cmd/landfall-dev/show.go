@@ -203,7 +203,11 @@ func (s *show) explain(c *devcluster.Cluster) {
 	p("  export AWS_ENDPOINT_URL=%s AWS_REGION=%s AWS_DEFAULT_REGION=%s", s.cloud, awsRegion, awsRegion)
 	p("  export AWS_ACCESS_KEY_ID=%s AWS_SECRET_ACCESS_KEY=%s", accessKey, secretKey)
 	p("then for example:")
-	p("  bin/seeder publish build.zip")
+	build := "FILE"
+	if s.publish != "" {
+		build = command.Quote(s.publish)
+	}
+	p("  bin/seeder publish %s", build)
 	p("  bin/seeder list")
 	p("  bin/agent status")
 	p("\nAdd a third region:")
@@ -212,7 +216,8 @@ func (s *show) explain(c *devcluster.Cluster) {
 		globalBucket, devcluster.BucketOf(third), third, devcluster.BucketOf(third), c.SeederGossip,
 		command.Quote(filepath.Join(s.dir, "seeder.key.pub")), firstAgentPort+len(s.regions), command.Quote(filepath.Join(s.dir, "agent-"+third)))
 	p("and send it a build:")
-	p("  bin/seeder publish --to %s build.zip", devcluster.BucketOf(third))
+	p("  bin/seeder publish --to %s --key for-region-c.zip %s", devcluster.BucketOf(third), build)
+	p("(without --to builds go on to the regions that this was started with: --regions)")
 	p("\nData: %s, log: %s", s.dir, s.log)
 	p("Ctrl-C stops all of it.")
 }

@@ -94,15 +94,15 @@ func Main(app *cli.App) int {
 	var coder cli.ExitCoder
 	if errors.As(err, &coder) {
 		if err.Error() != "" {
-			fmt.Fprintf(os.Stderr, "%s: %s\n", app.Name, plainLines(err.Error()))
+			fmt.Fprintf(os.Stderr, "%s: %s\n", app.Name, asCalled(os.Args[0], plainLines(err.Error())))
 		}
 		return coder.ExitCode()
 	}
-	fmt.Fprintf(os.Stderr, "%s: %s\n", app.Name, plainLines(err.Error()))
+	fmt.Fprintf(os.Stderr, "%s: %s\n", app.Name, asCalled(os.Args[0], plainLines(err.Error())))
 	var usage UsageError
 	// urfave/cli has no type for a flag that is missing.
 	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "Required flag") {
-		fmt.Fprintf(os.Stderr, "Try `%s --help`.\n", called(app, os.Args))
+		fmt.Fprintf(os.Stderr, "%s\n", asCalled(os.Args[0], fmt.Sprintf("Try `%s --help`.", called(app, os.Args))))
 		return ExitUsage
 	}
 	return ExitFailed

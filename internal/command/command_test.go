@@ -162,6 +162,19 @@ func TestQuote(t *testing.T) {
 	}
 }
 
+func TestAsCalled(t *testing.T) {
+	const text = "no table: make it with `seeder init`, or `agent run --help`; seeder is up"
+	for program, want := range map[string]string{
+		"seeder":      text,
+		"bin/agent":   "no table: make it with `bin/seeder init`, or `bin/agent run --help`; seeder is up",
+		"/a b/seeder": "no table: make it with `'/a b/seeder' init`, or `'/a b/agent' run --help`; seeder is up",
+	} {
+		if got := asCalled(program, text); got != want {
+			t.Errorf("%s: %s", program, got)
+		}
+	}
+}
+
 func TestNearest(t *testing.T) {
 	names := []string{"run", "publish", "list", "status", "cancel", "retry", "init", "keygen", "health"}
 	for in, want := range map[string]string{

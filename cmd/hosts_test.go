@@ -1,0 +1,89 @@
+package cmd_test
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestReadmeThreeHosts runs the README's lines for three hosts as they stand, each in a
+// network namespace with the address that they name: they must form a cluster that a
+// build goes through. S3 and DynamoDB are a fourth host's.
+func TestReadmeThreeHosts(t *testing.T) {
+	t.Parallel()
+	for _, tool := range []string{"ip", "nsenter", "unshare"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("%s is not installed here (iproute2, util-linux)", tool)
+		}
+	}
+	if !inside(t) {
+		return
+	}
+	dir, _ := workplace(t)
+	lines := blocksOf(t, filepath.Join(root, "README.md"))["For real: three roles as processes"]
+	script := []string{
+		"set -eu",
+		"trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT",
+		"healthy() { for i in $(seq 1800); do \"$@\" >/dev/null 2>&1 && return; sleep 0.05; done; \"$@\"; }",
+		"apart() { [ \"$(readlink /proc/$1/ns/net)\" != \"$(readlink /proc/self/ns/net)\" ]; }",
+		"export AWS_ENDPOINT_URL=http://10.0.0.4:4566 AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test",
+		"ip link add br0 type bridge && ip addr add 10.0.0.4/24 dev br0 && ip link set br0 up",
+		"bin/landfall-dev cloud --dir cloud --listen 10.0.0.4:4566 &",
+		"healthy bin/landfall-dev health --cloud http://10.0.0.4:4566",
+	}
+	for n := 1; n <= 3; n++ {
+		script = append(script,
+			fmt.Sprintf("mkdir h%d && ln -s ../bin ../testdata h%d; unshare -n sleep 600 & h%d=$!; healthy apart $h%d", n, n, n, n),
+			fmt.Sprintf("ip link add v%d type veth peer name e%d netns $h%d && ip link set v%d master br0 up", n, n, n, n),
+			fmt.Sprintf("nsenter -n -t $h%d sh -c 'ip link set lo up && ip addr add 10.0.0.%d/24 dev e%d && ip link set e%d up'", n, n, n, n))
+	}
+	copied := false
+	for _, line := range lines {
+		line, _, _ = strings.Cut(line, "  #")
+		host := 1
+		for n := 2; n <= 3; n++ {
+			if strings.Contains(line, fmt.Sprintf("--gossip-listen 10.0.0.%d:", n)) {
+				host = n
+			}
+		}
+		at := fmt.Sprintf("cd h%d && exec nsenter -n -t $h%d ", host, host)
+		script = append(script, "echo '+' "+shellQuote(line))
+		switch {
+		case strings.Contains(line, " run "):
+			if !copied {
+				copied = true
+				script = append(script, "for n in 2 3; do mkdir h$n/keys && cp -p h1/keys/seeder.key.pub h1/keys/gossip.key h$n/keys/; done")
+			}
+			script = append(script, "("+at+line+") &")
+			health := "bin/seeder health"
+			if host > 1 {
+				health = "bin/agent health"
+			}
+			script = append(script, fmt.Sprintf("healthy nsenter -n -t $h%d %s", host, health))
+		default:
+			script = append(script, "("+at+line+")")
+		}
+	}
+	if !copied {
+		t.Fatal("nothing to run: has a heading of the README changed?")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	c := exec.CommandContext(ctx, "bash", "-c", strings.Join(script, "\n"))
+	c.Dir = dir
+	c.WaitDelay = time.Second // a daemon that outlives the shell holds the pipe
+	out, err := c.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, want := range []string{"region-a-builds", "region-b-builds"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("nothing is said of %s:\n%s", want, out)
+		}
+	}
+	t.Logf("%s", out)
+}
