@@ -40,7 +40,7 @@ func (a *Agent) clearOnce(ctx context.Context, key ledger.Key, executionID strin
 		return 0, nil
 	case err != nil:
 		return 0, err
-	case record.ExecutionID != executionID, record.Status != ledger.Failed, !slices.Contains(record.Failed, name):
+	case record.ExecutionID != executionID, record.Status != ledger.Failed && record.Status != ledger.Cancelled, !slices.Contains(record.Failed, name):
 		return 0, nil
 	}
 	uploads, err := a.cfg.Bucket.Uploads(ctx, key.FileKey)

@@ -530,7 +530,7 @@ func (x *index) one(id string) (api.Execution, bool) {
 func (x *index) countByStatus() map[ledger.Status]int {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	out := map[ledger.Status]int{ledger.InProgress: 0, ledger.Completed: 0, ledger.Failed: 0}
+	out := map[ledger.Status]int{ledger.InProgress: 0, ledger.Completed: 0, ledger.Failed: 0, ledger.Cancelled: 0}
 	maps.Copy(out, x.counts)
 	return out
 }
@@ -591,6 +591,9 @@ func (x *index) destination(e *execution, bucket string) api.Destination {
 	failed := slices.Contains(e.record.Failed, bucket)
 	if failed {
 		d.State, d.Error = api.StateFailed, result.Error
+		if e.record.Cancelled(bucket) {
+			d.State = api.StateCancelled
+		}
 	} else if x.served[bucket].IsZero() && e.live.phase == api.PhaseDistributing {
 		d.State, d.Error = api.StateUnserved, x.unserved(bucket)
 	}

@@ -92,7 +92,7 @@ func newMetrics(destinations []string) *metrics {
 			"Tries to take up an object of the global bucket that failed.")),
 		buckets: make(map[string]bool),
 	}
-	for _, status := range []string{string(ledger.Completed), string(ledger.Failed), superseded} {
+	for _, status := range []string{string(ledger.Completed), string(ledger.Failed), string(ledger.Cancelled), superseded} {
 		m.ended.WithLabelValues(status)
 	}
 	m.show(destinations)

@@ -138,7 +138,7 @@ func (x *index) listing(e *execution) listed {
 	for _, b := range r.Destinations {
 		d := x.destination(e, b)
 		done += float64(d.VerifiedBytes + d.LandedBytes)
-		l.Sick = l.Sick || d.Error != "" && d.State != api.StateFailed
+		l.Sick = l.Sick || d.Error != "" && d.State != api.StateFailed && d.State != api.StateCancelled
 	}
 	l.Done = int(1000 * min(1, done/whole))
 	return l

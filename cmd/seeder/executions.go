@@ -241,17 +241,26 @@ func follow(c *cli.Context, e *api.Execution, form terminal.Form) (*api.Executio
 	return last, explain(c, err)
 }
 
-// failures is the error that names the destinations that failed; nil for none.
+// failures is the error that names the destinations that failed, or were cancelled; nil
+// for none. Where no other has failed, its exit code is that of a cancel.
 func failures(c *cli.Context, e *api.Execution) error {
-	var failed []string
+	var failed, cancelled []string
 	for _, d := range e.Destinations {
-		if d.State == api.StateFailed {
+		switch d.State {
+		case api.StateFailed:
 			failed = append(failed, d.Bucket)
+		case api.StateCancelled:
+			cancelled = append(cancelled, d.Bucket)
 		}
 	}
-	if len(failed) == 0 {
+	if len(failed) == 0 && len(cancelled) == 0 {
 		return nil
 	}
+	if len(failed) == 0 {
+		return cli.Exit(fmt.Sprintf("%s was cancelled before it arrived in %s; send it again with: %s",
+			e.Key, strings.Join(cancelled, ", "), called(c, "retry", nameOf(e))), command.ExitCancelled)
+	}
+	failed = append(failed, cancelled...)
 	return fmt.Errorf("%s did not arrive in %s; send it again with: %s", e.Key, strings.Join(failed, ", "), called(c, "retry", nameOf(e)))
 }
 

@@ -174,15 +174,15 @@ func TestFailedRegion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if status := p.Wait(); status != 1 {
+	if status := p.Wait(); status != 3 {
 		t.Errorf("exit status %d\n%s", status, p)
 	}
 	// Errors are broken by the terminal itself: a command in them is there to
 	// be copied.
 	flat := strings.Join(strings.Fields(p.Raw()), " ")
 	for _, want := range []string{
-		c.Bucket(1) + ": failed: cancelled by request", "1 of 2 regions landed in ",
-		"build.zip did not arrive in " + c.Bucket(1),
+		c.Bucket(1) + ": cancelled by request", "1 of 2 regions landed in ",
+		"build.zip was cancelled before it arrived in " + c.Bucket(1),
 	} {
 		if !strings.Contains(flat, want) {
 			t.Errorf("without %q:\n%s", want, p)

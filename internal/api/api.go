@@ -15,6 +15,7 @@ const (
 	StateLanding     = "landing"     // all pieces verified, parts still going up
 	StateLanded      = "landed"      // complete, verified and recorded
 	StateFailed      = "failed"
+	StateCancelled   = "cancelled" // by request
 )
 
 // Distrust is in the error of a destination whose agents refuse what this seeder

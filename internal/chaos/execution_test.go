@@ -160,7 +160,7 @@ func TestCancel(t *testing.T) {
 		w.Sub(t, s.name, func(t *testing.T) {
 			v, heal := s.reach(t, w, fmt.Sprintf("%d.zip", i))
 			cancel(t, v.Key)
-			r := w.Ended(v, ledger.Failed)
+			r := w.Ended(v, ledger.Cancelled)
 			for _, b := range r.Failed {
 				if got := r.Results[b].Error; got != "cancelled by request" {
 					t.Errorf("%s: %q", b, got)

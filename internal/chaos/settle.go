@@ -89,7 +89,7 @@ func (w *World) unsettled(key string) string {
 		return ""
 	case r.SourceETag != h.now.ETag:
 		return "the table has an older object"
-	case r.Status == ledger.Failed && !h.loose:
+	case (r.Status == ledger.Failed || r.Status == ledger.Cancelled) && !h.loose:
 		return fmt.Sprintf("failed: %v", r.Results)
 	}
 	return ""

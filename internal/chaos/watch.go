@@ -194,6 +194,9 @@ func (w *World) agrees(r *ledger.Record) {
 		status = ledger.Completed
 	case len(r.Successful)+len(r.Failed) == len(r.Destinations):
 		status = ledger.Failed
+		if !slices.ContainsFunc(r.Failed, func(b string) bool { return !r.Cancelled(b) }) {
+			status = ledger.Cancelled
+		}
 	}
 	expect(r.Status == status, fmt.Sprintf("status %s, expected %s", r.Status, status))
 	expect(r.SourceBucket == w.Global, "another source bucket")

@@ -247,7 +247,7 @@ func TestCancelAndRetry(t *testing.T) {
 	if _, err := c.Seeder.Cancel(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
-	e := c.Await(id, "FAILED")
+	e := c.Await(id, "CANCELLED")
 	i := slices.IndexFunc(e.Destinations, func(d api.Destination) bool { return d.Bucket == c.Bucket(1) })
 	c.Until("the reason is shown", func() bool {
 		e, err := c.Seeder.Execution(t.Context(), id)

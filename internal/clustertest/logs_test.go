@@ -128,7 +128,7 @@ func TestWhatIsLogged(t *testing.T) {
 				t.Errorf("%v", line)
 			}
 		case second:
-			if line["status"] != "FAILED" || number(t, line, "failed") != 1 {
+			if line["status"] != "CANCELLED" || number(t, line, "failed") != 1 {
 				t.Errorf("%v", line)
 			}
 		default:

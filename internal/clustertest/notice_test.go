@@ -103,7 +103,7 @@ func TestCancelIsNotTold(t *testing.T) {
 	if _, err := c.Seeder.Cancel(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
-	c.Await(id, "FAILED")
+	c.Await(id, "CANCELLED")
 	c.Stop()
 	if len(notices) != 0 {
 		t.Errorf("a notice of what was asked for: %+v", <-notices)

@@ -39,6 +39,8 @@ import (
 const (
 	ExitFailed = 1
 	ExitUsage  = 2
+	// ExitCancelled: what was waited for was cancelled by somebody.
+	ExitCancelled = 3
 )
 
 // endTimeout bounds the end of a process that was told to end: what hangs then hangs

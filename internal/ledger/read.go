@@ -114,6 +114,9 @@ func decode(i item, now time.Time) (*Record, error) {
 		}
 	}
 	r.complete(d)
+	if r.Status == Failed && len(r.Destinations) > 0 && len(r.Unfinished()) > 0 {
+		r.Status = r.unsuccessful() // a cancelled one of before there was a status for it
+	}
 	r.Odd, r.mended = d.odd, d.mended
 	return r, nil
 }

@@ -48,10 +48,12 @@ const (
 	InProgress Status = "IN_PROGRESS"
 	Completed  Status = "COMPLETED"
 	Failed     Status = "FAILED"
+	// Cancelled: every destination that has not arrived was cancelled by request.
+	Cancelled Status = "CANCELLED"
 )
 
 // statuses are all that there are.
-var statuses = []Status{InProgress, Completed, Failed}
+var statuses = []Status{InProgress, Completed, Failed, Cancelled}
 
 // Key is the table's key: an object of a bucket. FileKey is carried byte for
 // byte.
@@ -129,6 +131,15 @@ func (r *Record) Cancelled(bucket string) bool {
 	return slices.Contains(r.Failed, bucket) && strings.HasPrefix(r.Results[bucket].Error, CancelledError)
 }
 
+// unsuccessful is the status of an execution that is over and has not arrived
+// everywhere.
+func (r *Record) unsuccessful() Status {
+	if slices.ContainsFunc(r.Unfinished(), func(bucket string) bool { return !r.Cancelled(bucket) }) {
+		return Failed
+	}
+	return Cancelled
+}
+
 // Hopeless reports whether a destination has failed in a way that another try does not
 // change, so that nobody tries before a request to.
 func (r *Record) Hopeless(bucket string) bool {
@@ -199,7 +210,7 @@ func (r *Record) settle(now time.Time) {
 	case len(r.Unfinished()) == 0:
 		r.Status = Completed
 	case len(r.Pending()) == 0:
-		r.Status = Failed
+		r.Status = r.unsuccessful()
 	default:
 		r.Status = InProgress
 	}

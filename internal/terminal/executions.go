@@ -120,7 +120,7 @@ func (b *executionBars) frame(e *api.Execution, now time.Time) frame {
 		switch d.State {
 		case api.StateLanded:
 			landed++
-		case api.StateFailed:
+		case api.StateFailed, api.StateCancelled:
 		default:
 			rate += r.rate
 			longest = max(longest, r.left)
@@ -157,6 +157,8 @@ func (b *executionBars) destination(e *api.Execution, d *api.Destination, now ti
 		r.text, r.short = fmt.Sprintf("landed in %.1f s", d.Seconds), "landed"
 	case api.StateFailed:
 		r.text, r.colour = "failed", red
+	case api.StateCancelled:
+		r.text, r.colour = "cancelled", red
 	case api.StateUnserved:
 		r.text, r.short = "no member serves it", "unserved"
 		if strings.Contains(d.Error, api.Distrust) {
@@ -176,6 +178,9 @@ func conclude(s *screen, e *api.Execution) {
 	for _, d := range e.Destinations {
 		if d.State == api.StateFailed {
 			s.say(red, command.Plain(d.Bucket)+": failed: "+command.Plain(d.Error))
+		}
+		if d.State == api.StateCancelled {
+			s.say(red, command.Plain(d.Bucket)+": "+command.Plain(d.Error))
 		}
 	}
 	if e.Error != "" {
@@ -255,6 +260,8 @@ func (b *listBars) execution(e *api.Execution, now time.Time) row {
 	switch {
 	case e.Status == "COMPLETED":
 		r.text, r.short, r.colour, r.settled = of, "landed", green, true
+	case e.Status == "CANCELLED":
+		r.text, r.short, r.colour, r.settled = "cancelled, "+of, "cancelled", red, true
 	case e.Ended():
 		r.text, r.short, r.colour, r.settled = "failed, "+of, "failed", red, true
 	case e.Phase == api.PhaseDistributing:

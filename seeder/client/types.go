@@ -30,4 +30,5 @@ const (
 	StateLanding     = api.StateLanding
 	StateLanded      = api.StateLanded
 	StateFailed      = api.StateFailed
+	StateCancelled   = api.StateCancelled
 )

@@ -6,7 +6,7 @@ import * as graph from "./graph.js";
 import * as pieces from "./pieces.js";
 import * as timeline from "./timeline.js";
 
-const states = { IN_PROGRESS: "in progress", COMPLETED: "completed", FAILED: "failed" };
+const states = { IN_PROGRESS: "in progress", COMPLETED: "completed", FAILED: "failed", CANCELLED: "cancelled" };
 
 // --- the list
 
@@ -135,7 +135,7 @@ function showDetail() {
   const e = feed.values.get("execution/" + id);
   const swarm = feed.values.get("swarm/" + id);
   $("cancel").hidden = e?.status !== "IN_PROGRESS";
-  $("retry").hidden = !e || e.status === "COMPLETED" || e.status === "IN_PROGRESS" && !e.destinations.some((d) => d.state === "failed" || d.error);
+  $("retry").hidden = !e || e.status === "COMPLETED" || e.status === "IN_PROGRESS" && !e.destinations.some((d) => d.state === "failed" || d.state === "cancelled" || d.error);
   if (!e) {
     // Superseded, or never known; but only once the values opened have come.
     if (feed.opened(id) && lookedFor !== id) {
@@ -196,9 +196,10 @@ function status(e) {
   const of = `${landed} of ${e.destinations.length} ${e.destinations.length === 1 ? "region has" : "regions have"} it`;
   if (e.status === "COMPLETED") return `Completed in ${seconds((Date.parse(e.completedAt) - Date.parse(e.startTime)) / 1000)}: ${of}.`;
   if (e.status === "FAILED") return `Failed: ${of}.`;
+  if (e.status === "CANCELLED") return `Cancelled: ${of}.`;
   if (e.phase === "pulling") return `Pulling from the global bucket: ${percent(e.pulledBytes / Math.max(1, e.size))}, ${size(e.pulledBytes)}.`;
   if (e.phase === "queued") return "Waiting to be pulled.";
-  const left = Math.max(...e.destinations.map((d) => (d.state === "failed" ? 0 : lefts.get(d.bucket) ?? 0)));
+  const left = Math.max(...e.destinations.map((d) => (d.state === "failed" || d.state === "cancelled" ? 0 : lefts.get(d.bucket) ?? 0)));
   return `Distributing: ${of}${left > 0 ? `, ${seconds(left)} left` : ""}.`;
 }
 
@@ -241,7 +242,7 @@ function failures(e) {
 }
 
 function again(f) {
-  if (f.error === "cancelled by request") return "“Send again” takes it up anew.";
+  if (f.state === "cancelled") return "“Send again” takes it up anew.";
   if (f.state === "failed") return "Given up; “Send again” tries anew, and so does an agent that comes back.";
   if (!f.retryAt) return "";
   const s = (Date.parse(f.retryAt) - Date.now()) / 1000;
