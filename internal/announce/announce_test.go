@@ -3,9 +3,12 @@ package announce
 import (
 	"bytes"
 	"crypto/ed25519"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -249,6 +252,70 @@ func TestStateBringsALatecomerUpToDate(t *testing.T) {
 	})
 	if got := len(late.Active()); got != 4 {
 		t.Errorf("latecomer has %d of 4 active announcements", got)
+	}
+}
+
+// The book is bounded in number and in bytes; ends make room for newer ones, since the
+// table knows them.
+func TestBookIsBounded(t *testing.T) {
+	b := NewBook(trust, func() time.Time { return noon })
+	big := make([]byte, MaxLength)
+	for i := 0; b.active.bytes+len(big) <= maxActiveBytes; i++ {
+		b.active.put(fmt.Sprint("filler", i), entry{wire: binary.BigEndian.AppendUint32(big[:MaxLength-4:MaxLength-4], uint32(i)), expires: noon.Add(time.Hour)})
+	}
+	for i := 0; i < 100 && b.active.bytes <= maxActiveBytes; i++ {
+		wire := sign(t, announcement(byte(i)))
+		before := b.active.bytes
+		if _, err := b.Add(wire); before+len(wire) > maxActiveBytes != errors.Is(err, ErrFull) {
+			t.Fatalf("%d bytes and %d more: %v", before, len(wire), err)
+		}
+	}
+	if b.active.bytes > maxActiveBytes {
+		t.Errorf("%d bytes of announcements", b.active.bytes)
+	}
+	for i := 0; b.ended.bytes+len(big) <= maxEndedBytes; i++ {
+		b.ended.put(fmt.Sprint("filler", i), entry{wire: binary.BigEndian.AppendUint32(big[:MaxLength-4:MaxLength-4], uint32(i)), expires: noon.Add(time.Hour), added: noon.Add(time.Duration(i))})
+	}
+	b.ended.put("last", entry{wire: make([]byte, maxEndedBytes-b.ended.bytes), expires: noon.Add(time.Hour), added: noon.Add(time.Hour)})
+	if _, err := b.Add(sign(t, end(1, noon))); err != nil {
+		t.Fatal(err)
+	}
+	if _, there := b.ended.of["filler0"]; there || b.ended.bytes > maxEndedBytes {
+		t.Errorf("the oldest end is kept: %t; %d bytes of ends", there, b.ended.bytes)
+	}
+	if n := len(b.State()); n > MaxState {
+		t.Errorf("a state of %d bytes", n)
+	}
+
+	for _, es := range []entries{b.active, b.ended} {
+		total := 0
+		for _, e := range es.of {
+			total += len(e.wire)
+		}
+		if total != es.bytes || len(es.wires) != len(es.of) {
+			t.Errorf("%d bytes are %d, %d documents have %d sums", es.bytes, total, len(es.of), len(es.wires))
+		}
+
+	}
+}
+
+// A sender stands at the end of a state, where who does not know of it stops.
+func TestSenderOfAState(t *testing.T) {
+	for _, name := range []string{"", "agent-1", strings.Repeat("n", MaxSender), strings.Repeat("n", MaxSender+1)} {
+		state := AppendSender(AppendFrame(AppendFrame(nil, []byte("one")), []byte("two")), name)
+		var got []string
+		sender := EachInState(state, func(wire []byte) bool { got = append(got, string(wire)); return true })
+		if sender != name[:min(len(name), MaxSender)] || !slices.Equal(got, []string{"one", "two"}) {
+			t.Errorf("%q: %q, %q", name, sender, got)
+		}
+	}
+	if sender := EachInState(AppendFrame(nil, []byte("one")), func([]byte) bool { return true }); sender != "" {
+		t.Errorf("nobody is %q", sender)
+	}
+	calls := 0
+	EachInState(make([]byte, 100), func([]byte) bool { calls++; return calls < 3 })
+	if calls != 3 {
+		t.Errorf("%d calls after an end", calls)
 	}
 }
 

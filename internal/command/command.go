@@ -300,10 +300,10 @@ func MemberFlags(listen, gossipListen, peerListen, dataDir string) []cli.Flag {
 	return append([]cli.Flag{
 		String("listen", listen, "`ADDR` of the HTTP side"),
 		Strings("allow-hosts", "`NAME`,… that the HTTP side answers to beside localhost and this machine's addresses (its host name, a proxy's)"),
-		String("gossip-listen", gossipListen, "`ADDR` of the membership, TCP and UDP; beyond loopback it needs --gossip-key"),
+		String("gossip-listen", gossipListen, "`ADDR` of the membership, TCP and UDP, a name or :PORT too; beyond loopback it needs --gossip-key"),
 		String("peer-listen", peerListen, "`ADDR` where the swarm's peers connect, TCP"),
-		String("advertise", "", "`HOST` or HOST:PORT of the membership as the others reach it, where that is not --gossip-listen"),
-		Strings("join", "members to join through, as `HOST:PORT`,…"),
+		String("advertise", "", "`HOST` or HOST:PORT of the membership as the others reach it, where that is not --gossip-listen or several could be"),
+		Strings("join", "members to join through, as `HOST:PORT`,…; without a port 7946"),
 		File("gossip-key", "`FILE` with the key that encrypts the membership's messages"),
 		Strings("allow-peers", "networks, as `CIDR`,…, whose peers may connect beside the members"),
 		String("data-dir", dataDir, "`DIR` for what must outlive the process, and the cache of builds"),
@@ -399,6 +399,9 @@ func OpenMember(c *cli.Context, kind string) (_ *Member, err error) {
 		m.Logger.Warn("the table is a global one that is only eventually consistent, all members have to use it in the same region",
 			"table", m.Ledger.Table(), "region", place.Region, "replicas", place.Replicas)
 	}
+	if err := gossip.CheckAddrs(c.String("gossip-listen"), c.String("advertise"), c.StringSlice("join")); err != nil {
+		return nil, UsageError{err}
+	}
 	m.Gossip = gossip.Config{
 		Listen:    c.String("gossip-listen"),
 		Advertise: c.String("advertise"),
@@ -419,6 +422,11 @@ func OpenMember(c *cli.Context, kind string) (_ *Member, err error) {
 	}
 	if m.Peers, err = new(net.ListenConfig).Listen(c.Context, "tcp", c.String("peer-listen")); err != nil {
 		return nil, fmt.Errorf("listening for peers: %w; choose another --peer-listen", err)
+	}
+	if addr, ok := m.Peers.Addr().(*net.TCPAddr); ok {
+		if err := gossip.PeersReachable(c.Context, m.Gossip.Listen, m.Gossip.Advertise, addr.AddrPort().Addr().Unmap()); err != nil {
+			m.Logger.Warn("peers may not reach this member", "error", err)
+		}
 	}
 	return m, nil
 }

@@ -14,9 +14,8 @@ import (
 	"fmt"
 	"log"
 	"log/slog"
-	"net"
 	"net/netip"
-	"strconv"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -87,12 +86,13 @@ func (m Member) PeerAddr() netip.AddrPort { return netip.AddrPortFrom(m.Addr, m.
 // Config says who this member is and whom it serves.
 type Config struct {
 	Meta
-	// Listen is the host and port to bind, TCP and UDP; port 0 picks one.
+	// Listen is the host and port to bind, TCP and UDP; port 0 picks one, no port
+	// means DefaultPort, no host every address.
 	Listen string
-	// Advertise is the host, or host and port, that the others are told;
-	// empty for the address bound.
+	// Advertise is the host, or host and port, that the others are told; empty for
+	// the address bound, or for the only one there is when every one is.
 	Advertise string
-	// Join names members to join through, as host:port; more are learned.
+	// Join names members to join through, as host or host:port; more are learned.
 	Join []string
 	// Remember is a file that keeps who the members are over a restart; empty keeps
 	// nobody.
@@ -116,6 +116,8 @@ type Config struct {
 
 	// wide is set by tests on loopback that want the timing of a wide network.
 	wide bool
+	// network is set by tests; the zero value means hostNetwork.
+	network network
 }
 
 // Gossip is this process's membership.
@@ -123,6 +125,8 @@ type Gossip struct {
 	cfg  Config
 	name string
 	list *memberlist.Memberlist
+	// listed is closed once list is set: members are heard before New returns.
+	listed chan struct{}
 	// ctx ends what runs in the background.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -151,17 +155,21 @@ type Gossip struct {
 // New binds the gossip port. It fails when the port is taken, when the address
 // is beyond loopback without keys, and when the meta would be too large.
 func New(cfg Config) (*Gossip, error) {
-	host, port, err := net.SplitHostPort(cfg.Listen)
-	if err != nil {
-		return nil, fmt.Errorf("gossip address %q: %w", cfg.Listen, err)
+	if cfg.network.lookup == nil {
+		cfg.network = hostNetwork
 	}
-	portNumber, err := strconv.ParseUint(port, 10, 16)
-	if err != nil {
-		return nil, fmt.Errorf("gossip address %q: port: %w", cfg.Listen, err)
-	}
-	loopback := isLoopback(host)
-	if !loopback && len(cfg.Keys) == 0 {
+	at, err := cfg.network.placeOf(context.Background(), cfg.Listen, cfg.Advertise)
+	if at.wide && len(cfg.Keys) == 0 {
 		return nil, fmt.Errorf("gossip address %s is reachable from outside: give --gossip-key FILE (make one with `seeder keygen`), or listen on loopback", cfg.Listen)
+	}
+	if err != nil {
+		return nil, err
+	}
+	cfg.Join = slices.Clone(cfg.Join)
+	for i, addr := range cfg.Join {
+		if cfg.Join[i], err = parseAddr(addr, DefaultPort); err != nil {
+			return nil, fmt.Errorf("--join: %w", err)
+		}
 	}
 	for what, name := range map[string]string{"id": cfg.ID, "region": cfg.Region} {
 		if len(name) > maxName {
@@ -183,6 +191,7 @@ func New(cfg Config) (*Gossip, error) {
 		changed:    make(chan struct{}, 1),
 		toKeep:     make(chan struct{}, 1),
 		lost:       make(chan struct{}, 1),
+		listed:     make(chan struct{}),
 		news:       make(chan news, maxNews),
 		every30s:   seldom.New(sayInterval, maxSaid),
 	}
@@ -191,17 +200,12 @@ func New(cfg Config) (*Gossip, error) {
 	g.named.Store(new([]string))
 	g.roster.prefer(before.addresses()...)
 	mc := memberlist.DefaultWANConfig()
-	if loopback && !cfg.wide {
+	if !at.wide && !cfg.wide {
 		mc = memberlist.DefaultLocalConfig()
 	}
 	mc.Name = g.name
-	mc.BindAddr, mc.BindPort = host, int(portNumber)
-	if host == "localhost" {
-		mc.BindAddr = "127.0.0.1"
-	}
-	if err := advertise(mc, cfg.Advertise); err != nil {
-		return nil, err
-	}
+	mc.BindAddr, mc.BindPort = at.bind.Addr().String(), int(at.bind.Port())
+	mc.AdvertiseAddr, mc.AdvertisePort = at.advertise.Addr().String(), int(at.advertise.Port())
 	mc.TCPTimeout = sendTimeout
 	mc.Delegate, mc.Events, mc.Alive = delegate{g}, events{g}, events{g}
 	mc.Logger = log.New(newMemberLog(cfg.Logger), "", 0)
@@ -224,32 +228,9 @@ func New(cfg Config) (*Gossip, error) {
 		g.cancel()
 		return nil, errors.Join(fmt.Errorf("gossip on %s: %w", cfg.Listen, err), ports.Shutdown())
 	}
+	close(g.listed)
+	at.say(cfg.Logger, g.Addr())
 	return g, nil
-}
-
-func advertise(mc *memberlist.Config, addr string) error {
-	if addr == "" {
-		mc.AdvertisePort = mc.BindPort
-		return nil
-	}
-	host, port := addr, strconv.Itoa(mc.BindPort)
-	if h, p, err := net.SplitHostPort(addr); err == nil {
-		host, port = h, p
-	}
-	ips, err := net.LookupIP(host)
-	if err != nil || len(ips) == 0 {
-		return fmt.Errorf("advertised address %q: %w", addr, err)
-	}
-	if mc.AdvertisePort, err = strconv.Atoi(port); err != nil {
-		return fmt.Errorf("advertised address %q: port: %w", addr, err)
-	}
-	mc.AdvertiseAddr = ips[0].String()
-	return nil
-}
-
-func isLoopback(host string) bool {
-	addr, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && addr.IsLoopback()
 }
 
 // Name is this member's, unique to this start.

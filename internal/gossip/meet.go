@@ -18,6 +18,8 @@ import (
 // no document before that minute. Therefore:
 //
 //   - A seeder meets, that is exchanges states with, every member that appears.
+//   - A member that has just started makes its view whole by an exchange with somebody
+//     once it has changed and then rested.
 //   - Who was a member before a restart is met at the start.
 //   - Who is named by --join is met until a living member is at that address.
 //   - Every member greets the seeders, and who is at the addresses of --join, all the
@@ -33,6 +35,10 @@ const (
 	// helloInterval is the time between greetings: 512 agents are 256 packets a
 	// second at a seeder.
 	helloInterval = 2 * time.Second
+	// youngFor is how long after its start a member whose view has changed makes it
+	// whole by an exchange with somebody: of many that start together, gossip alone
+	// leaves some unknown to each other until the periodic exchange.
+	youngFor = 30 * time.Second
 	// maxHello bounds a greeting in bytes: a name and an address.
 	maxHello = 512
 	// hellosAnswered bounds the strangers that are met because they greet, a second
@@ -84,6 +90,11 @@ func (g *Gossip) meet(addr string, tried func(error)) {
 	m.pending[addr] = true
 	m.wg.Go(func() {
 		defer m.done(addr)
+		select {
+		case <-g.listed:
+		case <-g.ctx.Done():
+			return
+		}
 		select {
 		case m.slots <- struct{}{}:
 			defer func() { <-m.slots }()
@@ -223,7 +234,17 @@ func (g *Gossip) greet(ctx context.Context) {
 	message := append([]byte{kindHello}, body...)
 	ticker := time.NewTicker(helloInterval)
 	defer ticker.Stop()
+	began := time.Now()
+	var seen, whole int64 // epochs
 	for {
+		if now := g.epoch.Load(); now == seen && now != whole && time.Since(began) < youngFor {
+			if others := g.others(); len(others) > 0 {
+				g.meet(others[rand.N(len(others))].Address(), nil)
+			}
+			whole = now
+		} else {
+			seen = now
+		}
 		g.greetOnce(message)
 		g.askSuperseded()
 		select {
@@ -289,7 +310,7 @@ func (g *Gossip) askSuperseded() {
 				return
 			}
 			g.changes()
-			g.cfg.Logger.Warn("two members have one name, give each its own by --name or --data-dir", "member", n.Name, "addr", addr.String())
+			g.warn("two members have one name, give each its own by --name or --data-dir", "member", n.Name, "addr", addr.String())
 		}()
 	}
 }

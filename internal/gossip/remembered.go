@@ -27,7 +27,7 @@ const (
 	// an address and a time, in JSON, with room.
 	maxRememberedFile = 256 << 10
 	// saveInterval is the least time between two writes of the file.
-	saveInterval = time.Second
+	saveInterval = 100 * time.Millisecond
 	// refreshInterval is how often it is written though nobody came or left, so that
 	// its times are true.
 	refreshInterval = time.Hour

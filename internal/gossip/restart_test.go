@@ -1,7 +1,9 @@
 package gossip
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -250,4 +252,24 @@ func TestRememberedMembersHaveBounds(t *testing.T) {
 			t.Errorf("%s: %v, %d members, start %q", name, err, len(r.members), r.start)
 		}
 	}
+}
+
+// Members of a predecessor at the same address are heard as soon as the port is open,
+// before there is a list to meet them with.
+func TestMembersHeardBeforeTheListIsThereAreMetLater(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	g := &Gossip{
+		cfg: Config{Meta: seeder("s"), Logger: slog.New(slog.DiscardHandler)}, name: "s", ctx: ctx, cancel: cancel,
+		listed: make(chan struct{}), meetings: newMeetings(), roster: newRoster("s"), news: make(chan news, maxNews),
+		changed: make(chan struct{}, 1), toKeep: make(chan struct{}, 1), lost: make(chan struct{}, 1),
+	}
+	events{g}.NotifyJoin(nodeOf(t, "a", agent("a", "a"), "127.0.0.1:9"))
+	g.meetings.mu.Lock()
+	waiting := g.meetings.pending["127.0.0.1:9"]
+	g.meetings.mu.Unlock()
+	if !waiting {
+		t.Error("the member is not to be met")
+	}
+	cancel()
+	g.meetings.close(cancel)
 }

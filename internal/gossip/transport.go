@@ -1,12 +1,16 @@
 package gossip
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -21,6 +25,16 @@ const (
 	// maxStreams bounds the connections worked on at a time; one that does nothing
 	// is closed after sendTimeout.
 	maxStreams = 256
+	// atATime is how many messages are unpacked at a time, each of which memberlist
+	// may blow up to 40 MiB, and the answer sent. It takes a few milliseconds where the
+	// other side has a key and means well; who has no key gets no place.
+	atATime = 2
+	// freeBytes of each message, and maxReceiving of all beyond that, may wait for
+	// their rest or for a place.
+	freeBytes, maxReceiving = 64 << 10, 32 << 20
+	// encryptedMessage is memberlist's first byte of what is encrypted; four bytes of
+	// length follow.
+	encryptedMessage = 10
 	// autoPortTries is how often a free port is looked for: the one that is free for
 	// TCP may be taken for UDP.
 	autoPortTries = 10
@@ -36,6 +50,7 @@ type transport struct {
 	warn    func(message string, attrs ...any)
 	streams chan net.Conn
 	slots   chan struct{}
+	gate    *gate
 	done    chan struct{}
 	wg      sync.WaitGroup
 	once    sync.Once
@@ -61,6 +76,7 @@ func newTransport(g *Gossip, mc *memberlist.Config) (*transport, error) {
 		warn:         g.warn,
 		streams:      make(chan net.Conn),
 		slots:        make(chan struct{}, maxStreams),
+		gate:         &gate{ctx: g.ctx, places: make(chan struct{}, atATime)},
 		done:         make(chan struct{}),
 	}
 	t.wg.Go(t.forward)
@@ -81,7 +97,7 @@ func (t *transport) forward() {
 				conn.Close()
 				continue
 			}
-			s := &stream{Conn: conn, left: maxStream, warn: t.warn, closed: sync.OnceFunc(func() { <-t.slots })}
+			s := &stream{Conn: conn, left: maxStream, gate: t.gate, warn: t.warn, closed: sync.OnceFunc(func() { <-t.slots })}
 			select {
 			case t.streams <- s:
 			case <-t.done:
@@ -108,7 +124,7 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 		return nil, err
 	}
 	stop := context.AfterFunc(t.ctx, func() { conn.Close() })
-	return &stream{Conn: conn, left: maxStream, warn: t.warn, closed: func() { stop() }}, nil
+	return &stream{Conn: conn, left: maxStream, gate: t.gate, warn: t.warn, closed: func() { stop() }}, nil
 }
 
 // Shutdown frees the ports.
@@ -119,15 +135,44 @@ func (t *transport) Shutdown() error {
 	return err
 }
 
-// stream is a connection that is read up to a bound.
+// gate lets a few messages at a time be unpacked.
+type gate struct {
+	ctx    context.Context
+	places chan struct{}
+	bytes  atomic.Int64 // that wait, beyond freeBytes of each
+}
+
+// stream is a connection that is read up to a bound. An encrypted message is passed on
+// once it is whole and there is a place to unpack it, until the connection is closed.
 type stream struct {
 	net.Conn
 	left   int
+	gate   *gate // nil for none
 	warn   func(message string, attrs ...any)
 	closed func()
+
+	begun   bool
+	waiting bytes.Buffer
+	held    int64 // of the gate's bytes
+	placed  bool
+	ending  sync.Once
 }
 
 func (s *stream) Read(b []byte) (int, error) {
+	if !s.begun {
+		s.begun = true
+		if err := s.receive(); err != nil {
+			return 0, err
+		}
+	}
+	if s.waiting.Len() > 0 {
+		return s.waiting.Read(b)
+	}
+	return s.read(b)
+}
+
+// read is bounded by what is left.
+func (s *stream) read(b []byte) (int, error) {
 	if s.left <= 0 {
 		s.warn("connection of a member closed, it sends too much", "addr", s.RemoteAddr().String(), "most", maxStream)
 		return 0, errStreamTooLong
@@ -137,7 +182,71 @@ func (s *stream) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// receive reads the first message if it is encrypted; anything else is left to
+// memberlist, which takes it on loopback only.
+func (s *stream) receive() error {
+	if s.gate == nil {
+		return nil
+	}
+	var head [5]byte
+	n, err := io.ReadFull(readFunc(s.read), head[:1])
+	if err == nil && head[0] == encryptedMessage {
+		n, err = io.ReadFull(readFunc(s.read), head[1:])
+		n++
+	}
+	s.waiting.Write(head[:n])
+	if err != nil || head[0] != encryptedMessage {
+		return err
+	}
+	length := int64(binary.BigEndian.Uint32(head[1:]))
+	if length > maxStream {
+		s.warn("connection of a member closed, it sends too much", "addr", s.RemoteAddr().String(), "most", maxStream)
+		return errStreamTooLong
+	}
+	for length > 0 {
+		n, err := io.CopyN(&s.waiting, readFunc(s.read), min(length, freeBytes))
+		if err != nil {
+			return err
+		}
+		if length -= n; length > 0 {
+			s.held += n
+			if s.gate.bytes.Add(n) > maxReceiving {
+				return s.refuse("too much is being received")
+			}
+		}
+	}
+	timer := time.NewTimer(sendTimeout)
+	defer timer.Stop()
+	select {
+	case s.gate.places <- struct{}{}:
+		s.placed = true
+		return nil
+	case <-s.gate.ctx.Done():
+		return s.gate.ctx.Err()
+	case <-timer.C:
+		return s.refuse("too many are being worked on")
+	}
+}
+
+func (s *stream) refuse(reason string) error {
+	s.warn("connection of a member closed, "+reason, "addr", s.RemoteAddr().String())
+	return errors.New(reason)
+}
+
 func (s *stream) Close() error {
-	s.closed()
+	s.ending.Do(func() {
+		s.closed()
+		if s.gate != nil {
+			s.gate.bytes.Add(-s.held)
+			if s.placed {
+				<-s.gate.places
+			}
+		}
+	})
 	return s.Conn.Close()
 }
+
+// readFunc is an io.Reader.
+type readFunc func([]byte) (int, error)
+
+func (f readFunc) Read(b []byte) (int, error) { return f(b) }
