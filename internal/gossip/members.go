@@ -162,6 +162,7 @@ func (r *roster) addresses() map[string]bool {
 	return out
 }
 
+// refusals counts the members that were not taken in.
 func (r *roster) refusals() int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()

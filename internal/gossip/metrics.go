@@ -6,6 +6,7 @@ var (
 	membersDesc = prometheus.NewDesc("landfall_members", "Members of the cluster that are not dead, this one included, by role and state.", []string{"role", "state"}, nil)
 	refusedDesc = prometheus.NewDesc("landfall_documents_refused_total", "Announcements and ends from other members that were not taken, by why: signed by a key that is not trusted, malformed, or too many.", []string{"reason"}, nil)
 	joinDesc    = prometheus.NewDesc("landfall_join_unreached", "Addresses of --join at which no member is reached.", nil, nil)
+	keptOutDesc = prometheus.NewDesc("landfall_members_refused_total", "Members not taken in because there are as many as can be.", nil, nil)
 	droppedDesc = prometheus.NewDesc("landfall_gossip_dropped_total", "Messages not worked on because too many came at once.", nil, nil)
 )
 
@@ -18,6 +19,7 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- membersDesc
 	ch <- refusedDesc
 	ch <- joinDesc
+	ch <- keptOutDesc
 	ch <- droppedDesc
 }
 
@@ -46,5 +48,6 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	unreached := len(c.g.reach.failures)
 	c.g.reach.mu.Unlock()
 	ch <- prometheus.MustNewConstMetric(joinDesc, prometheus.GaugeValue, float64(unreached))
+	ch <- prometheus.MustNewConstMetric(keptOutDesc, prometheus.CounterValue, float64(c.g.roster.refusals()))
 	ch <- prometheus.MustNewConstMetric(droppedDesc, prometheus.CounterValue, float64(c.g.inbox.dropped.Load()))
 }

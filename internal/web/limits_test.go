@@ -177,14 +177,12 @@ func TestConnectionsAreBounded(t *testing.T) {
 	most.conns, most.connsPerAddress = 8, 4
 	addr := started(t, reading(), most)
 	first := dial(t, addr)
-	var rest []net.Conn
 	for range most.connsPerAddress {
 		c := dial(t, addr)
 		fmt.Fprintf(c, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
 		if code := status(t, c); code != http.StatusOK {
 			t.Fatal(code)
 		}
-		rest = append(rest, c)
 	}
 	if _, err := first.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !isReset(err) {
 		t.Errorf("the one that idled for longest: %v", err)
