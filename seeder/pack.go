@@ -126,7 +126,7 @@ func (p *packer) instant(t, after time.Time) {
 var epoch = time.Unix(0, 0)
 
 // packedStatuses are in the order of their byte.
-var packedStatuses = []ledger.Status{ledger.InProgress, ledger.Completed, ledger.Failed}
+var packedStatuses = []ledger.Status{ledger.InProgress, ledger.Completed, ledger.Failed, ledger.Cancelled}
 
 // pack returns a record in short; ok is false for one that cannot be written so.
 func pack(r *ledger.Record, n *names) (_ packed, ok bool) {
