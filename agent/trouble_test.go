@@ -12,6 +12,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/ledger"
 )
 
 // Why an agent is not ready: each cause has its own words.
@@ -44,7 +45,9 @@ func TestNotReady(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			a := &Agent{cfg: Config{Trust: []ed25519.PublicKey{right}, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}}
+			a := &Agent{store: newStore(), cfg: Config{Ledger: ledger.New(nil, "T"), Trust: []ed25519.PublicKey{right},
+				Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}}
+			close(a.store.known) // why a store keeps an agent from being ready is tested with it
 			member := func(meta gossip.Meta, join []string) *gossip.Gossip {
 				g, err := gossip.New(gossip.Config{Meta: meta, Listen: "127.0.0.1:0", Join: join,
 					Book: announce.NewBook(a.cfg.Trust, nil), Logger: a.cfg.Logger})
