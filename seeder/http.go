@@ -85,7 +85,7 @@ func (s *Seeder) getExecutions(r *http.Request) (int, any, error) {
 		}
 		limit = n
 	}
-	page := api.Executions{SkippedItems: s.items.skipped.Load(), Loading: !s.isLoaded()}
+	page := api.Executions{SkippedItems: s.items.skipped.Load(), Loading: !s.isLoaded(), Unserved: s.index.unservedOf(s.cfg.Destinations)}
 	page.Executions, page.Next = s.index.page(limit, q.Get("after"), matching(q))
 	return http.StatusOK, page, nil
 }

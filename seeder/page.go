@@ -41,9 +41,11 @@ type about struct {
 	Version      string   `json:"version"`
 	Name         string   `json:"name"`
 	Destinations []string `json:"destinations"`
-	Executions   int      `json:"executions"`        // all that there are
-	Skipped      int64    `json:"skipped,omitempty"` // items of the table that are none
-	Loading      bool     `json:"loading,omitempty"`
+	// Unserved are those of them where no agent would take a build.
+	Unserved   []api.Unserved `json:"unserved,omitempty"`
+	Executions int            `json:"executions"`        // all that there are
+	Skipped    int64          `json:"skipped,omitempty"` // items of the table that are none
+	Loading    bool           `json:"loading,omitempty"`
 	// Insecure: everybody who reaches the HTTP side may change something.
 	Insecure bool `json:"insecure,omitempty"`
 }
@@ -75,6 +77,7 @@ func (s *Seeder) state() iter.Seq2[string, any] {
 			Version:      s.cfg.Version,
 			Name:         s.cfg.Gossip.ID,
 			Destinations: s.cfg.Destinations,
+			Unserved:     s.index.unservedOf(s.cfg.Destinations),
 			Executions:   total,
 			Skipped:      s.items.skipped.Load(),
 			Loading:      !s.isLoaded(),

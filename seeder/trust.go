@@ -3,6 +3,7 @@ package seeder
 import (
 	"crypto/ed25519"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/announce"
@@ -55,6 +56,18 @@ func (x *index) distrusted(reasons map[string]string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.distrust = reasons
+}
+
+// unservedOf returns those of the buckets that nobody takes builds to, in their order.
+func (x *index) unservedOf(buckets []string) (out []api.Unserved) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, b := range buckets {
+		if x.served[b].IsZero() && !slices.ContainsFunc(out, func(u api.Unserved) bool { return u.Bucket == b }) {
+			out = append(out, api.Unserved{Bucket: b, Error: x.distrust[b]})
+		}
+	}
+	return out
 }
 
 // whyUnserved says why nobody takes builds to a bucket.

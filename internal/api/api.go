@@ -144,6 +144,16 @@ type Executions struct {
 	// SkippedItems are those of the table that are no executions; the seeder's log
 	// names them.
 	SkippedItems int64 `json:"skippedItems,omitempty"`
+	// Unserved are the seeder's own destinations where no agent would take a build.
+	Unserved []Unserved `json:"unserved,omitempty"`
+}
+
+// Unserved is a destination that no living agent serves, or none that trusts the
+// seeder's key.
+type Unserved struct {
+	Bucket string `json:"bucket"`
+	// Error is why the agents there do not count; absent where there is none.
+	Error string `json:"error,omitempty"`
 }
 
 // DeployRequest asks for an execution. No destinations means the seeder's own.

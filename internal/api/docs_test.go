@@ -17,7 +17,7 @@ func TestFieldsAreDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, v := range []any{
-		api.Execution{}, api.Destination{}, api.Executions{}, api.DeployAnswer{},
+		api.Execution{}, api.Destination{}, api.Executions{}, api.Unserved{}, api.DeployAnswer{},
 		api.AgentStatus{}, api.Member{}, api.Build{}, api.Peer{}, api.BadPeer{},
 	} {
 		of := reflect.TypeOf(v)

@@ -27,6 +27,17 @@ func TestAgentOfAnotherKey(t *testing.T) {
 		err := stranger.Ready(t.Context())
 		return err != nil && strings.Contains(err.Error(), "--trust") && strings.Contains(err.Error(), key)
 	})
+	unserved := func() []api.Unserved {
+		page, err := c.Seeder.Executions(t.Context(), 1, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return page.Unserved
+	}
+	c.Until("before anything is sent there, the list says that nobody would take it, and why", func() bool {
+		u := unserved()
+		return len(u) == 1 && u[0].Bucket == c.Bucket(1) && strings.Contains(u[0].Error, "agent stranger "+api.Distrust)
+	})
 	c.Put("build.bin", content(1, 300_000), nil)
 	id := c.Deploy("build.bin").ExecutionID
 	of := func() api.Destination {
@@ -56,7 +67,12 @@ func TestAgentOfAnotherKey(t *testing.T) {
 		}
 	}
 	stop()
+	c.Until("the list says that nobody serves it", func() bool {
+		u := unserved()
+		return len(u) == 1 && u[0] == api.Unserved{Bucket: c.Bucket(1)}
+	})
 	c.AddAgent(1, "trusting")
+	c.Until("the list says so no more", func() bool { return len(unserved()) == 0 })
 	c.Await(id, "COMPLETED")
 	c.Holds("build.bin", content(1, 300_000))
 }

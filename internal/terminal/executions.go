@@ -3,6 +3,7 @@ package terminal
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -237,6 +238,7 @@ func (b *listBars) update(page *api.Executions, now time.Time) {
 	if len(page.Executions) == 0 {
 		f.foot = "nothing has been distributed yet"
 	}
+	f.head = unserved(page)
 	b.last = f
 	b.screen.draw(f)
 }
@@ -280,13 +282,23 @@ func (b *listBars) trouble(error) {
 // listLines prints a line for each change of an execution's phase or status, or of
 // how many have landed.
 type listLines struct {
-	w    io.Writer
-	last map[string]string
+	w        io.Writer
+	last     map[string]string
+	unserved []string
 }
 
 func (l *listLines) update(page *api.Executions, _ time.Time) {
 	if l.last == nil {
 		l.last = make(map[string]string)
+	}
+	if lines := unserved(page); !slices.Equal(lines, l.unserved) {
+		l.unserved = lines
+		for _, line := range lines {
+			fmt.Fprintln(l.w, line)
+		}
+		if len(lines) == 0 {
+			fmt.Fprintln(l.w, "each destination has an agent")
+		}
 	}
 	for i := len(page.Executions) - 1; i >= 0; i-- { // the newest last
 		e := &page.Executions[i]

@@ -278,3 +278,27 @@ func TestPipeIsNotSilent(t *testing.T) {
 		t.Errorf("%q, want %q", &out, want)
 	}
 }
+
+// Destinations without an agent are shown before a build is stuck on them.
+func TestUnserved(t *testing.T) {
+	page := &api.Executions{Unserved: []api.Unserved{
+		{Bucket: "region-b-builds"}, {Bucket: "region-d-builds", Error: "agent d does not trust\x1b[2J"}, {Bucket: "region-c-builds"},
+	}}
+	want := "no agent serves region-b-builds, region-c-builds\nno agent serves region-d-builds: agent d does not trust\ufffd[2J\n"
+	var list, lines strings.Builder
+	if err := Executions(&list, page); err != nil || !strings.HasSuffix(list.String(), want) {
+		t.Errorf("%v: %s", err, &list)
+	}
+	l := &listLines{w: &lines}
+	l.update(page, began)
+	l.update(page, began)
+	l.update(&api.Executions{}, began)
+	if want += "each destination has an agent\n"; lines.String() != want {
+		t.Errorf("%s, want %s", &lines, want)
+	}
+	b := &listBars{screen: &screen{w: io.Discard, size: func() (int, int) { return 80, 24 }}}
+	b.update(page, began)
+	if text := strings.Join(b.last.lines(80, 24, false), "\n"); !strings.HasPrefix(text, "no agent serves region-b-builds, region-c-builds\n") {
+		t.Error(text)
+	}
+}

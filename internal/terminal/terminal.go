@@ -68,6 +68,9 @@ func table(w io.Writer, heads []string, rows [][]string) error {
 // Executions prints a page of the list.
 func Executions(w io.Writer, page *api.Executions) error {
 	defer func() {
+		for _, line := range unserved(page) {
+			fmt.Fprintln(w, line)
+		}
 		if page.Loading {
 			fmt.Fprintln(w, "the seeder is still reading the table: this is not all")
 		}
@@ -96,6 +99,23 @@ func Executions(w io.Writer, page *api.Executions) error {
 		fmt.Fprintf(w, "more: seeder list --after %s\n", command.Quote(command.Plain(page.Next)))
 	}
 	return nil
+}
+
+// unserved says which of the seeder's own destinations nobody takes builds to: those
+// without an agent in one line, and the others with their reasons.
+func unserved(page *api.Executions) (lines []string) {
+	var none []string
+	for _, u := range page.Unserved {
+		if u.Error == "" {
+			none = append(none, u.Bucket)
+			continue
+		}
+		lines = append(lines, command.Plain(fmt.Sprintf("no agent serves %s: %s", u.Bucket, u.Error)))
+	}
+	if len(none) > 0 {
+		lines = append([]string{command.Plain("no agent serves " + strings.Join(none, ", "))}, lines...)
+	}
+	return lines
 }
 
 func took(e *api.Execution) string {

@@ -144,7 +144,7 @@ func literals(t *testing.T, file string) (all []string) {
 
 // types are those that a program finds in package api, by the name of their schema.
 var types = []any{
-	api.Execution{}, api.Destination{}, api.Took{}, api.SwarmView{}, api.Holder{}, api.Link{}, api.Traffic{}, api.Executions{},
+	api.Execution{}, api.Destination{}, api.Took{}, api.SwarmView{}, api.Holder{}, api.Link{}, api.Traffic{}, api.Executions{}, api.Unserved{},
 	api.DeployRequest{}, api.DeployAnswer{}, api.BuildRequest{}, api.BuildAnswer{}, api.UploadAnswer{}, api.Error{},
 	api.AgentStatus{}, api.Cache{}, api.CacheEntry{}, api.BadPeer{}, api.Member{}, api.Build{}, api.Peer{},
 }

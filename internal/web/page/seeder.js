@@ -354,7 +354,8 @@ function openPublish() {
   if (!about) return;
   text($("p-bucket"), about.bucket);
   $("p-destinations").hidden = !about.destinations?.length;
-  keyed($("p-destinations"), about.destinations || [], String, (b) => el("label", { class: "choice" }, el("input", { type: "checkbox", value: b, checked: true }), b), () => {});
+  keyed($("p-destinations"), about.destinations || [], String, (b) => el("label", { class: "choice" }, el("input", { type: "checkbox", value: b, checked: true }), b, el("span", { class: "meta" })),
+    (label, b) => text(label.lastChild, (about.unserved || []).some((u) => u.bucket === b) ? " no agent serves it" : ""));
   $("publishing").showModal();
 }
 
@@ -364,6 +365,9 @@ function patched(changed) {
   const about = feed.values.get("about");
   if (changed.has("about") && about) {
     $("insecure").hidden = !about.insecure;
+    const unserved = about.unserved || [];
+    $("unserved").hidden = unserved.length === 0;
+    text($("unserved"), unserved.map((u) => `No agent serves ${u.bucket}${u.error ? `: ${u.error}` : ""}.`).join(" ") + " What is sent there waits.");
     text($("about"), `${about.bucket} · ${about.executions === 1 ? "1 execution" : about.executions + " executions"} · ${about.name} · ${about.version}`
       + (about.loading ? " · still reading the table" : "") + (about.skipped ? ` · ${about.skipped} items of the table skipped, see the log` : ""));
   }
