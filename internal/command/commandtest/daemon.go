@@ -9,13 +9,18 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/landfall-dist/landfall/internal/announce"
 )
+
+// timeout bounds a daemon's life in a test.
+const timeout = 2 * time.Minute
 
 // Daemon is a process of a daemon whose log a test reads.
 type Daemon struct {
@@ -48,13 +53,20 @@ func Run(t *testing.T, cmd *exec.Cmd) *Daemon {
 		t.Fatal(err)
 	}
 	cmd.Stderr = w
+	// A hang-up that this process ignores, as under nohup, would be ignored by the
+	// daemon, too; one that is taken is not inherited.
+	hangUp := make(chan os.Signal, 1)
+	signal.Notify(hangUp, syscall.SIGHUP)
 	err = cmd.Start()
+	signal.Stop(hangUp)
 	w.Close()
 	if err != nil {
 		t.Fatal(err)
 	}
 	d := &Daemon{t, cmd, r, bufio.NewScanner(r)}
+	hangs := time.AfterFunc(timeout, func() { _ = cmd.Process.Kill() }) // which ends its log
 	t.Cleanup(func() {
+		hangs.Stop()
 		_ = cmd.Process.Kill() // it is over already
 		r.Close()
 	})
