@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 	"unicode"
 	"unicode/utf16"
@@ -52,38 +51,24 @@ func escapeJSON(s string) string {
 	return out.String()
 }
 
-// table prints rows under heads, in columns.
-func table(w io.Writer, heads []string, rows [][]string) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, strings.Join(heads, "\t"))
-	for _, row := range rows {
-		for i, cell := range row {
-			row[i] = command.Plain(cell)
-		}
-		fmt.Fprintln(t, strings.TrimRight(strings.Join(row, "\t"), "\t"))
-	}
-	return t.Flush()
-}
-
 // Executions prints a page of the list.
 func Executions(w io.Writer, page *api.Executions) error {
 	defer func() {
 		for _, line := range unserved(page) {
-			fmt.Fprintln(w, line)
+			say(w, line)
 		}
 		if page.Loading {
-			fmt.Fprintln(w, "the seeder is still reading the table: this is not all")
+			say(w, "the seeder is still reading the table: this is not all")
 		}
 		if page.SkippedItems > 0 {
-			fmt.Fprintf(w, "%d items of the table are no executions and were skipped; the seeder's log names them\n", page.SkippedItems)
+			say(w, fmt.Sprintf("%d items of the table are no executions and were skipped; the seeder's log names them", page.SkippedItems))
 		}
 	}()
 	if len(page.Executions) == 0 && page.Loading {
 		return nil
 	}
 	if len(page.Executions) == 0 {
-		_, err := fmt.Fprintln(w, "nothing has been distributed yet; publish a build with: seeder publish build.zip")
-		return err
+		return say(w, "nothing has been distributed yet; publish a build with: seeder publish build.zip")
 	}
 	var rows [][]string
 	for _, e := range page.Executions {
@@ -92,13 +77,23 @@ func Executions(w io.Writer, page *api.Executions) error {
 			fmt.Sprintf("%d of %d", landed(&e), len(e.Destinations)), took(&e), e.StartTime.Local().Format(time.DateTime),
 		})
 	}
-	if err := table(w, []string{"EXECUTION", "KEY", "SIZE", "STATUS", "LANDED", "TOOK", "STARTED"}, rows); err != nil {
+	// An id that is cut names nothing; the key does as well.
+	if err := table(w, []column{
+		{head: "EXECUTION", rank: 1}, {head: "KEY", least: 10}, {head: "SIZE", rank: 2}, {head: "STATUS"}, {head: "LANDED"},
+		{head: "TOOK", rank: 3}, {head: "STARTED", rank: 4},
+	}, rows); err != nil {
 		return err
 	}
-	if page.Next != "" {
-		fmt.Fprintf(w, "more: seeder list --after %s\n", command.Quote(command.Plain(page.Next)))
+	if page.Next == "" {
+		return nil
 	}
-	return nil
+	const more = "more: seeder list"
+	next := "--after " + command.Quote(command.Plain(page.Next))
+	if width := widthOf(w); width > 0 && len(more)+1+len(next) > width {
+		next = "\\\n  " + next // for a shell it is one line
+	}
+	_, err := fmt.Fprintln(w, more, next)
+	return err
 }
 
 // unserved says which of the seeder's own destinations nobody takes builds to: those
@@ -127,10 +122,10 @@ func took(e *api.Execution) string {
 
 // Execution prints one execution and its destinations.
 func Execution(w io.Writer, e *api.Execution) error {
-	fmt.Fprintf(w, "%s from %s, %s, execution %s: %s\n",
-		command.Plain(e.Key), command.Plain(e.SourceBucket), command.FormatSize(e.Size), command.Plain(e.ExecutionID), phrase(e))
+	say(w, fmt.Sprintf("%s from %s, %s, execution %s: %s",
+		command.Plain(e.Key), command.Plain(e.SourceBucket), command.FormatSize(e.Size), command.Plain(e.ExecutionID), phrase(e)))
 	if e.Error != "" {
-		fmt.Fprintf(w, "error: %s\n", command.Plain(e.Error))
+		say(w, "error: "+command.Plain(e.Error))
 	}
 	return Arrivals(w, e)
 }
@@ -159,7 +154,10 @@ func Arrivals(w io.Writer, e *api.Execution) error {
 			command.FormatSize(d.LandedBytes), seconds, dash(d.Agent), d.Error,
 		})
 	}
-	return table(w, []string{"BUCKET", "REGION", "STATE", "VERIFIED", "LANDED", "TOOK", "AGENT", ""}, rows)
+	return table(w, []column{
+		{head: "BUCKET", least: 8}, {head: "REGION", least: 6, rank: 5}, {head: "STATE"}, {head: "VERIFIED"},
+		{head: "LANDED", rank: 2}, {head: "TOOK", rank: 3}, {head: "AGENT", least: 8, rank: 4}, {note: true},
+	}, rows)
 }
 
 func dash(s string) string {
@@ -179,12 +177,15 @@ func verified(n, of int64, state string) string {
 
 // AgentStatus prints what an agent knows.
 func AgentStatus(w io.Writer, s *api.AgentStatus) error {
-	fmt.Fprintf(w, "%s\n\n", serves(s))
+	say(w, serves(s))
+	fmt.Fprintln(w)
 	var members [][]string
 	for _, m := range s.Members {
 		members = append(members, []string{m.Name, m.Role, dash(m.Region), m.Addr, m.State})
 	}
-	if err := table(w, []string{"MEMBER", "ROLE", "REGION", "ADDR", "STATE"}, members); err != nil {
+	if err := table(w, []column{
+		{head: "MEMBER", least: 10}, {head: "ROLE", rank: 2}, {head: "REGION", least: 6, rank: 1}, {head: "ADDR", least: 12, rank: 3}, {head: "STATE"},
+	}, members); err != nil {
 		return err
 	}
 	fmt.Fprintln(w)
@@ -206,7 +207,10 @@ func AgentStatus(w io.Writer, s *api.AgentStatus) error {
 			fmt.Sprint(len(b.Peers)), b.Error,
 		})
 	}
-	return table(w, []string{"BUILD", "SIZE", "STATE", "VERIFIED", "LANDED", "DOWN", "UP", "PEERS", ""}, builds)
+	return table(w, []column{
+		{head: "BUILD", least: 10}, {head: "SIZE", rank: 5}, {head: "STATE"}, {head: "VERIFIED"}, {head: "LANDED", rank: 2},
+		{head: "DOWN", rank: 3}, {head: "UP", rank: 4}, {head: "PEERS", rank: 1}, {note: true},
+	}, builds)
 }
 
 func badPeers(w io.Writer, bad []api.BadPeer) error {
@@ -220,5 +224,8 @@ func badPeers(w io.Writer, bad []api.BadPeer) error {
 			b.Name, dash(b.Region), dash(b.Addr), b.Reason, b.Since.Local().Format(time.DateTime), until, fmt.Sprint(b.Times),
 		})
 	}
-	return table(w, []string{"BAD PEER", "REGION", "ADDR", "REASON", "SINCE", "LEFT ALONE UNTIL", "TIMES"}, rows)
+	return table(w, []column{
+		{head: "BAD PEER", least: 8}, {head: "REGION", least: 6, rank: 3}, {head: "ADDR", least: 12, rank: 2}, {head: "REASON", least: 7},
+		{head: "SINCE", rank: 4}, {head: "LEFT ALONE UNTIL", rank: 1}, {head: "TIMES", rank: 5},
+	}, rows)
 }
