@@ -431,3 +431,20 @@ func TestPeerID(t *testing.T) {
 		t.Errorf("%q, %q", a, b)
 	}
 }
+
+// unwritten is a log that nobody can write to any more.
+type unwritten struct{ slog.Handler }
+
+func (unwritten) Enabled(context.Context, slog.Level) bool  { return true }
+func (unwritten) Handle(context.Context, slog.Record) error { return errors.New("broken pipe") }
+func (h unwritten) WithAttrs([]slog.Attr) slog.Handler      { return h }
+func (h unwritten) WithGroup(string) slog.Handler           { return h }
+
+// A log that cannot be written, whose reader is gone or whose disk is full, ends nothing.
+func TestLogThatCannotBeWritten(t *testing.T) {
+	const size = 1 << 20
+	noLog := func(c *Config) { c.Logger = slog.New(unwritten{}) }
+	s, from, content, _ := seed(t, size, noLog)
+	n := start(t, "agent", t.TempDir(), noLog)
+	finish(t, n.fetch(t, from, size, nil), content, s.addr)
+}
