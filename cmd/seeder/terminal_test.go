@@ -188,12 +188,12 @@ func TestFailedRegion(t *testing.T) {
 			t.Errorf("without %q:\n%s", want, p)
 		}
 	}
-	if !strings.Contains(p.Raw(), "\x1b[31mfailed\x1b[0m") || !strings.Contains(p.Raw(), "seeder retry build.zip --seeder") {
-		t.Errorf("failed is not red, or what to do is not said:\n%q", p.Raw())
+	if !strings.Contains(p.Raw(), "\x1b[31mcancelled\x1b[0m") || !strings.Contains(p.Raw(), "seeder retry build.zip --seeder") {
+		t.Errorf("cancelled is not red, or what to do is not said:\n%q", p.Raw())
 	}
 	// One that has ended is shown at once, with the same status.
-	if again := terminaltest.Start(t, 80, binary(nil, "status", "build.zip", "--watch", "--seeder", c.Seeder.URL)); again.Wait() != 1 {
-		t.Errorf("exit status 0\n%s", again)
+	if again := terminaltest.Start(t, 80, binary(nil, "status", "build.zip", "--watch", "--seeder", c.Seeder.URL)); again.Wait() != 3 {
+		t.Errorf("another exit status\n%s", again)
 	}
 }
 
