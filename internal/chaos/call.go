@@ -31,7 +31,8 @@ func (c Call) Writes() bool {
 // Arrival reports whether the call records an arrival: one that others follow is
 // added, the last one replaces the item.
 func (c Call) Arrival() bool {
-	return c.Op == "UpdateItem" || c.Op == "PutItem" && bytes.Contains(c.Body, []byte(`"COMPLETED"`))
+	return c.Op == "UpdateItem" && bytes.Contains(c.Body, []byte("successfulBuckets")) ||
+		c.Op == "PutItem" && bytes.Contains(c.Body, []byte(`"COMPLETED"`))
 }
 
 // parse reads which call a request is. The body of one to DynamoDB is left to the

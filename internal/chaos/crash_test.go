@@ -94,7 +94,7 @@ func infohashTold(c Call) bool {
 }
 func complete(c Call) bool { return c.Op == "CompleteMultipartUpload" }
 func landingBegun(c Call) bool {
-	return c.Op == "PutItem" && strings.Contains(string(c.Body), `"uploadId"`)
+	return (c.Op == "UpdateItem" || c.Op == "PutItem") && strings.Contains(string(c.Body), `"uploadId"`)
 }
 func aPart(c Call) bool    { return c.Op == "UploadPart" }
 func creating(c Call) bool { return c.Op == "CreateMultipartUpload" }

@@ -172,7 +172,7 @@ func (w *World) restless() (left []string) {
 }
 
 // known are the files that a member may have.
-var known = regexp.MustCompile(`^(name|baseline-[a-z0-9-]+|cache/lock|cache/[0-9a-f]{40}/(info|have|data))$`)
+var known = regexp.MustCompile(`^(name|members\.json|cache/lock|cache/[0-9a-f]{40}/(info|have|data))$`)
 
 // strange returns the files of a member that should not be there.
 func (m *Member) strange() (left []string) {
