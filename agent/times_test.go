@@ -4,6 +4,9 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/api"
 )
 
 func TestTook(t *testing.T) {
@@ -40,5 +43,21 @@ func TestReach(t *testing.T) {
 	}
 	if want := (times{turn: time.Unix(1, 0), recorded: time.Unix(3, 0)}); got != want {
 		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+// From the complete object until the arrival is in the table, that is said.
+func TestRecordingIsSaid(t *testing.T) {
+	b := &build{ann: &announce.Announcement{Size: 1}, state: api.StateLanding}
+	if b.view(nil).Recording {
+		t.Error("recording before the object is complete")
+	}
+	b.reach(complete)
+	if !b.view(nil).Recording {
+		t.Error("complete in the bucket, and not recording")
+	}
+	b.reach(recorded)
+	if b.view(nil).Recording {
+		t.Error("recording for ever")
 	}
 }

@@ -62,6 +62,7 @@ func (b *build) view(names map[[20]byte]gossip.Member) api.Build {
 		Size:         b.ann.Size,
 		State:        b.state,
 		LandedBytes:  b.landed,
+		Recording:    b.state == api.StateLanding && !b.times[complete].IsZero() && b.times[recorded].IsZero(),
 		SourceBytes:  b.fromSource.Load(),
 		Peers:        []api.Peer{},
 	}

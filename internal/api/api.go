@@ -284,6 +284,7 @@ type Build struct {
 	State           string     `json:"state"`
 	VerifiedBytes   int64      `json:"verifiedBytes"`
 	LandedBytes     int64      `json:"landedBytes"`
+	Recording       bool       `json:"recording,omitempty"` // complete in the bucket, not yet in the table
 	DownloadedBytes int64      `json:"downloadedBytes"`
 	UploadedBytes   int64      `json:"uploadedBytes"`
 	SourceBytes     int64      `json:"sourceBytes"` // read from the source bucket, for want of peers

@@ -2,7 +2,6 @@ package terminal
 
 import (
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/api"
@@ -21,7 +20,7 @@ func (b *agentBars) update(s *api.AgentStatus, now time.Time) {
 	b.screen.draw(b.last)
 }
 
-func (b *agentBars) trouble(error) {
+func (b *agentBars) trouble(error, time.Time) {
 	f := b.last
 	f.foot = "the agent does not answer; asking again"
 	b.screen.draw(f)
@@ -66,6 +65,9 @@ func (b *agentBars) build(build *api.Build, now time.Time) row {
 		r.text, r.short, r.colour = "failed: "+command.Plain(build.Error), "failed", red
 	case api.StateDownloading, api.StateLanding:
 		r.rate, r.left = m.rate/2, m.left(r.total-r.done)
+		if stage := stageOfBuild(build); stage != build.State {
+			r.text = stage
+		}
 	case api.StateQueued:
 		r.text = "queued"
 		if build.Error != "" {
@@ -81,28 +83,62 @@ func serves(s *api.AgentStatus) string {
 		command.Plain(s.Node), command.Plain(s.Bucket), command.Plain(s.Region), command.Plain(s.Version))
 }
 
+// stageOfBuild is a build's state in a word.
+func stageOfBuild(b *api.Build) string { return stage(b.State, b.LandedBytes, b.Size, b.Recording) }
+
 // agentLines says who the agent is, and prints a line for each change of a build's
-// state.
+// state, and without any how those stand that are under way.
 type agentLines struct {
-	w    io.Writer
+	lines
 	last map[string]string
 }
 
-func (l *agentLines) update(s *api.AgentStatus, _ time.Time) {
+func (l *agentLines) update(s *api.AgentStatus, now time.Time) {
+	l.answered(now)
 	if l.last == nil {
 		l.last = make(map[string]string)
-		fmt.Fprintln(l.w, serves(s))
+		l.say(now, "%s", serves(s))
+		if len(s.Builds) == 0 {
+			l.say(now, "no build has come by yet")
+		}
 	}
-	for _, b := range s.Builds {
-		is := command.Plain(b.State)
+	for i := range s.Builds {
+		b := &s.Builds[i]
+		is := stageOfBuild(b)
 		if b.Error != "" {
-			is += ": " + command.Plain(b.Error)
+			is += ": " + b.Error
 		}
 		if l.last[b.ExecutionID] != is {
 			l.last[b.ExecutionID] = is
-			fmt.Fprintf(l.w, "%s: %s\n", command.Plain(b.Key), is)
+			l.say(now, "%s: %s", b.Key, is)
 		}
+	}
+	quiet, busy := now.Sub(l.said), false
+	for i := range s.Builds {
+		switch b := &s.Builds[i]; b.State {
+		case api.StateQueued, api.StateDownloading, api.StateLanding:
+			busy = true
+			if quiet >= stillEvery {
+				l.say(now, "%s: still %s", b.Key, stands(b))
+			}
+		}
+	}
+	if quiet >= idleEvery && !busy {
+		l.say(now, "nothing is under way")
 	}
 }
 
-func (*agentLines) trouble(error) {}
+// stands says in a few words how far a build is.
+func stands(b *api.Build) string {
+	text := stageOfBuild(b)
+	switch text {
+	case api.StateDownloading:
+		text += fmt.Sprintf(" %s %s/s", percent(b.VerifiedBytes, b.Size), command.FormatSize(b.DownRate))
+	case api.StateLanding:
+		text += " " + percent(b.LandedBytes, b.Size)
+	}
+	if b.Error != "" {
+		text += ": " + b.Error
+	}
+	return text
+}

@@ -2,7 +2,6 @@ package terminal
 
 import (
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -14,37 +13,39 @@ import (
 // executionLines prints a line for each change of a destination's state, and of
 // what holds it up, for pipes.
 type executionLines struct {
-	w    io.Writer
+	lines
 	last map[string]string
-	said time.Time // when a line was printed
 }
-
-// stillEvery is how long a pipe hears nothing before it is said how things stand.
-const stillEvery = 15 * time.Second
 
 func (l *executionLines) update(e *api.Execution, now time.Time) {
 	if l.last == nil {
 		l.last = make(map[string]string)
 	}
+	l.answered(now)
 	for _, d := range e.Destinations {
-		if is := d.State + " " + d.Error; l.last[d.Bucket] != is {
+		if is := stageOf(e, &d) + " " + d.Error; l.last[d.Bucket] != is {
 			l.last[d.Bucket] = is
-			fmt.Fprintf(l.w, "%s: %s\n", command.Plain(d.Bucket), describe(e, &d))
-			l.said = now
+			l.say(now, "%s: %s", d.Bucket, describe(e, &d))
 		}
 	}
-	if now.Sub(l.said) < stillEvery {
+	if e.Ended() || now.Sub(l.said) < stillEvery {
 		return
 	}
-	l.said = now
+	if e.Phase == api.PhasePulling {
+		l.say(now, "the seeder still pulls the build: %s", percent(e.PulledBytes, e.Size))
+		return
+	}
 	for _, d := range e.Destinations {
-		if d.State != api.StateLanded && d.State != api.StateFailed {
-			fmt.Fprintf(l.w, "%s: still %s\n", command.Plain(d.Bucket), describe(e, &d))
+		switch d.State {
+		case api.StateLanded, api.StateFailed, api.StateCancelled:
+		default:
+			l.say(now, "%s: still %s", d.Bucket, describe(e, &d))
 		}
 	}
+	if now.Sub(l.said) > 0 {
+		l.say(now, "still %s, %d of %d landed", phrase(e), landed(e), len(e.Destinations))
+	}
 }
-
-func (*executionLines) trouble(error) {}
 
 // describe says in a few words how a destination stands.
 func describe(e *api.Execution, d *api.Destination) string {
@@ -54,7 +55,10 @@ func describe(e *api.Execution, d *api.Destination) string {
 	case api.StateDownloading:
 		return fmt.Sprintf("downloading %s %s/s", verified(d.VerifiedBytes, e.Size, d.State), command.FormatSize(d.Rate))
 	case api.StateLanding:
-		return landing(e, d)
+		if stage := stageOf(e, d); stage != d.State {
+			return stage
+		}
+		return "landing " + percent(d.LandedBytes, e.Size)
 	case api.StateQueued:
 		if e.Phase == api.PhasePulling {
 			return "the seeder pulls " + percent(e.PulledBytes, e.Size)
@@ -66,13 +70,18 @@ func describe(e *api.Execution, d *api.Destination) string {
 	return command.Plain(d.State)
 }
 
-// landing says how far a landing is: when all parts are up, S3 has to put them
+// stageOf is a destination's state in a word.
+func stageOf(e *api.Execution, d *api.Destination) string {
+	return stage(d.State, d.LandedBytes, e.Size, d.Took != nil && d.Took.Recording > 0)
+}
+
+// stage is a state in a word: when all parts of a landing are up, S3 has to put them
 // together, and the arrival has to be recorded.
-func landing(e *api.Execution, d *api.Destination) string {
+func stage(state string, landed, size int64, recording bool) string {
 	switch {
-	case d.LandedBytes < e.Size:
-		return "landing " + verified(d.LandedBytes, e.Size, d.State)
-	case d.Took != nil && d.Took.Recording > 0:
+	case state != api.StateLanding || landed < size:
+		return state
+	case recording:
 		return "recording"
 	}
 	return "completing"
@@ -96,7 +105,7 @@ func (b *executionBars) update(e *api.Execution, now time.Time) {
 	b.screen.draw(b.last)
 }
 
-func (b *executionBars) trouble(error) {
+func (b *executionBars) trouble(error, time.Time) {
 	f := b.last
 	f.foot = "the seeder does not answer; asking again"
 	b.screen.draw(f)
@@ -167,8 +176,8 @@ func (b *executionBars) destination(e *api.Execution, d *api.Destination, now ti
 		}
 	case api.StateDownloading, api.StateLanding:
 		r.rate, r.left = m.rate/2, m.left(r.total-r.done)
-		if d.State == api.StateLanding && d.LandedBytes >= e.Size {
-			r.text = landing(e, d)
+		if stage := stageOf(e, d); stage != d.State {
+			r.text = stage
 		}
 	}
 	return r
@@ -249,14 +258,8 @@ func (b *listBars) execution(e *api.Execution, now time.Time) row {
 		m = new(meter)
 		b.meters[e.ExecutionID] = m
 	}
-	r := row{name: e.Key, total: 2 * max(e.Size, 1) * int64(max(len(e.Destinations), 1)), state: command.Plain(e.Phase)}
-	for _, d := range e.Destinations {
-		if d.State == api.StateLanded {
-			r.done += 2 * max(e.Size, 1)
-		} else {
-			r.done += d.VerifiedBytes + d.LandedBytes
-		}
-	}
+	r := row{name: e.Key, state: command.Plain(e.Phase)}
+	r.done, r.total = way(e)
 	m.add(now, r.done)
 	of := fmt.Sprintf("%d of %d landed", landed(e), len(e.Destinations))
 	switch {
@@ -273,41 +276,68 @@ func (b *listBars) execution(e *api.Execution, now time.Time) row {
 	return r
 }
 
-func (b *listBars) trouble(error) {
+// way is how many bytes of how many an execution's destinations have downloaded and
+// landed, each twice.
+func way(e *api.Execution) (done, total int64) {
+	each := 2 * max(e.Size, 1)
+	for _, d := range e.Destinations {
+		if d.State == api.StateLanded {
+			done += each
+		} else {
+			done += d.VerifiedBytes + d.LandedBytes
+		}
+	}
+	return done, each * int64(max(len(e.Destinations), 1))
+}
+
+func (b *listBars) trouble(error, time.Time) {
 	f := b.last
 	f.foot = "the seeder does not answer; asking again"
 	b.screen.draw(f)
 }
 
 // listLines prints a line for each change of an execution's phase or status, or of
-// how many have landed.
+// how many have landed, and without any how those stand that are under way.
 type listLines struct {
-	w        io.Writer
+	lines
 	last     map[string]string
 	unserved []string
 }
 
-func (l *listLines) update(page *api.Executions, _ time.Time) {
+func (l *listLines) update(page *api.Executions, now time.Time) {
+	l.answered(now)
 	if l.last == nil {
 		l.last = make(map[string]string)
-	}
-	if lines := unserved(page); !slices.Equal(lines, l.unserved) {
-		l.unserved = lines
-		for _, line := range lines {
-			fmt.Fprintln(l.w, line)
+		if len(page.Executions) == 0 {
+			l.say(now, "nothing has been distributed yet")
 		}
-		if len(lines) == 0 {
-			fmt.Fprintln(l.w, "each destination has an agent")
+	}
+	if none := unserved(page); !slices.Equal(none, l.unserved) {
+		l.unserved = none
+		for _, line := range none {
+			l.say(now, "%s", line)
+		}
+		if len(none) == 0 {
+			l.say(now, "each destination has an agent")
 		}
 	}
 	for i := len(page.Executions) - 1; i >= 0; i-- { // the newest last
 		e := &page.Executions[i]
-		is := fmt.Sprintf("%s, %d of %d landed", phrase(e), landed(e), len(e.Destinations))
 		if change := fmt.Sprint(e.Status, e.Phase, landed(e)); l.last[e.ExecutionID] != change {
 			l.last[e.ExecutionID] = change
-			fmt.Fprintf(l.w, "%s %s: %s\n", command.Plain(e.ExecutionID), command.Plain(e.Key), is)
+			l.say(now, "%s %s: %s, %d of %d landed", e.ExecutionID, e.Key, phrase(e), landed(e), len(e.Destinations))
 		}
 	}
+	quiet, busy := now.Sub(l.said), false
+	for i := len(page.Executions) - 1; i >= 0; i-- {
+		e := &page.Executions[i]
+		busy = busy || !e.Ended()
+		if quiet >= stillEvery && !e.Ended() {
+			l.say(now, "%s %s: still %s, %s of all bytes, %d of %d landed",
+				e.ExecutionID, e.Key, phrase(e), percent(way(e)), landed(e), len(e.Destinations))
+		}
+	}
+	if quiet >= idleEvery && !busy {
+		l.say(now, "nothing is under way")
+	}
 }
-
-func (*listLines) trouble(error) {}

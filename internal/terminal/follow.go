@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -35,7 +36,7 @@ const (
 type view[T any] interface {
 	update(answer *T, now time.Time)
 	// trouble says that there was no answer this time.
-	trouble(err error)
+	trouble(err error, now time.Time)
 }
 
 // poll asks again and again until an answer is the last, and returns it. At most
@@ -62,7 +63,7 @@ func poll[T any](ctx context.Context, interval time.Duration, patience int, get 
 			return nil, err
 		default:
 			failed++
-			v.trouble(err)
+			v.trouble(err, time.Now())
 		}
 		select {
 		case <-ctx.Done():
@@ -81,15 +82,15 @@ func ask[T any](ctx context.Context, get func(context.Context) (*T, error)) (*T,
 
 // Follow shows an execution until it has ended: a bar for each destination, then
 // why some have failed, and how it went in one line. It returns the last answer.
-// Where w is no terminal a line says whenever a destination's state changes, and
-// the table of arrivals stands before the last line.
+// Where w is no terminal a line says whenever a destination's state changes, and every
+// stillEvery without a change how things stand, and the table of arrivals stands before the last line.
 func Follow(ctx context.Context, w io.Writer, form Form, interval time.Duration, get func(context.Context) (*api.Execution, error)) (*api.Execution, error) {
 	ended := func(e *api.Execution) bool { return e.Ended() }
 	switch {
 	case form == Silent:
-		return poll(ctx, interval, patience, get, silent[api.Execution]{}, ended)
+		return poll(ctx, interval, patience, get, &silent[api.Execution]{aside("seeder")}, ended)
 	case form == JSONLines:
-		return poll(ctx, interval, patience, get, &jsonLines[api.Execution]{w: w}, ended)
+		return poll(ctx, interval, patience, get, &jsonLines[api.Execution]{lines: aside("seeder"), w: w}, ended)
 	case IsTerminal(w):
 		s := newScreen(w)
 		e, err := poll(ctx, interval, patience, get, newExecutionBars(s), ended)
@@ -98,7 +99,7 @@ func Follow(ctx context.Context, w io.Writer, form Form, interval time.Duration,
 		}
 		return e, err
 	}
-	e, err := poll(ctx, interval, patience, get, &executionLines{w: w}, ended)
+	e, err := poll(ctx, interval, patience, get, &executionLines{lines: lines{w: w, who: "seeder"}}, ended)
 	if err != nil {
 		return nil, err
 	}
@@ -113,22 +114,22 @@ func Follow(ctx context.Context, w io.Writer, form Form, interval time.Duration,
 func WatchExecutions(ctx context.Context, w io.Writer, form Form, interval time.Duration, get func(context.Context) (*api.Executions, error)) error {
 	switch {
 	case form == JSONLines:
-		return watch(ctx, interval, get, &jsonLines[api.Executions]{w: w})
+		return watch(ctx, interval, get, &jsonLines[api.Executions]{lines: aside("seeder"), w: w})
 	case IsTerminal(w):
 		return watch(ctx, interval, get, &listBars{screen: newScreen(w)})
 	}
-	return watch(ctx, interval, get, &listLines{w: w})
+	return watch(ctx, interval, get, &listLines{lines: lines{w: w, who: "seeder"}})
 }
 
 // WatchAgent shows what an agent does until ctx ends: a bar for each build.
 func WatchAgent(ctx context.Context, w io.Writer, form Form, interval time.Duration, get func(context.Context) (*api.AgentStatus, error)) error {
 	switch {
 	case form == JSONLines:
-		return watch(ctx, interval, get, &jsonLines[api.AgentStatus]{w: w})
+		return watch(ctx, interval, get, &jsonLines[api.AgentStatus]{lines: aside("agent"), w: w})
 	case IsTerminal(w):
 		return watch(ctx, interval, get, &agentBars{screen: newScreen(w)})
 	}
-	return watch(ctx, interval, get, &agentLines{w: w})
+	return watch(ctx, interval, get, &agentLines{lines: lines{w: w, who: "agent"}})
 }
 
 // watch polls until ctx ends, which is no error. The first question must be
@@ -152,18 +153,22 @@ func watch[T any](ctx context.Context, interval time.Duration, get func(context.
 	return err
 }
 
-type silent[T any] struct{}
+// aside is where it is said that there is no answer, when the output is for programs.
+func aside(who string) lines { return lines{w: os.Stderr, who: who} }
 
-func (silent[T]) update(*T, time.Time) {}
-func (silent[T]) trouble(error)        {}
+type silent[T any] struct{ lines }
+
+func (s *silent[T]) update(_ *T, now time.Time) { s.answered(now) }
 
 // jsonLines writes an answer when it differs from the last.
 type jsonLines[T any] struct {
+	lines
 	w    io.Writer
 	last string
 }
 
-func (j *jsonLines[T]) update(answer *T, _ time.Time) {
+func (j *jsonLines[T]) update(answer *T, now time.Time) {
+	j.answered(now)
 	var line strings.Builder
 	if writeJSON(&line, answer, "") != nil || line.String() == j.last {
 		return // what came as JSON can be written as JSON
@@ -171,5 +176,3 @@ func (j *jsonLines[T]) update(answer *T, _ time.Time) {
 	j.last = line.String()
 	io.WriteString(j.w, j.last)
 }
-
-func (*jsonLines[T]) trouble(error) {}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/api"
@@ -130,7 +131,7 @@ func TestScreen(t *testing.T) {
 	for i := range int64(5) {
 		b.update(underWay(i), began.Add(time.Duration(i)*time.Second))
 	}
-	b.trouble(errors.New("no answer"))
+	b.trouble(errors.New("no answer"), began)
 	if got := seen.String(); !strings.Contains(got, "the seeder does not answer") {
 		t.Errorf("trouble is not shown:\n%s", got)
 	}
@@ -260,7 +261,7 @@ func TestJSON(t *testing.T) {
 // A pipe hears every stillEvery how things stand, and what happens after the last part.
 func TestPipeIsNotSilent(t *testing.T) {
 	var out strings.Builder
-	l := &executionLines{w: &out}
+	l := &executionLines{lines: lines{w: &out, who: "seeder"}}
 	e := &api.Execution{Status: "IN_PROGRESS", Phase: api.PhaseDistributing, Size: 100, Destinations: []api.Destination{
 		{Bucket: "a", State: api.StateLanding, LandedBytes: 100}, {Bucket: "b", State: api.StateLanded},
 	}}
@@ -271,10 +272,33 @@ func TestPipeIsNotSilent(t *testing.T) {
 	if out.Len() != said {
 		t.Errorf("said too early: %s", &out)
 	}
-	e.Destinations[0].Took = &api.Took{Recording: 1}
 	l.update(e, began.Add(stillEvery))
 	l.update(e, began.Add(stillEvery+1))
-	if want := "a: completing\nb: landed in 0.0 s\na: still recording\n"; out.String() != want {
+	e.Destinations[0].Took = &api.Took{Recording: 1}
+	l.update(e, began.Add(stillEvery+2))
+	at := began.Add(stillEvery + 3)
+	l.trouble(errors.New("refused\x1b"), at)
+	l.trouble(errors.New("refused"), at.Add(stillEvery-1))
+	l.trouble(errors.New("no host"), at.Add(stillEvery))
+	l.update(e, at.Add(stillEvery+1))
+	e.Destinations[0].State = api.StateLanded
+	l.update(e, at.Add(stillEvery+2))
+	l.update(e, at.Add(2*stillEvery+2))
+	e.Phase, e.PulledBytes = api.PhasePulling, 30
+	l.update(e, at.Add(3*stillEvery+2))
+	e.Status = "COMPLETED"
+	l.update(e, at.Add(4*stillEvery+2))
+	if want := `a: completing
+b: landed in 0.0 s
+a: still completing
+a: recording
+the seeder does not answer, trying again: refused�
+the seeder does not answer, trying again: no host
+the seeder answers again
+a: landed in 0.0 s
+still IN_PROGRESS, distributing, 2 of 2 landed
+the seeder still pulls the build: 30%
+`; out.String() != want {
 		t.Errorf("%q, want %q", &out, want)
 	}
 }
@@ -289,16 +313,136 @@ func TestUnserved(t *testing.T) {
 	if err := Executions(&list, page); err != nil || !strings.HasSuffix(list.String(), want) {
 		t.Errorf("%v: %s", err, &list)
 	}
-	l := &listLines{w: &lines}
+	l := &listLines{}
+	l.w = &lines
 	l.update(page, began)
 	l.update(page, began)
 	l.update(&api.Executions{}, began)
-	if want += "each destination has an agent\n"; lines.String() != want {
+	if want = "nothing has been distributed yet\n" + want + "each destination has an agent\n"; lines.String() != want {
 		t.Errorf("%s, want %s", &lines, want)
 	}
 	b := &listBars{screen: &screen{w: io.Discard, size: func() (int, int) { return 80, 24 }}}
 	b.update(page, began)
 	if text := strings.Join(b.last.lines(80, 24, false), "\n"); !strings.HasPrefix(text, "no agent serves region-b-builds, region-c-builds\n") {
 		t.Error(text)
+	}
+}
+
+// Nor are the two that end with Ctrl-C alone.
+func TestWatchIsNotSilent(t *testing.T) {
+	var out strings.Builder
+	l := &listLines{lines: lines{w: &out, who: "seeder"}}
+	page := &api.Executions{Executions: []api.Execution{*underWay(10)}}
+	l.update(page, began)
+	l.update(page, began.Add(stillEvery-1))
+	l.update(page, began.Add(stillEvery))
+	l.trouble(errors.New("refused"), began.Add(stillEvery+1))
+	page.Executions[0].Status = "COMPLETED"
+	l.update(page, began.Add(stillEvery+2))
+	l.update(page, began.Add(2*stillEvery+2))
+	l.update(page, began.Add(stillEvery+2+idleEvery))
+	want := `01K0Z4V5QW8TQ0H6Q9M3N7R2XD build.zip: IN_PROGRESS, distributing, 1 of 7 landed
+01K0Z4V5QW8TQ0H6Q9M3N7R2XD build.zip: still IN_PROGRESS, distributing, 30% of all bytes, 1 of 7 landed
+the seeder does not answer, trying again: refused
+the seeder answers again
+01K0Z4V5QW8TQ0H6Q9M3N7R2XD build.zip: COMPLETED, 1 of 7 landed
+nothing is under way
+`
+	if out.String() != want {
+		t.Errorf("%s, want %s", &out, want)
+	}
+
+	out.Reset()
+	a := &agentLines{lines: lines{w: &out, who: "agent"}}
+	s := &api.AgentStatus{Node: "agent-a", Bucket: "a-builds", Region: "a", Version: "v1"}
+	a.update(s, began)
+	a.update(s, began.Add(idleEvery))
+	s.Builds = []api.Build{{Key: "k", Size: 100, State: api.StateDownloading, VerifiedBytes: 40, DownRate: 3 * mib}}
+	b, at := &s.Builds[0], began.Add(idleEvery)
+	for _, next := range []func(){
+		func() {}, func() {},
+		func() { b.State, b.LandedBytes = api.StateLanding, 50 },
+		func() {},
+		func() { b.LandedBytes = 100 },
+		func() { b.Recording = true },
+		func() { b.Error = "the table does not answer" },
+		func() {},
+		func() { b.State, b.Error = api.StateLanded, "" },
+		func() {},
+	} {
+		next()
+		at = at.Add(stillEvery)
+		a.update(s, at)
+	}
+	a.trouble(errors.New("refused"), at.Add(1))
+	want = `agent-a serves a-builds in a (v1)
+no build has come by yet
+nothing is under way
+k: downloading
+k: still downloading 40% 3.0 MiB/s
+k: landing
+k: still landing 50%
+k: completing
+k: recording
+k: recording: the table does not answer
+k: still recording: the table does not answer
+k: landed
+the agent does not answer, trying again: refused
+`
+	if out.String() != want {
+		t.Errorf("%s, want %s", &out, want)
+	}
+}
+
+// TestStages: completing and recording are said in tables and bars, too.
+func TestStages(t *testing.T) {
+	s := &api.AgentStatus{Builds: []api.Build{
+		{Key: "one", Size: 100, State: api.StateLanding, LandedBytes: 100},
+		{Key: "two", ExecutionID: "2", Size: 100, State: api.StateLanding, LandedBytes: 100, Recording: true},
+	}}
+	e := &api.Execution{Size: 100, Destinations: []api.Destination{
+		{Bucket: "one", State: api.StateLanding, LandedBytes: 100, Took: &api.Took{Landing: 3}},
+		{Bucket: "two", State: api.StateLanding, LandedBytes: 100, Took: &api.Took{Landing: 3, Recording: 1}},
+	}}
+	var agent, execution strings.Builder
+	if err := errors.Join(AgentStatus(&agent, s), Execution(&execution, e)); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"agent":             agent.String(),
+		"execution":         execution.String(),
+		"bars of the agent": strings.Join((&agentBars{}).frame(s, began).lines(80, 24, false), "\n"),
+		"bars":              strings.Join(newExecutionBars(nil).frame(e, began).lines(80, 24, false), "\n"),
+	} {
+		if !strings.Contains(text, "completing") || !strings.Contains(text, "recording") {
+			t.Errorf("%s:\n%s", name, text)
+		}
+	}
+}
+
+// TestUploadThroughAPipe: how far it is is said also while nothing is read.
+func TestUploadThroughAPipe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		body, done := Upload(&out, Live, "build.zip", strings.NewReader(strings.Repeat("x", 3000)), 3000)
+		if _, err := io.CopyN(io.Discard, body, 1500); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2*stillEvery + 1) // in the bubble's time
+		if _, err := io.Copy(io.Discard, body); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(stillEvery)
+		done()
+		time.Sleep(stillEvery)
+		want := "uploading build.zip: 50% of 2.9 KiB, 100 B/s\nuploading build.zip: 50% of 2.9 KiB, 0 B/s\n" +
+			"uploading build.zip: all is sent, the seeder stores it\n"
+		if out.String() != want {
+			t.Errorf("%s, want %s", &out, want)
+		}
+	})
+	var out bytes.Buffer
+	if body, _ := Upload(&out, Silent, "k", strings.NewReader("x"), 1); out.Len() > 0 || body == nil {
+		t.Errorf("shown: %s", &out)
 	}
 }

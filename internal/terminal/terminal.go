@@ -150,7 +150,7 @@ func Arrivals(w io.Writer, e *api.Execution) error {
 			seconds = fmt.Sprintf("%.1f s", d.Seconds)
 		}
 		rows = append(rows, []string{
-			d.Bucket, dash(d.Region), d.State, verified(d.VerifiedBytes, e.Size, d.State),
+			d.Bucket, dash(d.Region), stageOf(e, &d), verified(d.VerifiedBytes, e.Size, d.State),
 			command.FormatSize(d.LandedBytes), seconds, dash(d.Agent), d.Error,
 		})
 	}
@@ -202,7 +202,7 @@ func AgentStatus(w io.Writer, s *api.AgentStatus) error {
 	var builds [][]string
 	for _, b := range s.Builds {
 		builds = append(builds, []string{
-			b.Key, command.FormatSize(b.Size), b.State, verified(b.VerifiedBytes, b.Size, b.State),
+			b.Key, command.FormatSize(b.Size), stageOfBuild(&b), verified(b.VerifiedBytes, b.Size, b.State),
 			command.FormatSize(b.LandedBytes), command.FormatSize(b.DownRate) + "/s", command.FormatSize(b.UpRate) + "/s",
 			fmt.Sprint(len(b.Peers)), b.Error,
 		})

@@ -4,19 +4,25 @@ import (
 	"io"
 	"sync"
 	"time"
+
+	"github.com/landfall-dist/landfall/internal/command"
 )
 
 // refresh is how often the bar of an upload is drawn.
 const refresh = 150 * time.Millisecond
 
-// Upload shows how a body of size bytes is read, on a terminal, and nothing anywhere
-// else. Call done when it has been read, or will not be.
+// Upload shows how a body of size bytes is read: a bar on a terminal, and a line every
+// stillEvery anywhere else. Call done once, when it has been read, or will not be.
 func Upload(w io.Writer, form Form, name string, body io.Reader, size int64) (_ io.Reader, done func()) {
-	if form != Live || !IsTerminal(w) || size == 0 {
+	if form != Live || size == 0 {
 		return body, func() {}
 	}
-	u := &upload{body: body, screen: newScreen(w), name: name, size: size}
-	return u, u.end
+	u := &upload{body: body, name: name, size: size}
+	if IsTerminal(w) {
+		u.screen = newScreen(w)
+		return u, u.end
+	}
+	return u, u.alongside(w)
 }
 
 // upload is the body. An HTTP client may still read it when it has its answer.
@@ -26,7 +32,7 @@ type upload struct {
 	size int64
 
 	mu     sync.Mutex
-	screen *screen // nil when it is over
+	screen *screen // nil when it is over, or there is none
 	read   int64
 	meter  meter
 	shown  time.Time
@@ -37,8 +43,8 @@ func (u *upload) Read(b []byte) (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.read += int64(n)
-	if now := time.Now(); now.Sub(u.shown) >= refresh {
-		u.show(now)
+	if now := time.Now(); now.Sub(u.shown) >= refresh || u.read >= u.size {
+		u.show(now, "the seeder stores it", "storing")
 	}
 	return n, err
 }
@@ -46,18 +52,56 @@ func (u *upload) Read(b []byte) (int, error) {
 func (u *upload) end() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.show(time.Now())
+	u.show(time.Now(), "uploaded", "uploaded")
 	u.screen = nil
 }
 
-func (u *upload) show(now time.Time) {
+// show draws the bar; the texts are for when all has been read.
+func (u *upload) show(now time.Time, text, short string) {
 	if u.screen == nil {
 		return
 	}
 	u.shown = now
 	u.meter.add(now, u.read)
-	u.screen.draw(frame{rows: []row{{
+	r := row{
 		name: "uploading " + u.name, done: u.read, total: u.size,
 		rate: u.meter.rate, left: u.meter.left(u.size - u.read),
-	}}})
+	}
+	if u.read >= u.size {
+		r.text, r.short = text, short
+	}
+	u.screen.draw(frame{rows: []row{r}})
+}
+
+// alongside says every stillEvery how far it is, also when nothing is read, until done.
+func (u *upload) alongside(w io.Writer) (done func()) {
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		ticker := time.NewTicker(stillEvery)
+		defer ticker.Stop()
+		l := lines{w: w}
+		var before int64
+		for {
+			select {
+			case <-stop:
+				return
+			case now := <-ticker.C:
+				u.mu.Lock()
+				read := u.read
+				u.mu.Unlock()
+				if read >= u.size {
+					l.say(now, "uploading %s: all is sent, the seeder stores it", u.name)
+				} else {
+					rate := (read - before) / int64(stillEvery/time.Second)
+					l.say(now, "uploading %s: %s of %s, %s/s", u.name, percent(read, u.size), command.FormatSize(u.size), command.FormatSize(rate))
+				}
+				before = read
+			}
+		}
+	}()
+	return func() {
+		close(stop)
+		<-stopped
+	}
 }

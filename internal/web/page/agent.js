@@ -1,5 +1,5 @@
 // The agent's page: its builds with their peers, its cache, the members.
-import { $, Pace, attribute, badPeers, bar, clock, connection, el, keyed, members, percent, seconds, size, table, text } from "./dom.js";
+import { $, Pace, attribute, badPeers, bar, clock, connection, el, keyed, members, percent, seconds, size, stage, table, text } from "./dom.js";
 import { Feed } from "./feed.js";
 
 const paces = new Map();
@@ -22,7 +22,7 @@ function updateBuild(li, b) {
   const [head, progress, meta, error, details] = li.children;
   const whole = Math.max(1, b.size), done = b.state === "landed";
   text(head.children[0], b.key);
-  text(head.children[1], b.state);
+  text(head.children[1], stage(b.state, b.landedBytes, b.size, b.recording));
   attribute(head.children[1], "class", "state " + b.state);
   progress.show(done ? 1 : b.verifiedBytes / whole, done ? 1 : b.landedBytes / whole);
   const left = paces.get(b.executionId).left(b.verifiedBytes + b.landedBytes, 2 * b.size);

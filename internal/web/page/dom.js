@@ -84,6 +84,12 @@ export function percent(share) {
   return (share >= 1 ? 100 : Math.min(99, Math.floor(share * 100))) + " %";
 }
 
+// stage is a state in a word: when all parts of a landing are up, S3 has to put them
+// together, and the arrival has to be recorded.
+export function stage(state, landed, whole, recording) {
+  return state !== "landing" || landed < whole ? state : recording ? "recording" : "completing";
+}
+
 // bar is a progress bar of two layers: what is verified here, and what has landed.
 export function bar(label) {
   const e = el("div", { class: "bar", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100, "aria-label": label },

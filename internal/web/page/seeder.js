@@ -1,6 +1,6 @@
 // The seeder's page: the list of executions, and all about the one that is chosen by
 // the address (#executionId).
-import { $, Pace, ago, attribute, badPeers, bar, clock, connection, el, keyed, members, percent, seconds, size, text } from "./dom.js";
+import { $, Pace, ago, attribute, badPeers, bar, clock, connection, el, keyed, members, percent, seconds, size, stage, text } from "./dom.js";
 import { Feed } from "./feed.js";
 import * as graph from "./graph.js";
 import * as pieces from "./pieces.js";
@@ -214,7 +214,7 @@ function updateRegion(li, e, d) {
   const whole = Math.max(1, e.size);
   const done = d.state === "landed";
   text(who, d.region || d.bucket);
-  text(state, d.state);
+  text(state, stage(d.state, d.landedBytes, e.size, d.took?.recording > 0));
   attribute(state, "class", "state " + d.state);
   progress.show(done ? 1 : d.verifiedBytes / whole, done ? 1 : d.landedBytes / whole);
   text(number, percent(done ? 1 : (d.verifiedBytes + d.landedBytes) / 2 / whole));
