@@ -324,9 +324,9 @@ func TestUploadDuringTheFirstListing(t *testing.T) {
 	defer transport.CloseIdleConnections()
 	slow := httptest.NewServer(&httputil.ReverseProxy{
 		Transport: transport,
-		Director: func(r *http.Request) {
-			r.URL.Scheme, r.URL.Host = backend.Scheme, backend.Host
-			if r.URL.Query().Has("list-type") {
+		Rewrite: func(r *httputil.ProxyRequest) { // the host stays, as it is signed
+			r.Out.URL.Scheme, r.Out.URL.Host = backend.Scheme, backend.Host
+			if r.In.URL.Query().Has("list-type") {
 				upload()
 			}
 		},

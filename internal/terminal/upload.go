@@ -20,9 +20,13 @@ func Upload(w io.Writer, form Form, name string, body io.Reader, size int64) (_ 
 	u := &upload{body: body, name: name, size: size}
 	if IsTerminal(w) {
 		u.screen = newScreen(w)
-		return u, u.end
+		stop := every(time.Second, u.redraw)
+		return u, func() {
+			stop()
+			u.end()
+		}
 	}
-	return u, u.alongside(w)
+	return u, every(stillEvery, u.line(lines{w: w}))
 }
 
 // upload is the body. An HTTP client may still read it when it has its answer.
@@ -49,6 +53,13 @@ func (u *upload) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// redraw is for when nothing is read: the time left becomes unknown.
+func (u *upload) redraw(now time.Time) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.show(now, "the seeder stores it", "storing")
+}
+
 func (u *upload) end() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -73,35 +84,41 @@ func (u *upload) show(now time.Time, text, short string) {
 	u.screen.draw(frame{rows: []row{r}})
 }
 
-// alongside says every stillEvery how far it is, also when nothing is read, until done.
-func (u *upload) alongside(w io.Writer) (done func()) {
-	stop, stopped := make(chan struct{}), make(chan struct{})
+// line says how far it is.
+func (u *upload) line(l lines) func(now time.Time) {
+	var before int64
+	return func(now time.Time) {
+		u.mu.Lock()
+		read := u.read
+		u.mu.Unlock()
+		if read >= u.size {
+			l.say(now, "uploading %s: all is sent, the seeder stores it", u.name)
+			return
+		}
+		rate := (read - before) / int64(stillEvery/time.Second)
+		before = read
+		l.say(now, "uploading %s: %s of %s, %s/s", u.name, percent(read, u.size), command.FormatSize(u.size), command.FormatSize(rate))
+	}
+}
+
+// every calls f again and again until stop, which waits for it.
+func every(interval time.Duration, f func(now time.Time)) (stop func()) {
+	end, ended := make(chan struct{}), make(chan struct{})
 	go func() {
-		defer close(stopped)
-		ticker := time.NewTicker(stillEvery)
+		defer close(ended)
+		ticker := time.NewTicker(interval)
 		defer ticker.Stop()
-		l := lines{w: w}
-		var before int64
 		for {
 			select {
-			case <-stop:
+			case <-end:
 				return
 			case now := <-ticker.C:
-				u.mu.Lock()
-				read := u.read
-				u.mu.Unlock()
-				if read >= u.size {
-					l.say(now, "uploading %s: all is sent, the seeder stores it", u.name)
-				} else {
-					rate := (read - before) / int64(stillEvery/time.Second)
-					l.say(now, "uploading %s: %s of %s, %s/s", u.name, percent(read, u.size), command.FormatSize(u.size), command.FormatSize(rate))
-				}
-				before = read
+				f(now)
 			}
 		}
 	}()
 	return func() {
-		close(stop)
-		<-stopped
+		close(end)
+		<-ended
 	}
 }
