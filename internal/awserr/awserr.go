@@ -103,7 +103,7 @@ func answerReason(err error, call *smithy.OperationError, service, on string, st
 		return service + " says that the AWS credentials have expired" + inBrackets(code) + ": renew them (a new AWS_SESSION_TOKEN, `aws sso login`, or the host's role)"
 	case unknownKey[code]:
 		return fmt.Sprintf("%s does not know these AWS credentials (%s): check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, and the endpoint", service, code)
-	case denied[code] || status == http.StatusForbidden:
+	case denied[code] || status == http.StatusForbidden && code == "": // 403 is of what is archived and of quotas as well
 		return fmt.Sprintf("access denied by %s: the credentials need %s on %s (README.md lists the permissions)%s",
 			service, action(call), on, said(code, message))
 	case elsewhere[code] || status == http.StatusMovedPermanently || status == http.StatusTemporaryRedirect:

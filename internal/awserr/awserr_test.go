@@ -88,6 +88,7 @@ func TestAnswers(t *testing.T) {
 		"denied, listing":        {s3Error(403, "AccessDenied", "Access Denied"), list, []string{"access denied by S3", "s3:ListBucket on bucket builds", "README.md"}},
 		"denied, HEAD":           {bare(403), headBucket, []string{"access denied by S3", "s3:ListBucket on bucket builds"}},
 		"denied, table":          {dynamoError(400, "AccessDeniedException", "User: arn:aws:iam::1:user/x is not authorized to perform: dynamodb:Scan"), scan, []string{"dynamodb:Scan on table Copies", "not authorized"}},
+		"archived, not denied":   {s3Error(403, "InvalidObjectState", "The operation is not valid for the object's storage class"), list, []string{"S3 refuses it: InvalidObjectState: The operation is not valid"}},
 		"expired":                {s3Error(400, "ExpiredToken", "The provided token has expired."), list, []string{"credentials have expired", "AWS_SESSION_TOKEN"}},
 		"expired, table":         {dynamoError(400, "ExpiredTokenException", "The security token included in the request is expired"), scan, []string{"credentials have expired"}},
 		"unknown key":            {s3Error(403, "InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records."), list, []string{"does not know these AWS credentials", "AWS_ACCESS_KEY_ID"}},

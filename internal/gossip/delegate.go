@@ -85,6 +85,7 @@ func (e events) NotifyUpdate(n *memberlist.Node) {
 
 func (e events) NotifyLeave(n *memberlist.Node) {
 	e.g.roster.leave(n)
+	e.g.meetings.somebodyLeft()
 	e.g.tell(n, true)
 	e.g.changes()
 	wake(e.g.lost)

@@ -50,6 +50,10 @@ const (
 	// metFor is how long an address that has answered is not tried again, though no
 	// living member is known by it: one that advertises another address.
 	metFor = time.Minute
+	// lingers is how long who has left may still answer: twice what a good-bye takes.
+	// An answer from before its end, or from before somebody left, may be the leaver's,
+	// whose successor at the same address is to be found as soon as it is there.
+	lingers = 2 * leaveTimeout
 	// quickRounds is how many rounds of tries, some 30 s, remembered members are
 	// given; after that a few of them, rememberedTries, once in rememberedInterval.
 	quickRounds        = 8
@@ -63,6 +67,7 @@ type meetings struct {
 	closed  bool
 	pending map[string]bool // addresses
 	met     map[string]time.Time
+	left    time.Time // when somebody left last
 	slots   chan struct{}
 	hellos  *rate.Limiter
 	wg      sync.WaitGroup
@@ -138,7 +143,14 @@ func (m *meetings) metLately(addr string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	at, ok := m.met[addr]
-	return ok && time.Since(at) < metFor
+	return ok && time.Since(at) < metFor && at.After(m.left.Add(lingers))
+}
+
+// somebodyLeft has addresses tried again that have answered before.
+func (m *meetings) somebodyLeft() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.left = time.Now()
 }
 
 // close gives what is under way leaveTimeout, since a good-bye reaches those alone

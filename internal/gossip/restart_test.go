@@ -273,3 +273,17 @@ func TestMembersHeardBeforeTheListIsThereAreMetLater(t *testing.T) {
 	cancel()
 	g.meetings.close(cancel)
 }
+
+// One agent that has met its seeder meets the next one at that address too, though that
+// one knows nobody: the first has said good-bye, so that nobody greets it any more.
+func TestSeederWithoutADirectoryIsFoundAfterAGoodBye(t *testing.T) {
+	first := start(t, seeder("s"), nil)
+	a := start(t, agent("a", "a"), join(first))
+	a.await(t, 2)
+	first.await(t, 2)
+	first.stop()
+	a.await(t, 1)
+	again := start(t, seeder("s-of-another-directory"), func(cfg *Config) { cfg.Listen = first.Addr() })
+	a.await(t, 2)
+	again.await(t, 2)
+}
