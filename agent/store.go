@@ -68,8 +68,15 @@ func (a *Agent) notesOfParts() *landing.Notes {
 	return a.notes.open
 }
 
-// has reports a weakness of a store that is known.
-func (s *store) has(w bucket.Weakness) bool { return slices.Contains(s.weaknesses, w) }
+// has reports a weakness of the store; none before it is known, when nothing lands.
+func (s *store) has(w bucket.Weakness) bool {
+	select {
+	case <-s.known:
+		return slices.Contains(s.weaknesses, w)
+	default:
+		return false
+	}
+}
 
 // probe finds out whether the bucket's store refuses what it has to. Its error ends the
 // agent: a guarantee lacks. One that cannot be reached is asked again.
