@@ -70,12 +70,19 @@ func (t turns) take(r *http.Request, wait time.Duration) (func(), error) {
 func (l limits) hold(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		control := http.NewResponseController(w)
+		answer := &boundedAnswer{ResponseWriter: w, control: control, within: l.answer}
 		if r.Body != nil && r.Body != http.NoBody {
-			r.Body = &watchedBody{r.Body, control, l.body}
+			answer.body = &watchedBody{ReadCloser: r.Body, control: control, within: l.body}
+			// In a copy: by the body of its own request the server knows whether the client
+			// still waits to be asked for it, and does not wait for what is never sent.
+			own := *r
+			own.Body = answer.body
+			r = &own
 		} else {
 			control.SetWriteDeadline(time.Now().Add(l.answer)) //nolint:errcheck // a recorder has none
 		}
-		h.ServeHTTP(&boundedAnswer{ResponseWriter: w, control: control, within: l.answer}, r)
+		h.ServeHTTP(answer, r)
+		answer.begin()
 	})
 }
 
@@ -85,6 +92,7 @@ type boundedAnswer struct {
 	http.ResponseWriter
 	control *http.ResponseController
 	within  time.Duration
+	body    *watchedBody // nil without one
 	begun   bool
 }
 
@@ -92,6 +100,10 @@ func (a *boundedAnswer) begin() {
 	if !a.begun {
 		a.begun = true
 		a.control.SetWriteDeadline(time.Now().Add(a.within)) //nolint:errcheck // a recorder has none
+		if a.body != nil && !a.body.ended {
+			// The server reads some of what is left before it answers.
+			a.control.SetReadDeadline(time.Now().Add(a.body.within)) //nolint:errcheck // the same
+		}
 	}
 }
 
@@ -113,11 +125,13 @@ type watchedBody struct {
 	io.ReadCloser
 	control *http.ResponseController
 	within  time.Duration
+	ended   bool
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
 	b.control.SetReadDeadline(time.Now().Add(b.within)) //nolint:errcheck // a recorder has none
 	n, err := b.ReadCloser.Read(p)
+	b.ended = b.ended || err == io.EOF
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return n, Errorf(http.StatusRequestTimeout, "nothing of the body came for %s", b.within)
 	}

@@ -92,6 +92,24 @@ func TestStalledBody(t *testing.T) {
 	}
 }
 
+// What is answered without a look at the body waits for it no longer than that, and not
+// at all for a client that waits to be asked.
+func TestBodyThatNobodyReads(t *testing.T) {
+	m := mux(nil)
+	m.JSON("PUT /refused", func(*http.Request) (int, any, error) {
+		return 0, nil, Errorf(http.StatusRequestEntityTooLarge, "too long")
+	})
+	hours := usualLimits
+	hours.body = time.Hour
+	for expect, most := range map[string]limits{"": short(), "Expect: 100-continue\r\n": hours} {
+		c := dial(t, started(t, m, most))
+		fmt.Fprintf(c, "PUT /refused HTTP/1.1\r\nHost: localhost\r\n%sContent-Length: 1000\r\n\r\n", expect)
+		if code := status(t, c); code != http.StatusRequestEntityTooLarge {
+			t.Errorf("%q: %d", expect, code)
+		}
+	}
+}
+
 // A body may take as long as it likes while something comes, and so may what is done
 // with it.
 func TestSlowBody(t *testing.T) {
