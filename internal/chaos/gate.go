@@ -17,6 +17,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -34,6 +35,7 @@ type Gate struct {
 	wire  *wire
 	log   *os.File
 	done  chan struct{}
+	open  atomic.Int64 // calls under way
 
 	mu       sync.Mutex
 	rng      *rand.Rand
@@ -202,6 +204,10 @@ func (g *Gate) Ops(op string) int {
 	return g.ops[op]
 }
 
+// Open is how many calls are under way. Those of a process that was killed end by
+// themselves, but not at that moment.
+func (g *Gate) Open() int { return int(g.open.Load()) }
+
 // partsTaken adds to sum how often the store took each part.
 func (g *Gate) partsTaken(sum map[PartID]int) {
 	g.mu.Lock()
@@ -227,6 +233,8 @@ func (g *Gate) fault(c Call) (Fault, <-chan struct{}) {
 }
 
 func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	g.open.Add(1)
+	defer g.open.Add(-1)
 	x := &exchange{Call: parse(r), gate: g, w: w}
 	x.conn, _ = r.Context().Value(connKey{}).(*net.TCPConn)
 	x.r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))

@@ -33,6 +33,7 @@ func TestPullContinues(t *testing.T) {
 	}
 	w.Until("half of it is on the disk", func() bool { return kept() >= size/2 })
 	w.Seeder.Kill()
+	w.Until("its calls have ended", func() bool { return w.Seeder.Gate.Open() == 0 })
 	// Calls are counted, not bytes: those on their way to the killed process are
 	// still read from the store.
 	had, before := kept(), w.Seeder.Gate.Ops("GetObject")
