@@ -403,8 +403,10 @@ func (d *reader) instant(name string) time.Time {
 		d.leave(name, "is %.40q", s)
 		return time.Time{}
 	}
-	for n >= 1e11 && !math.IsInf(n, 0) { // the year 5138 in seconds, 1973 in milliseconds
-		n /= 1000
+	for range 3 { // from nanoseconds at most: what is longer is no time
+		if n >= 1e11 { // the year 5138 in seconds, 1973 in milliseconds
+			n /= 1000
+		}
 	}
 	if !(n < 1e11) {
 		d.leave(name, "is %.40q", s)

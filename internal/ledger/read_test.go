@@ -384,3 +384,24 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// A number is a time in seconds up to nanoseconds; a longer one is none.
+func TestNumbersOfTime(t *testing.T) {
+	for number, want := range map[string]time.Time{
+		"1700000000":               time.Unix(1700000000, 0),
+		"1700000000000":            time.Unix(1700000000, 0),
+		"1700000000000000000":      time.Unix(1700000000, 0),
+		"99999999999999999999":     time.Unix(99999999999, 0), // of the future
+		"1e20":                     {},
+		"170000000000000000000000": {},
+		"1e400":                    {},
+	} {
+		d := &reader{item: item{"startTime": digits(number)}, now: noon}
+		if want.After(noon.Add(executionid.MaxAhead)) {
+			want = time.Time{}
+		}
+		if got := d.instant("startTime"); !got.Equal(want) {
+			t.Errorf("%s is %s, want %s", number, got, want)
+		}
+	}
+}
