@@ -151,6 +151,10 @@ func (s *Seeder) begin(ctx context.Context, start ledger.Start) (*ledger.Begun, 
 		return nil, err
 	}
 	defer release()
+	start.IsAnothers = func(id string) bool {
+		r, _, ok := s.index.get(id)
+		return ok && r.Key != start.Key
+	}
 	begun, err := s.cfg.Ledger.Begin(ctx, start)
 	if err != nil {
 		return nil, err

@@ -139,6 +139,9 @@ func newIndex() *index {
 func (x *index) put(r *ledger.Record) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if e := x.at(r.ExecutionID); e != nil && e.record.Key != r.Key {
+		return // a copy of another's item
+	}
 	old := x.whole(r.Key)
 	if old != nil {
 		if !old.record.Foreign && r.ExecutionID < old.record.ExecutionID ||

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/oklog/ulid/v2"
+
 	"github.com/landfall-dist/landfall/internal/ledger"
 )
 
@@ -81,6 +83,7 @@ func (s *Seeder) load(ctx context.Context) error {
 func (s *Seeder) readTable(ctx context.Context, say func(cause string) bool) error {
 	var own, skipped, odd, items int64
 	past := newArchive()
+	ids := make(map[ulid.ULID]struct{}) // of those that are taken in
 	// What is read is garbage at once, and most of what stays is small: a heap twice its
 	// size would be for nothing.
 	defer debug.SetGCPercent(debug.SetGCPercent(loadGCPercent))
@@ -95,6 +98,17 @@ func (s *Seeder) readTable(ctx context.Context, say func(cause string) bool) err
 				}
 				return
 			}
+			// By its id an execution is asked for, cancelled and ended: a copy of an item
+			// under another key must not stand in for it.
+			id, err := ulid.ParseStrict(r.ExecutionID)
+			if _, taken := ids[id]; err == nil && taken {
+				if skipped++; say("copy") {
+					s.cfg.Logger.Warn("item of the table is skipped", "key", r.FileKey, "sourceBucket", r.SourceBucket,
+						"reason", "its executionId is another item's", "found", r.ExecutionID)
+				}
+				return
+			}
+			ids[id] = struct{}{}
 			own++
 			if r.Odd != "" {
 				if odd++; say("odd") {

@@ -125,6 +125,38 @@ func TestTableWithItemsOfOthers(t *testing.T) {
 	}
 }
 
+// A copy of an item under another key does not stand in for it: both keys can be sent,
+// and are two executions then.
+func TestCopiedItem(t *testing.T) {
+	log := &lines{}
+	c := Start(t, cloud, Options{Regions: 1, Log: log, Before: func(c *Cluster) {
+		for _, key := range []string{"one.zip", "two.zip"} {
+			c.write(key, c.Global, values{"executionId": str("01K0Z4V5QW8TQ0H6Q9M3N7R2XD"), "status": str("FAILED"), "destinationBuckets": list(c.Bucket(0))})
+		}
+	}})
+	c.Until("the table is read", func() bool { return len(log.of("table read")) == 1 })
+	page, err := c.Seeder.Executions(t.Context(), 0, "")
+	if err != nil || len(page.Executions) != 1 || page.SkippedItems != 1 {
+		t.Fatalf("%+v, %v", page, err)
+	}
+	if said := log.of("item of the table is skipped"); len(said) != 1 || said[0]["reason"] != "its executionId is another item's" {
+		t.Errorf("said: %v", said)
+	}
+	b := content(1, 1000)
+	for _, key := range []string{"one.zip", "two.zip"} {
+		c.Publish(key, b)
+		c.Holds(key, b)
+	}
+	for range 2 {
+		page, err = c.Seeder.Executions(t.Context(), 0, "")
+		if err != nil || len(page.Executions) != 2 || page.Executions[0].ExecutionID == page.Executions[1].ExecutionID {
+			t.Errorf("%+v, %v", page, err)
+		}
+		c.Restart() // the table says the same
+		c.Until("the table is read again", func() bool { return len(log.of("table read")) >= 2 })
+	}
+}
+
 var contents atomic.Int64
 
 // content16 is another key each time.

@@ -263,6 +263,9 @@ type Start struct {
 	SourceModified time.Time
 	Destinations   []string
 	Now            time.Time
+	// IsAnothers reports whether an executionId is known as that of another key, whose
+	// item somebody has copied to this one; nil for never.
+	IsAnothers func(executionID string) bool
 }
 
 // Begun is what came of it.
@@ -351,7 +354,7 @@ func (s Start) over(old *Record, destinations []string) *Begun {
 	}
 	b := &Begun{Record: r}
 	var last string
-	if old != nil && old.Foreign {
+	if old != nil && (old.Foreign || s.IsAnothers != nil && s.IsAnothers(old.ExecutionID)) {
 		r.Version = old.Version + 1
 		r.item = old.item.foreign()
 	} else if old != nil {
