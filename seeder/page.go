@@ -126,7 +126,7 @@ func (x *index) listing(e *execution) listed {
 		Start:        r.StartTime.UTC(),
 		Destinations: len(r.Destinations),
 		Landed:       len(r.Successful),
-		Failed:       len(r.Failed),
+		Failed:       len(slices.DeleteFunc(slices.Clone(r.Failed), r.Cancelled)),
 	}
 	if !r.CompletedAt.IsZero() {
 		l.Took = r.CompletedAt.Sub(r.StartTime).Seconds()

@@ -96,7 +96,7 @@ func TestFailures(t *testing.T) {
 	b.keep("seeder-cancel")
 	b.do(chromedp.Click(chromedp.CSS("#c-yes")))
 	b.shows("#d-answer", "Cancelled")
-	b.shows("#d-status", "Failed: 1 of 2")
+	b.shows("#d-status", "Cancelled: 1 of 2")
 	b.shows("#failures", "cancelled by request")
 	b.keep("seeder-failed")
 
