@@ -72,7 +72,11 @@ func (b *Bucket) wrap(doing, key string, err, precondition error) error {
 		what = doing + " " + key + " in " + b.name
 	}
 	if kind == nil {
-		return fmt.Errorf("%s: %w%s", what, awserr.Explain(err, "bucket "+b.name), nextStep(err))
+		next := nextStep(err)
+		if key == "" && awserr.Code(err) == "BadRequest" { // to a HEAD, which has no reason
+			next = "; it may be in another AWS region: give that with --bucket-region (seeder: --source-region)"
+		}
+		return fmt.Errorf("%s: %w%s", what, awserr.Explain(err, "bucket "+b.name), next)
 	}
 	return fmt.Errorf("%s: %w", what, awserr.As(kind, err))
 }

@@ -145,7 +145,7 @@ func (l *Ledger) explain(err error) error {
 	}
 	var missing *types.ResourceNotFoundException
 	if errors.As(err, &missing) {
-		return fmt.Errorf("table %s: %w in AWS region %s; give the region that it is in with --table-region, or make a new one there with `seeder init`", l.table, ErrNoTable, l.Region())
+		return fmt.Errorf("table %s: %w in AWS region %s; give the region that the other members' is in with --table-region; `seeder init` makes one where there is none at all yet", l.table, ErrNoTable, l.Region())
 	}
 	return fmt.Errorf("table %s: %w", l.table, awserr.Explain(err, "table "+l.table))
 }
