@@ -15,8 +15,12 @@ import (
 )
 
 // maxProbeRetry bounds the wait before a store that was not reached is asked again:
-// nothing lands before.
-const maxProbeRetry = 5 * time.Second
+// nothing lands before. probeTimeout is what the few small calls of one try may take: one
+// that hangs is asked again.
+const (
+	maxProbeRetry = 5 * time.Second
+	probeTimeout  = 30 * time.Second
+)
 
 // notes are opened when they are needed.
 type notes struct {
@@ -82,7 +86,9 @@ func (s *store) has(w bucket.Weakness) bool {
 // agent: a guarantee lacks. One that cannot be reached is asked again.
 func (a *Agent) probe(ctx context.Context) error {
 	for wait := firstRetry; ; wait = min(2*wait, maxProbeRetry) {
-		found, err := a.cfg.Bucket.Probe(ctx)
+		asking, stop := context.WithTimeout(ctx, probeTimeout)
+		found, err := a.cfg.Bucket.Probe(asking)
+		stop()
 		if ctx.Err() != nil {
 			return nil
 		}

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/landfall-dist/landfall/internal/bucket"
 )
 
 // Call is one request to the stores.
@@ -18,6 +20,10 @@ type Call struct {
 	// Body is DynamoDB's; nil for S3.
 	Body []byte
 }
+
+// OfBuild reports whether the call is about a build, and not about what a member asks
+// its store at the start to see what that refuses.
+func (c Call) OfBuild() bool { return !strings.HasPrefix(c.Key, bucket.OwnPrefix) }
 
 // S3 reports whether the call is one of S3.
 func (c Call) S3() bool { return c.Bucket != "" }
@@ -41,9 +47,9 @@ func parse(r *http.Request) Call {
 	if _, op, ok := strings.Cut(r.Header.Get("X-Amz-Target"), "."); ok {
 		return Call{Op: op}
 	}
-	bucket, key, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	name, key, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	q := r.URL.Query()
-	c := Call{Bucket: bucket, Key: key, UploadID: q.Get("uploadId"), Part: q.Get("partNumber")}
+	c := Call{Bucket: name, Key: key, UploadID: q.Get("uploadId"), Part: q.Get("partNumber")}
 	switch {
 	case key == "" && q.Has("uploads"):
 		c.Op = "ListMultipartUploads"

@@ -85,19 +85,19 @@ func holding(who func(*World) *Member, when func(Call) bool, fault func(chan<- C
 	}
 }
 
-func op(name string) func(Call) bool { return func(c Call) bool { return c.Op == name } }
+func op(name string) func(Call) bool { return func(c Call) bool { return c.Op == name && c.OfBuild() } }
 
 func theSeeder(w *World) *Member  { return w.Seeder }
 func firstAgent(w *World) *Member { return w.Agents[0] }
 func infohashTold(c Call) bool {
 	return c.Op == "PutItem" && strings.Contains(string(c.Body), `"infohash"`)
 }
-func complete(c Call) bool { return c.Op == "CompleteMultipartUpload" }
+func complete(c Call) bool { return c.Op == "CompleteMultipartUpload" && c.OfBuild() }
 func landingBegun(c Call) bool {
 	return (c.Op == "UpdateItem" || c.Op == "PutItem") && strings.Contains(string(c.Body), `"uploadId"`)
 }
-func aPart(c Call) bool    { return c.Op == "UploadPart" }
-func creating(c Call) bool { return c.Op == "CreateMultipartUpload" }
+func aPart(c Call) bool    { return c.Op == "UploadPart" && c.OfBuild() }
+func creating(c Call) bool { return c.Op == "CreateMultipartUpload" && c.OfBuild() }
 func arriving(c Call) bool { return c.Arrival() }
 
 var stages = []stage{
