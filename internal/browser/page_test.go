@@ -231,6 +231,7 @@ func TestPolling(t *testing.T) {
 // TestAgentPage shows an agent's builds with their peers, its cache and its members.
 func TestAgentPage(t *testing.T) {
 	w := chaos.Start(t, chaos.Options{Agents: []int{1, 1}, Seed: 5, Link: link})
+	w.NeedsNetwork() // or the download is over before it is seen
 	b := open(t, w.Agents[0].URL)
 	b.shows("#empty", "No build has come by yet")
 	b.keep("agent-empty")

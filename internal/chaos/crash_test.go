@@ -49,6 +49,7 @@ func nothing() {}
 // progressed waits until the first agent has verified a share of a build.
 func progressed(percent int64) func(*testing.T, *World, string) (*Version, func()) {
 	return func(t *testing.T, w *World, key string) (*Version, func()) {
+		w.NeedsNetwork() // or all of it is there before anybody looks
 		v := w.Put(key, several)
 		id := w.Begun(v).ExecutionID
 		at := func(percent int64) {
