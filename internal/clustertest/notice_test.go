@@ -86,6 +86,7 @@ func TestFailedDestinationIsTold(t *testing.T) {
 
 	// That it has failed is not news to the next start, nor to an agent that
 	// makes the seeder send the build again.
+	c.opts.ArrivalTimeout = 2 * Timeout // it may take its time now
 	c.Restart()
 	c.AddAgent(1, "late")
 	c.Await(id, "COMPLETED")
