@@ -5,7 +5,8 @@
 // The subjects, one a file: load.go reads the table at the start, watch.go finds builds,
 // baseline.go knows which are old, deploy.go accepts them,
 // distribute.go carries one execution from the queue to its end, content.go has its
-// bytes, summary.go says how it went, index.go is what the HTTP side reads.
+// bytes, summary.go says how it went, index.go is what is known of all executions, view.go how
+// the HTTP side shows them.
 package seeder
 
 import (
