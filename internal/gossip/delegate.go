@@ -38,6 +38,10 @@ func (d delegate) NotifyMsg(b []byte) {
 		d.g.warn("message refused", "bytes", len(b), "most", maxMessage)
 		return
 	}
+	if b[0] == kindBye { // not queued: the news that it has left follows
+		d.g.bye(string(b[1:]))
+		return
+	}
 	d.g.inbox.put(bytes.Clone(b))
 }
 

@@ -137,8 +137,6 @@ func (g *Gossip) handle(message []byte) {
 		}
 	case kindHello:
 		err = g.greeted(body)
-	case kindBye:
-		g.bye(body)
 	default:
 		err = errors.New("unknown kind")
 	}

@@ -3,6 +3,7 @@ package gossip
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/memberlist"
 )
@@ -14,6 +15,9 @@ const (
 	// maxByes bounds the names of members that said good-bye and are still in
 	// sight.
 	maxByes = 1024
+	// byeGrace is what a good-bye may come later than the news that its member has
+	// left: the two go as packets of their own, and the news by others as well.
+	byeGrace = time.Second
 )
 
 // news is a change of membership, for the log.
@@ -60,26 +64,51 @@ func (g *Gossip) tell(n *memberlist.Node, gone bool) {
 
 // logNews logs who comes and goes, until ctx ends.
 func (g *Gossip) logNews(ctx context.Context) {
+	type departure struct {
+		member Member
+		due    time.Time
+	}
+	var waiting []departure // without a good-bye yet, the earliest first
+	grace := time.NewTimer(byeGrace)
+	defer grace.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case n := <-g.news:
-			text := "member joined"
 			switch {
-			case n.gone && g.byes.take(n.member.Name):
-				text = "member left"
-			case n.gone:
-				text = "member is dead or cut off"
+			case !n.gone:
+				g.say("member joined", n.member)
+			case g.byes.take(n.member.Name):
+				g.say("member left", n.member)
+			default:
+				if len(waiting) == 0 {
+					grace.Reset(byeGrace)
+				}
+				waiting = append(waiting, departure{n.member, time.Now().Add(byeGrace)})
 			}
-			m := n.member
-			attrs := []any{"member", m.Name, "role", string(m.Role), "addr", m.Addr.String()}
-			if m.Role == Agent {
-				attrs = append(attrs, "region", m.Region, "bucket", m.Bucket)
+		case now := <-grace.C:
+			for len(waiting) > 0 && !waiting[0].due.After(now) {
+				text := "member is dead or cut off"
+				if g.byes.take(waiting[0].member.Name) {
+					text = "member left"
+				}
+				g.say(text, waiting[0].member)
+				waiting = waiting[1:]
 			}
-			g.cfg.Logger.Info(text, attrs...)
+			if len(waiting) > 0 {
+				grace.Reset(time.Until(waiting[0].due))
+			}
 		}
 	}
+}
+
+func (g *Gossip) say(text string, m Member) {
+	attrs := []any{"member", m.Name, "role", string(m.Role), "addr", m.Addr.String()}
+	if m.Role == Agent {
+		attrs = append(attrs, "region", m.Region, "bucket", m.Bucket)
+	}
+	g.cfg.Logger.Info(text, attrs...)
 }
 
 // sayBye tells every member that this one leaves, best effort.
@@ -93,8 +122,8 @@ func (g *Gossip) sayBye() {
 }
 
 // bye takes a member's good-bye.
-func (g *Gossip) bye(body []byte) {
-	if len(body) <= 2*maxName {
-		g.byes.said(string(body))
+func (g *Gossip) bye(name string) {
+	if len(name) <= 2*maxName {
+		g.byes.said(name)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/memberlist"
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -218,6 +220,30 @@ func TestMembersAreSaid(t *testing.T) {
 	log.line(t, "level=INFO", "member does not answer", "member="+killed.Name())
 	if strings.Contains(log.String(), s.Name()+" ") && strings.Contains(log.String(), "joined member="+s.Name()) {
 		t.Error("it says that it has joined itself")
+	}
+}
+
+// A good-bye and the news that its member has left are packets of their own: either
+// may be there first.
+func TestGoodByeAfterTheNews(t *testing.T) {
+	log := listen()
+	s := start(t, seeder("s"), log.logger)
+	gone := func(id string) string {
+		meta := agent(id, "a")
+		b, err := json.Marshal(meta)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := &memberlist.Node{Name: id + "-" + ulid.Make().String(), Addr: net.IPv4(127, 0, 0, 1), Port: 1, Meta: b}
+		events{s.Gossip}.NotifyLeave(n)
+		return n.Name
+	}
+	polite, dead := gone("polite"), gone("dead")
+	delegate{s.Gossip}.NotifyMsg(append([]byte{kindBye}, polite...))
+	log.line(t, "level=INFO", "member left", "member="+polite)
+	log.line(t, "level=INFO", "member is dead or cut off", "member="+dead)
+	if n := strings.Count(log.String(), "dead or cut off"); n != 1 {
+		t.Errorf("%d are said to be dead: %s", n, log)
 	}
 }
 
