@@ -34,6 +34,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/survive"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/tracing"
+	"github.com/landfall-dist/landfall/internal/turns"
 	"github.com/landfall-dist/landfall/internal/web"
 )
 
@@ -120,7 +121,10 @@ type Agent struct {
 	// landedNow asks for a report before the next tick.
 	landedNow chan struct{}
 
-	mu        sync.Mutex
+	// turns are of who begins or ends a download.
+	turns turns.Turns[announce.InfoHash]
+
+	mu        sync.Mutex        // never held over the engine or the disk
 	builds    map[string]*build // by executionId
 	downloads map[announce.InfoHash]*download
 	running   context.Context // set by Run; nil before

@@ -222,7 +222,7 @@ func (b *build) attempt(ctx context.Context) (err error) {
 		b.logger.Info("downloading", "bytes", b.ann.Size)
 		// The peers are met while the table is asked: over long distances both
 		// take several round trips. A download begins in swarm, or goes on here.
-		if err := b.joinSwarm(verified.set); err != nil {
+		if err := b.joinSwarm(ctx, verified.set); err != nil {
 			return err
 		}
 	}
@@ -317,12 +317,12 @@ func (b *build) joinCached() {
 }
 
 // joinSwarm takes part in the build's swarm, once.
-func (b *build) joinSwarm(onPiece func(piece int, verified bool)) error {
+func (b *build) joinSwarm(ctx context.Context, onPiece func(piece int, verified bool)) error {
 	b.leaveSwarm() // a retry brings a new tracker
 	if entry, ok := b.agent.cfg.Cache.Pinned(b.ann.InfoHash); ok {
 		b.hold(entry)
 	}
-	d, err := b.agent.acquire(b, onPiece)
+	d, err := b.agent.acquire(ctx, b, onPiece)
 	if err != nil {
 		return err
 	}

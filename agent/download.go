@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"sync"
@@ -51,12 +52,17 @@ type download struct {
 
 // acquire returns the download of a build, starting it if b is the first to ask.
 // onPiece is called as swarm.Fetch says until the release, and must not block.
-func (a *Agent) acquire(b *build, onPiece func(piece int, verified bool)) (*download, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+func (a *Agent) acquire(ctx context.Context, b *build, onPiece func(piece int, verified bool)) (*download, error) {
 	ann := b.ann
-	d, ok := a.downloads[ann.InfoHash]
-	if !ok {
+	release, err := a.turns.Take(ctx, ann.InfoHash)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	a.mu.Lock()
+	d := a.downloads[ann.InfoHash]
+	a.mu.Unlock()
+	if d == nil {
 		d = &download{
 			infohash: ann.InfoHash,
 			self:     a.gossip.Name(),
@@ -65,12 +71,13 @@ func (a *Agent) acquire(b *build, onPiece func(piece int, verified bool)) (*down
 			heardAt:  time.Now(),
 			patience: stuckAfter,
 		}
-		var err error
 		d.torrent, err = a.swarm.Fetch(swarm.Fetch{InfoHash: ann.InfoHash, Size: ann.Size, OnPiece: d.onPiece})
 		if err != nil {
 			return nil, err
 		}
+		a.mu.Lock()
 		a.downloads[ann.InfoHash] = d
+		a.mu.Unlock()
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -87,9 +94,12 @@ func (a *Agent) acquire(b *build, onPiece func(piece int, verified bool)) (*down
 // is seeded until the cache evicts it; an unfinished one that nobody wants any
 // more leaves the engine, its pieces stay on disk.
 func (a *Agent) release(d *download, b *build) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	// Not held below: the engine calls onPiece under its own lock.
+	// Whoever has the turn is at the disk, and comes to an end.
+	done, err := a.turns.Take(context.Background(), d.infohash)
+	if err != nil {
+		return
+	}
+	defer done()
 	d.mu.Lock()
 	delete(d.onPieces, b)
 	last := len(d.onPieces) == 0
@@ -97,7 +107,9 @@ func (a *Agent) release(d *download, b *build) {
 	if !last {
 		return
 	}
+	a.mu.Lock()
 	delete(a.downloads, d.infohash)
+	a.mu.Unlock()
 	select {
 	case <-d.torrent.Whole():
 		d.torrent.DisconnectComplete()

@@ -146,7 +146,7 @@ func (s *Seeder) accept(ctx context.Context, source string, o *bucket.Object, de
 // begin writes the execution to the table and takes it into the index, in turn with
 // whoever else does so for its key.
 func (s *Seeder) begin(ctx context.Context, start ledger.Start) (*ledger.Begun, error) {
-	release, err := s.turns.take(ctx, start.Key)
+	release, err := s.turns.Take(ctx, start.Key)
 	if err != nil {
 		return nil, err
 	}

@@ -36,6 +36,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/tracing"
+	"github.com/landfall-dist/landfall/internal/turns"
 	"github.com/landfall-dist/landfall/internal/web"
 )
 
@@ -137,7 +138,7 @@ type Seeder struct {
 
 	items    tableItems
 	reserved reservations
-	turns    turns
+	turns    turns.Turns[ledger.Key]
 	changes  changes
 	builds   buildSource // nil for none
 

@@ -97,7 +97,7 @@ func (d *distribution) conclude(ctx context.Context, err error) {
 // superseder is the execution in place of this one. The table has it before the index
 // does: whoever is about to put it there is waited for.
 func (d *distribution) superseder(ctx context.Context) string {
-	if release, err := d.turns.take(ctx, d.key); err == nil {
+	if release, err := d.turns.Take(ctx, d.key); err == nil {
 		defer release()
 	}
 	successor, _ := d.index.successor(d.id)

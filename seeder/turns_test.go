@@ -65,7 +65,7 @@ func TestPublishBesideATableThatHangs(t *testing.T) {
 			t.Errorf("ended with %v", err)
 		}
 	}
-	if len(s.turns.busy) != 0 {
-		t.Errorf("%d turns are not given back", len(s.turns.busy))
+	if n := s.turns.Busy(); n != 0 {
+		t.Errorf("%d turns are not given back", n)
 	}
 }

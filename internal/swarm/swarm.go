@@ -24,6 +24,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/handout"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/turns"
 )
 
 const (
@@ -105,7 +106,10 @@ type Swarm struct {
 	buffers   sync.Pool
 	counts    counts
 
-	mu       sync.Mutex
+	// turns are of who adds, opens or drops a torrent: all that touch the disk.
+	turns turns.Turns[cache.InfoHash]
+
+	mu       sync.Mutex // never held over the engine or the disk
 	torrents map[cache.InfoHash]*Torrent
 	// wanted has a *wanted for each *torrent.Torrent that downloads: the engine
 	// asks for it under its own lock, which who holds mu may be waiting for. So has
@@ -261,12 +265,15 @@ func (s *Swarm) Fetch(f Fetch) (*Torrent, error) {
 }
 
 func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ctx.Err() != nil {
+	release, err := s.turns.Take(s.ctx, f.InfoHash)
+	if err == nil {
+		defer release()
+		err = s.ctx.Err()
+	}
+	if err != nil {
 		return nil, errors.New("the torrent engine is ending")
 	}
-	if t, ok := s.torrents[f.InfoHash]; ok {
+	if t, ok := s.Torrent(f.InfoHash); ok {
 		select {
 		case <-t.whole: // nothing to tell any more
 		default:
@@ -290,7 +297,9 @@ func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
 	t.torrent, _ = s.client.AddTorrentOpt(opts)
 	s.byEngine.Store(t.torrent, t)
 	t.torrent.SetOnWriteChunkError(t.writeFailed)
+	s.mu.Lock()
 	s.torrents[f.InfoHash] = t
+	s.mu.Unlock()
 	if e != nil {
 		// Now, so that nobody connects to a torrent that has nothing yet.
 		if err := t.open(e); err != nil {

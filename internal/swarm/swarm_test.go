@@ -312,6 +312,39 @@ func TestDropEndsTheWait(t *testing.T) {
 	}
 }
 
+// Whoever is at the disk for one build keeps nobody from another, and who waits can
+// go.
+func TestNobodyWaitsForTheDiskOfAnotherBuild(t *testing.T) {
+	n := start(t, "a", t.TempDir(), nil)
+	at := cache.InfoHash{1}
+	atDisk, err := n.turns.Take(t.Context(), at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := make(chan error)
+	go func() {
+		_, err := n.Fetch(Fetch{InfoHash: at, Size: 1})
+		began <- err
+	}()
+	other, err := n.Fetch(Fetch{InfoHash: cache.InfoHash{2}, Size: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.Drop()
+	select {
+	case err := <-began:
+		t.Fatalf("two add one build at a time: %v", err)
+	default:
+	}
+	if _, ok := n.Torrent(at); ok {
+		t.Fatal("two add one build at a time")
+	}
+	atDisk()
+	if err := <-began; err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestPriorities(t *testing.T) {
 	const size = 8 << 20
 	s, from, content, m := seed(t, size, nil)

@@ -62,11 +62,16 @@ func (t *Torrent) Entry(ctx context.Context) (*cache.Entry, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	t.swarm.mu.Lock() // one opens; others find it open
-	defer t.swarm.mu.Unlock()
+	release, err := t.swarm.turns.Take(ctx, t.fetch.InfoHash) // one opens; others find it open
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	select {
 	case <-t.opened:
 		return t.pinned()
+	case <-t.dropped:
+		return nil, ErrDropped
 	default:
 	}
 	m, err := manifest.ParseInfo(t.torrent.Metainfo().InfoBytes)
@@ -308,12 +313,16 @@ func (t *Torrent) entryNow() *cache.Entry {
 
 // Drop takes the torrent out of the engine; the entry stays in the cache.
 func (t *Torrent) Drop() {
-	t.swarm.mu.Lock()
-	defer t.swarm.mu.Unlock()
+	// Whoever has the turn is at the disk, and comes to an end.
+	release, err := t.swarm.turns.Take(context.Background(), t.fetch.InfoHash)
+	if err != nil {
+		return
+	}
+	defer release()
 	t.drop()
 }
 
-// drop is called with the swarm's lock held.
+// drop is called by who has the turn.
 func (t *Torrent) drop() {
 	t.mu.Lock()
 	gone := t.isDropped
@@ -322,7 +331,9 @@ func (t *Torrent) drop() {
 	if gone {
 		return
 	}
+	t.swarm.mu.Lock()
 	delete(t.swarm.torrents, t.fetch.InfoHash)
+	t.swarm.mu.Unlock()
 	t.torrent.Drop()
 	t.swarm.wanted.Delete(t.torrent)
 	t.swarm.byEngine.Delete(t.torrent)
