@@ -54,11 +54,17 @@ func TestPublish(t *testing.T) {
 	b.away(true)
 	w.Seeder.Kill()
 	b.shows("#connection", "lost")
+	b.until("what it shows is of before", `getComputedStyle(document.querySelector("main")).filter === "grayscale(1)"`)
+	b.do(looks[2].set())
+	b.until("and says so wherever the reader is", `
+		scrollTo(0, document.body.scrollHeight),
+		scrollY > 0 && document.querySelector("header").getBoundingClientRect().top === 0`)
 	b.keep("seeder-lost")
 	b.run(`window.here = true; document.querySelector("#search").focus()`)
 	w.Seeder.Run()
 	b.shows("#connection", "live")
 	b.away(false)
+	b.until("it is of now again", `getComputedStyle(document.querySelector("main")).filter === "none"`)
 
 	b.shows("#d-status", "Completed in")
 	b.shows("#d-status", "3 of 3 regions have it")
@@ -104,6 +110,14 @@ func TestFailures(t *testing.T) {
 	b.do(chromedp.Click(chromedp.CSS("#retry")))
 	b.shows("#d-status", "Completed in")
 	b.shows("#no-failures", "None")
+
+	// A region without an agent is said before anything is sent there.
+	b.until("all are served", `document.querySelector("#unserved").hidden`)
+	w.Agents[1].Terminate()
+	b.shows("#unserved", "No agent serves "+w.Agents[1].Bucket)
+	b.keep("seeder-unserved")
+	w.Agents[1].Run()
+	b.until("all are served again", `document.querySelector("#unserved").hidden`)
 }
 
 // TestOperatorToken: a seeder with a token takes nothing from the page without it, and
