@@ -22,7 +22,7 @@ func newMemory(dir string) (memory, error) {
 	}
 	err := private.MkdirAll(dir)
 	if err == nil {
-		err = private.Tighten(dir, "*")
+		err = errors.Join(private.Tighten(dir, "*"), private.RemoveUnfinished(dir))
 	}
 	if err != nil {
 		return memory{}, fmt.Errorf("keeping announcements: %w; choose another --data-dir", err)
@@ -35,16 +35,7 @@ func (m memory) keep(executionID string, wire []byte) error {
 	if m.dir == "" {
 		return nil
 	}
-	f, err := os.CreateTemp(m.dir, ".new-*")
-	if err != nil {
-		return fmt.Errorf("keeping an announcement: %w", err)
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(wire)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), filepath.Join(m.dir, executionID))
-	}
-	if err != nil {
+	if err := private.Replace(filepath.Join(m.dir, executionID), wire); err != nil {
 		return fmt.Errorf("keeping an announcement: %w", err)
 	}
 	return nil

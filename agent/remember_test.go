@@ -24,6 +24,16 @@ func TestMemory(t *testing.T) {
 	if err := errors.Join(m.keep("one", []byte("newer")), m.forget("two"), m.forget("two")); err != nil {
 		t.Fatal(err)
 	}
+	killed := filepath.Join(dir, ".unfinished-123") // as a process leaves it that is killed in keep
+	if err := os.WriteFile(killed, []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if m, err = newMemory(dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(killed); !os.IsNotExist(err) {
+		t.Errorf("unfinished announcement is still there: %v", err)
+	}
 	large := bytes.Repeat([]byte("x"), announce.MaxLength+1)
 	if err := os.WriteFile(filepath.Join(dir, "large"), large, 0o644); err != nil {
 		t.Fatal(err)

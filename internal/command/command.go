@@ -464,7 +464,7 @@ func identity(name, kind, dir string) (string, error) {
 	}
 	id := ulid.Make().String()
 	name = kind + "-" + strings.ToLower(id[len(id)-8:])
-	if err := os.WriteFile(file, []byte(name+"\n"), 0o600); err != nil {
+	if err := private.Replace(file, []byte(name+"\n")); err != nil {
 		return "", fmt.Errorf("keeping this member's name: %w", err)
 	}
 	return name, nil

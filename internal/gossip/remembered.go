@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/oklog/ulid/v2"
+
+	"github.com/landfall-dist/landfall/internal/private"
 )
 
 const (
@@ -66,7 +68,7 @@ func remember(file string, now time.Time) (*remembered, error) {
 		return r, nil
 	}
 	var kept rememberedFile
-	err := readRemembered(file, &kept)
+	err := errors.Join(readRemembered(file, &kept), private.RemoveUnfinished(filepath.Dir(file)))
 	r.start = newStart(now, kept.Start)
 	for _, m := range kept.Members {
 		if m.ID != "" && len(m.ID) <= maxName && m.Addr.IsValid() && now.Sub(m.Seen) < rememberedFor {
@@ -167,16 +169,7 @@ func (r *remembered) save(now *snapshot, self string) error {
 	if err != nil {
 		return fmt.Errorf("keeping the members: %w", err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(r.file), ".members-*")
-	if err != nil {
-		return fmt.Errorf("keeping the members: %w", err)
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), r.file)
-	}
-	if err != nil {
+	if err := private.Replace(r.file, b); err != nil {
 		return fmt.Errorf("keeping the members: %w", err)
 	}
 	return nil

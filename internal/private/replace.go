@@ -1,0 +1,41 @@
+package private
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// unfinished is how the files are called that Replace has not finished.
+const unfinished = ".unfinished-*"
+
+// Replace writes a file that its owner alone may read, in the place of what was there:
+// whole or not at all, also when the process or the machine ends meanwhile.
+func Replace(file string, text []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(file), unfinished)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), file)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+// RemoveUnfinished removes from a directory what a process that was killed in Replace
+// has left there. Nobody else may be writing there.
+func RemoveUnfinished(dir string) error {
+	files, err := filepath.Glob(filepath.Join(globEscaped(dir), unfinished))
+	if err != nil {
+		return fmt.Errorf("looking for unfinished files in %s: %w", dir, err)
+	}
+	for _, f := range files {
+		err = errors.Join(err, os.Remove(f))
+	}
+	return err
+}
