@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto"
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
@@ -172,7 +173,11 @@ func (b *tab) text(selector string) string {
 // until waits for an expression to be true.
 func (b *tab) until(what, expression string) {
 	b.Helper()
-	_, err := chromedp.Run(b.ctx, chromedp.Poll[bool](expression, chromedp.WithPollingTimeout(timeout), chromedp.WithPollingInterval(50*time.Millisecond)))
+	poll := chromedp.Poll[bool](expression, chromedp.WithPollingTimeout(timeout), chromedp.WithPollingInterval(50*time.Millisecond))
+	_, err := chromedp.Run(b.ctx, poll)
+	for begun, replaced := time.Now(), (*cdproto.Error)(nil); errors.As(err, &replaced) && time.Since(begun) < timeout; {
+		_, err = chromedp.Run(b.ctx, poll) // in the page that has taken the place of the one that was asked
+	}
 	if err != nil {
 		b.Fatalf("%s: %v\nthe page says:\n%s", what, err, b.text("body"))
 	}

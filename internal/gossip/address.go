@@ -98,18 +98,15 @@ type place struct {
 	others []netip.Addr // further addresses of this host that the others might reach
 }
 
-// network is what placeOf asks; tests have another.
+// network is what is asked about names and addresses; tests have another.
 type network struct {
+	// lookup takes at most lookupTimeout.
 	lookup func(ctx context.Context, host string) ([]netip.Addr, error)
 	local  func() ([]netip.Addr, error)
 }
 
 var hostNetwork = network{
-	lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
-		ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
-		defer cancel()
-		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	},
+	lookup: lookupWith(net.DefaultResolver),
 	local: func() ([]netip.Addr, error) {
 		all, err := net.InterfaceAddrs()
 		var out []netip.Addr
@@ -120,6 +117,14 @@ var hostNetwork = network{
 		}
 		return out, err
 	},
+}
+
+func lookupWith(r *net.Resolver) func(ctx context.Context, host string) ([]netip.Addr, error) {
+	return func(ctx context.Context, host string) ([]netip.Addr, error) {
+		ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+		defer cancel()
+		return r.LookupNetIP(ctx, "ip", host)
+	}
 }
 
 // placeOf resolves --gossip-listen and --advertise. What the others are told is an

@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// hangingDNS has every lookup ask a server that never answers, until the test ends.
-// asked is closed once somebody does.
-func hangingDNS(t *testing.T) (asked <-chan struct{}) {
+// hangingDNS is a network whose DNS server never answers. asked is closed once it is
+// asked for something.
+func hangingDNS(t *testing.T) (n network, asked <-chan struct{}) {
 	t.Helper()
 	server, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -18,8 +18,7 @@ func hangingDNS(t *testing.T) (asked <-chan struct{}) {
 	var mu sync.Mutex
 	open := make([]net.Conn, 0, 8) // nil after the end
 	first := make(chan struct{})
-	usual := net.DefaultResolver
-	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		if open == nil {
@@ -34,7 +33,7 @@ func hangingDNS(t *testing.T) (asked <-chan struct{}) {
 			open = append(open, conn)
 		}
 		return conn, err
-	}}
+	}
 	t.Cleanup(func() { // the resolver waits longer than those who ask it
 		mu.Lock()
 		defer mu.Unlock()
@@ -42,19 +41,22 @@ func hangingDNS(t *testing.T) (asked <-chan struct{}) {
 			conn.Close()
 		}
 		open = nil
-		net.DefaultResolver = usual
 		server.Close()
 	})
-	return first
+	n = hostNetwork
+	n.lookup = lookupWith(&net.Resolver{PreferGo: true, Dial: dial})
+	return n, first
 }
 
 // A name of --join for which no DNS server answers is said, keeps nobody from the
 // members whose address is known, and does not keep the process from ending.
 func TestDNSThatHangs(t *testing.T) {
 	s := start(t, seeder("s"), nil)
-	asked := hangingDNS(t)
+	hanging, asked := hangingDNS(t)
 	log := listen()
-	a := start(t, agent("a", "a"), all(log.logger, func(c *Config) { c.Join = []string{"seeder.example:7946", s.Addr()} }))
+	a := start(t, agent("a", "a"), all(log.logger, func(c *Config) {
+		c.Join, c.network = []string{"seeder.example:7946", s.Addr()}, hanging
+	}))
 	<-asked
 	a.await(t, 2)
 	log.line(t, "level=WARN", "no member reached", "join=seeder.example:7946")

@@ -211,7 +211,7 @@ func (g *Gossip) absent(addrs []string) []string {
 
 // resolve returns host:port with the number of both, for every address that the
 // host has.
-func resolve(ctx context.Context, addr string) ([]string, error) {
+func (n network) resolve(ctx context.Context, addr string) ([]string, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, err
@@ -219,7 +219,7 @@ func resolve(ctx context.Context, addr string) ([]string, error) {
 	if ip, err := netip.ParseAddr(host); err == nil {
 		return []string{net.JoinHostPort(ip.Unmap().String(), port)}, nil
 	}
-	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	ips, err := n.lookup(ctx, host)
 	if err != nil {
 		return nil, err
 	}

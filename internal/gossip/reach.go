@@ -72,9 +72,7 @@ func (g *Gossip) reachOut(ctx context.Context) {
 	var wg sync.WaitGroup
 	for i, addr := range g.cfg.Join {
 		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
-			defer cancel()
-			found[i], errs[i] = resolve(ctx, addr)
+			found[i], errs[i] = g.cfg.network.resolve(ctx, addr)
 		})
 	}
 	wg.Wait()
