@@ -148,9 +148,7 @@ func (x *index) at(id string) *execution {
 	if !ok {
 		return nil
 	}
-	e := newExecution(x.order[i].unpack(x.names))
-	e.changed = nil // nothing changes without its being whole
-	return e
+	return newExecution(x.order[i].unpack(x.names))
 }
 
 // wholeByID is at, to change something.
@@ -192,7 +190,7 @@ func (x *index) packOld(id string) {
 	e := x.byID[oldest]
 	// One that is carried again comes again at its end; of one whose source has no
 	// object, only this process knows.
-	if e == nil || e.claimed || e.live.gone || !over(e.record) || slices.Contains(x.ended, oldest) {
+	if e == nil || e.owner != nil || e.live.gone || !over(e.record) || slices.Contains(x.ended, oldest) {
 		return
 	}
 	p, ok := pack(e.record, x.names)
@@ -204,7 +202,6 @@ func (x *index) packOld(id string) {
 		x.linked = slices.DeleteFunc(x.linked, func(other *execution) bool { return other == e })
 		x.links -= len(e.links)
 	}
-	e.wake() // whoever waits looks again
 	delete(x.byKey, e.record.Key)
 	delete(x.byID, oldest)
 	x.order[i] = p

@@ -13,6 +13,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/ledger/ledgertest"
+	"github.com/landfall-dist/landfall/internal/owner"
 )
 
 // filled has something in every field that a seeder looks at, a different one in each.
@@ -155,8 +156,13 @@ func TestPackedExecutionsAreAsWholeOnes(t *testing.T) {
 	if e, ok := x.one(id(5)); !ok || e.Status != "FAILED" || len(e.Destinations) != 2 || len(x.byID) != 3 {
 		t.Errorf("%+v, %v", e, ok)
 	}
-	if !x.claim(id(5), nil) || x.claim(id(5), nil) || x.claim("nothing", nil) {
-		t.Error("a packed execution is carried once")
+	owners := 0
+	begin := func(*ledger.Record) *owner.Owner[event] { owners++; return owner.New[event](nil) }
+	for _, asking := range []string{id(5), id(5), "nothing"} {
+		x.ask(asking, asked{why: asRetried}, begin)
+	}
+	if owners != 1 {
+		t.Errorf("a packed execution has %d owners, expected one", owners)
 	}
 	newer := ended(5, ledger.Completed)
 	newer.Failed, newer.Version = nil, 2
@@ -167,7 +173,7 @@ func TestPackedExecutionsAreAsWholeOnes(t *testing.T) {
 	next := ended(25, ledger.Completed)
 	next.FileKey = "key-6" // in place of a packed one
 	x.put(next)
-	if _, _, ok := x.get(id(6)); ok || len(list()) != 22 {
+	if _, ok := x.get(id(6)); ok || len(list()) != 22 {
 		t.Error("a packed execution was not superseded")
 	}
 }
@@ -189,10 +195,15 @@ func TestEndedExecutionsArePacked(t *testing.T) {
 		r.FileKey = r.ExecutionID
 		n++
 		x.put(r)
-		if !x.claim(r.ExecutionID, nil) {
-			t.Fatal("not claimed")
+		o := owner.New[event](nil)
+		x.ask(r.ExecutionID, asked{why: asOver}, func(*ledger.Record) *owner.Owner[event] { return o })
+		if x.leave(r.ExecutionID, o) {
+			t.Fatal("an owner left that had not heard what it was asked for")
 		}
-		x.unclaim(r.ExecutionID)
+		listen(t, o)
+		if !x.leave(r.ExecutionID, o) {
+			t.Fatal("an owner with nothing to do did not leave")
+		}
 	}
 	if len(x.byID) != maxEndedWhole || len(x.packed) != 26 || len(x.ended) != maxEndedWhole || x.countByStatus()[ledger.Completed] != n {
 		t.Errorf("%d whole, %d packed, %d in turn", len(x.byID), len(x.packed), len(x.ended))

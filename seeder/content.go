@@ -13,109 +13,143 @@ import (
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/landing"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/source"
+	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/tracing"
 )
 
-// content has the build ready to be seeded: from the cache, or pulled.
-func (d *distribution) content(ctx context.Context, r *ledger.Record) (*manifest.Manifest, error) {
-	if d.cached(r) {
-		return d.entry.Manifest(), d.seed(r)
+// held is a build's bytes as an execution has them.
+type held struct {
+	manifest *manifest.Manifest
+	// entry is pinned, and torrent seeds it; nil for a build of 0 bytes.
+	entry   *cache.Entry
+	torrent *swarm.Torrent
+}
+
+func (h *held) unpin() {
+	if h != nil && h.entry != nil {
+		h.entry.Unpin()
 	}
-	if d.pulled == nil {
-		if err := d.pull(ctx, r); err != nil {
-			return nil, err
+}
+
+// content is what the table says of them.
+func (h *held) content() content {
+	c := content{size: h.manifest.Size, sha256: h.manifest.SHA256Hex()}
+	if h.entry != nil {
+		c.infohash = announce.InfoHash(h.entry.InfoHash()).String()
+	}
+	return c
+}
+
+// damaged waits until pieces on this disk are found damaged; false when ctx ends.
+func (h *held) damaged(ctx context.Context) bool {
+	var lost <-chan struct{}
+	if h.torrent != nil {
+		lost = h.torrent.Lost()
+	}
+	select {
+	case <-lost:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// fetch has the build ready to be seeded: from the cache, or pulled. before is what the
+// execution has of it, nil for nothing.
+func (c *carrier) fetch(ctx context.Context, r *ledger.Record, before *held) done {
+	if err := bucket.ParseHeaders(r.Headers).Check(landing.AddedMetadata); err != nil {
+		return done{err: err}
+	}
+	h := c.cached(r.InfoHash)
+	if h == nil {
+		var err error
+		if h, err = c.pull(ctx, r, before); err != nil {
+			return done{err: err}
+		}
+		err = c.noteContent(ctx, h.content())
+		switch {
+		case errors.Is(err, ledger.ErrSuperseded), ctx.Err() != nil:
+			h.unpin()
+			return done{err: err}
+		case err != nil:
+			// The agents can download meanwhile; it is written when the table is read.
+			c.logger.Warn("table not written, announcing all the same", "error", err)
 		}
 	}
-	updated, err := d.noteContent(ctx)
-	switch {
-	case errors.Is(err, ledger.ErrSuperseded), ctx.Err() != nil:
-		return nil, err
-	case err != nil:
-		// The agents can download meanwhile; follow tries again.
-		d.logger.Warn("table not written, announcing all the same", "error", err)
-		updated = r
+	d := done{content: h.content(), held: h}
+	if h.entry != nil {
+		torrent, err := c.swarm.Seed(h.entry, c.receivers(r) > 1)
+		if err != nil {
+			h.unpin()
+			return done{err: err}
+		}
+		sent := torrent.Stats().UploadedBytes
+		h.torrent, d.sent = torrent, func() int64 { return torrent.Stats().UploadedBytes - sent }
+		c.evict(0)
 	}
-	if d.entry == nil {
-		return d.pulled, nil
-	}
-	return d.pulled, d.seed(updated)
+	return d
 }
 
 // noteContent adds what the pull has found to the record.
-func (d *distribution) noteContent(ctx context.Context) (*ledger.Record, error) {
-	infohash := ""
-	if d.entry != nil {
-		infohash = announce.InfoHash(d.entry.InfoHash()).String()
+func (c *carrier) noteContent(ctx context.Context, of content) error {
+	updated, err := c.cfg.Ledger.SetContent(ctx, c.key, c.id, of.infohash, of.sha256)
+	if err == nil {
+		c.put(updated)
 	}
-	updated, err := d.cfg.Ledger.SetContent(ctx, d.key, d.id, infohash, d.pulled.SHA256Hex())
+	return err
+}
+
+// pull brings the build here, unless that was done before and the table does not know.
+func (c *carrier) pull(ctx context.Context, r *ledger.Record, before *held) (*held, error) {
+	if before != nil && before.entry == nil {
+		return before, nil
+	}
+	if before != nil {
+		if h := c.cached(before.content().infohash); h != nil {
+			return h, nil
+		}
+	}
+	c.owner.Tell(turned{api.PhaseQueued})
+	// Before it has its turn, which a bucket that does not answer would waste.
+	from, err := c.sources.Get(ctx, r.SourceBucket)
 	if err != nil {
 		return nil, err
 	}
-	d.put(updated)
-	return updated, nil
-}
-
-// pull brings the build here.
-func (d *distribution) pull(ctx context.Context, r *ledger.Record) error {
-	d.phase(api.PhaseQueued)
-	// Before it has its turn, which a bucket that does not answer would waste.
-	from, err := d.sources.Get(ctx, r.SourceBucket)
+	release, err := c.puller.Slot(ctx)
 	if err != nil {
-		return err
-	}
-	release, err := d.puller.Slot(ctx)
-	if err != nil {
-		return err
+		return nil, err
 	}
 	defer release()
-	if _, _, ok := d.index.get(d.id); !ok {
-		return ledger.ErrSuperseded
-	}
-	d.phase(api.PhasePulling)
+	c.owner.Tell(turned{api.PhasePulling})
 	object, err := from.Head(ctx, r.FileKey)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if object.ETag != r.SourceETag {
-		return fmt.Errorf("%w: ETag is %s, was %s", bucket.ErrChanged, object.ETag, r.SourceETag)
+		return nil, fmt.Errorf("%w: ETag is %s, was %s", bucket.ErrChanged, object.ETag, r.SourceETag)
 	}
 	if names := differ(r, object); len(names) > 0 {
-		return fmt.Errorf("%w: it has other headers now: %s", bucket.ErrChanged, strings.Join(names, ", "))
+		return nil, fmt.Errorf("%w: it has other headers now: %s", bucket.ErrChanged, strings.Join(names, ", "))
 	}
-	d.logger.Info("pulling", "bytes", r.Size, "sourceBucket", r.SourceBucket)
+	c.logger.Info("pulling", "bytes", r.Size, "sourceBucket", r.SourceBucket)
 	started := time.Now()
-	d.index.update(d.id, func(l *live) {
-		if l.began.IsZero() {
-			l.began = started
-		}
-	})
 	ctx, span := tracing.Start(ctx, "pull", attribute.Int64("landfall.bytes", r.Size))
-	m, entry, err := d.puller.Pull(ctx, from, object, d.id, func(pulled int64) {
-		if pulled > d.farthest { // not what was there already
-			d.farthest = pulled
-			d.pulling.Store(time.Now().UnixNano())
-		}
-		d.index.update(d.id, func(l *live) { l.pulled = pulled })
-	})
+	m, entry, err := c.puller.Pull(ctx, from, object, c.id, func(bytes int64) { c.owner.Tell(pulled{bytes}) })
 	span.End(err)
 	if err != nil {
 		if errors.Is(err, cache.ErrNoSpace) {
-			d.evict(r.Size) // for the next try
+			c.evict(r.Size) // for the next try
 		}
-		return fmt.Errorf("pulling %s from %s: %w", r.FileKey, r.SourceBucket, err)
-	}
-	d.pulled = m
-	d.index.update(d.id, func(l *live) { l.whole = time.Now() })
-	if entry != nil {
-		d.hold(entry)
+		return nil, fmt.Errorf("pulling %s from %s: %w", r.FileKey, r.SourceBucket, err)
 	}
 	took := time.Since(started)
-	d.metrics.pulls.Observe(took.Seconds())
-	d.logger.Info("pulled", "bytes", m.Size, "seconds", took.Seconds())
-	return nil
+	c.metrics.pulls.Observe(took.Seconds())
+	c.logger.Info("pulled", "bytes", m.Size, "seconds", took.Seconds())
+	return &held{manifest: m, entry: entry}, nil
 }
 
 // differ names the headers that an object has otherwise than its execution knows;
@@ -127,65 +161,64 @@ func differ(r *ledger.Record, o *bucket.Object) []string {
 	return bucket.ParseHeaders(r.Headers).Differ(o.Headers)
 }
 
-// cached holds the whole entry of a build that was pulled before, if there is
-// one.
-func (d *distribution) cached(r *ledger.Record) bool {
+// cached is the whole entry of a build that was pulled before, nil where there is none.
+func (c *carrier) cached(hex string) *held {
 	var infohash announce.InfoHash
-	if r.InfoHash == "" || infohash.UnmarshalText([]byte(r.InfoHash)) != nil {
-		return false
-	}
-	entry, ok := d.cfg.Cache.Pinned(infohash)
-	if ok {
-		d.hold(entry)
-	}
-	return ok && entry.Whole()
-}
-
-// hold keeps a pinned entry until unpin.
-func (d *distribution) hold(entry *cache.Entry) {
-	d.unpin()
-	d.entry = entry
-}
-
-func (d *distribution) seed(r *ledger.Record) error {
-	entry := d.entry
-	torrent, err := d.swarm.Seed(entry, d.receivers(r) > 1)
-	if err != nil {
-		return err
-	}
-	d.torrent = torrent
-	before := torrent.Stats().UploadedBytes
-	d.index.update(d.id, func(l *live) {
-		l.pulled = entry.Manifest().Size
-		l.sent = func() int64 { return torrent.Stats().UploadedBytes - before }
-	})
-	d.evict(0)
-	return nil
-}
-
-// lost has a value when pieces on this disk were found damaged; nil for a build of
-// 0 bytes.
-func (d *distribution) lost() <-chan struct{} {
-	if d.torrent == nil {
+	if hex == "" || infohash.UnmarshalText([]byte(hex)) != nil {
 		return nil
 	}
-	return d.torrent.Lost()
+	entry, ok := c.cfg.Cache.Pinned(infohash)
+	if !ok {
+		return nil
+	}
+	if !entry.Whole() {
+		entry.Unpin()
+		return nil
+	}
+	return &held{manifest: entry.Manifest(), entry: entry}
 }
 
 // mend reads from the source again what was found damaged on this disk.
-func (d *distribution) mend(ctx context.Context, r *ledger.Record) {
-	if d.torrent == nil || d.torrent.Done() {
+func (c *carrier) mend(ctx context.Context, r *ledger.Record, h *held) {
+	if h.torrent == nil || h.torrent.Done() {
 		return
 	}
-	from, err := d.sources.Get(ctx, r.SourceBucket)
+	from, err := c.sources.Get(ctx, r.SourceBucket)
 	if err == nil {
-		err = source.Pieces(ctx, from, r.FileKey, r.SourceETag, d.entry.Manifest(), d.torrent.Missing(),
+		err = source.Pieces(ctx, from, r.FileKey, r.SourceETag, h.manifest, h.torrent.Missing(),
 			func(ctx context.Context, piece int, b []byte) error {
-				d.metrics.repaired.Add(int64(len(b)))
-				return d.torrent.Put(ctx, piece, b)
+				c.metrics.repaired.Add(int64(len(b)))
+				return h.torrent.Put(ctx, piece, b)
 			})
 	}
 	if err != nil && ctx.Err() == nil {
-		d.logger.Warn("damaged pieces are not here again yet", "error", err, "retryIn", lookInterval.String())
+		c.logger.Warn("damaged pieces are not here again yet", "error", err, "retryIn", lookInterval.String())
 	}
+}
+
+// evict brings the cache below its limit, and makes room for a build of so many
+// bytes if it can.
+func (s *Seeder) evict(room int64) {
+	err := s.cfg.Cache.Evict(room, func(infohash cache.InfoHash) {
+		if t, ok := s.swarm.Torrent(infohash); ok {
+			t.Drop()
+		}
+	})
+	if err != nil {
+		s.cfg.Logger.Warn("cache not cleaned", "error", err)
+	}
+}
+
+// torrentFile returns the bencoded .torrent of an execution (BEP 3), for
+// ordinary clients.
+func (s *Seeder) torrentFile(r *ledger.Record) ([]byte, error) {
+	var infohash announce.InfoHash
+	if err := infohash.UnmarshalText([]byte(r.InfoHash)); err != nil {
+		return nil, errors.New("the build was not pulled yet, or has 0 bytes")
+	}
+	entry, ok := s.cfg.Cache.Entry(infohash)
+	if !ok {
+		return nil, errors.New("the build is not in the seeder's cache any more")
+	}
+	return swarm.TorrentFile(entry.Manifest()), nil
 }

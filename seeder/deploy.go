@@ -12,6 +12,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/web"
 )
@@ -152,7 +153,7 @@ func (s *Seeder) begin(ctx context.Context, start ledger.Start) (*ledger.Begun, 
 	}
 	defer release()
 	start.IsAnothers = func(id string) bool {
-		r, _, ok := s.index.get(id)
+		r, ok := s.index.get(id)
 		return ok && r.Key != start.Key
 	}
 	begun, err := s.cfg.Ledger.Begin(ctx, start)
@@ -165,7 +166,7 @@ func (s *Seeder) begin(ctx context.Context, start ledger.Start) (*ledger.Begun, 
 
 // cancel fails every destination that has not arrived.
 func (s *Seeder) cancel(ctx context.Context, id string) error {
-	r, _, ok := s.index.get(id)
+	r, ok := s.index.get(id)
 	if !ok {
 		return s.noExecution(id)
 	}
@@ -189,7 +190,7 @@ func (s *Seeder) cancel(ctx context.Context, id string) error {
 // retry makes failed destinations pending again and sends to all that have not
 // arrived.
 func (s *Seeder) retry(ctx context.Context, id string) error {
-	r, _, ok := s.index.get(id)
+	r, ok := s.index.get(id)
 	if !ok {
 		return s.noExecution(id)
 	}
@@ -199,8 +200,7 @@ func (s *Seeder) retry(ctx context.Context, id string) error {
 	if r.Status == ledger.Completed {
 		return web.Errorf(http.StatusConflict, "execution %s is completed, there is nothing to send again; `seeder publish` starts another", id)
 	}
-	// Before the write, so that nothing that it makes pending is found to be late.
-	s.index.update(id, func(l *live) { l.gone, l.retried = false, time.Now() })
+	s.index.retrying(id) // before the write, so that nothing that it makes pending is found to be late
 	updated, err := s.cfg.Ledger.Retry(ctx, r.Key, id)
 	if err != nil {
 		return err
@@ -281,3 +281,13 @@ func (r reservations) held(key string) bool {
 	}
 	return ok
 }
+
+// progress takes an agent's report.
+func (s *Seeder) progress(p gossip.Progress) {
+	for _, b := range p.Builds {
+		s.index.heard(p, b, time.Now())
+	}
+}
+
+// links takes an agent's word on where its bytes came from.
+func (s *Seeder) links(l gossip.Links) { s.index.heardLinks(l, time.Now()) }

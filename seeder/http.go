@@ -111,7 +111,7 @@ func (s *Seeder) getExecution(r *http.Request) (int, any, error) {
 
 func (s *Seeder) getSwarm(r *http.Request) (int, any, error) {
 	id := r.PathValue("id")
-	record, _, ok := s.index.get(id)
+	record, ok := s.index.get(id)
 	if !ok {
 		return 0, nil, s.noExecution(id)
 	}
@@ -131,7 +131,7 @@ func (s *Seeder) change(r *http.Request, err error) (int, any, error) {
 
 func (s *Seeder) getTorrent(w http.ResponseWriter, r *http.Request) {
 	id := r.PathValue("id")
-	record, _, ok := s.index.get(id)
+	record, ok := s.index.get(id)
 	if !ok {
 		var e *web.Error
 		err := s.noExecution(id)

@@ -2,7 +2,6 @@ package seeder
 
 import (
 	"cmp"
-	"context"
 	"maps"
 	"slices"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/owner"
 )
 
 const (
@@ -59,50 +59,13 @@ type index struct {
 // execution is one entry. Its fields are guarded by the index's mutex.
 type execution struct {
 	record *ledger.Record
-	live   live
-	// claimed while a distribution carries it.
-	claimed bool
-	// look asks the distribution to read the table: an agent says it landed.
-	look bool
-	// request is what came last of what a distribution is begun for while one carries
-	// the execution; it goes on with that, or begins again where that comes too late.
-	// Nil for nothing.
-	request *request
+	live   live // as its owner has published it
+	// owner carries it; nil while nobody does.
+	owner *owner.Owner[event]
 	// reports are the agents' newest words, by bucket and node.
 	reports map[string]map[string]report
 	// links are where the agents' bytes came from.
 	links map[ends]link
-	// changed is closed and replaced whenever the entry changes.
-	changed chan struct{}
-}
-
-// live is what only this process knows of an execution.
-type live struct {
-	phase  string
-	pulled int64
-	sent   func() int64 // nil until it is seeded
-	err    error
-	// retryAt is when what failed is tried again; past when it is not waited for.
-	retryAt time.Time
-	// began, whole and announced are when, since takenUp, the pull began, when it was
-	// whole, and the last announcement that begins the destinations' time; zero for
-	// what has not been.
-	began, whole, announced time.Time
-	// takenUp is when this process began, or began again, to carry it.
-	takenUp time.Time
-	// retried is when somebody last asked for a retry: time before does not count
-	// against a destination.
-	retried time.Time
-	// gone is set when the source has the object no more: only a person's retry
-	// can change that.
-	gone bool
-}
-
-// request is a reason to carry an execution.
-type request struct {
-	why string
-	// trace has the span that the work continues; it ends with Run.
-	trace context.Context
 }
 
 type report struct {
@@ -152,11 +115,11 @@ func (x *index) put(r *ledger.Record) {
 			x.count(old.record, -1)
 			x.count(r, 1)
 			old.record = r
-			old.wake()
+			old.tell(known{r})
 			return
 		}
 		x.supersede(old.record.ExecutionID, r.ExecutionID)
-		old.wake()
+		old.tell(taken{r.ExecutionID})
 	}
 	e := newExecution(r)
 	x.byKey[r.Key], x.byID[r.ExecutionID] = e, e
@@ -166,12 +129,14 @@ func (x *index) put(r *ledger.Record) {
 }
 
 func newExecution(r *ledger.Record) *execution {
-	e := &execution{record: r, reports: make(map[string]map[string]report), changed: make(chan struct{})}
-	e.live.phase = api.PhaseQueued
-	if over(r) {
-		e.live.phase = api.PhaseEnded
+	return &execution{record: r, live: newLive(r), reports: make(map[string]map[string]report)}
+}
+
+// tell leaves an event for whoever carries the execution.
+func (e *execution) tell(of event) {
+	if e.owner != nil {
+		e.owner.Tell(of)
 	}
-	return e
 }
 
 func (x *index) supersede(old, successor string) {
@@ -195,21 +160,15 @@ func (x *index) supersede(old, successor string) {
 	x.gone[old] = successor
 }
 
-func (e *execution) wake() {
-	close(e.changed)
-	e.changed = make(chan struct{})
-}
-
-// get returns the record and a channel closed at its next change, nil where nobody
-// carries it; ok is false for an id that is unknown or superseded.
-func (x *index) get(id string) (r *ledger.Record, changed <-chan struct{}, ok bool) {
+// get returns the record; ok is false for an id that is unknown or superseded.
+func (x *index) get(id string) (r *ledger.Record, ok bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e := x.at(id)
 	if e == nil {
-		return nil, nil, false
+		return nil, false
 	}
-	return e.record, e.changed, true
+	return e.record, true
 }
 
 // successor follows a superseded id to the execution of today.
@@ -279,69 +238,85 @@ func (x *index) isGone(id string) bool {
 	return e != nil && e.live.gone
 }
 
-// claim makes the caller the one that carries an execution; false when somebody
-// does already, to whom the request is left. A nil request is not left.
-func (x *index) claim(id string, r *request) bool {
+// ask tells whoever carries an execution what it is asked for. Where nobody does, begin
+// returns the owner that does from now on.
+func (x *index) ask(id string, a asked, begin func(*ledger.Record) *owner.Owner[event]) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e := x.wholeByID(id)
-	switch {
-	case e == nil:
-		return false
-	case e.claimed && r != nil:
-		if e.request == nil || e.request.why != asRetried { // which asks for most
-			e.request = r
-		}
-		e.wake()
-		return false
-	case e.claimed:
+	if e == nil {
+		return
+	}
+	if e.owner == nil {
+		e.owner = begin(e.record)
+		e.tell(served{x.served, x.distrust})
+	}
+	e.tell(a)
+}
+
+// leave ends an owner that has nothing to do; false when it was told something since.
+func (x *index) leave(id string, o *owner.Owner[event]) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !o.Idle() {
 		return false
 	}
-	e.claimed = true
+	if e := x.byID[id]; e != nil {
+		e.owner = nil
+		x.packOld(id)
+	}
 	return true
 }
 
-// unclaim ends a claim; unless there is a request that came too late for whoever had
-// the claim and destinations are left to be reached: then the claim stays, for what
-// the request asks.
-func (x *index) unclaim(id string) (r *ledger.Record, late *request) {
+// abandon has an execution without an owner after a fault, and returns its record; nil
+// when it was superseded.
+func (x *index) abandon(id string) *ledger.Record {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e := x.byID[id]
 	if e == nil {
-		return nil, nil
+		return nil
 	}
-	late, e.request = e.request, nil
-	if late == nil || !wanted(e.record) {
-		e.claimed = false
-		x.packOld(id)
-		return nil, nil
-	}
-	return e.record, late
+	e.owner = nil
+	return e.record
 }
 
-// update changes what only this process knows.
-func (x *index) update(id string, f func(*live)) {
+// publish takes in what the owner of an execution shows of it.
+func (x *index) publish(id string, l live) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if e := x.byID[id]; e != nil {
-		f(&e.live)
+		e.live = l
 	}
 }
 
-// serve takes in which buckets are served, and the ids of all members.
-func (x *index) serve(served, members map[string]bool) {
+// retrying takes note that somebody asks for a retry, which is about to be written.
+func (x *index) retrying(id string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	since := make(map[string]time.Time, len(served))
-	for bucket := range served {
+	if e := x.byID[id]; e != nil {
+		e.live.gone = false
+		e.tell(retrying{})
+	}
+}
+
+// serve takes in which buckets are served, why others that have agents are not, and the
+// ids of all members.
+func (x *index) serve(by map[string]bool, distrust map[string]string, members map[string]bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	since := make(map[string]time.Time, len(by))
+	for bucket := range by {
 		at, known := x.served[bucket]
 		if !known {
 			at = time.Now()
 		}
 		since[bucket] = at
 	}
-	x.served, x.members = since, members
+	x.served, x.distrust, x.members = since, distrust, members
+	for _, e := range x.byID {
+		e.tell(served{since, distrust})
+	}
 }
 
 // recordElsewhere takes in, by bucket, why an agent's arrivals are not seen here, and
@@ -356,8 +331,7 @@ func (x *index) recordElsewhere(why map[string]string) (news map[string]string) 
 }
 
 // heard takes in an agent's report. When it says that the build landed or failed and the
-// record does not have that yet, whoever follows the execution is woken to read
-// the table.
+// record does not have that yet, whoever carries the execution reads the table.
 func (x *index) heard(p gossip.Progress, b gossip.BuildProgress, now time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -375,16 +349,14 @@ func (x *index) heard(p gossip.Progress, b gossip.BuildProgress, now time.Time) 
 		return
 	}
 	r := report{BuildProgress: b, region: p.Region, at: now, moved: old.moved}
-	if b.Verified > old.Verified || b.Landed > old.Landed || b.State == api.StateQueued || !known {
+	moved := b.Verified > old.Verified || b.Landed > old.Landed || b.State == api.StateQueued || !known
+	if moved {
 		r.moved = now // a queued build waits for its turn, or for disk
 	}
 	nodes[p.Node] = r
 	landed := b.State == api.StateLanded && !slices.Contains(e.record.Successful, p.Bucket)
 	failed := b.State == api.StateFailed && !slices.Contains(e.record.Failed, p.Bucket)
-	if landed || failed {
-		e.look = true
-		e.wake()
-	}
+	e.tell(reported{bucket: p.Bucket, node: p.Node, complaint: b.Error, moved: moved, news: landed || failed})
 }
 
 // heardLinks takes in where an agent's bytes came from, as far as members sent it.
@@ -439,57 +411,4 @@ func (x *index) linksOf(id string) []api.Link {
 		return cmp.Or(strings.Compare(a.From, b.From), strings.Compare(a.To, b.To))
 	})
 	return out
-}
-
-// asked returns, once, what was asked of whoever follows the execution: to read the
-// table, and to announce it once more, for a retry.
-func (x *index) asked(id string) (look, again bool) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if e := x.byID[id]; e != nil {
-		look, again = e.look, e.request != nil && e.request.why == asRetried
-		e.look, e.request = false, nil // what is under way is followed anyway
-	}
-	return look, again
-}
-
-// take returns the record to an attempt that begins, which does what was asked before.
-func (x *index) take(id string) (*ledger.Record, bool) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	e := x.byID[id]
-	if e == nil {
-		return nil, false
-	}
-	e.request = nil
-	return e.record, true
-}
-
-// servedSince is when the first of a bucket's living agents came; zero when there is
-// none.
-func (x *index) servedSince(bucket string) time.Time {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.served[bucket]
-}
-
-// idle returns, for a destination, when its agents last made progress or a retry was
-// asked for, and what they complained of; zero for never.
-func (x *index) idle(id, bucket string) (moved time.Time, complaint string) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	e := x.byID[id]
-	if e == nil {
-		return time.Time{}, ""
-	}
-	moved = e.live.retried
-	for _, r := range e.reports[bucket] {
-		if r.moved.After(moved) {
-			moved = r.moved
-		}
-		if r.Error != "" {
-			complaint = r.Error
-		}
-	}
-	return moved, complaint
 }

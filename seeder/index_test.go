@@ -11,6 +11,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/devcloud/cloudtest"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/owner"
 )
 
 var cloud *cloudtest.Cloud
@@ -32,18 +33,17 @@ func record(n int, key string, version int64) *ledger.Record {
 func TestIndexKeepsTheNewest(t *testing.T) {
 	x := newIndex()
 	x.put(record(1, "k", 5))
-	_, changed, _ := x.get(id(1))
+	o := owner.New[event](nil)
+	x.ask(id(1), asked{}, func(*ledger.Record) *owner.Owner[event] { return o })
 	x.put(record(1, "k", 4)) // an answer that was overtaken
-	if r, _, _ := x.get(id(1)); r.Version != 5 {
+	if r, _ := x.get(id(1)); r.Version != 5 {
 		t.Errorf("version %d", r.Version)
 	}
 	x.put(record(2, "k", 6))
-	select {
-	case <-changed:
-	default:
-		t.Error("whoever follows the old execution was not woken")
+	if heard := listen(t, o); !slices.Contains(heard, event(taken{id(2)})) {
+		t.Errorf("whoever carries the old execution was told %v", heard)
 	}
-	if _, _, ok := x.get(id(1)); ok {
+	if _, ok := x.get(id(1)); ok {
 		t.Error("the superseded execution is still there")
 	}
 	x.put(record(3, "k", 7))
@@ -91,11 +91,17 @@ func TestDestinationViews(t *testing.T) {
 	if s := state("a-builds"); s.State != api.StateQueued {
 		t.Errorf("before it is announced: %+v", s)
 	}
-	x.update(id(1), func(l *live) { l.phase = api.PhaseDistributing })
+	x.publish(id(1), live{phase: api.PhaseDistributing})
 	if s := state("a-builds"); s.State != api.StateUnserved || s.Error == "" {
 		t.Errorf("with nobody there: %+v", s)
 	}
-	x.serve(map[string]bool{"a-builds": true}, nil)
+	x.serve(map[string]bool{"a-builds": true}, nil, nil)
+	o := owner.New[event](nil)
+	x.ask(id(1), asked{}, func(*ledger.Record) *owner.Owner[event] { return o })
+	listen(t, o)
+	saysNews := func() bool {
+		return slices.ContainsFunc(listen(t, o), func(e event) bool { r, ok := e.(reported); return ok && r.news })
+	}
 	now := time.Now()
 	say := func(node string, b gossip.BuildProgress) {
 		b.ExecutionID = id(1)
@@ -107,12 +113,12 @@ func TestDestinationViews(t *testing.T) {
 		t.Errorf("of two agents the furthest: %+v", s)
 	}
 	x.heard(gossip.Progress{Node: "x", Bucket: "elsewhere"}, gossip.BuildProgress{ExecutionID: id(1)}, now)
-	if look, _ := x.asked(id(1)); look {
+	if saysNews() {
 		t.Error("nobody said landed")
 	}
 	say("one", gossip.BuildProgress{State: api.StateLanded, Verified: 100, Landed: 100})
-	if look, _ := x.asked(id(1)); !look {
-		t.Error("an agent said landed, and the table is not read")
+	if !saysNews() {
+		t.Error("an agent said landed, and the owner is not told")
 	}
 	if s := state("a-builds"); s.State != api.StateLanding {
 		t.Errorf("an agent's word is not the table's: %+v", s)
@@ -123,6 +129,25 @@ func TestDestinationViews(t *testing.T) {
 	if s := state("a-builds"); s.State != api.StateLanded || s.LandedBytes != 100 {
 		t.Errorf("landed: %+v", s)
 	}
+}
+
+// listener hears what an owner was told.
+type listener struct {
+	owner *owner.Owner[event]
+	heard []event
+}
+
+func (l *listener) Hear(_ time.Time, e event) { l.heard = append(l.heard, e) }
+func (l *listener) Due() time.Time            { return time.Time{} }
+func (l *listener) Wake(time.Time)            {}
+func (l *listener) Over() bool                { return l.owner.Idle() }
+
+// listen returns what the owner was told and has not heard yet.
+func listen(t *testing.T, o *owner.Owner[event]) []event {
+	t.Helper()
+	l := &listener{owner: o}
+	o.Run(t.Context(), l)
+	return l.heard
 }
 
 func TestFailedDestinationThatMovesAgain(t *testing.T) {
@@ -198,7 +223,7 @@ func TestLinksAreBounded(t *testing.T) {
 		x.heardLinks(gossip.Links{Node: node, ExecutionID: id(n), From: links}, time.Now())
 	}
 	x.put(record(0, "none", 1))
-	x.serve(nil, everybody)
+	x.serve(nil, nil, everybody)
 	hear(0, "a", "a", "stranger")
 	hear(0, "stranger", "a")
 	if got := x.linksOf(id(0)); len(got) != 1 || got[0].From != "a" || got[0].To != "a" {

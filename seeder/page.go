@@ -95,7 +95,7 @@ func (s *Seeder) opened(name string) (value any, ok bool) {
 		return s.index.one(id)
 	}
 	if id, is := strings.CutPrefix(name, swarmValue); is {
-		if r, _, known := s.index.get(id); known {
+		if r, known := s.index.get(id); known {
 			v := s.swarmView(r)
 			v.Links = strongest(v.Links, shownLinks)
 			return v, true

@@ -4,9 +4,9 @@
 //
 // The subjects, one a file: load.go reads the table at the start, watch.go finds builds,
 // baseline.go knows which are old, deploy.go accepts them,
-// distribute.go carries one execution from the queue to its end, content.go has its
-// bytes, summary.go says how it went, index.go is what is known of all executions, view.go how
-// the HTTP side shows them.
+// machine.go decides what becomes of one execution from the queue to its end, carry.go does
+// it, content.go has its bytes, summary.go says how it went, index.go is what is known of all
+// executions, view.go how the HTTP side shows them.
 package seeder
 
 import (
@@ -326,8 +326,7 @@ func (s *Seeder) membersChanged() {
 	}
 	loaded := s.loaded
 	s.mu.Unlock()
-	s.index.serve(now, members)
-	s.index.distrusted(distrust)
+	s.index.serve(now, distrust, members)
 	if !loaded {
 		return
 	}
@@ -373,20 +372,7 @@ func (s *Seeder) retireEnded(a *announce.Announcement) {
 		s.retire(newest.Key, a.ExecutionID, announce.Superseded)
 		return
 	}
-	// Claimed, so that nobody announces it again before its end is sent.
-	if !s.index.claim(a.ExecutionID, nil) {
-		return // under way
-	}
-	if r, _, ok := s.index.get(a.ExecutionID); ok && r.Status != ledger.InProgress {
-		s.retire(r.Key, r.ExecutionID, endOf(r))
-	}
-	if r, late := s.index.unclaim(a.ExecutionID); late != nil {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.running.Err() == nil {
-			s.group.Go(func() error { s.carry(r, late); return nil })
-		}
-	}
+	s.start(context.Background(), newest, asOver)
 }
 
 func (s *Seeder) isServed(bucket string) bool {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
 	"math"
 	"slices"
 	"time"
@@ -14,20 +13,22 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/notify"
 )
 
 // maxSenders bounds the senders named at the end of an execution.
 const maxSenders = 5
 
-// Why a distribution begins.
+// Why an execution is carried.
 const (
 	asAccepted = "accepted" // somebody asked for it, or the object is new
 	asResumed  = "resumed"  // by a start of the seeder
 	asRetried  = "retried"  // by request
 	asAwaited  = "awaited"  // by an agent that has come and lacks it
+	asOver     = "over"     // it is still announced: if it has ended, that is said again
 )
 
-// spanAttributes say what a distribution is about.
+// spanAttributes say what an execution's span is about.
 func spanAttributes(r *ledger.Record, why string) []attribute.KeyValue {
 	return []attribute.KeyValue{
 		attribute.String("landfall.execution_id", r.ExecutionID),
@@ -39,68 +40,53 @@ func spanAttributes(r *ledger.Record, why string) []attribute.KeyValue {
 	}
 }
 
-// arrivals says of each destination once that it has arrived.
-func (d *distribution) arrivals(r *ledger.Record) {
-	for _, b := range r.Successful {
-		if d.arrived[b] {
-			continue
-		}
-		d.arrived[b] = true
-		d.lastArrival = time.Now()
-		result := r.Results[b]
-		attrs := []any{"bucket", b, "region", result.Region, "agent", result.Agent, "bytes", result.Bytes, "seconds", rounded(result.Seconds)}
-		if result.Seconds > 0 {
-			attrs = append(attrs, "bytesPerSecond", int64(float64(result.Bytes)/result.Seconds))
-		}
-		d.logger.Info("destination landed", attrs...)
-		d.span.Event("arrived", attribute.String("landfall.bucket", b), attribute.String("landfall.region", result.Region),
-			attribute.Float64("landfall.seconds", result.Seconds))
+// sayArrived says that a destination has it.
+func (c *carrier) sayArrived(r *ledger.Record, b string) {
+	result := r.Results[b]
+	attrs := []any{"bucket", b, "region", result.Region, "agent", result.Agent, "bytes", result.Bytes, "seconds", rounded(result.Seconds)}
+	if result.Seconds > 0 {
+		attrs = append(attrs, "bytesPerSecond", int64(float64(result.Bytes)/result.Seconds))
 	}
-	d.failures(r)
+	c.logger.Info("destination landed", attrs...)
+	c.span.Event("arrived", attribute.String("landfall.bucket", b), attribute.String("landfall.region", result.Region),
+		attribute.Float64("landfall.seconds", result.Seconds))
 }
 
-// failures tells of the destinations that an agent has recorded as failed.
-func (d *distribution) failures(r *ledger.Record) {
-	maps.DeleteFunc(d.failed, func(b string, _ bool) bool { return !slices.Contains(r.Failed, b) }) // sent again
-	for _, b := range r.Failed {
-		if r.Hopeless(b) && !d.failed[b] {
-			d.failedAt(r, b)
-		}
+// sayFailed tells of a destination that has failed.
+func (c *carrier) sayFailed(r *ledger.Record, b string) {
+	c.logger.Error("destination failed", "bucket", b, "error", r.Results[b].Error)
+	c.span.Event("failed", attribute.String("landfall.bucket", b))
+	if c.cfg.Notify != nil {
+		c.cfg.Notify.Send(notify.Of(r, b))
 	}
 }
 
-// conclude says in one line how the distribution went, and ends its span. err is why
-// run has not brought it to an end.
-func (d *distribution) conclude(ctx context.Context, err error) {
-	record, _, ok := d.index.get(d.id)
-	switch {
-	case !ok || errors.Is(err, ledger.ErrSuperseded):
-		successor := d.superseder(ctx)
-		d.logger.Info("execution ended", "status", "SUPERSEDED", "successor", successor, "seconds", since(d.since))
-		d.span.Set(attribute.String("landfall.status", "SUPERSEDED"), attribute.String("landfall.successor", successor))
-		err = nil
-	case err != nil:
-		d.logger.Info("execution is left, the next start goes on with it", "seconds", since(d.since))
-		err = ctx.Err()
-	default:
-		d.arrivals(record)
-		d.logger.Info("execution ended", d.summary(record)...)
-		d.span.Set(attribute.String("landfall.status", string(record.Status)),
-			attribute.Int("landfall.successful", len(record.Successful)), attribute.Int("landfall.failed", len(record.Failed)))
-		if record.Status == ledger.Failed {
+// conclude says in one line how the execution went, and ends its span.
+func (c *carrier) conclude(how end) {
+	m, r := &c.machine, c.machine.record
+	var err error
+	if how == replaced {
+		c.logger.Info("execution ended", "status", "SUPERSEDED", "successor", m.successor, "seconds", since(m.since))
+		c.span.Set(attribute.String("landfall.status", "SUPERSEDED"), attribute.String("landfall.successor", m.successor))
+	} else {
+		c.logger.Info("execution ended", c.summary(m)...)
+		c.span.Set(attribute.String("landfall.status", string(r.Status)),
+			attribute.Int("landfall.successful", len(r.Successful)), attribute.Int("landfall.failed", len(r.Failed)))
+		if r.Status == ledger.Failed {
 			err = errNotEverywhere
 		}
 	}
-	d.span.End(err)
+	c.span.End(err)
+	c.span = nil
 }
 
 // superseder is the execution in place of this one. The table has it before the index
 // does: whoever is about to put it there is waited for.
-func (d *distribution) superseder(ctx context.Context) string {
-	if release, err := d.turns.Take(ctx, d.key); err == nil {
+func (c *carrier) superseder(ctx context.Context) string {
+	if release, err := c.turns.Take(ctx, c.key); err == nil {
 		defer release()
 	}
-	successor, _ := d.index.successor(d.id)
+	successor, _ := c.index.successor(c.id)
 	return successor
 }
 
@@ -108,32 +94,36 @@ func (d *distribution) superseder(ctx context.Context) string {
 var errNotEverywhere = errors.New("not every destination has it")
 
 // summary are the numbers of the whole distribution; docs/tracing.md explains them.
-func (d *distribution) summary(r *ledger.Record) []any {
-	e, _ := d.index.one(d.id)
+func (c *carrier) summary(m *machine) []any {
+	r := m.record
 	end := time.Now()
-	if r.Status == ledger.Completed && !d.lastArrival.IsZero() {
-		end = d.lastArrival
+	if r.Status == ledger.Completed && !m.lastArrival.IsZero() {
+		end = m.lastArrival
 	}
-	attrs := []any{"status", string(r.Status), "bytes", r.Size, "seconds", rounded(end.Sub(d.since).Seconds())}
-	if e.PullBeganAt != nil && e.PulledAt != nil {
-		attrs = append(attrs, "pullSeconds", rounded(e.PulledAt.Sub(*e.PullBeganAt).Seconds()))
+	attrs := []any{"status", string(r.Status), "bytes", r.Size, "seconds", rounded(end.Sub(m.since).Seconds())}
+	if !m.live.began.IsZero() && !m.live.whole.IsZero() {
+		attrs = append(attrs, "pullSeconds", rounded(m.live.whole.Sub(m.live.began).Seconds()))
 	}
-	if !d.announced.IsZero() && d.lastArrival.After(d.announced) {
-		seconds := d.lastArrival.Sub(d.announced).Seconds()
+	if !m.announced.IsZero() && m.lastArrival.After(m.announced) {
+		seconds := m.lastArrival.Sub(m.announced).Seconds()
 		attrs = append(attrs, "distributionSeconds", rounded(seconds))
-		if d.cfg.Uplink > 0 && r.Size > 0 {
-			attrs = append(attrs, "overBound", rounded(seconds*float64(d.cfg.Uplink)/float64(r.Size)))
+		if c.cfg.Uplink > 0 && r.Size > 0 {
+			attrs = append(attrs, "overBound", rounded(seconds*float64(c.cfg.Uplink)/float64(r.Size)))
 		}
 	}
-	attrs = append(attrs, "sentBytes", e.SentBytes)
+	var sent int64
+	if m.live.sent != nil {
+		sent = m.live.sent()
+	}
+	attrs = append(attrs, "sentBytes", sent)
 	if r.Size > 0 {
-		attrs = append(attrs, "sentRatio", rounded(float64(e.SentBytes)/float64(r.Size)))
+		attrs = append(attrs, "sentRatio", rounded(float64(sent)/float64(r.Size)))
 	}
 	attrs = append(attrs, "successful", len(r.Successful), "failed", len(r.Failed))
 	if bucket, slowest := slowest(r); bucket != "" {
 		attrs = append(attrs, "slowestRegion", cmp.Or(slowest.Region, bucket), "slowestSeconds", rounded(slowest.Seconds))
 	}
-	return append(attrs, slog.Group("senders", senders(d.index.linksOf(d.id))...))
+	return append(attrs, slog.Group("senders", senders(c.index.linksOf(c.id))...))
 }
 
 // slowest is the destination that took longest; empty when none has arrived.

@@ -51,13 +51,6 @@ func (s *Seeder) servedBy(members []gossip.Member) (served map[string]bool, dist
 	return served, distrust
 }
 
-// distrusted takes in the agents that serve a bucket and do not trust this seeder.
-func (x *index) distrusted(reasons map[string]string) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.distrust = reasons
-}
-
 // unservedOf returns those of the buckets that nobody takes builds to, in their order.
 func (x *index) unservedOf(buckets []string) (out []api.Unserved) {
 	x.mu.Lock()
@@ -68,19 +61,4 @@ func (x *index) unservedOf(buckets []string) (out []api.Unserved) {
 		}
 	}
 	return out
-}
-
-// whyUnserved says why nobody takes builds to a bucket.
-func (x *index) whyUnserved(bucket string) string {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.unserved(bucket)
-}
-
-// unserved is whyUnserved for who holds mu.
-func (x *index) unserved(bucket string) string {
-	if reason, ok := x.distrust[bucket]; ok {
-		return reason
-	}
-	return "no living member serves this bucket"
 }

@@ -113,7 +113,7 @@ func (x *index) destination(e *execution, bucket string) api.Destination {
 			d.State = api.StateCancelled
 		}
 	} else if x.served[bucket].IsZero() && e.live.phase == api.PhaseDistributing {
-		d.State, d.Error = api.StateUnserved, x.unserved(bucket)
+		d.State, d.Error = api.StateUnserved, served{why: x.distrust}.whyNot(bucket)
 	}
 	// Of several agents of one bucket the furthest is shown.
 	for node, r := range e.reports[bucket] {

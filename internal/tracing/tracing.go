@@ -95,6 +95,15 @@ func StartAt(ctx context.Context, at time.Time, name string, attrs ...attribute.
 	return s.begin(ctx, name, at, attrs)
 }
 
+// In makes what Start begins in the context returned part of the span. Nil changes
+// nothing.
+func (s *Span) In(ctx context.Context) context.Context {
+	if s == nil {
+		return ctx
+	}
+	return context.WithValue(trace.ContextWithSpan(ctx, s.span), spanKey{}, s)
+}
+
 // of returns the span that ctx belongs to, nil for none.
 func of(ctx context.Context) *Span {
 	s, _ := ctx.Value(spanKey{}).(*Span)

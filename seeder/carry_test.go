@@ -12,6 +12,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/notify"
+	"github.com/landfall-dist/landfall/internal/owner"
 )
 
 // TestFailureIsToldOnce fails destinations that the index, the table, or both
@@ -58,19 +59,27 @@ func TestFailureIsToldOnce(t *testing.T) {
 	if _, err := table.Arrive(t.Context(), begun.Record, "arrived", ledger.Result{Timestamp: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
-	d := &distribution{Seeder: s, key: key, id: id, logger: s.cfg.Logger, failed: make(map[string]bool)}
+	r, _ := s.index.get(id)
+	c := s.newCarrier(r)
+	c.machine.failed = make(map[string]bool)
+	s.index.ask(id, asked{why: asOver}, func(*ledger.Record) *owner.Owner[event] { return c.owner })
 	for _, bucket := range []string{"fails", "fails", "cancelled", "arrived", "failed-before"} {
-		if err := d.fail(t.Context(), bucket, "no progress", false); err != nil {
+		if err := c.failThem(t.Context(), []failure{{bucket: bucket, reason: "no progress"}}); err != nil {
 			t.Errorf("%s: %v", bucket, err)
 		}
 	}
+	c.owner.Run(t.Context(), c)
 	// What an agent has recorded is told of as well, once.
 	hopeless, err := table.Fail(t.Context(), key, id, "hopeless", ledger.Result{Timestamp: time.Now(), Error: "too large", Final: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.failures(hopeless)
-	d.failures(hopeless)
+	c.machine.record = hopeless
+	for range 2 {
+		c.machine.actions = nil
+		c.machine.news(time.Now())
+		c.perform(c.machine.actions)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel() // what waits is sent all the same
 	if err := notifier.Run(ctx); err != nil {
@@ -79,7 +88,7 @@ func TestFailureIsToldOnce(t *testing.T) {
 	if len(told) != 2 || <-told != "fails" || <-told != "hopeless" {
 		t.Errorf("not told of two failures: %d more", len(told))
 	}
-	r, err := table.Get(t.Context(), key)
+	r, err = table.Get(t.Context(), key)
 	if err != nil || r.Results["cancelled"].Error != ledger.CancelledError || !slices.Contains(r.Successful, "arrived") {
 		t.Errorf("record %+v, %v", r, err)
 	}

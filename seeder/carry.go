@@ -1,0 +1,308 @@
+package seeder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/owner"
+	"github.com/landfall-dist/landfall/internal/survive"
+	"github.com/landfall-dist/landfall/internal/tracing"
+)
+
+// jitter is how long to wait before another try: up to wait, so that not all of those
+// that wait try at the same moment.
+func jitter(wait time.Duration) time.Duration { return rand.N(wait) + firstRetry/10 }
+
+// carrier owns one execution while it is carried: it has done what its machine wants.
+type carrier struct {
+	*Seeder
+	owner   *owner.Owner[event]
+	machine machine
+	key     ledger.Key
+	id      string
+	logger  *slog.Logger
+
+	span *tracing.Span // nil while it is not carried
+	held *held         // nil before the bytes are here
+}
+
+// start has an execution carried. Its owner is told why; where nobody carries it, one
+// begins. Its trace continues that of a request whose context is from.
+func (s *Seeder) start(from context.Context, r *ledger.Record, why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.Foreign || s.running == nil || s.running.Err() != nil {
+		return
+	}
+	s.index.ask(r.ExecutionID, asked{why, tracing.Continue(s.running, from)}, func(r *ledger.Record) *owner.Owner[event] {
+		c := s.newCarrier(r)
+		s.group.Go(func() error { c.run(s.running); return nil })
+		return c.owner
+	})
+}
+
+func (s *Seeder) newCarrier(r *ledger.Record) *carrier {
+	logger := s.cfg.Logger.With("key", r.FileKey, "executionId", r.ExecutionID)
+	return &carrier{
+		Seeder: s, owner: owner.New[event](logger), machine: newMachine(r, s.cfg.ArrivalTimeout, jitter),
+		key: r.Key, id: r.ExecutionID, logger: logger,
+	}
+}
+
+// run carries the execution until there is nothing to do for it, or ctx ends. After a
+// fault of its own it begins anew.
+func (c *carrier) run(ctx context.Context) {
+	err := survive.Run(c.logger, func() error { c.owner.Run(ctx, c); return nil })
+	if c.machine.doing != idle {
+		c.logger.Info("execution is left, the next start goes on with it", "seconds", since(c.machine.since))
+	}
+	c.release()
+	c.span.End(ctx.Err())
+	if err == nil {
+		return
+	}
+	c.index.publish(c.id, live{phase: c.machine.live.phase, err: err})
+	select {
+	case <-ctx.Done():
+	case <-time.After(jitter(firstRetry)):
+		if r := c.index.abandon(c.id); r != nil {
+			c.start(ctx, r, asResumed)
+		}
+	}
+}
+
+// Hear, Due, Wake and Over are for the owner.
+func (c *carrier) Hear(now time.Time, e event) {
+	if d, ok := e.(done); ok && d.held != nil {
+		c.hold(d.held)
+	}
+	c.perform(c.machine.step(now, e))
+}
+
+func (c *carrier) Due() time.Time     { return c.machine.due() }
+func (c *carrier) Wake(now time.Time) { c.perform(c.machine.wake(now)) }
+func (c *carrier) Over() bool         { return c.machine.doing == idle && c.index.leave(c.id, c.owner) }
+
+func (c *carrier) perform(actions []action) {
+	for _, a := range actions {
+		c.act(a)
+	}
+	c.index.publish(c.id, c.machine.live)
+}
+
+func (c *carrier) act(a action) {
+	switch a := a.(type) {
+	case fetch:
+		held := c.held
+		c.work(fetchWorker, func(ctx context.Context) done { return c.fetch(ctx, a.record, held) })
+	case tell:
+		held, span := c.held, c.span
+		c.work(announceWorker, func(ctx context.Context) done { return done{err: c.announce(ctx, a.record, held, span)} })
+	case readTable:
+		c.work(lookWorker, func(ctx context.Context) done { c.readTable(ctx, a.content); return done{} })
+	case failThem:
+		c.work(failWorker, func(ctx context.Context) done { return done{err: c.failThem(ctx, a.failures)} })
+	case renew:
+		c.work(renewWorker, func(ctx context.Context) done { return done{err: c.renew(ctx, a.record, a.cause)} })
+	case mend:
+		held := c.held
+		c.work(mendWorker, func(ctx context.Context) done { c.mend(ctx, a.record, held); return done{} })
+	case watchDamage:
+		held := c.held
+		c.work(damageWorker, func(ctx context.Context) done { return done{found: held.damaged(ctx)} })
+	case findSuccessor:
+		c.work(successorWorker, func(ctx context.Context) done { return done{successor: c.superseder(ctx)} })
+	case cancelWorker:
+		c.owner.Cancel(string(a.worker))
+	case begun:
+		r := c.machine.record
+		_, c.span = c.cfg.Tracer.Root(a.asked.trace, "execution", spanAttributes(r, a.asked.why)...)
+	case retire:
+		c.retire(c.key, c.id, a.reason)
+	case complain:
+		c.span.Failed("retry", a.err)
+		c.logger.Warn("execution is stuck, trying again", "error", a.err, "retryIn", a.delay.Round(time.Millisecond).String())
+	case sayArrived:
+		c.sayArrived(a.record, a.bucket)
+	case sayFailed:
+		c.sayFailed(a.record, a.bucket)
+	case sayHopeless:
+		c.logger.Error("execution failed", "error", a.cause)
+	case concluded:
+		c.conclude(a.end)
+		c.release()
+	}
+}
+
+// work begins a worker with the trace of the execution.
+func (c *carrier) work(w worker, f func(ctx context.Context) done) {
+	span := c.span
+	c.owner.Work(string(w), func(err error) event { return done{worker: w, err: err} }, func(ctx context.Context) event {
+		d := f(span.In(ctx))
+		d.worker = w
+		return d
+	})
+}
+
+// hold keeps what was fetched until release.
+func (c *carrier) hold(h *held) {
+	c.held.unpin()
+	c.held = h
+}
+
+// release ends what the execution holds.
+func (c *carrier) release() {
+	h := c.held
+	c.held = nil
+	if h == nil {
+		return
+	}
+	if h.torrent != nil {
+		h.torrent.DisconnectComplete()
+	}
+	h.unpin()
+	c.evict(0)
+}
+
+// receivers is how many agents are going to download: one or more for each destination.
+func (s *Seeder) receivers(r *ledger.Record) int {
+	living := make(map[string]int)
+	for _, m := range s.gossip.Members() {
+		if m.Role == gossip.Agent {
+			living[m.Bucket]++
+		}
+	}
+	n := 0
+	for _, b := range r.Destinations {
+		n += max(1, living[b])
+	}
+	return n
+}
+
+// announce tells the cluster.
+func (c *carrier) announce(ctx context.Context, r *ledger.Record, h *held, span *tracing.Span) (err error) {
+	_, sub := tracing.Start(ctx, "announce")
+	defer func() { sub.End(err) }()
+	a := &announce.Announcement{
+		ExecutionID:  c.id,
+		Key:          c.key.FileKey,
+		SourceBucket: c.key.SourceBucket,
+		Destinations: r.Destinations,
+		Size:         h.manifest.Size,
+		TraceParent:  announce.TraceParent(span.TraceParent()),
+		Issued:       c.book.Issue(c.id),
+	}
+	a.Expires = a.Issued.Add(announce.Lifetime)
+	if h.entry == nil {
+		a.Landfall = h.manifest.InlineBytes()
+	} else {
+		a.InfoHash = h.entry.InfoHash()
+	}
+	wire, err := announce.Sign(c.cfg.SigningKey, a)
+	if err != nil {
+		return err
+	}
+	begun := time.Now()
+	tried := func() { c.metrics.announcements.Observe(time.Since(begun).Seconds()) }
+	if err := c.gossip.Broadcast(wire, tried); err != nil {
+		return err
+	}
+	c.logger.Info("announced", "infohash", a.InfoHash.String(), "destinations", a.Destinations)
+	return nil
+}
+
+// retire sends the signed notice that an execution is over.
+func (s *Seeder) retire(k ledger.Key, id, reason string) {
+	issued := s.book.Issue(id)
+	wire, err := announce.Sign(s.cfg.SigningKey, &announce.End{
+		ExecutionID:  id,
+		Key:          k.FileKey,
+		SourceBucket: k.SourceBucket,
+		Reason:       reason,
+		Issued:       issued,
+		Expires:      issued.Add(announce.Lifetime),
+	})
+	if err == nil {
+		err = s.gossip.Broadcast(wire, nil)
+	}
+	if err != nil {
+		s.cfg.Logger.Warn("end of execution not told", "key", k.FileKey, "executionId", id, "error", err)
+	}
+}
+
+// readTable reads the item and takes in what it says, and adds what is missing there.
+func (c *carrier) readTable(ctx context.Context, of *content) {
+	r, err := c.cfg.Ledger.Get(ctx, c.key)
+	if err == nil && of != nil && r.ExecutionID == c.id && r.SHA256 == "" {
+		r, err = c.cfg.Ledger.SetContent(ctx, c.key, c.id, of.infohash, of.sha256)
+	}
+	switch {
+	case err == nil:
+		c.put(r)
+	case ctx.Err() == nil:
+		c.logger.Warn("table not read", "error", err)
+	}
+}
+
+// failThem records that destinations have failed. One that is not pending any more, by
+// an arrival or a cancel since, is left as it is.
+func (c *carrier) failThem(ctx context.Context, failures []failure) error {
+	for _, f := range failures {
+		r, ok := c.index.get(c.id)
+		if !ok {
+			return ledger.ErrSuperseded
+		}
+		if !slices.Contains(r.Pending(), f.bucket) {
+			continue
+		}
+		at := time.Now()
+		r, err := c.cfg.Ledger.Fail(ctx, c.key, c.id, f.bucket, ledger.Result{Timestamp: at, Error: f.reason, Final: f.final})
+		if err != nil {
+			return fmt.Errorf("recording the failure of %s: %w", f.bucket, err)
+		}
+		c.put(r)
+		// The table may know better than the index: an arrival, or a failure before.
+		if slices.Contains(r.Failed, f.bucket) && r.Results[f.bucket].Timestamp.Equal(at) {
+			c.owner.Tell(noted{f.bucket, r})
+		}
+	}
+	return nil
+}
+
+// renew begins again with the object as it is now: it was replaced while it was pulled,
+// or since. One that goes on to change is waited for.
+func (c *carrier) renew(ctx context.Context, r *ledger.Record, cause error) error {
+	if wait := c.changesAgain(c.key); wait > 0 {
+		c.owner.Tell(delayed{time.Now().Add(wait)})
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+	from, err := c.sources.Get(ctx, c.key.SourceBucket)
+	if err != nil {
+		return err
+	}
+	object, err := from.Head(ctx, c.key.FileKey)
+	if errors.Is(err, bucket.ErrNotFound) {
+		return fmt.Errorf("%w, and now it is gone: %w", cause, err)
+	}
+	if err != nil {
+		return err
+	}
+	c.logger.Warn("object changed underneath, starting afresh", "error", cause)
+	if _, err = c.accept(ctx, c.key.SourceBucket, object, r.Unfinished()); err == nil {
+		c.changes.began(c.key, time.Now())
+	}
+	return err
+}

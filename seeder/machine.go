@@ -1,0 +1,697 @@
+package seeder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/manifest"
+)
+
+const (
+	// lookInterval is how often the table is asked about a running execution
+	// that no agent says has landed: their word can be lost.
+	lookInterval = 10 * time.Second
+	// firstRetry and maxRetry bound the wait after a failed pull or write; it
+	// doubles in between, with full jitter.
+	firstRetry, maxRetry = time.Second, time.Minute
+)
+
+// machine is the state of one execution that is carried, from the queue to its end. It
+// is told events and returns actions; its owner has them done and tells it what came of
+// them (carry.go). It has no clock, and nothing in it waits.
+type machine struct {
+	timeout time.Duration // --arrival-timeout
+	jitter  func(time.Duration) time.Duration
+
+	record *ledger.Record // the newest known
+	live   live           // what is shown beside it
+
+	doing   doing
+	working map[worker]bool // those whose last word is still to come
+	actions []action        // of the present step
+	// request is what came last of what the execution is carried for while it was
+	// carried already, and nothing was done for it yet.
+	request *asked
+	// end is how it ends, while it is finishing; successor is the execution in place of
+	// this one.
+	end       end
+	successor string
+
+	// since is when the execution was accepted; or taken up again, after it had failed.
+	since time.Time
+	// arrived and failed are the destinations that it was said of; lastArrival is when
+	// the last was seen in the table, zero for none in this run.
+	arrived, failed map[string]bool
+	lastArrival     time.Time
+	// content is what was pulled in this run; nil before. It is not pulled again because
+	// the table cannot be written.
+	content *content
+	// farthest is how many bytes were pulled at most, pulling when that last grew, or
+	// when this run began.
+	farthest int64
+	pulling  time.Time
+	// announced is when the destinations' time began: at the first announcement, or the
+	// last that somebody asked for; retried is when that was.
+	announced, retried time.Time
+	// wait is how long it rests after the next failure, until when it rests now.
+	wait  time.Duration
+	until time.Time
+	// look asks for the table to be read: an agent says that it has landed. nextLook is
+	// when it is read without that.
+	look     bool
+	nextLook time.Time
+	// moved is when the agents of a destination last made progress; complaints are, by
+	// destination and agent, what is wrong there.
+	moved      map[string]time.Time
+	complaints map[string]map[string]string
+	served     served
+}
+
+// doing is what an execution is about.
+type doing int
+
+const (
+	idle       doing = iota // nobody carries it
+	fetching                // its bytes come here, and into the swarm
+	announcing              // the cluster is told
+	following               // the destinations are waited for
+	failing                 // nothing more will come, and that is being recorded
+	renewing                // it begins again, with the object as it is now
+	resting                 // something has failed and is tried again later
+	finishing               // its workers are waited for
+)
+
+// end is how an execution ends that was carried.
+type end int
+
+const (
+	hasEnded  end = iota // nothing is left to wait for
+	hasFailed            // nothing more will come, as the table says now
+	wasFailed            // nothing more will come, as the table has said before
+	replaced             // another execution has the key
+)
+
+// worker does one thing beside the machine. There is one of a kind at a time.
+type worker string
+
+const (
+	fetchWorker     worker = "fetch"
+	announceWorker  worker = "announce"
+	lookWorker      worker = "look"
+	failWorker      worker = "fail"
+	renewWorker     worker = "renew"
+	mendWorker      worker = "mend"
+	damageWorker    worker = "damage"
+	successorWorker worker = "successor"
+)
+
+// content is what the table says of a build's bytes; infohash is empty for 0 of them.
+type content struct {
+	size             int64
+	infohash, sha256 string
+}
+
+// served are the buckets that have an agent which takes this seeder's word, since when,
+// and why others have none.
+type served struct {
+	since map[string]time.Time
+	why   map[string]string
+}
+
+func (s served) whyNot(bucket string) string {
+	if reason, ok := s.why[bucket]; ok {
+		return reason
+	}
+	return "no living member serves this bucket"
+}
+
+// event is what a machine is told: one of these, or served.
+type event any
+
+type (
+	// asked is a reason to carry the execution. Its trace has the span that the work
+	// continues, and ends with the process.
+	asked struct {
+		why   string
+		trace context.Context
+	}
+	// known is a newer record.
+	known struct{ record *ledger.Record }
+	// taken: another execution has taken the key.
+	taken struct{ by string }
+	// retrying: a retry was asked for and is about to be written.
+	retrying struct{}
+	// reported is an agent's word: whether it moves, what is wrong, and whether it says
+	// what the table does not say yet.
+	reported struct {
+		bucket, node, complaint string
+		moved, news             bool
+	}
+	// turned: the pull has come to this phase; pulled: it has come so far.
+	turned struct{ phase string }
+	pulled struct{ bytes int64 }
+	// delayed: an object that changes again and again is looked at then.
+	delayed struct{ until time.Time }
+	// noted: a destination has failed, and the table says so now.
+	noted struct {
+		bucket string
+		record *ledger.Record
+	}
+	// done is a worker's last word.
+	done struct {
+		worker    worker
+		err       error
+		content   content      // of fetch
+		sent      func() int64 // of fetch: bytes so far
+		held      *held        // of fetch, for the owner
+		found     bool         // of damage
+		successor string       // of successor
+	}
+)
+
+// action is what a machine wants done.
+type action any
+
+// Actions that begin a worker.
+type (
+	fetch struct{ record *ledger.Record }
+	tell  struct {
+		record  *ledger.Record
+		content content
+	}
+	// readTable adds the content where the table lacks it.
+	readTable struct{ content *content }
+	failThem  struct{ failures []failure }
+	renew     struct {
+		record *ledger.Record
+		cause  error
+	}
+	mend          struct{ record *ledger.Record }
+	watchDamage   struct{}
+	findSuccessor struct{}
+)
+
+// The others.
+type (
+	cancelWorker struct{ worker worker }
+	begun        struct{ asked asked }
+	retire       struct{ reason string }
+	complain     struct {
+		err   error
+		delay time.Duration
+	}
+	sayArrived struct {
+		bucket string
+		record *ledger.Record
+	}
+	sayFailed struct {
+		bucket string
+		record *ledger.Record
+	}
+	sayHopeless struct{ cause error } // nothing more will come, and the table says so
+	concluded   struct{ end end }
+)
+
+// failure is a destination that fails; another try changes nothing where it is final.
+type failure struct {
+	bucket, reason string
+	final          bool
+}
+
+// live is what only this process knows of an execution, for others to see.
+type live struct {
+	phase  string
+	pulled int64
+	sent   func() int64 // nil until it is seeded
+	err    error
+	// retryAt is when what failed is tried again; past when it is not waited for.
+	retryAt time.Time
+	// began, whole and announced are when, since takenUp, the pull began, when it was
+	// whole, and the last announcement that begins the destinations' time; zero for
+	// what has not been.
+	began, whole, announced time.Time
+	// takenUp is when this process began, or began again, to carry it.
+	takenUp time.Time
+	// gone is set when the source has the object no more: only a person's retry
+	// can change that.
+	gone bool
+}
+
+// newLive is what is shown of an execution that nobody carries.
+func newLive(r *ledger.Record) live {
+	if over(r) {
+		return live{phase: api.PhaseEnded}
+	}
+	return live{phase: api.PhaseQueued}
+}
+
+func newMachine(r *ledger.Record, timeout time.Duration, jitter func(time.Duration) time.Duration) machine {
+	return machine{
+		timeout: timeout, jitter: jitter, record: r, live: newLive(r), working: make(map[worker]bool),
+		arrived: make(map[string]bool), failed: make(map[string]bool),
+		moved: make(map[string]time.Time), complaints: make(map[string]map[string]string),
+	}
+}
+
+// step takes an event and returns what is to be done, in order.
+func (m *machine) step(now time.Time, e event) []action {
+	m.actions = nil
+	switch e := e.(type) {
+	case asked:
+		m.ask(now, e)
+	case known:
+		m.know(now, e.record)
+	case taken:
+		m.successor = e.by
+		m.finish(now, replaced)
+	case retrying:
+		m.live.gone, m.retried = false, now
+	case served:
+		m.served = e
+	case reported:
+		m.report(now, e)
+	case turned:
+		m.live.phase = e.phase
+		if e.phase == api.PhasePulling && m.live.began.IsZero() {
+			m.live.began = now
+		}
+	case pulled:
+		if e.bytes > m.farthest { // not what was there already
+			m.farthest, m.pulling = e.bytes, now
+		}
+		m.live.pulled = e.bytes
+	case delayed:
+		m.live.retryAt = e.until
+	case noted:
+		if !m.failed[e.bucket] {
+			m.failed[e.bucket] = true
+			m.do(sayFailed(e))
+		}
+	case done:
+		m.ended(now, e)
+	}
+	return m.actions
+}
+
+// due is when wake is to be called; zero for never.
+func (m *machine) due() time.Time {
+	switch m.doing {
+	case resting:
+		return m.until
+	case following:
+		return m.nextLook
+	}
+	return time.Time{}
+}
+
+// wake is step for the time that has come.
+func (m *machine) wake(now time.Time) []action {
+	m.actions = nil
+	switch due := m.due(); {
+	case due.IsZero() || now.Before(due):
+	case m.doing == resting:
+		m.attempt(now)
+	default:
+		m.nextLook = now.Add(min(lookInterval, m.timeout))
+		m.work(mendWorker, mend{m.record})
+		m.look = true
+		m.follow(now)
+	}
+	return m.actions
+}
+
+func (m *machine) do(a action) { m.actions = append(m.actions, a) }
+
+// work begins a worker, unless it is at work.
+func (m *machine) work(w worker, a action) {
+	if !m.working[w] {
+		m.working[w] = true
+		m.do(a)
+	}
+}
+
+func (m *machine) ask(now time.Time, a asked) {
+	switch {
+	case m.doing == idle && m.successor != "":
+	case m.doing == idle && a.why == asOver:
+		if over(m.record) {
+			m.do(retire{endOf(m.record)})
+		}
+	case m.doing == idle && wanted(m.record):
+		m.begin(now, a)
+	case m.doing == idle || a.why == asOver:
+	default:
+		if m.request == nil || m.request.why != asRetried { // which asks for most
+			m.request = &a
+		}
+		switch {
+		case m.doing == following:
+			m.follow(now)
+		case m.doing == resting && a.why == asRetried:
+			m.attempt(now)
+		}
+	}
+}
+
+func (m *machine) begin(now time.Time, a asked) {
+	r := m.record
+	m.live.takenUp, m.live.began, m.live.whole, m.live.announced = now, time.Time{}, time.Time{}, time.Time{}
+	m.since, m.lastArrival, m.announced = now, time.Time{}, time.Time{}
+	if r.Status == ledger.InProgress && (a.why == asAccepted || a.why == asResumed) {
+		m.since = r.StartTime
+	}
+	m.arrived, m.failed = make(map[string]bool), make(map[string]bool)
+	for _, b := range r.Successful {
+		m.arrived[b] = true
+	}
+	for _, b := range r.Failed {
+		m.failed[b] = true
+	}
+	m.content, m.farthest, m.pulling, m.wait = nil, 0, now, firstRetry
+	m.do(begun{a})
+	m.attempt(now)
+}
+
+// attempt begins anew, with what is there.
+func (m *machine) attempt(now time.Time) {
+	m.request, m.doing = nil, fetching
+	m.work(fetchWorker, fetch{m.record})
+}
+
+func (m *machine) know(now time.Time, r *ledger.Record) {
+	m.record = r
+	switch m.doing {
+	case following:
+		m.follow(now)
+	case fetching, renewing, resting:
+		if !wanted(r) { // cancelled, or arrived all the same
+			m.finish(now, hasEnded)
+		}
+	}
+}
+
+func (m *machine) report(now time.Time, r reported) {
+	if r.moved {
+		m.moved[r.bucket] = now
+	}
+	if m.complaints[r.bucket] == nil {
+		m.complaints[r.bucket] = make(map[string]string)
+	}
+	m.complaints[r.bucket][r.node] = r.complaint
+	if r.news {
+		m.look = true
+		if m.doing == following {
+			m.follow(now)
+		}
+	}
+}
+
+// ended takes a worker's last word.
+func (m *machine) ended(now time.Time, d done) {
+	delete(m.working, d.worker)
+	m.successor = max(m.successor, d.successor)
+	if m.doing == finishing {
+		m.finished(now)
+		return
+	}
+	switch d.worker {
+	case fetchWorker:
+		m.fetched(now, d)
+	case announceWorker:
+		if m.doing == announcing {
+			m.told(now, d.err)
+		}
+	case lookWorker:
+		if m.doing == following {
+			m.follow(now)
+		}
+	case failWorker:
+		m.recorded(now, d.err)
+	case renewWorker:
+		m.renewed(now, d.err)
+	case damageWorker:
+		if d.found {
+			m.work(mendWorker, mend{m.record})
+		}
+		m.work(damageWorker, watchDamage{})
+	}
+}
+
+func (m *machine) fetched(now time.Time, d done) {
+	m.live.err = d.err
+	if d.err != nil {
+		m.fail(now, d.err)
+		return
+	}
+	if m.content == nil {
+		m.live.whole = now
+	}
+	m.content = &d.content
+	m.live.pulled, m.live.sent = d.content.size, d.sent
+	m.work(damageWorker, watchDamage{})
+	m.announce()
+}
+
+func (m *machine) announce() {
+	m.doing = announcing
+	m.work(announceWorker, tell{m.record, *m.content})
+}
+
+func (m *machine) told(now time.Time, err error) {
+	if err != nil {
+		m.fail(now, err)
+		return
+	}
+	if m.announced.IsZero() {
+		m.announced = now
+	}
+	m.live.announced, m.live.phase = m.announced, api.PhaseDistributing
+	m.doing, m.nextLook = following, now.Add(min(lookInterval, m.timeout))
+	m.follow(now)
+}
+
+// follow does what is to be done while the destinations are waited for.
+func (m *machine) follow(now time.Time) {
+	m.news(now)
+	again := m.request != nil && m.request.why == asRetried
+	m.request = nil // what is under way is followed anyway
+	if again {
+		m.announced = time.Time{}
+		m.announce()
+		return
+	}
+	if m.look && !m.working[lookWorker] {
+		m.look = false
+		m.work(lookWorker, readTable{m.content})
+	}
+	waiting, late := m.late(now)
+	if len(late) > 0 {
+		m.work(failWorker, failThem{late})
+	}
+	if waiting == 0 && !m.working[failWorker] && len(m.record.Pending()) == 0 {
+		m.finish(now, hasEnded)
+	}
+}
+
+// late counts the destinations still waited for, and returns those that have made no
+// progress for too long. One that has failed already is waited for as well, as long as
+// its agents move, or have come not long ago: it may arrive after all.
+func (m *machine) late(now time.Time) (waiting int, late []failure) {
+	for _, b := range m.record.Unfinished() {
+		if m.record.Cancelled(b) || m.record.Hopeless(b) {
+			continue
+		}
+		moved := m.announced
+		for _, t := range []time.Time{m.retried, m.moved[b]} {
+			if t.After(moved) {
+				moved = t
+			}
+		}
+		if now.Sub(moved) < m.timeout {
+			waiting++
+			continue
+		}
+		if now.Sub(m.served.since[b]) < m.timeout {
+			waiting++
+		}
+		if slices.Contains(m.record.Failed, b) {
+			continue
+		}
+		reason := fmt.Sprintf("no progress for %s", m.timeout)
+		if said := m.complaint(b); said != "" {
+			reason += ": " + said
+		} else if m.served.since[b].IsZero() {
+			reason += ": " + m.served.whyNot(b)
+		}
+		late = append(late, failure{bucket: b, reason: reason})
+	}
+	return waiting, late
+}
+
+// complaint is what is wrong at a destination, as the first of its agents that says so
+// has it.
+func (m *machine) complaint(bucket string) string {
+	of := m.complaints[bucket]
+	for _, node := range slices.Sorted(maps.Keys(of)) {
+		if of[node] != "" {
+			return of[node]
+		}
+	}
+	return ""
+}
+
+// news says of each destination once that it has arrived, or that its agent has recorded
+// it as failed.
+func (m *machine) news(now time.Time) {
+	r := m.record
+	for _, b := range r.Successful {
+		if !m.arrived[b] {
+			m.arrived[b], m.lastArrival = true, now
+			m.do(sayArrived{b, r})
+		}
+	}
+	maps.DeleteFunc(m.failed, func(b string, _ bool) bool { return !slices.Contains(r.Failed, b) }) // sent again
+	for _, b := range r.Failed {
+		if r.Hopeless(b) && !m.failed[b] {
+			m.failed[b] = true
+			m.do(sayFailed{b, r})
+		}
+	}
+}
+
+// fail decides what follows from a failed attempt. One that may pass is tried again; one
+// that cannot is recorded for every destination that has not arrived.
+func (m *machine) fail(now time.Time, err error) {
+	m.live.err = err
+	switch {
+	case errors.Is(err, ledger.ErrSuperseded):
+		m.finish(now, replaced)
+	case errors.Is(err, bucket.ErrNotFound), errors.Is(err, manifest.ErrInvalid), bucket.Permanent(err):
+		m.live.gone = errors.Is(err, bucket.ErrNotFound)
+		m.failAll(now, err)
+	case errors.Is(err, bucket.ErrChanged):
+		m.doing = renewing
+		m.work(renewWorker, renew{m.record, err})
+	case m.announced.IsZero() && now.Sub(m.pulling) > m.timeout:
+		m.failAll(now, fmt.Errorf("no progress for %s: %w", m.timeout, err))
+	default:
+		m.rest(now, err)
+	}
+}
+
+func (m *machine) rest(now time.Time, err error) {
+	delay := m.jitter(m.wait)
+	m.wait = min(2*m.wait, maxRetry)
+	m.until, m.doing = now.Add(delay), resting
+	m.live.err, m.live.retryAt = err, m.until
+	m.do(complain{err, delay})
+}
+
+// failAll has it recorded why nothing more will come.
+func (m *machine) failAll(now time.Time, cause error) {
+	m.live.err = cause
+	pending := m.record.Pending()
+	if len(pending) == 0 {
+		m.do(sayHopeless{cause})
+		m.finish(now, wasFailed)
+		return
+	}
+	var all []failure
+	for _, b := range pending {
+		all = append(all, failure{b, cause.Error(), bucket.Permanent(cause)})
+	}
+	m.doing = failing
+	m.work(failWorker, failThem{all})
+}
+
+// recorded follows the writing of failures.
+func (m *machine) recorded(now time.Time, err error) {
+	switch {
+	case m.doing != following && m.doing != failing: // it is looked at again
+	case errors.Is(err, ledger.ErrSuperseded):
+		m.finish(now, replaced)
+	case err != nil:
+		m.rest(now, fmt.Errorf("recording a failure: %w", err))
+	case m.doing == failing:
+		m.do(sayHopeless{m.live.err})
+		m.finish(now, hasFailed)
+	default:
+		m.follow(now)
+	}
+}
+
+// renewed follows the try to begin again with the object as it is now.
+func (m *machine) renewed(now time.Time, err error) {
+	switch {
+	case err == nil:
+		m.finish(now, replaced)
+	case errors.Is(err, bucket.ErrNotFound):
+		m.failAll(now, err)
+	default:
+		m.rest(now, err)
+	}
+}
+
+// finish ends what is under way, and the execution with it.
+func (m *machine) finish(now time.Time, how end) {
+	switch m.doing {
+	case idle:
+		return
+	case finishing:
+		m.end = max(m.end, how)
+		return
+	}
+	m.doing, m.end = finishing, how
+	for _, w := range slices.Sorted(maps.Keys(m.working)) {
+		m.do(cancelWorker{w})
+	}
+	if how == replaced && m.successor == "" {
+		m.work(successorWorker, findSuccessor{})
+	}
+	m.finished(now)
+}
+
+// finished concludes, once nobody is at work any more. What was asked for meanwhile
+// begins now.
+func (m *machine) finished(now time.Time) {
+	if len(m.working) > 0 {
+		return
+	}
+	m.doing = idle
+	m.news(now)
+	switch m.end {
+	case hasEnded:
+		m.do(retire{endOf(m.record)})
+	case hasFailed:
+		m.do(retire{announce.Failed})
+	}
+	if m.end != replaced {
+		m.live.phase = api.PhaseEnded
+	}
+	m.do(concluded{m.end})
+	if request := m.request; request != nil && m.end != replaced && wanted(m.record) {
+		m.request = nil
+		m.begin(now, *request)
+	}
+}
+
+// wanted reports whether a destination is left to be reached.
+func wanted(r *ledger.Record) bool {
+	return slices.ContainsFunc(r.Unfinished(), func(bucket string) bool { return !r.Cancelled(bucket) && !r.Hopeless(bucket) })
+}
+
+// endOf is why the announcement of an execution ends that nobody carries any more.
+func endOf(r *ledger.Record) string {
+	if r.Status == ledger.Completed {
+		return announce.Completed
+	}
+	return announce.Failed
+}
