@@ -298,6 +298,12 @@ func (m *machine) step(now time.Time, e event) []action {
 	case done:
 		m.ended(now, e)
 	}
+	switch m.doing {
+	case fetching, renewing, resting:
+		if !wanted(m.record) { // cancelled, or arrived all the same
+			m.finish(now, hasEnded)
+		}
+	}
 	return m.actions
 }
 
@@ -388,13 +394,8 @@ func (m *machine) attempt(now time.Time) {
 
 func (m *machine) know(now time.Time, r *ledger.Record) {
 	m.record = r
-	switch m.doing {
-	case following:
+	if m.doing == following {
 		m.follow(now)
-	case fetching, renewing, resting:
-		if !wanted(r) { // cancelled, or arrived all the same
-			m.finish(now, hasEnded)
-		}
 	}
 }
 
@@ -484,7 +485,7 @@ func (m *machine) follow(now time.Time) {
 	again := m.request != nil && m.request.why == asRetried
 	m.request = nil // what is under way is followed anyway
 	if again {
-		m.announced = time.Time{}
+		m.announced, m.pulling = time.Time{}, now
 		m.announce()
 		return
 	}
@@ -663,6 +664,10 @@ func (m *machine) finish(now time.Time, how end) {
 // begins now.
 func (m *machine) finished(now time.Time) {
 	if len(m.working) > 0 {
+		return
+	}
+	if m.end != replaced && len(m.record.Pending()) > 0 { // made so since, by a retry
+		m.attempt(now)
 		return
 	}
 	m.doing = idle
