@@ -115,12 +115,7 @@ func (c *carrier) act(a action) {
 		c.work(renewWorker, func(ctx context.Context) done { return done{err: c.renew(ctx, a.record, a.cause)} })
 	case mend:
 		held := c.held
-		c.work(mendWorker, func(ctx context.Context) done { c.mend(ctx, a.record, held); return done{} })
-	case watchDamage:
-		held := c.held
-		c.work(damageWorker, func(ctx context.Context) done { return done{found: held.damaged(ctx)} })
-	case findSuccessor:
-		c.work(successorWorker, func(ctx context.Context) done { return done{successor: c.superseder(ctx)} })
+		c.work(mendWorker, func(ctx context.Context) done { c.keepWhole(ctx, a.record, held); return done{} })
 	case cancelWorker:
 		c.owner.Cancel(string(a.worker))
 	case begun:
@@ -264,16 +259,11 @@ func (c *carrier) failThem(ctx context.Context, failures []failure) error {
 		if !slices.Contains(r.Pending(), f.bucket) {
 			continue
 		}
-		at := time.Now()
-		r, err := c.cfg.Ledger.Fail(ctx, c.key, c.id, f.bucket, ledger.Result{Timestamp: at, Error: f.reason, Final: f.final})
+		r, err := c.cfg.Ledger.Fail(ctx, c.key, c.id, f.bucket, ledger.Result{Timestamp: time.Now(), Error: f.reason, Final: f.final})
 		if err != nil {
 			return fmt.Errorf("recording the failure of %s: %w", f.bucket, err)
 		}
 		c.put(r)
-		// The table may know better than the index: an arrival, or a failure before.
-		if slices.Contains(r.Failed, f.bucket) && r.Results[f.bucket].Timestamp.Equal(at) {
-			c.owner.Tell(noted{f.bucket, r})
-		}
 	}
 	return nil
 }

@@ -61,7 +61,6 @@ func TestFailureIsToldOnce(t *testing.T) {
 	}
 	r, _ := s.index.get(id)
 	c := s.newCarrier(r)
-	c.machine.failed = make(map[string]bool)
 	s.index.ask(id, asked{why: asOver}, func(*ledger.Record) *owner.Owner[event] { return c.owner })
 	for _, bucket := range []string{"fails", "fails", "cancelled", "arrived", "failed-before"} {
 		if err := c.failThem(t.Context(), []failure{{bucket: bucket, reason: "no progress"}}); err != nil {
@@ -69,24 +68,27 @@ func TestFailureIsToldOnce(t *testing.T) {
 		}
 	}
 	c.owner.Run(t.Context(), c)
+	news := func() {
+		c.machine.actions = nil
+		c.machine.news(time.Now())
+		c.perform(c.machine.actions)
+	}
+	news()
 	// What an agent has recorded is told of as well, once.
 	hopeless, err := table.Fail(t.Context(), key, id, "hopeless", ledger.Result{Timestamp: time.Now(), Error: "too large", Final: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.machine.record = hopeless
-	for range 2 {
-		c.machine.actions = nil
-		c.machine.news(time.Now())
-		c.perform(c.machine.actions)
-	}
+	news()
+	news()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel() // what waits is sent all the same
 	if err := notifier.Run(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if len(told) != 2 || <-told != "fails" || <-told != "hopeless" {
-		t.Errorf("not told of two failures: %d more", len(told))
+	if len(told) != 3 || <-told != "failed-before" || <-told != "fails" || <-told != "hopeless" {
+		t.Errorf("not told of three failures: %d more", len(told))
 	}
 	r, err = table.Get(t.Context(), key)
 	if err != nil || r.Results["cancelled"].Error != ledger.CancelledError || !slices.Contains(r.Successful, "arrived") {

@@ -44,20 +44,6 @@ func (h *held) content() content {
 	return c
 }
 
-// damaged waits until pieces on this disk are found damaged; false when ctx ends.
-func (h *held) damaged(ctx context.Context) bool {
-	var lost <-chan struct{}
-	if h.torrent != nil {
-		lost = h.torrent.Lost()
-	}
-	select {
-	case <-lost:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
 // fetch has the build ready to be seeded: from the cache, or pulled. before is what the
 // execution has of it, nil for nothing.
 func (c *carrier) fetch(ctx context.Context, r *ledger.Record, before *held) done {
@@ -178,21 +164,35 @@ func (c *carrier) cached(hex string) *held {
 	return &held{manifest: entry.Manifest(), entry: entry}
 }
 
-// mend reads from the source again what was found damaged on this disk.
-func (c *carrier) mend(ctx context.Context, r *ledger.Record, h *held) {
-	if h.torrent == nil || h.torrent.Done() {
+// keepWhole reads from the source again what is found damaged on this disk, until ctx
+// ends.
+func (c *carrier) keepWhole(ctx context.Context, r *ledger.Record, h *held) {
+	if h.torrent == nil {
 		return
 	}
-	from, err := c.sources.Get(ctx, r.SourceBucket)
-	if err == nil {
-		err = source.Pieces(ctx, from, r.FileKey, r.SourceETag, h.manifest, h.torrent.Missing(),
-			func(ctx context.Context, piece int, b []byte) error {
-				c.metrics.repaired.Add(int64(len(b)))
-				return h.torrent.Put(ctx, piece, b)
-			})
-	}
-	if err != nil && ctx.Err() == nil {
-		c.logger.Warn("damaged pieces are not here again yet", "error", err, "retryIn", lookInterval.String())
+	ticker := time.NewTicker(lookInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-h.torrent.Lost():
+		case <-ticker.C:
+		}
+		if h.torrent.Done() {
+			continue
+		}
+		from, err := c.sources.Get(ctx, r.SourceBucket)
+		if err == nil {
+			err = source.Pieces(ctx, from, r.FileKey, r.SourceETag, h.manifest, h.torrent.Missing(),
+				func(ctx context.Context, piece int, b []byte) error {
+					c.metrics.repaired.Add(int64(len(b)))
+					return h.torrent.Put(ctx, piece, b)
+				})
+		}
+		if err != nil && ctx.Err() == nil {
+			c.logger.Warn("damaged pieces are not here again yet", "error", err, "retryIn", lookInterval.String())
+		}
 	}
 }
 

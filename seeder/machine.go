@@ -103,14 +103,12 @@ const (
 type worker string
 
 const (
-	fetchWorker     worker = "fetch"
-	announceWorker  worker = "announce"
-	lookWorker      worker = "look"
-	failWorker      worker = "fail"
-	renewWorker     worker = "renew"
-	mendWorker      worker = "mend"
-	damageWorker    worker = "damage"
-	successorWorker worker = "successor"
+	fetchWorker    worker = "fetch"
+	announceWorker worker = "announce"
+	lookWorker     worker = "look"
+	failWorker     worker = "fail"
+	renewWorker    worker = "renew"
+	mendWorker     worker = "mend" // as long as it is carried, once the bytes are here
 )
 
 // content is what the table says of a build's bytes; infohash is empty for 0 of them.
@@ -160,20 +158,13 @@ type (
 	pulled struct{ bytes int64 }
 	// delayed: an object that changes again and again is looked at then.
 	delayed struct{ until time.Time }
-	// noted: a destination has failed, and the table says so now.
-	noted struct {
-		bucket string
-		record *ledger.Record
-	}
 	// done is a worker's last word.
 	done struct {
-		worker    worker
-		err       error
-		content   content      // of fetch
-		sent      func() int64 // of fetch: bytes so far
-		held      *held        // of fetch, for the owner
-		found     bool         // of damage
-		successor string       // of successor
+		worker  worker
+		err     error
+		content content      // of fetch
+		sent    func() int64 // of fetch: bytes so far
+		held    *held        // of fetch, for the owner
 	}
 )
 
@@ -183,10 +174,7 @@ type action any
 // Actions that begin a worker.
 type (
 	fetch struct{ record *ledger.Record }
-	tell  struct {
-		record  *ledger.Record
-		content content
-	}
+	tell  struct{ record *ledger.Record }
 	// readTable adds the content where the table lacks it.
 	readTable struct{ content *content }
 	failThem  struct{ failures []failure }
@@ -194,9 +182,7 @@ type (
 		record *ledger.Record
 		cause  error
 	}
-	mend          struct{ record *ledger.Record }
-	watchDamage   struct{}
-	findSuccessor struct{}
+	mend struct{ record *ledger.Record }
 )
 
 // The others.
@@ -290,11 +276,6 @@ func (m *machine) step(now time.Time, e event) []action {
 		m.live.pulled = e.bytes
 	case delayed:
 		m.live.retryAt = e.until
-	case noted:
-		if !m.failed[e.bucket] {
-			m.failed[e.bucket] = true
-			m.do(sayFailed(e))
-		}
 	case done:
 		m.ended(now, e)
 	}
@@ -326,9 +307,7 @@ func (m *machine) wake(now time.Time) []action {
 	case m.doing == resting:
 		m.attempt(now)
 	default:
-		m.nextLook = now.Add(min(lookInterval, m.timeout))
-		m.work(mendWorker, mend{m.record})
-		m.look = true
+		m.nextLook, m.look = now.Add(min(lookInterval, m.timeout)), true
 		m.follow(now)
 	}
 	return m.actions
@@ -418,7 +397,6 @@ func (m *machine) report(now time.Time, r reported) {
 // ended takes a worker's last word.
 func (m *machine) ended(now time.Time, d done) {
 	delete(m.working, d.worker)
-	m.successor = max(m.successor, d.successor)
 	if m.doing == finishing {
 		m.finished(now)
 		return
@@ -438,11 +416,6 @@ func (m *machine) ended(now time.Time, d done) {
 		m.recorded(now, d.err)
 	case renewWorker:
 		m.renewed(now, d.err)
-	case damageWorker:
-		if d.found {
-			m.work(mendWorker, mend{m.record})
-		}
-		m.work(damageWorker, watchDamage{})
 	}
 }
 
@@ -457,13 +430,13 @@ func (m *machine) fetched(now time.Time, d done) {
 	}
 	m.content = &d.content
 	m.live.pulled, m.live.sent = d.content.size, d.sent
-	m.work(damageWorker, watchDamage{})
+	m.work(mendWorker, mend{m.record})
 	m.announce()
 }
 
 func (m *machine) announce() {
 	m.doing = announcing
-	m.work(announceWorker, tell{m.record, *m.content})
+	m.work(announceWorker, tell{m.record})
 }
 
 func (m *machine) told(now time.Time, err error) {
@@ -549,8 +522,7 @@ func (m *machine) complaint(bucket string) string {
 	return ""
 }
 
-// news says of each destination once that it has arrived, or that its agent has recorded
-// it as failed.
+// news says of each destination once that it has arrived or failed, whoever wrote that.
 func (m *machine) news(now time.Time) {
 	r := m.record
 	for _, b := range r.Successful {
@@ -561,7 +533,7 @@ func (m *machine) news(now time.Time) {
 	}
 	maps.DeleteFunc(m.failed, func(b string, _ bool) bool { return !slices.Contains(r.Failed, b) }) // sent again
 	for _, b := range r.Failed {
-		if r.Hopeless(b) && !m.failed[b] {
+		if !m.failed[b] && !r.Cancelled(b) {
 			m.failed[b] = true
 			m.do(sayFailed{b, r})
 		}
@@ -655,7 +627,7 @@ func (m *machine) finish(now time.Time, how end) {
 		m.do(cancelWorker{w})
 	}
 	if how == replaced && m.successor == "" {
-		m.work(successorWorker, findSuccessor{})
+		m.work(lookWorker, readTable{}) // which names the other
 	}
 	m.finished(now)
 }

@@ -228,10 +228,6 @@ func (s *sim) perform(actions []action) {
 			begin(renewWorker, a)
 		case mend:
 			begin(mendWorker, a)
-		case watchDamage:
-			begin(damageWorker, a)
-		case findSuccessor:
-			begin(successorWorker, a)
 		case cancelWorker:
 			s.cancelled[a.worker] = true
 		case begun:
@@ -260,9 +256,6 @@ func (s *sim) perform(actions []action) {
 				s.fail("concluded; carried: %v, at work: %v", s.carried, s.running)
 			}
 			s.carried = false
-			if a.end == replaced && s.m.successor == "" && !s.calm {
-				continue // the process that took it is another
-			}
 		}
 	}
 }
@@ -303,7 +296,7 @@ func (s *sim) work(w worker) {
 		}
 		s.announced = true
 	case readTable:
-		if !trouble {
+		if !trouble || s.m.doing == finishing {
 			s.put()
 		}
 	case failThem:
@@ -326,7 +319,6 @@ func (s *sim) work(w worker) {
 				r.Results[f.bucket] = ledger.Result{Error: f.reason, Final: f.final, Timestamp: s.now}
 			})
 			s.put()
-			s.mail(noted{f.bucket, s.table})
 		}
 	case renew:
 		switch {
@@ -339,12 +331,10 @@ func (s *sim) work(w worker) {
 			s.taken = true
 			s.mail(taken{"2"})
 		}
-	case findSuccessor:
-		if s.taken {
-			d.successor = "2"
+	case mend:
+		if !s.cancelled[w] {
+			return // it stays
 		}
-	case watchDamage:
-		d.found = !s.cancelled[w]
 	}
 	s.mail(d)
 }

@@ -2,7 +2,6 @@ package seeder
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"log/slog"
 	"math"
@@ -78,16 +77,6 @@ func (c *carrier) conclude(how end) {
 	}
 	c.span.End(err)
 	c.span = nil
-}
-
-// superseder is the execution in place of this one. The table has it before the index
-// does: whoever is about to put it there is waited for.
-func (c *carrier) superseder(ctx context.Context) string {
-	if release, err := c.turns.Take(ctx, c.key); err == nil {
-		defer release()
-	}
-	successor, _ := c.index.successor(c.id)
-	return successor
 }
 
 // errNotEverywhere is the span's status of an execution that has failed.
