@@ -373,8 +373,12 @@ func (m *machine) attempt(now time.Time) {
 
 func (m *machine) know(now time.Time, r *ledger.Record) {
 	m.record = r
-	if m.doing == following {
+	switch m.doing {
+	case idle:
+	case following:
 		m.follow(now)
+	default:
+		m.news(now)
 	}
 }
 
@@ -425,7 +429,7 @@ func (m *machine) fetched(now time.Time, d done) {
 		m.fail(now, d.err)
 		return
 	}
-	if m.content == nil {
+	if m.content == nil && !m.live.began.IsZero() {
 		m.live.whole = now
 	}
 	m.content = &d.content
@@ -654,9 +658,8 @@ func (m *machine) finished(now time.Time) {
 		m.live.phase = api.PhaseEnded
 	}
 	m.do(concluded{m.end})
-	if request := m.request; request != nil && m.end != replaced && wanted(m.record) {
-		m.request = nil
-		m.begin(now, *request)
+	if a := m.request; a != nil && m.end != replaced && wanted(m.record) && (a.why == asRetried || !m.live.gone) {
+		m.begin(now, *a)
 	}
 }
 
