@@ -3,6 +3,7 @@ package seeder
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -10,9 +11,12 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/owner"
+	"github.com/landfall-dist/landfall/internal/survive"
 )
 
 // TestFailureIsToldOnce fails destinations that the index, the table, or both
@@ -93,5 +97,44 @@ func TestFailureIsToldOnce(t *testing.T) {
 	r, err = table.Get(t.Context(), key)
 	if err != nil || r.Results["cancelled"].Error != ledger.CancelledError || !slices.Contains(r.Successful, "arrived") {
 		t.Errorf("record %+v, %v", r, err)
+	}
+}
+
+// After a fault in its own machine an execution is carried anew, by another owner.
+func TestFaultInAMachine(t *testing.T) {
+	group, ctx := errgroup.WithContext(t.Context())
+	ctx, cancel := context.WithCancel(ctx)
+	s := &Seeder{
+		cfg:   Config{Logger: slog.New(slog.DiscardHandler), ArrivalTimeout: time.Hour},
+		index: newIndex(), metrics: newMetrics(nil), running: ctx, group: group,
+	}
+	r := record(1, "k", 1)
+	s.index.put(r)
+	c := s.newCarrier(r)
+	c.machine.working = nil // the first worker is a fault
+	s.index.ask(r.ExecutionID, asked{asAccepted, ctx}, func(*ledger.Record) *owner.Owner[event] { return c.owner })
+	group.Go(func() error { c.run(ctx); return nil })
+	carriedBy := func() (*owner.Owner[event], error) {
+		s.index.mu.Lock()
+		defer s.index.mu.Unlock()
+		e := s.index.byID[r.ExecutionID]
+		return e.owner, e.live.err
+	}
+	deadline := time.After(time.Minute)
+	for {
+		o, err := carriedBy()
+		var fault *survive.Panic
+		if o != nil && o != c.owner && errors.As(err, &fault) { // the second has no source to read
+			break
+		}
+		select {
+		case <-deadline:
+			t.Fatalf("not carried anew, and shown with %v", err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	cancel()
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -100,10 +100,7 @@ func (c *carrier) summary(m *machine) []any {
 			attrs = append(attrs, "overBound", rounded(seconds*float64(c.cfg.Uplink)/float64(r.Size)))
 		}
 	}
-	var sent int64
-	if m.live.sent != nil {
-		sent = m.live.sent()
-	}
+	sent := bytesOf(m.live.sent)
 	attrs = append(attrs, "sentBytes", sent)
 	if r.Size > 0 {
 		attrs = append(attrs, "sentRatio", rounded(float64(sent)/float64(r.Size)))

@@ -13,6 +13,7 @@ import (
 // empty) whose key and id match, at most limit, and where to go on.
 func (x *index) page(limit int, after string, match func(key, id string) bool) ([]api.Execution, string) {
 	out, next := []api.Execution{}, ""
+	var sent []func() int64
 	x.backwards(after, func(p packed) bool {
 		key := ""
 		if p.isPacked() {
@@ -27,21 +28,36 @@ func (x *index) page(limit int, after string, match func(key, id string) bool) (
 			next = out[len(out)-1].ExecutionID
 			return false
 		}
-		out = append(out, x.view(x.at(p.id())))
+		e := x.at(p.id())
+		out, sent = append(out, x.view(e)), append(sent, e.live.sent)
 		return true
 	})
+	for i, sent := range sent {
+		out[i].SentBytes = bytesOf(sent)
+	}
 	return out, next
+}
+
+// bytesOf asks the engine, which has a lock of its own: not to be called under x.mu.
+func bytesOf(sent func() int64) int64 {
+	if sent == nil {
+		return 0
+	}
+	return sent()
 }
 
 // one returns an execution as HTTP shows it.
 func (x *index) one(id string) (api.Execution, bool) {
 	x.mu.Lock()
-	defer x.mu.Unlock()
 	e := x.at(id)
 	if e == nil {
+		x.mu.Unlock()
 		return api.Execution{}, false
 	}
-	return x.view(e), true
+	v, sent := x.view(e), e.live.sent
+	x.mu.Unlock()
+	v.SentBytes = bytesOf(sent)
+	return v, true
 }
 
 // countByStatus is for the metrics.
@@ -53,6 +69,7 @@ func (x *index) countByStatus() map[ledger.Status]int {
 	return out
 }
 
+// view is an execution without the bytes sent.
 func (x *index) view(e *execution) api.Execution {
 	r := e.record
 	v := api.Execution{
@@ -68,9 +85,6 @@ func (x *index) view(e *execution) api.Execution {
 		PulledBytes:  e.live.pulled,
 		StartTime:    r.StartTime.UTC(),
 		Destinations: []api.Destination{},
-	}
-	if e.live.sent != nil {
-		v.SentBytes = e.live.sent()
 	}
 	v.TakenUpAt = utc(e.live.takenUp)
 	v.PullBeganAt, v.PulledAt, v.AnnouncedAt = utc(e.live.began), utc(e.live.whole), utc(e.live.announced)
