@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"github.com/landfall-dist/landfall/internal/private"
 )
 
 // record is one call that may have changed a table: a line of the journal.
@@ -41,7 +43,7 @@ func openJournal(path string, replay func(record) error) (*journal, error) {
 		file.Close()
 		return nil, fmt.Errorf("replaying %s: %w", path, err)
 	}
-	if err := errors.Join(file.Truncate(j.size), file.Sync(), syncDir(filepath.Dir(path))); err != nil {
+	if err := errors.Join(file.Truncate(j.size), file.Sync(), private.SyncDir(filepath.Dir(path))); err != nil {
 		file.Close()
 		return nil, fmt.Errorf("preparing %s: %w", path, err)
 	}
@@ -135,14 +137,5 @@ func replaceJournal(path string, records func(yield func(record) error) error) (
 	if err := os.Rename(path+".new", path); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
-}
-
-// syncDir makes the names in a directory durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return private.SyncDir(filepath.Dir(path))
 }

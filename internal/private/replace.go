@@ -24,7 +24,16 @@ func Replace(file string, text []byte) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return nil
+	return SyncDir(filepath.Dir(file))
+}
+
+// SyncDir makes the names in a directory outlive the machine's end.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // RemoveUnfinished removes from a directory what a process that was killed in Replace
