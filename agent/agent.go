@@ -2,19 +2,22 @@
 // downloads them with the swarm, lands them in the regional bucket and records
 // their arrival.
 //
-// Agent keeps one build for each execution announced to its bucket (build.go),
-// which takes part in the swarm (swarm.go), lands (land.go), reads from the source
-// bucket what no peer has (fallback.go), and says how it went (summary.go); and one
-// download for each infohash (download.go), which several executions of the same
-// bytes share.
+// Agent keeps one build for each execution announced to its bucket (build.go), which
+// owns the state of that execution: a machine decides (machine.go) upon what it hears
+// (events.go), and workers take part in the swarm (swarm.go), land (land.go), and read
+// from the source bucket what no peer has (fallback.go). It says how it went
+// (summary.go). There is one download for each infohash (download.go), which several
+// executions of the same bytes share.
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -25,13 +28,13 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/awsmetrics"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/source"
-	"github.com/landfall-dist/landfall/internal/survive"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/tracing"
 	"github.com/landfall-dist/landfall/internal/turns"
@@ -53,9 +56,6 @@ const (
 	// maxFinished bounds the builds that GET /status still shows after their
 	// end.
 	maxFinished = 200
-	// turnPatience is how long a build may make no progress and keep its place
-	// when others wait for one.
-	turnPatience = 30 * time.Second
 )
 
 // Config says what an agent serves and with what.
@@ -112,12 +112,12 @@ type Agent struct {
 	puller     *source.Puller
 	memory     memory
 	store      *store
-	notes      notes
 	metrics    *metrics
-	table      table
-	// membersChanged is closed and replaced at every change, so that any
-	// number of builds can wait for it.
-	membersChanged *notice
+	// seedersChanged asks whether the seeders still use the same table.
+	seedersChanged chan struct{}
+	// peersChanged asks for the peers of every download to be looked up before the next
+	// tick: an announcement may be here before its seeder is known.
+	peersChanged chan struct{}
 	// landedNow asks for a report before the next tick.
 	landedNow chan struct{}
 
@@ -129,7 +129,6 @@ type Agent struct {
 	downloads map[announce.InfoHash]*download
 	running   context.Context // set by Run; nil before
 	group     *errgroup.Group
-	waiting   []announce.Added // heard before Run
 }
 
 // New opens the ports. On error the listeners in cfg are closed.
@@ -142,15 +141,9 @@ func New(cfg Config) (_ *Agent, err error) {
 	if len(cfg.Trust) == 0 {
 		return nil, errors.New("no trusted key: give the seeder's public key with --trust")
 	}
-	if cfg.LandParallel <= 0 {
-		cfg.LandParallel = DefaultLandParallel
-	}
-	if cfg.MaxActive <= 0 {
-		cfg.MaxActive = DefaultMaxActive
-	}
-	if cfg.FallbackAfter <= 0 {
-		cfg.FallbackAfter = DefaultFallbackAfter
-	}
+	cfg.LandParallel = cmp.Or(max(cfg.LandParallel, 0), DefaultLandParallel)
+	cfg.MaxActive = cmp.Or(max(cfg.MaxActive, 0), DefaultMaxActive)
+	cfg.FallbackAfter = cmp.Or(max(cfg.FallbackAfter, 0), DefaultFallbackAfter)
 	a := &Agent{
 		cfg:            cfg,
 		book:           announce.NewBook(cfg.Trust, nil),
@@ -159,8 +152,9 @@ func New(cfg Config) (_ *Agent, err error) {
 		puller:         source.NewPuller(cfg.Cache),
 		metrics:        newMetrics(),
 		store:          newStore(),
-		membersChanged: newNotice(),
 		landedNow:      make(chan struct{}, 1),
+		seedersChanged: make(chan struct{}, 1),
+		peersChanged:   make(chan struct{}, 1),
 		builds:         make(map[string]*build),
 		downloads:      make(map[announce.InfoHash]*download),
 	}
@@ -173,10 +167,10 @@ func New(cfg Config) (_ *Agent, err error) {
 	g.Trusts = keyIDs(cfg.Trust)
 	g.Book, g.Logger = a.book, cfg.Logger
 	g.Table = cfg.Ledger.Place().String()
-	a.table.changed = make(chan struct{}, 1)
 	g.OnDocument, g.OnMembers = a.document, func() {
-		a.membersChanged.tell()
-		a.table.look()
+		a.tellAll(membersChanged{})
+		ask(a.seedersChanged)
+		ask(a.peersChanged)
 	}
 	if a.gossip, err = gossip.New(g); err != nil {
 		return nil, err
@@ -206,8 +200,6 @@ func (a *Agent) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	a.mu.Lock()
 	a.running, a.group = ctx, group
-	waiting := a.waiting
-	a.waiting = nil
 	a.mu.Unlock()
 	a.cfg.Logger.Info("agent is up", "region", a.cfg.Region, "bucket", a.cfg.Bucket.Name(),
 		"http", a.cfg.HTTP.Addr().String(), "peers", a.cfg.Peers.Addr().String(), "gossip", a.gossip.Addr())
@@ -219,22 +211,14 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return web.Serve(ctx, a.cfg.HTTP, a.handler(), a.cfg.Logger) })
 	group.Go(func() error { return a.tick(ctx) })
 	group.Go(func() error { return a.probe(ctx) })
-	group.Go(func() error { return a.watchTable(ctx) })
+	group.Go(func() error { return a.watchSeeders(ctx) })
 	group.Go(func() error { // last of all: who holds mu and has seen ctx running may still begin something
 		<-ctx.Done()
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		return nil
 	})
-	group.Go(func() error { return a.complain(ctx) })
-	for _, heard := range waiting {
-		a.announced(heard)
-	}
-	err := group.Wait()
-	if closeErr := a.swarm.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
+	if err := cmp.Or(group.Wait(), a.swarm.Close()); err != nil {
 		return fmt.Errorf("agent of %s: %w", a.cfg.Bucket.Name(), err)
 	}
 	return nil
@@ -277,113 +261,56 @@ func (a *Agent) recall() error {
 func (a *Agent) announced(heard announce.Added) {
 	ann := heard.Announcement
 	logger := a.cfg.Logger.With("key", ann.Key, "executionId", ann.ExecutionID)
-	mine := slices.Contains(ann.Destinations, a.cfg.Bucket.Name())
-	if mine && ann.SourceBucket == a.cfg.Bucket.Name() {
+	switch name := a.cfg.Bucket.Name(); {
+	case !slices.Contains(ann.Destinations, name):
+		a.seedCached(ann.InfoHash, logger) // for the others' sake
+		return
+	case ann.SourceBucket == name:
 		logger.Error("announcement refused: the build comes from this agent's own bucket and would take its own object's place",
 			"bucket", ann.SourceBucket, "next", "give the agent its region's bucket with --bucket, or take this one out of --destinations")
 		return
 	}
 	a.mu.Lock()
-	if a.running != nil && a.running.Err() == nil && !mine {
-		a.mu.Unlock()
-		a.assist(ann, logger)
-		return
-	}
 	defer a.mu.Unlock()
-	if a.running == nil {
-		a.waiting = append(a.waiting, heard)
-		return
+	key := ledger.Key{FileKey: ann.Key, SourceBucket: ann.SourceBucket}
+	for _, other := range a.builds {
+		if other.key != key || other.id == ann.ExecutionID || other.over {
+			continue
+		}
+		if other.id > ann.ExecutionID {
+			logger.Info("announcement is older than what is under way", "current", other.id)
+			return
+		}
+		other.owner.Tell(ended{errSuperseded})
 	}
+	a.tell(ann.ExecutionID, key, announced{ann, heard.Wire})
+}
+
+// tell has the build of an execution hear an event, one that begins where there is none.
+// The caller holds mu.
+func (a *Agent) tell(id string, key ledger.Key, e event) {
 	if a.running.Err() != nil {
 		return
 	}
-	if b, ok := a.builds[ann.ExecutionID]; ok && b.active() {
-		b.again = &heard // for somebody else's sake, or while this one comes to its end
-		return
+	b := a.builds[id]
+	if b == nil || b.over {
+		b = newBuild(a, id, key)
+		a.builds[id] = b
+		a.forgetFinished()
+		ctx := a.running
+		a.group.Go(func() error { b.run(ctx); return nil })
 	}
-	for _, other := range a.builds {
-		if other.ann.Key != ann.Key || other.ann.SourceBucket != ann.SourceBucket || other.finished() {
-			continue
-		}
-		if other.ann.ExecutionID > ann.ExecutionID {
-			logger.Info("announcement is older than what is under way", "current", other.ann.ExecutionID)
-			return
-		}
-		other.again = nil
-		other.stop(errSuperseded)
-	}
-	b := newBuild(a, ann, logger)
-	b.wire = heard.Wire
-	b.logger.Info("heard", "bytes", ann.Size, "sourceBucket", ann.SourceBucket)
-	a.builds[ann.ExecutionID] = b
-	a.forgetFinished()
-	ctx := a.running
-	a.group.Go(func() error {
-		a.remember(b)
-		if err := survive.Run(b.logger, func() error { b.run(ctx); return nil }); err != nil {
-			b.fail(err)
-		}
-		if a.beginAgain(b) {
-			return nil
-		}
-		if b.failed() {
-			a.clear(ctx, b.key, ann.ExecutionID)
-		}
-		if ctx.Err() == nil { // else it goes on after the restart
-			a.forget(b)
-		}
-		return nil
-	})
+	b.owner.Tell(e)
 }
 
-// remember keeps an announcement on disk until forget.
-func (a *Agent) remember(b *build) {
-	if err := a.memory.keep(b.ann.ExecutionID, b.wire); err != nil {
-		b.logger.Warn("this build is taken up again after a restart only if a member still announces it", "error", err)
-	}
-}
-
-// beginAgain begins a build anew that was announced again while it came to its end.
-func (a *Agent) beginAgain(b *build) bool {
-	a.mu.Lock()
-	again := b.again
-	b.again = nil
-	a.mu.Unlock()
-	if again == nil {
-		return false
-	}
-	a.announced(*again)
-	return a.newest(b.ann.ExecutionID, b) != b
-}
-
-// forget removes what the disk holds of a build that is over, but for the cache.
-func (a *Agent) forget(b *build) {
-	id := b.ann.ExecutionID
-	if a.newest(id, b) != b {
-		return // announced again
-	}
-	if err := errors.Join(a.memory.forget(id), a.cfg.Cache.ForgetPull(id)); err != nil {
-		b.logger.Warn("an execution that is over is looked at once more after a restart", "error", err)
-	}
-	if again := a.newest(id, b); again != b {
-		a.remember(again) // announced meanwhile, and forgotten with this one
-	}
-}
-
-// newest is the build of an execution that was heard of last; b when none is known
-// any more.
-func (a *Agent) newest(id string, b *build) *build {
+func (a *Agent) tellAll(e event) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if newest, ok := a.builds[id]; ok {
-		return newest
+	for _, b := range a.builds {
+		if !b.over {
+			b.owner.Tell(e)
+		}
 	}
-	return b
-}
-
-// assist seeds a build that goes to other buckets and is in the cache here.
-func (a *Agent) assist(ann *announce.Announcement, logger *slog.Logger) {
-	a.seedCached(ann.InfoHash, logger)
 }
 
 // seedCached puts a whole build of the cache into the engine.
@@ -393,31 +320,23 @@ func (a *Agent) seedCached(infohash cache.InfoHash, logger *slog.Logger) {
 		return
 	}
 	defer entry.Unpin()
-	if !entry.Whole() {
-		return
-	}
-	if _, err := a.swarm.Seed(entry, false); err != nil {
-		logger.Warn("cached build not seeded", "error", err)
+	if entry.Whole() {
+		if _, err := a.swarm.Seed(entry, false); err != nil {
+			logger.Warn("cached build not seeded", "error", err)
+		}
 	}
 }
 
 func (a *Agent) ended(end *announce.End) {
+	cause := errCompleted
+	if end.Reason != announce.Completed {
+		cause = fmt.Errorf("%w: %s", errEnded, end.Reason)
+	}
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	b := a.builds[end.ExecutionID]
-	if b != nil {
-		b.again = nil // what was announced before is over, too
-	}
-	if b == nil && end.Reason == announce.Failed && a.running != nil && a.running.Err() == nil {
-		ctx := a.running
-		a.group.Go(func() error {
-			a.clear(ctx, ledger.Key{FileKey: end.Key, SourceBucket: end.SourceBucket}, end.ExecutionID)
-			return nil
-		})
-	}
-	a.mu.Unlock()
-	if b != nil {
-		b.ended(end)
-		a.evict(0)
+	if b != nil && !b.over || b == nil && end.Reason == announce.Failed { // whose uploads are to be removed
+		a.tell(end.ExecutionID, ledger.Key{FileKey: end.Key, SourceBucket: end.SourceBucket}, ended{cause})
 	}
 }
 
@@ -436,18 +355,15 @@ func (a *Agent) evict(room int64) {
 
 // forgetFinished bounds the builds remembered. The caller holds mu.
 func (a *Agent) forgetFinished() {
-	var finished []*build
-	for _, b := range a.builds {
-		if b.finished() {
-			finished = append(finished, b)
+	var finished []string
+	for id, b := range a.builds {
+		if b.over {
+			finished = append(finished, id)
 		}
 	}
-	if len(finished) <= maxFinished {
-		return
-	}
-	slices.SortFunc(finished, func(x, y *build) int { return x.started.Compare(y.started) })
-	for _, b := range finished[:len(finished)-maxFinished] {
-		delete(a.builds, b.ann.ExecutionID)
+	slices.Sort(finished) // the oldest first
+	for _, id := range finished[:max(0, len(finished)-maxFinished)] {
+		delete(a.builds, id)
 	}
 }
 
@@ -465,6 +381,11 @@ func (a *Agent) tick(ctx context.Context) error {
 				d.count()
 			}
 			a.report()
+		case <-a.peersChanged:
+			members := a.gossip.Members()
+			for _, d := range a.allDownloads() {
+				d.addPeers(members)
+			}
 		case now := <-ticker.C:
 			members := a.gossip.Members()
 			for _, d := range a.allDownloads() {
@@ -476,35 +397,39 @@ func (a *Agent) tick(ctx context.Context) error {
 				d.addPeers(members)
 			}
 			last = now
-			a.share()
+			if err := a.store.ready(); err != nil {
+				a.tellAll(storeAway{err})
+			}
+			if a.queued.Load() > 0 {
+				a.tellAll(othersWait{}) // so that a few whose source is gone do not keep all others back
+			}
 			a.report()
 		}
 	}
 }
 
-// turn waits for a place among the builds that are worked on, first come first
-// served.
-func (a *Agent) turn(ctx context.Context) (release func(), err error) {
+// awaitTurn waits for a place among the builds that are worked on, first come first
+// served. It is given back with releaseTurn.
+func (a *Agent) awaitTurn(ctx context.Context) error {
 	a.queued.Add(1)
 	defer a.queued.Add(-1)
 	begun := time.Now()
 	select {
 	case a.active <- struct{}{}:
 		a.metrics.queued.Observe(time.Since(begun).Seconds())
-		return func() { <-a.active }, nil
+		return nil
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return ctx.Err()
 	}
 }
 
-// share takes the place of builds that get nowhere, when others wait for one, so
-// that a few whose source is gone do not keep all others back.
-func (a *Agent) share() {
-	if a.queued.Load() == 0 {
-		return
-	}
-	for _, b := range a.allBuilds() {
-		b.makeRoom(turnPatience)
+func (a *Agent) releaseTurn() { <-a.active }
+
+// ask leaves a value in c, unless one is there already.
+func ask(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 
@@ -514,13 +439,20 @@ func (a *Agent) report() {
 	var progress []gossip.BuildProgress
 	names := gossip.ByPeerID(a.gossip.Members(), swarm.PeerID)
 	for _, b := range a.allBuilds() {
-		p, ok := b.progress()
-		if !ok {
+		s := b.seen.Load()
+		switch {
+		case s.state != api.StateLanded && s.state != api.StateFailed:
+			b.reports = reportAfterEnd
+		case b.reports == 0:
 			continue
+		default:
+			b.reports--
 		}
-		progress = append(progress, p)
-		for _, l := range gossip.PackLinks(a.cfg.Gossip.ID, b.ann.ExecutionID, b.links(names)) {
-			a.gossip.ReportLinks(l)
+		progress = append(progress, s.progress())
+		if s.download != nil {
+			for _, l := range gossip.PackLinks(a.cfg.Gossip.ID, b.id, s.download.links(names)) {
+				a.gossip.ReportLinks(l)
+			}
 		}
 	}
 	for _, p := range gossip.Pack(a.cfg.Gossip.ID, a.cfg.Region, a.cfg.Bucket.Name(), progress) {
@@ -528,23 +460,22 @@ func (a *Agent) report() {
 	}
 }
 
+// allBuilds are those that something is to be seen of, the newest first.
 func (a *Agent) allBuilds() []*build {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	out := make([]*build, 0, len(a.builds))
 	for _, b := range a.builds {
-		out = append(out, b)
+		if b.seen.Load() != nil {
+			out = append(out, b)
+		}
 	}
-	slices.SortFunc(out, func(x, y *build) int { return y.started.Compare(x.started) })
+	slices.SortFunc(out, func(x, y *build) int { return y.seen.Load().started.Compare(x.seen.Load().started) })
 	return out
 }
 
 func (a *Agent) allDownloads() []*download {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	out := make([]*download, 0, len(a.downloads))
-	for _, d := range a.downloads {
-		out = append(out, d)
-	}
-	return out
+	return slices.Collect(maps.Values(a.downloads))
 }

@@ -1,515 +1,248 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
-	"go.opentelemetry.io/otel/attribute"
-
-	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
-	"github.com/landfall-dist/landfall/internal/bucket"
-	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/landing"
 	"github.com/landfall-dist/landfall/internal/ledger"
-	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/owner"
 	"github.com/landfall-dist/landfall/internal/survive"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/tracing"
 )
 
-const (
-	// firstRetry and maxRetry bound the wait before a failed build is tried
-	// again; it doubles in between, with full jitter.
-	firstRetry, maxRetry = time.Second, 30 * time.Second
-	// standbyInterval is how often an agent that does not land looks whether
-	// the one that does has recorded the arrival.
-	standbyInterval = 5 * time.Second
-	// endInterval is how often, in the mean, an agent that has landed looks whether
-	// the execution is over: the notice of that can be lost.
-	endInterval = 5 * time.Minute
-	// reportAfterEnd is how many more times the end of a build is reported.
-	reportAfterEnd = 10
-)
+// reportAfterEnd is how many more times the end of a build is reported.
+const reportAfterEnd = 10
 
-var (
-	// errSuperseded stops a build whose key has a newer execution.
-	errSuperseded = fmt.Errorf("%w by a newer one", landing.ErrSuperseded)
-	// errEnded stops a build whose execution was ended from outside.
-	errEnded = landing.ErrEnded
-	// errCancelled stops a build that the table calls cancelled.
-	errCancelled = fmt.Errorf("%w: it was cancelled", landing.ErrEnded)
-	// errCompleted is the end that everyone hopes for.
-	errCompleted = fmt.Errorf("%w: every destination has it", landing.ErrEnded)
-	// errYielded ends an attempt in favour of the builds that wait.
-	errYielded = errors.New("other builds wait")
-)
-
-// build is one execution at this agent, from its announcement to its end.
+// build is one execution at this agent: it owns the machine that decides, and has
+// workers do what that says. Others tell it events and read what it has shown last.
 type build struct {
-	agent   *Agent
-	ann     *announce.Announcement
-	wire    []byte // ann as it came; set before run
-	key     ledger.Key
-	logger  *slog.Logger
-	span    *tracing.Span // set by run, before anything else
-	started time.Time
-	stopped chan struct{} // closed by stop
-	done    chan struct{} // closed when run has returned
+	agent  *Agent
+	id     string
+	key    ledger.Key
+	logger *slog.Logger // without what an announcement says
+	owner  *owner.Owner[event]
+	seen   atomic.Pointer[shown]
+	// moving: an event says already that pieces have come.
+	moving atomic.Bool
 
-	mu       sync.Mutex
-	state    string
-	err      error // the newest failure, nil once landed
-	cause    error // why it was stopped
-	landedAt time.Time
-	landedBy string // the agent's name, as the table has it
-	came     origins
-	retryAt  time.Time // of what failed; past when it is not waited for
-	times    times
-	landed   int64  // bytes
-	reports  int    // left to send after the end
-	etag     string // of the source object, once the table was read
-	download *download
-	entry    *cache.Entry
-	traffic  swarm.Stats // at the end of the download
-	// yield ends the present attempt so that another build has its turn; nil
-	// when there is none.
-	yield context.CancelCauseFunc
+	over    bool // nothing is heard any more; guarded by the agent's mutex
+	reports int  // left to send after the end; of tick's goroutine
 
-	// again is the newest announcement of the execution that came meanwhile, nil for
-	// none. If the build ends for a reason older than that, it begins anew. Guarded by
-	// the agent's mutex.
-	again *announce.Added
-
-	// job keeps the upload over several attempts; of run's goroutine.
-	job *landing.Job
-	// moved is when there last was progress, in Unix nanoseconds.
-	moved atomic.Int64
-	// fromSource counts bytes read from the source bucket.
-	fromSource atomic.Int64
+	// Of the owner's goroutine, until run returns.
+	machine *machine
+	ctx     context.Context
+	span    *tracing.Span
+	member  *membership // nil out of the swarm
+	traffic swarm.Stats // of the memberships before
+	job     *landing.Job
 }
 
-func newBuild(a *Agent, ann *announce.Announcement, logger *slog.Logger) *build {
-	b := &build{
-		agent:   a,
-		ann:     ann,
-		key:     ledger.Key{FileKey: ann.Key, SourceBucket: ann.SourceBucket},
-		logger:  logger.With("infohash", ann.InfoHash.String()),
-		started: time.Now(),
-		stopped: make(chan struct{}),
-		done:    make(chan struct{}),
-		state:   api.StateQueued,
-		reports: reportAfterEnd,
+// newBuild returns the build of an execution, to be run.
+func newBuild(a *Agent, id string, key ledger.Key) *build {
+	logger := a.cfg.Logger.With("key", key.FileKey, "executionId", id)
+	m := newMachine(a.cfg.Bucket.Name(), 0, rand.N[time.Duration])
+	if a.cfg.Sources != nil {
+		m.fallbackAfter = a.cfg.FallbackAfter
 	}
-	b.move()
-	return b
+	m.noStore = a.store.ready()
+	return &build{agent: a, id: id, key: key, logger: logger, owner: owner.New[event](logger), reports: reportAfterEnd, machine: m}
 }
 
-// run works on the build until it has landed, was stopped, or ctx ends. What
-// fails is tried again.
+// run works on the build until nothing is left to do, or ctx ends: then the next start
+// goes on with it.
 func (b *build) run(ctx context.Context) {
-	defer close(b.done)
-	ctx, b.span = b.agent.cfg.Tracer.Root(tracing.Remote(ctx, string(b.ann.TraceParent)), "build", b.spanAttributes()...)
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	go func() {
-		select {
-		case <-b.stopped:
-			cancel(b.stopCause())
-		case <-ctx.Done():
+	b.ctx = ctx
+	m := b.machine
+	if err := survive.Run(b.logger, func() error { b.owner.Run(ctx, b); return nil }); err != nil {
+		b.agent.mu.Lock()
+		b.over = true
+		b.agent.mu.Unlock()
+		if m.over, m.err = err, err; !m.arrived {
+			m.state = api.StateFailed
 		}
-	}()
-	defer b.leaveSwarm()
-	wait := firstRetry
-	for {
-		err := survive.Run(b.logger, func() error { return b.attempt(ctx) })
-		switch {
-		case err == nil:
-			b.conclude()
-			b.seedUntilEnd(ctx)
-			return
-		case ctx.Err() != nil:
-			b.over(ctx, context.Cause(ctx))
-			return
-		case errors.Is(err, landing.ErrSuperseded):
-			b.over(ctx, errSuperseded)
-			return
-		case errors.Is(err, errEnded):
-			b.over(ctx, errCancelled)
-			return
-		case bucket.Permanent(err):
-			if err = b.giveUp(ctx, err); err == nil {
-				return
-			}
-		case errors.Is(err, errYielded):
-			b.logger.Info("waiting for another turn: there was no progress, and other builds wait")
-			continue
-		}
-		delay := rand.N(wait) + firstRetry/10
-		wait = min(2*wait, maxRetry)
-		b.complain(err, delay)
-		b.waitFor(ctx, nil, delay)
+		b.publish()
 	}
-}
-
-// over takes note of why the execution is over here. At the end of the process it
-// is not.
-func (b *build) over(ctx context.Context, cause error) {
-	switch {
-	case errors.Is(cause, errCompleted):
-		// Another agent of this bucket has landed it.
-		b.discard(ctx)
-		b.succeed(ledger.Result{Timestamp: time.Now()})
-		b.conclude()
-	case errors.Is(cause, errSuperseded), errors.Is(cause, errEnded):
-		b.stop(cause) // from here on a new announcement is a new beginning
-		b.discard(ctx)
-		b.fail(cause)
-		b.logger.Info("stopped", "reason", cause)
-		b.span.Set(attribute.String("landfall.outcome", "stopped"), attribute.String("landfall.reason", cause.Error()))
-		b.span.End(nil)
-	default:
-		b.logger.Info("build is left, the next start goes on with it", "landedBytes", b.landedBytes())
+	if m.over == nil && !m.arrived {
+		b.log().Info("build is left, the next start goes on with it", "landedBytes", m.landed)
 		b.span.End(context.Canceled)
 	}
+	if b.member != nil {
+		b.member.span.End(context.Canceled)
+		b.leave(b.member)
+	}
+	if m.hasTurn {
+		b.agent.releaseTurn()
+	}
 }
 
-// complain notes a failure that is tried again after the delay.
-func (b *build) complain(err error, delay time.Duration) {
-	b.mu.Lock()
-	b.err, b.retryAt = err, time.Now().Add(delay)
-	b.mu.Unlock()
-	b.span.Failed("retry", err)
-	b.logger.Warn("build not landed yet", "error", err, "retryIn", delay.Round(time.Millisecond).String())
+// Hear takes an event and has done what follows from it.
+func (b *build) Hear(now time.Time, e event) {
+	switch f := e.(type) {
+	case moved:
+		b.moving.Store(false)
+	case finished:
+		b.keep(f)
+		if f.err != nil && b.ctx.Err() != nil {
+			return // the end of the process is no failure
+		}
+		if f.record != nil {
+			f.leads = b.agent.leads(f.record)
+			e = f
+		}
+	}
+	b.do(b.machine.step(now, e))
 }
 
-// attempt brings the build into the bucket and its arrival into the table.
-func (b *build) attempt(ctx context.Context) (err error) {
+// Due is when Wake is to be called.
+func (b *build) Due() time.Time { return b.machine.due }
+
+// Wake has done what was due.
+func (b *build) Wake(now time.Time) { b.do(b.machine.step(now, nil)) }
+
+// Over reports whether nothing is left to do, and takes the build away from those who
+// tell it events.
+func (b *build) Over() bool {
+	if !b.machine.done {
+		return false
+	}
 	a := b.agent
-	if b.healthy() {
-		b.set(api.StateQueued)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if b.over = b.owner.Idle(); b.over && b.machine.ann == nil {
+		delete(a.builds, b.id)
 	}
-	release, err := a.turn(ctx)
-	if err != nil {
-		return err
-	}
-	defer release()
-	b.reach(turn)
-	b.span.Event("turn")
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	b.begin(cancel)
-	defer b.begin(nil)
-	stays := false // in the swarm, to serve
-	defer func() {
-		if !stays { // after a panic, too
-			b.leaveSwarm()
-		}
-		var fault *survive.Panic
-		if cause := context.Cause(ctx); err != nil && (errors.Is(cause, errYielded) || errors.As(cause, &fault)) {
-			err = cause
-		}
-	}()
-	verified := &verifiedPieces{changed: newNotice(), moved: b.move, since: time.Now()}
-	if b.ann.Size > 0 {
-		b.logger.Info("downloading", "bytes", b.ann.Size)
-		// The peers are met while the table is asked: over long distances both
-		// take several round trips. A download begins in swarm, or goes on here.
-		if err := b.joinSwarm(ctx, verified.set); err != nil {
-			return err
-		}
-	}
-	arrived, err := b.arrived(ctx)
-	switch {
-	case arrived:
-		b.leaveSwarm()
-		b.joinCached()
-		return nil
-	case errors.Is(err, landing.ErrSuperseded), errors.Is(err, errEnded), ctx.Err() != nil:
-		return err
-	case err != nil:
-		// The download does without the table; only the landing waits for it.
-		b.complain(err, 0)
-	}
-	if b.ann.Size == 0 {
-		m, err := manifest.ParseInline(b.ann.Landfall)
-		if err != nil {
-			return err
-		}
-		return b.land(ctx, m, nil, nil)
-	}
-	err = b.swarm(ctx, b.download, verified, cancel)
-	stays = err == nil
-	return err
+	return b.over
 }
 
-// arrived reports whether the bucket has the build already; where that is not in
-// the table yet, it is then.
-func (b *build) arrived(ctx context.Context) (bool, error) {
-	record, err := b.record(ctx)
-	if err != nil {
-		return false, err
+// log is the build's, with its infohash once that is known: an end may come first.
+func (b *build) log() *slog.Logger {
+	if s := b.seen.Load(); s != nil {
+		return b.logger.With("infohash", s.ann.InfoHash.String())
 	}
-	name := b.agent.cfg.Bucket.Name()
-	if slices.Contains(record.Successful, name) {
-		b.succeed(record.Results[name])
-		return true, nil
-	}
-	if record.SHA256 == "" {
-		return false, nil
-	}
-	return b.present(ctx, record)
+	return b.logger
 }
 
-// record reads the item of this execution; another execution's, or a cancelled
-// one, stops the build.
-func (b *build) record(ctx context.Context) (*ledger.Record, error) {
-	record, err := b.agent.cfg.Ledger.Get(ctx, b.key)
-	if err != nil {
-		return nil, err
-	}
-	if record.ExecutionID != b.ann.ExecutionID {
-		return nil, fmt.Errorf("%w: the table has %s", landing.ErrSuperseded, record.ExecutionID)
-	}
-	if record.Cancelled(b.agent.cfg.Bucket.Name()) {
-		// The notice of it was lost, or comes yet.
-		b.stop(errCancelled)
-		return nil, errCancelled
-	}
-	if name := b.agent.cfg.Bucket.Name(); record.Hopeless(name) {
-		err := fmt.Errorf("%w: it cannot land here: %s", errEnded, record.Results[name].Error)
-		b.stop(err)
-		return nil, err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.etag = record.SourceETag
-	return record, nil
-}
-
-// present records the arrival of a build that the bucket already holds.
-func (b *build) present(ctx context.Context, record *ledger.Record) (bool, error) {
-	job := b.newJob()
-	_, present, err := landing.Present(ctx, job.Bucket, record)
-	if err != nil || !present {
-		return false, err
-	}
-	result, err := job.Record(ctx, record)
-	if err != nil {
-		return false, err
-	}
-	b.logger.Info("bucket holds this build already", "bucket", job.Bucket.Name())
-	b.succeed(result)
-	return true, nil
-}
-
-// joinCached takes part in the swarm with a copy from the cache, for the others'
-// sake.
-func (b *build) joinCached() {
-	b.agent.seedCached(b.ann.InfoHash, b.logger)
-}
-
-// joinSwarm takes part in the build's swarm, once.
-func (b *build) joinSwarm(ctx context.Context, onPiece func(piece int, verified bool)) error {
-	b.leaveSwarm() // a retry brings a new tracker
-	if entry, ok := b.agent.cfg.Cache.Pinned(b.ann.InfoHash); ok {
-		b.hold(entry)
-	}
-	d, err := b.agent.acquire(ctx, b, onPiece)
-	if err != nil {
-		return err
-	}
-	d.addPeers(b.agent.gossip.Members())
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.download = d
-	return nil
-}
-
-// hold keeps a pinned entry until leaveSwarm.
-func (b *build) hold(entry *cache.Entry) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.entry == entry {
-		entry.Unpin() // one pin is enough
-	}
-	b.entry = entry
-}
-
-func (b *build) leaveSwarm() {
-	b.mu.Lock()
-	d, entry := b.download, b.entry
-	b.download, b.entry = nil, nil
-	if d != nil {
-		b.traffic = d.torrent.Stats()
-		b.traffic.Peers = nil
-	}
-	b.mu.Unlock()
-	if entry != nil {
-		entry.Unpin()
-	}
-	if d != nil {
-		b.agent.release(d, b)
-		b.agent.evict(0)
+// move notes that pieces have come.
+func (b *build) move() {
+	if b.moving.CompareAndSwap(false, true) {
+		b.owner.Tell(moved{})
 	}
 }
 
-// seedUntilEnd keeps the build pinned and serving until every destination has
-// it, or its announcement holds no longer. The table says so too, for the notice of
-// the end may never come when the seeder is gone.
-func (b *build) seedUntilEnd(ctx context.Context) {
-	expired := time.NewTimer(time.Until(b.ann.Expires))
-	defer expired.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-b.stopped:
-			return
-		case <-expired.C:
-			return
-		case <-time.After(endInterval/2 + rand.N(endInterval)):
-		}
-		record, err := b.record(ctx)
-		if errors.Is(err, landing.ErrSuperseded) || err == nil && record.Status != ledger.InProgress {
-			return
-		}
+// keep takes what a worker has got, or has given back.
+func (b *build) keep(f finished) {
+	switch got := f.got.(type) {
+	case *membership:
+		b.member = got
+	case swarm.Stats:
+		b.traffic = got
+	}
+	if f.work == leaveSwarm {
+		b.member = nil
 	}
 }
 
-// healthy reports whether nothing has failed so far. The seeder's clock stands
-// still for a queued build, so one that fails again and again must not seem so.
-func (b *build) healthy() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.err == nil
-}
-
-// begin notes how the attempt that begins can be ended; nil at its end.
-func (b *build) begin(yield context.CancelCauseFunc) {
-	b.move()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.yield = yield
-}
-
-// makeRoom ends the present attempt when it has made no progress for so long.
-func (b *build) makeRoom(patience time.Duration) {
-	b.mu.Lock()
-	yield := b.yield
-	b.mu.Unlock()
-	if yield != nil && time.Since(b.lastMove()) > patience {
-		yield(errYielded)
-	}
-}
-
-// move notes progress.
-func (b *build) move() { b.moved.Store(time.Now().UnixNano()) }
-
-func (b *build) lastMove() time.Time { return time.Unix(0, b.moved.Load()) }
-
-func (b *build) sourceETag() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.etag
-}
-
-// landedSoFar takes the landing's progress; what was wrong before is over then.
-func (b *build) landedSoFar(landed int64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if landed > b.landed {
-		b.move()
-		b.err = nil
-	}
-	b.landed = landed
-}
-
-func (b *build) landedBytes() int64 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.landed
-}
-
-func (b *build) set(state string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.state = state
-}
-
-func (b *build) fail(err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.state != api.StateLanded {
-		b.state, b.err = api.StateFailed, err
-	}
-}
-
-func (b *build) succeed(r ledger.Result) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.state, b.err, b.landed, b.landedAt, b.landedBy = api.StateLanded, nil, b.ann.Size, r.Timestamp, r.Agent
-	b.times.reach(recorded, time.Now())
-	select {
-	case b.agent.landedNow <- struct{}{}:
-	default: // a report is due already
-	}
-}
-
-// stop ends the build from outside; the first cause counts.
-func (b *build) stop(cause error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.cause == nil {
-		b.cause = cause
-		close(b.stopped)
-	}
-}
-
-func (b *build) stopCause() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.cause
-}
-
-// ended takes the signed notice that the execution is over.
-func (b *build) ended(end *announce.End) {
-	if end.Reason == announce.Completed {
-		b.stop(errCompleted)
+func (b *build) publish() {
+	last, s := b.seen.Load(), b.machine.shown
+	if s.ann == nil {
 		return
 	}
-	b.stop(fmt.Errorf("%w: %s", errEnded, end.Reason))
-}
-
-// failed reports whether the execution was cancelled or given up.
-func (b *build) failed() bool {
-	cause := b.stopCause()
-	return errors.Is(cause, errEnded) && !errors.Is(cause, errCompleted)
-}
-
-// active reports whether the build is neither over nor about to be.
-func (b *build) active() bool {
-	select {
-	case <-b.stopped:
-		return false
-	default:
-		return !b.finished()
+	if s.traffic = b.traffic; b.member != nil {
+		s.download = b.member.download
+	}
+	b.seen.Store(&s)
+	if s.state == api.StateLanded && last != nil && last.state != s.state {
+		ask(b.agent.landedNow)
 	}
 }
 
-// finished reports whether run has returned.
-func (b *build) finished() bool {
-	select {
-	case <-b.done:
-		return true
-	default:
-		return false
+func (b *build) do(actions []action) {
+	b.publish()
+	for _, a := range actions {
+		switch a := a.(type) {
+		case begin:
+			f, span := b.worker(a.work), b.span
+			last := finished{work: a.work}
+			b.owner.Work(string(a.work), func(err error) event { last.err = err; return last }, func(ctx context.Context) event {
+				f(span.In(ctx), &last)
+				return last
+			})
+		case cancel:
+			b.owner.Cancel(string(a.work))
+		case releaseTurn:
+			b.agent.releaseTurn()
+		case say:
+			b.say(a)
+		}
 	}
+}
+
+// worker returns what a worker does, with what it needs; f is to be its last word.
+func (b *build) worker(w work) func(ctx context.Context, f *finished) {
+	a, m, ann, member := b.agent, b.machine, b.machine.ann, b.member
+	switch w {
+	case awaitTurn:
+		return func(ctx context.Context, f *finished) { f.err = a.awaitTurn(ctx) }
+	case joinSwarm:
+		return func(ctx context.Context, f *finished) { b.join(ctx, ann, f) }
+	case readTable:
+		return func(ctx context.Context, f *finished) { f.record, f.err = a.cfg.Ledger.Get(ctx, b.key) }
+	case findObject:
+		job, record := b.newJob(), m.record
+		return func(ctx context.Context, f *finished) { b.present(ctx, job, record, f) }
+	case openEntry:
+		member.begun = time.Now()
+		_, member.span = tracing.StartAt(b.span.In(context.Background()), member.joined, "swarm")
+		return func(ctx context.Context, f *finished) { b.open(ctx, *member, ann.Size, f) }
+	case steer:
+		return func(ctx context.Context, f *finished) { f.whole, f.err = b.steer(ctx, member) }
+	case readSource:
+		r := sourceRead{build: b, ann: ann, torrent: member.download.torrent, late: m.now.Sub(m.moved) - m.fallbackAfter}
+		if m.record != nil {
+			r.etag = m.record.SourceETag
+		}
+		return func(ctx context.Context, f *finished) { f.err = r.read(member.span.In(ctx)) }
+	case land:
+		job := b.landing()
+		return func(ctx context.Context, f *finished) { b.land(ctx, job, ann, f) }
+	case giveUp:
+		cause := m.hopeless
+		return func(ctx context.Context, f *finished) { f.err = b.giveUp(ctx, cause) }
+	case leaveSwarm:
+		member.span.End(cmp.Or(m.err, context.Canceled))
+		return func(_ context.Context, f *finished) { f.got = b.leave(member) }
+	case seedCached:
+		return func(context.Context, *finished) { a.seedCached(ann.InfoHash, b.log()) }
+	case discard:
+		job := b.job
+		return func(ctx context.Context, _ *finished) {
+			if err := job.Discard(ctx); err != nil {
+				b.log().Warn("upload not removed; the next build of this key does it, or a lifecycle rule for unfinished uploads", "error", err)
+			}
+		}
+	case clearUploads:
+		return func(ctx context.Context, f *finished) { f.err = b.clear(ctx) }
+	case remember:
+		wire := m.wire
+		return func(context.Context, *finished) {
+			if err := a.memory.keep(b.id, wire); err != nil {
+				b.log().Warn("this build is taken up again after a restart only if a member still announces it", "error", err)
+			}
+		}
+	case forget:
+		return func(context.Context, *finished) {
+			if err := errors.Join(a.memory.forget(b.id), a.cfg.Cache.ForgetPull(b.id)); err != nil {
+				b.log().Warn("an execution that is over is looked at once more after a restart", "error", err)
+			}
+		}
+	}
+	panic("nobody knows how to " + string(w))
 }

@@ -51,9 +51,7 @@ type download struct {
 }
 
 // acquire returns the download of a build, starting it if b is the first to ask.
-// onPiece is called as swarm.Fetch says until the release, and must not block.
-func (a *Agent) acquire(ctx context.Context, b *build, onPiece func(piece int, verified bool)) (*download, error) {
-	ann := b.ann
+func (a *Agent) acquire(ctx context.Context, b *build, ann *announce.Announcement) (*download, error) {
 	release, err := a.turns.Take(ctx, ann.InfoHash)
 	if err != nil {
 		return nil, err
@@ -81,7 +79,7 @@ func (a *Agent) acquire(ctx context.Context, b *build, onPiece func(piece int, v
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.onPieces[b] = onPiece
+	d.onPieces[b] = func(int, bool) { b.move() }
 	for _, name := range ann.Destinations {
 		if !slices.Contains(d.destinations, name) {
 			d.destinations = append(d.destinations, name)
@@ -90,15 +88,20 @@ func (a *Agent) acquire(ctx context.Context, b *build, onPiece func(piece int, v
 	return d, nil
 }
 
+// subscribe has a build hear of its pieces, as swarm.Fetch says, until the release.
+// onPiece must not block.
+func (d *download) subscribe(b *build, onPiece func(piece int, verified bool)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.onPieces[b] = onPiece
+}
+
 // release ends one execution's interest. A whole build stays in the engine and
 // is seeded until the cache evicts it; an unfinished one that nobody wants any
 // more leaves the engine, its pieces stay on disk.
 func (a *Agent) release(d *download, b *build) {
 	// Whoever has the turn is at the disk, and comes to an end.
-	done, err := a.turns.Take(context.Background(), d.infohash)
-	if err != nil {
-		return
-	}
+	done, _ := a.turns.Take(context.Background(), d.infohash)
 	defer done()
 	d.mu.Lock()
 	delete(d.onPieces, b)

@@ -37,7 +37,7 @@ func (a *Agent) status() *api.AgentStatus {
 		Cache:    cache.View(a.cfg.Cache),
 	}
 	for _, b := range a.allBuilds() {
-		s.Builds = append(s.Builds, b.view(names))
+		s.Builds = append(s.Builds, b.seen.Load().view(names))
 	}
 	return s
 }

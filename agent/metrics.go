@@ -40,35 +40,25 @@ func (a *Agent) registry() *prometheus.Registry {
 	r.MustRegister(
 		gossip.Collector(a.gossip), cache.Collector(a.cfg.Cache), swarm.Collector(a.swarm), ledger.Collector(a.cfg.Ledger),
 		a.metrics.queued, a.metrics.downloads, a.metrics.landing,
-		buildsCollector{a},
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "landfall_source_read_bytes_total",
 			Help: "Bytes of builds read from source buckets: by the seeder, or by an agent for want of peers.",
 		}, func() float64 { return float64(a.sourceRead.Load()) }),
 	)
+	for _, state := range []string{api.StateQueued, api.StateDownloading, api.StateLanding, api.StateLanded, api.StateFailed} {
+		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "landfall_builds", Help: "Builds this agent remembers, by state.", ConstLabels: prometheus.Labels{"state": state},
+		}, func() (n float64) {
+			for _, b := range a.allBuilds() {
+				if b.seen.Load().state == state {
+					n++
+				}
+			}
+			return n
+		}))
+	}
 	if a.cfg.AWSMetrics != nil {
 		r.MustRegister(a.cfg.AWSMetrics)
 	}
 	return r
-}
-
-var buildsDesc = prometheus.NewDesc("landfall_builds", "Builds this agent remembers, by state.", []string{"state"}, nil)
-
-// buildsCollector counts builds by state when it is asked.
-type buildsCollector struct{ agent *Agent }
-
-func (c buildsCollector) Describe(ch chan<- *prometheus.Desc) { ch <- buildsDesc }
-
-func (c buildsCollector) Collect(ch chan<- prometheus.Metric) {
-	counts := map[string]int{
-		api.StateQueued: 0, api.StateDownloading: 0, api.StateLanding: 0, api.StateLanded: 0, api.StateFailed: 0,
-	}
-	for _, b := range c.agent.allBuilds() {
-		b.mu.Lock()
-		counts[b.state]++
-		b.mu.Unlock()
-	}
-	for state, n := range counts {
-		ch <- prometheus.MustNewConstMetric(buildsDesc, prometheus.GaugeValue, float64(n), state)
-	}
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"crypto/sha1"
 	"encoding/json"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -28,7 +27,6 @@ import (
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/source"
-	"github.com/landfall-dist/landfall/internal/survive"
 )
 
 const testBucket, testSource = "region-a-builds", "global-builds"
@@ -141,6 +139,21 @@ func (a *testAgent) build(id string) *build {
 	return a.builds[id]
 }
 
+// eventually returns when something is so; else the test's deadline ends it.
+func eventually(so func() bool) {
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for !so() {
+		<-ticker.C
+	}
+}
+
+// ended reports whether a build has said that it is over.
+func (b *build) ended() bool {
+	s := b.seen.Load()
+	return s != nil && (s.state == api.StateFailed || s.state == api.StateLanded)
+}
+
 // A build that ends while it reads itself whole from the source leaves the others
 // alone, however it ends.
 func TestStopWhileReadingTheSource(t *testing.T) {
@@ -150,62 +163,52 @@ func TestStopWhileReadingTheSource(t *testing.T) {
 		<-r.Context().Done() // a slow source: the pull is under way
 	}}, time.Millisecond)
 	ends := map[string]func(b *build){
-		"failed":     func(b *build) { a.ended(&announce.End{ExecutionID: b.ann.ExecutionID, Reason: announce.Failed}) },
-		"completed":  func(b *build) { a.ended(&announce.End{ExecutionID: b.ann.ExecutionID, Reason: announce.Completed}) },
-		"superseded": func(b *build) { b.stop(errSuperseded) },
-		"cancelled":  func(b *build) { b.stop(errCancelled) },
+		"failed":     func(b *build) { a.ended(&announce.End{ExecutionID: b.id, Reason: announce.Failed}) },
+		"completed":  func(b *build) { a.ended(&announce.End{ExecutionID: b.id, Reason: announce.Completed}) },
+		"superseded": func(b *build) { b.owner.Tell(ended{errSuperseded}) },
+		"cancelled":  func(b *build) { b.owner.Tell(ended{errCancelled}) },
 	}
 	for _, end := range ends {
 		for range 10 { // what goes wrong depends on which goroutine comes first
 			b := a.announce(ulid.Make().String())
 			<-reading
 			end(b)
-			<-b.done
+			eventually(b.ended)
 		}
 	}
 	a.announce(ulid.Make().String())
 	<-reading // which startAgent's cleanup is
 }
 
-// A fault in what runs beside a build ends the attempt, not the process, and is tried
-// again.
-func TestFaultBesideABuild(t *testing.T) {
-	b := &build{logger: slog.New(slog.DiscardHandler)}
-	ctx, fail := context.WithCancelCause(t.Context())
-	defer fail(nil)
-	end := b.during(ctx, fail, func(context.Context) { panic("a fault") })
-	<-ctx.Done()
-	end()
-	if _, ok := context.Cause(ctx).(*survive.Panic); !ok {
-		t.Errorf("the attempt ended by %v, expected the fault", context.Cause(ctx))
-	}
-}
-
 // A fault in a build is that build's failure, and tried again.
 func TestFaultInABuild(t *testing.T) {
 	complaint := make(chan string, 10)
 	logger := slog.New(slog.NewTextHandler(lines(func(line string) {
-		if strings.Contains(line, "not landed yet") {
+		if strings.Contains(line, "not landed yet") && strings.Contains(line, "internal fault") {
 			complaint <- line
 		}
 	}), nil))
 	// An agent without a swarm.
-	whole := startAgent(t, &stores{}, time.Hour)
-	b := newBuild(&Agent{cfg: whole.cfg, active: make(chan struct{}, 1), metrics: newMetrics()}, &announce.Announcement{ExecutionID: "id", Size: 1}, logger)
-	go b.run(t.Context())
+	cfg := startAgent(t, &stores{}, time.Hour).cfg
+	cfg.Logger = logger
+	b := newBuild(&Agent{cfg: cfg, store: newStore(), active: make(chan struct{}, 1), metrics: newMetrics()}, "id", ledger.Key{})
+	b.owner.Tell(announced{ann: &announce.Announcement{ExecutionID: "id", Size: 1}})
+	ctx, cancel := context.WithCancel(t.Context())
+	over := make(chan struct{})
+	go func() { b.run(ctx); close(over) }()
 	for range 2 {
-		if line := <-complaint; !strings.Contains(line, "internal fault") {
-			t.Errorf("the fault is not said: %s", line)
-		}
+		<-complaint
 	}
-	if v := b.view(nil); !strings.Contains(v.Error, "internal fault") || v.RetryAt == nil {
+	if v := b.seen.Load().view(nil); !strings.Contains(v.Error, "internal fault") || v.RetryAt == nil {
 		t.Errorf("the fault is not shown: %+v", v)
 	}
-	b.stop(errCancelled)
-	<-b.done
-	if v := b.view(nil); v.State != api.StateFailed {
-		t.Errorf("state %s", v.State)
+	b.owner.Tell(ended{errSuperseded})
+	eventually(b.ended)
+	if state := b.seen.Load().state; state != api.StateFailed {
+		t.Errorf("state %s", state)
 	}
+	cancel()
+	<-over
 }
 
 // lines is a writer of a log.
@@ -213,8 +216,8 @@ type lines func(line string)
 
 func (f lines) Write(line []byte) (int, error) { f(string(line)); return len(line), nil }
 
-// A build that is announced again while it comes to its end begins anew: the table
-// called it cancelled, then somebody asked for a retry.
+// A build that is announced again while it comes to its end goes on: the table called
+// it cancelled, then somebody asked for a retry.
 func TestAnnouncedAgainWhileItEnds(t *testing.T) {
 	id := ulid.Make().String()
 	asked, answer := make(chan int, 10), make(chan bool)
@@ -249,17 +252,18 @@ func TestAnnouncedAgainWhileItEnds(t *testing.T) {
 		t.Fatal("a build at work was begun a second time")
 	}
 	close(answer)
-	<-first.done
-	<-asked
-	second := a.build(id)
-	if second == first || !second.active() {
-		t.Errorf("the announcement is lost: %+v", second.view(nil))
-	}
+	<-asked // what is the case since then
+	eventually(func() bool { return first.seen.Load().state == api.StateDownloading })
 	// What was announced before an end is not begun again after it.
 	a.announce(id)
 	a.ended(&announce.End{ExecutionID: id, Reason: announce.Failed})
-	<-second.done
-	if last := a.build(id); last != second {
-		t.Errorf("begun again after its end: %s", fmt.Sprint(last.view(nil)))
+	isOver := func() bool { a.mu.Lock(); defer a.mu.Unlock(); return first.over }
+	eventually(isOver)
+	if a.build(id) != first || !first.ended() {
+		t.Errorf("begun again after its end: %+v", a.build(id).seen.Load().view(nil))
+	}
+	// What is announced after it is.
+	if again := a.announce(id); again == first {
+		t.Error("the announcement is lost")
 	}
 }

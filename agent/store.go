@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,22 +21,17 @@ const (
 	probeTimeout  = 30 * time.Second
 )
 
-// notes are opened when they are needed.
-type notes struct {
-	once sync.Once
-	open *landing.Notes
-}
-
 // errNotProbed is why an agent is not ready at first.
 var errNotProbed = errors.New("the bucket's store was not checked yet")
 
 // store is what the agent knows of its bucket's store.
 type store struct {
-	// known is closed when weaknesses are.
+	// known is closed when what follows is.
 	known      chan struct{}
 	weaknesses []bucket.Weakness
-	// err is why they are not known; of type error.
-	err atomic.Value
+	notes      *landing.Notes // of parts whose SHA-256 the store does not say; nil for none
+	// err is why they are not known.
+	err atomic.Pointer[error]
 }
 
 func newStore() *store { return &store{known: make(chan struct{})} }
@@ -49,37 +43,10 @@ func (s *store) ready() error {
 		return nil
 	default:
 	}
-	if err, ok := s.err.Load().(storeError); ok {
-		return fmt.Errorf("%w: %w", errNotProbed, err.error)
+	if err := s.err.Load(); err != nil {
+		return fmt.Errorf("%w: %w", errNotProbed, *err)
 	}
 	return errNotProbed
-}
-
-// storeError makes errors of all types storable in one atomic.Value.
-type storeError struct{ error }
-
-// notesOfParts are for a store that does not say the SHA-256 of parts; nil for any other.
-func (a *Agent) notesOfParts() *landing.Notes {
-	if a.cfg.Notes == "" || !a.store.has(bucket.NoPartSums) {
-		return nil
-	}
-	a.notes.once.Do(func() {
-		var err error
-		if a.notes.open, err = landing.OpenNotes(a.cfg.Notes); err != nil {
-			a.cfg.Logger.Warn("parts are sent again after a restart: the store does not say their SHA-256, and they cannot be noted", "error", err)
-		}
-	})
-	return a.notes.open
-}
-
-// has reports a weakness of the store; none before it is known, when nothing lands.
-func (s *store) has(w bucket.Weakness) bool {
-	select {
-	case <-s.known:
-		return slices.Contains(s.weaknesses, w)
-	default:
-		return false
-	}
 }
 
 // probe finds out whether the bucket's store refuses what it has to. Its error ends the
@@ -100,10 +67,16 @@ func (a *Agent) probe(ctx context.Context) error {
 				a.cfg.Logger.Warn("the bucket's store is weaker than S3", "bucket", a.cfg.Bucket.Name(), "store", string(w), "guaranteeLost", w.Grave())
 			}
 			a.store.weaknesses = found
+			if a.cfg.Notes != "" && slices.Contains(found, bucket.NoPartSums) {
+				if a.store.notes, err = landing.OpenNotes(a.cfg.Notes); err != nil {
+					a.cfg.Logger.Warn("parts are sent again after a restart: the store does not say their SHA-256, and they cannot be noted", "error", err)
+				}
+			}
 			close(a.store.known)
+			a.tellAll(storeKnown{})
 			return nil
 		}
-		if a.store.err.Swap(storeError{err}) == nil {
+		if a.store.err.Swap(&err) == nil {
 			a.cfg.Logger.Warn("the bucket's store could not be checked yet, nothing lands before", "bucket", a.cfg.Bucket.Name(), "error", err)
 		}
 		select {

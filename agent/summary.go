@@ -1,67 +1,67 @@
 package agent
 
 import (
+	"context"
 	"log/slog"
 	"math"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 
-	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/gossip"
-	"github.com/landfall-dist/landfall/internal/swarm"
+	"github.com/landfall-dist/landfall/internal/tracing"
 )
 
-// spanAttributes say what a build's span is about.
-func (b *build) spanAttributes() []attribute.KeyValue {
-	return []attribute.KeyValue{
-		attribute.String("landfall.execution_id", b.ann.ExecutionID),
-		attribute.String("landfall.key", b.ann.Key),
-		attribute.String("landfall.source_bucket", b.ann.SourceBucket),
-		attribute.Int64("landfall.size", b.ann.Size),
-		attribute.String("landfall.infohash", b.ann.InfoHash.String()),
-		attribute.String("landfall.bucket", b.agent.cfg.Bucket.Name()),
-		attribute.String("landfall.region", b.agent.cfg.Region),
-		attribute.String("landfall.node", b.agent.cfg.Gossip.ID),
+// say makes known what the machine has to say.
+func (b *build) say(s say) {
+	a, m := b.agent, b.machine
+	switch s.what {
+	case "heard":
+		b.log().Info("heard", "bytes", m.ann.Size, "sourceBucket", m.ann.SourceBucket)
+		_, b.span = a.cfg.Tracer.Root(tracing.Remote(context.Background(), string(m.ann.TraceParent)), "build",
+			attribute.String("landfall.execution_id", b.id),
+			attribute.String("landfall.key", m.ann.Key),
+			attribute.String("landfall.source_bucket", m.ann.SourceBucket),
+			attribute.Int64("landfall.size", m.ann.Size),
+			attribute.String("landfall.infohash", m.ann.InfoHash.String()),
+			attribute.String("landfall.bucket", a.cfg.Bucket.Name()),
+			attribute.String("landfall.region", a.cfg.Region),
+			attribute.String("landfall.node", a.cfg.Gossip.ID))
+	case "turn":
+		b.span.Event("turn")
+		if m.ann.Size > 0 {
+			b.log().Info("downloading", "bytes", m.ann.Size)
+		}
+	case "downloaded":
+		b.log().Info("downloaded", "bytes", m.ann.Size, "seconds", seconds(time.Since(m.started)), "landedBytes", m.landed)
+		a.metrics.downloads.Observe(time.Since(b.member.begun).Seconds())
+		b.member.span.End(nil)
+	case "recorded":
+		from, took := m.came, m.times.took(m.started, time.Now())
+		attrs := []any{
+			"bucket", a.cfg.Bucket.Name(), "region", a.cfg.Region, "landedBy", m.landedBy,
+			"bytes", m.ann.Size, "seconds", seconds(time.Since(m.started)),
+			slog.Group("took", "queued", seconds(took[turn]), "swarm", seconds(took[whole]), "landing", seconds(took[complete]), "recording", seconds(took[recorded])),
+			"fromSeeder", from.seeders, "fromAgents", from.agents, "fromSource", m.fromSource,
+		}
+		if from.gone > 0 {
+			attrs = append(attrs, "fromGone", from.gone)
+		}
+		b.log().Info("recorded", attrs...)
+		b.span.Set(attribute.String("landfall.outcome", "recorded"), attribute.String("landfall.landed_by", m.landedBy),
+			attribute.Int64("landfall.from_seeder", from.seeders), attribute.Int64("landfall.from_agents", from.agents),
+			attribute.Int64("landfall.from_source", m.fromSource))
+		b.span.End(nil)
+	case "failed":
+		b.span.Failed("retry", s.err)
+		b.log().Warn("build not landed yet", "error", s.err, "retryIn", s.delay.Round(time.Millisecond).String())
+	case "yielded":
+		b.log().Info("waiting for another turn: there was no progress, and other builds wait")
+	case "stopped":
+		b.log().Info("stopped", "reason", s.err)
+		b.span.Set(attribute.String("landfall.outcome", "stopped"), attribute.String("landfall.reason", s.err.Error()))
+		b.span.End(nil)
 	}
-}
-
-// downloaded takes note that every piece is here, and of where they came from: once
-// others have them all too, connections end.
-func (b *build) downloaded(d *download) {
-	b.reach(whole)
-	came := d.origins(gossip.ByPeerID(b.agent.gossip.Members(), swarm.PeerID))
-	b.mu.Lock()
-	b.came = came
-	if b.state == api.StateDownloading { // another agent may have landed it meanwhile
-		b.state = api.StateLanding
-	}
-	b.mu.Unlock()
-	b.logger.Info("downloaded", "bytes", b.ann.Size, "seconds", seconds(time.Since(b.started)), "landedBytes", b.landedBytes())
-}
-
-// conclude says in one line how a build came here that has arrived, and ends its
-// span.
-func (b *build) conclude() {
-	b.mu.Lock()
-	from, by := b.came, b.landedBy
-	took := b.times.took(b.started, time.Now())
-	b.mu.Unlock()
-	source := b.fromSource.Load()
-	attrs := []any{
-		"bucket", b.agent.cfg.Bucket.Name(), "region", b.agent.cfg.Region, "landedBy", by, "bytes", b.ann.Size,
-		"seconds", seconds(time.Since(b.started)),
-		slog.Group("took", "queued", seconds(took[turn]), "swarm", seconds(took[whole]), "landing", seconds(took[complete]), "recording", seconds(took[recorded])),
-		"fromSeeder", from.seeders, "fromAgents", from.agents, "fromSource", source,
-	}
-	if from.gone > 0 {
-		attrs = append(attrs, "fromGone", from.gone)
-	}
-	b.logger.Info("recorded", attrs...)
-	b.span.Set(attribute.String("landfall.outcome", "recorded"), attribute.String("landfall.landed_by", by),
-		attribute.Int64("landfall.from_seeder", from.seeders), attribute.Int64("landfall.from_agents", from.agents),
-		attribute.Int64("landfall.from_source", source))
-	b.span.End(nil)
 }
 
 // seconds of a duration, to the millisecond.
@@ -87,23 +87,17 @@ func (d *download) origins(names map[[20]byte]gossip.Member) origins {
 // origins sorts by role what came, with counters of the present connections that may
 // be newer or older than those measured last.
 func (s senders) origins(now map[[20]byte]int64, names map[[20]byte]gossip.Member) (o origins) {
-	add := func(id [20]byte, bytes int64) {
-		m, known := names[id]
-		switch {
+	for id, from := range s {
+		now[id] = from.before + max(from.last, now[id])
+	}
+	for id, bytes := range now {
+		switch m, known := names[id]; {
 		case !known:
 			o.gone += bytes
 		case m.Role == gossip.Seeder:
 			o.seeders += bytes
 		default:
 			o.agents += bytes
-		}
-	}
-	for id, from := range s {
-		add(id, from.before+max(from.last, now[id]))
-	}
-	for id, bytes := range now {
-		if s[id] == nil {
-			add(id, bytes)
 		}
 	}
 	return o

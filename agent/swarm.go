@@ -3,121 +3,101 @@ package agent
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
-	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/landing"
-	"github.com/landfall-dist/landfall/internal/manifest"
-	"github.com/landfall-dist/landfall/internal/survive"
+	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/tracing"
 )
 
-// verifiedPieces passes on which pieces are verified, from before the manifest is
-// known.
-type verifiedPieces struct {
-	changed *notice
-	moved   func()
-	since   time.Time // when the swarm was joined
-
-	mu      sync.Mutex
-	tracker *landing.Tracker // nil without a manifest
+// membership is a build's part in its swarm. Workers read it.
+type membership struct {
+	download *download
+	entry    *cache.Entry     // pinned; nil before it is known
+	tracker  *landing.Tracker // nil before the info dictionary is known
+	progress chan struct{}    // has a value when the tracker has changed
+	joined   time.Time
+	begun    time.Time     // asking for pieces; zero before
+	span     *tracing.Span // since joined, until the download is whole
 }
 
-// set is called by the engine.
-func (v *verifiedPieces) set(piece int, verified bool) {
-	v.moved()
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	switch {
-	case v.tracker == nil:
+// join takes part in the build's swarm.
+func (b *build) join(ctx context.Context, ann *announce.Announcement, f *finished) {
+	m := &membership{joined: time.Now(), progress: make(chan struct{}, 1)}
+	m.entry, _ = b.agent.cfg.Cache.Pinned(ann.InfoHash)
+	if m.download, f.err = b.agent.acquire(ctx, b, ann); f.err == nil {
+		m.download.addPeers(b.agent.gossip.Members())
+		f.got = m
+	} else if m.entry != nil {
+		m.entry.Unpin()
+	}
+}
+
+// leave returns what has gone to and fro, without the peers.
+func (b *build) leave(m *membership) swarm.Stats {
+	traffic := m.download.torrent.Stats()
+	traffic.Peers = nil
+	if m.entry != nil {
+		m.entry.Unpin()
+	}
+	b.agent.release(m.download, b)
+	b.agent.evict(0)
+	return traffic
+}
+
+// open waits until the info dictionary is here and there is room for the build, and
+// begins to track its pieces.
+func (b *build) open(ctx context.Context, m membership, size int64, f *finished) {
+	entry, err := m.download.torrent.Entry(ctx)
+	if errors.Is(err, cache.ErrNoSpace) {
+		b.agent.evict(size) // for the next try
+	}
+	if f.err = err; err != nil {
 		return
-	case verified:
-		v.tracker.Verified(piece)
-	default:
-		v.tracker.Invalid(piece)
 	}
-	v.changed.tell()
-}
-
-// track makes a tracker of all that the entry holds and what comes from now on.
-func (v *verifiedPieces) track(entry *cache.Entry) *landing.Tracker {
-	m := entry.Manifest()
-	tracker := landing.NewTracker(m)
-	v.mu.Lock()
-	v.tracker = tracker
-	v.mu.Unlock()
-	for piece := range m.NumPieces() {
+	if m.entry == entry {
+		entry.Unpin() // one pin is enough
+	}
+	m.entry, m.tracker = entry, landing.NewTracker(entry.Manifest())
+	m.download.subscribe(b, func(piece int, verified bool) {
+		b.move()
+		if verified {
+			m.tracker.Verified(piece)
+		} else {
+			m.tracker.Invalid(piece)
+		}
+		ask(m.progress)
+	})
+	for piece := range entry.Manifest().NumPieces() {
 		if entry.Complete(piece) {
-			tracker.Verified(piece)
+			m.tracker.Verified(piece)
 		}
 	}
-	return tracker
+	f.got = &m
 }
 
-// swarm downloads with the others and lands meanwhile. What runs beside it is given
-// what it works with, and has ended when swarm returns; only then does the caller leave
-// the swarm. A fault in it is told to fail, which ends ctx.
-func (b *build) swarm(ctx context.Context, d *download, verified *verifiedPieces, fail context.CancelCauseFunc) (err error) {
-	begun := time.Now()
-	b.set(api.StateDownloading)
-	inSwarm, span := tracing.StartAt(ctx, verified.since, "swarm")
-	defer func() { span.End(err) }() // where it was not whole before
-	if b.agent.cfg.Sources != nil {
-		defer b.during(inSwarm, fail, func(ctx context.Context) { b.fallBack(ctx, d) })()
-	}
-	entry, err := d.torrent.Entry(ctx)
-	if err != nil {
-		if errors.Is(err, cache.ErrNoSpace) {
-			b.set(api.StateQueued)
-			b.agent.evict(b.ann.Size) // for the next try
-		}
-		return err
-	}
-	b.hold(entry)
-	tracker := verified.track(entry)
-	defer b.during(ctx, fail, func(ctx context.Context) { b.steer(ctx, d, entry.Manifest(), begun, tracker, verified.changed, span) })()
-	return b.land(ctx, entry.Manifest(), entry, tracker)
-}
-
-// during runs f until it returns or the end of what it is to accompany, which the
-// caller says by calling end. A panic in f is told to fail.
-func (b *build) during(ctx context.Context, fail context.CancelCauseFunc, f func(ctx context.Context)) (end func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := survive.Run(b.logger, func() error { f(ctx); return nil }); err != nil {
-			fail(err)
-		}
-	}()
-	return func() { cancel(); <-done }
-}
-
-// steer keeps the first incomplete parts of a download at high priority. The span
-// ends with the download.
-func (b *build) steer(ctx context.Context, d *download, m *manifest.Manifest, begun time.Time, tracker *landing.Tracker, progress *notice, span *tracing.Span) {
-	for {
-		changed := progress.next()
-		if tracker.Whole() {
-			b.downloaded(d)
-			b.agent.metrics.downloads.Observe(time.Since(begun).Seconds())
-			span.End(nil)
-			return
+// steer keeps the first incomplete parts of a download at high priority until it is whole.
+// It returns where the bytes came from: once others have them all too, connections end.
+func (b *build) steer(ctx context.Context, m *membership) (*origins, error) {
+	manifest, tracker := m.entry.Manifest(), m.tracker
+	for !tracker.Whole() {
+		if err := ctx.Err(); err != nil {
+			return nil, err
 		}
 		var high [][2]int
 		for _, part := range tracker.Window(partsAhead) {
-			first, end := m.PartPieces(part)
+			first, end := manifest.PartPieces(part)
 			high = append(high, [2]int{first, end})
 		}
-		d.torrent.Prioritize(high)
+		m.download.torrent.Prioritize(high)
 		select {
 		case <-ctx.Done():
-			if !tracker.Whole() {
-				return
-			}
-		case <-changed:
+		case <-m.progress:
 		}
 	}
+	came := m.download.origins(gossip.ByPeerID(b.agent.gossip.Members(), swarm.PeerID))
+	return &came, nil
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
@@ -115,15 +116,9 @@ func TestAnotherTable(t *testing.T) {
 					}
 				}
 			}
-			for seen := false; !seen; {
-				changed := a.membersChanged.next()
-				for _, m := range a.gossip.Members() {
-					seen = seen || m.Role == gossip.Seeder
-				}
-				if !seen {
-					<-changed
-				}
-			}
+			eventually(func() bool {
+				return slices.ContainsFunc(a.gossip.Members(), func(m gossip.Member) bool { return m.Role == gossip.Seeder })
+			})
 			err = a.tableDiffers()
 			if (err == nil) != c.ready || err != nil && a.ready() == nil {
 				t.Errorf("ready: %v", err)

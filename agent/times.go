@@ -43,10 +43,3 @@ func (t *times) took(started, now time.Time) [stages]time.Duration {
 	}
 	return out
 }
-
-// reach notes that the build has come so far.
-func (b *build) reach(s stage) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.times.reach(s, time.Now())
-}

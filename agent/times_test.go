@@ -48,16 +48,16 @@ func TestReach(t *testing.T) {
 
 // From the complete object until the arrival is in the table, that is said.
 func TestRecordingIsSaid(t *testing.T) {
-	b := &build{ann: &announce.Announcement{Size: 1}, state: api.StateLanding}
-	if b.view(nil).Recording {
+	s := &shown{ann: &announce.Announcement{Size: 1}, state: api.StateLanding}
+	if s.view(nil).Recording {
 		t.Error("recording before the object is complete")
 	}
-	b.reach(complete)
-	if !b.view(nil).Recording {
+	s.times.reach(complete, time.Now())
+	if !s.view(nil).Recording {
 		t.Error("complete in the bucket, and not recording")
 	}
-	b.reach(recorded)
-	if b.view(nil).Recording {
+	s.times.reach(recorded, time.Now())
+	if s.view(nil).Recording {
 		t.Error("recording for ever")
 	}
 }

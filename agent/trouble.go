@@ -9,6 +9,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/seldom"
 )
 
@@ -42,9 +43,8 @@ func keyIDs(trust []ed25519.PublicKey) []string {
 	return out
 }
 
-// ready is nil when a seeder is in sight whose announcements this agent follows, and
-// which reads the table that this agent writes;
-// else it says why not.
+// ready is nil when a seeder is in sight whose announcements this agent follows, and which
+// reads the table that this agent writes, and the store is known; else it says why not.
 func (a *Agent) ready() error {
 	if _, err := a.seeders(); err != nil {
 		return err
@@ -89,26 +89,63 @@ func (a *Agent) seeders() (untrusted []gossip.Member, err error) {
 	return nil, errAlone
 }
 
-// complain says again and again why no build can come here, until ctx ends.
-func (a *Agent) complain(ctx context.Context) error {
+// tableDiffers says why a seeder would not see this agent's arrivals; nil when all
+// seeders in sight use the same table, or do not say.
+func (a *Agent) tableDiffers() error {
+	mine := a.cfg.Ledger.Place()
+	var differs error
+	for _, m := range a.gossip.Members() {
+		if m.Role != gossip.Seeder || gossip.TrustOf(m.Key, keyIDs(a.cfg.Trust)) == gossip.Untrusted {
+			continue
+		}
+		err := mine.Differs("this agent", "seeder "+m.ID, mine.Of(m.Table))
+		if err == nil && m.Table != "" {
+			return nil // one agrees: another's mistake is not this agent's
+		}
+		if differs == nil {
+			differs = err
+		}
+	}
+	return differs
+}
+
+// watchSeeders says again and again, until ctx ends, why no build can come here, and that
+// a seeder uses another table. An agent that finds so at its first sight of a seeder ends,
+// where its table is another region of an eventually consistent global table: it would
+// lose arrivals of others.
+func (a *Agent) watchSeeders(ctx context.Context) error {
 	others := seldom.New(otherSeeders, maxOtherSeeders)
-	wait := complainFirst
+	timer := time.NewTimer(complainFirst)
+	defer timer.Stop()
+	agreed, said, due := false, "", false
 	for {
+		untrusted, alone := a.seeders()
+		switch err := a.tableDiffers(); {
+		case err == nil:
+			agreed, said = agreed || alone == nil, ""
+		case !agreed && errors.Is(err, ledger.ErrGlobalTable):
+			return err
+		case due || err.Error() != said:
+			said = err.Error()
+			a.cfg.Logger.Warn("arrivals are recorded in another table than the seeder's, it does not see them", "error", err)
+		}
+		if due && alone != nil {
+			a.cfg.Logger.Warn("agent is not ready", "error", alone)
+		} else if due {
+			for _, m := range untrusted {
+				if _, pass := others.Pass(m.ID); pass {
+					a.cfg.Logger.Warn("a seeder is not trusted, its builds are not followed", "member", m.Name, "key", m.Key)
+				}
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(wait):
-			wait = complainEvery
-		}
-		untrusted, err := a.seeders()
-		if err != nil {
-			a.cfg.Logger.Warn("agent is not ready", "error", err)
-			continue
-		}
-		for _, m := range untrusted {
-			if _, due := others.Pass(m.ID); due {
-				a.cfg.Logger.Warn("a seeder is not trusted, its builds are not followed", "member", m.Name, "key", m.Key)
-			}
+		case <-a.seedersChanged:
+			due = false
+		case <-timer.C:
+			due = true
+			timer.Reset(complainEvery)
 		}
 	}
 }

@@ -5,24 +5,14 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/gossip"
-	"github.com/landfall-dist/landfall/internal/swarm"
 )
 
-// progress is what the seeders are told; false when there is nothing to tell.
-func (b *build) progress() (gossip.BuildProgress, bool) {
-	v := b.view(nil)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.state == api.StateLanded || b.state == api.StateFailed {
-		if b.reports == 0 {
-			return gossip.BuildProgress{}, false
-		}
-		b.reports--
-	}
-	now := time.Now()
+// progress is what the seeders are told.
+func (s *shown) progress() gossip.BuildProgress {
+	v, now := s.view(nil), time.Now()
 	var took [stages]int64
-	for s, d := range b.times.took(b.started, now) {
-		took[s] = d.Milliseconds()
+	for stage, d := range s.times.took(s.started, now) {
+		took[stage] = d.Milliseconds()
 	}
 	return gossip.BuildProgress{
 		ExecutionID: v.ExecutionID,
@@ -33,77 +23,57 @@ func (b *build) progress() (gossip.BuildProgress, bool) {
 		UpRate:      v.UpRate,
 		Peers:       len(v.Peers),
 		Error:       v.Error,
-		RetryIn:     max(0, b.retryAt.Sub(now).Milliseconds()),
+		RetryIn:     max(0, s.retryAt.Sub(now).Milliseconds()),
 		Took:        took,
-	}, true
-}
-
-// links is what the seeders are told of who sent the build; nil when nothing came
-// from anybody.
-func (b *build) links(names map[[20]byte]gossip.Member) []gossip.Link {
-	b.mu.Lock()
-	d := b.download
-	b.mu.Unlock()
-	if d == nil {
-		return nil
 	}
-	return d.links(names)
 }
 
 // view is the build as GET /status shows it; names maps peer ids to members.
-func (b *build) view(names map[[20]byte]gossip.Member) api.Build {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+func (s *shown) view(names map[[20]byte]gossip.Member) api.Build {
 	v := api.Build{
-		Key:          b.ann.Key,
-		SourceBucket: b.ann.SourceBucket,
-		ExecutionID:  b.ann.ExecutionID,
-		InfoHash:     b.ann.InfoHash.String(),
-		Size:         b.ann.Size,
-		State:        b.state,
-		LandedBytes:  b.landed,
-		Recording:    b.state == api.StateLanding && !b.times[complete].IsZero() && b.times[recorded].IsZero(),
-		SourceBytes:  b.fromSource.Load(),
+		Key:          s.ann.Key,
+		SourceBucket: s.ann.SourceBucket,
+		ExecutionID:  s.ann.ExecutionID,
+		InfoHash:     s.ann.InfoHash.String(),
+		Size:         s.ann.Size,
+		State:        s.state,
+		LandedBytes:  s.landed,
+		Recording:    s.state == api.StateLanding && !s.times[complete].IsZero() && s.times[recorded].IsZero(),
+		SourceBytes:  s.fromSource,
 		Peers:        []api.Peer{},
 	}
-	if b.err != nil {
-		v.Error = b.err.Error()
+	if s.err != nil {
+		v.Error = s.err.Error()
 	}
-	if b.err != nil && b.retryAt.After(time.Now()) {
-		at := b.retryAt.UTC()
+	if at := s.retryAt.UTC(); s.err != nil && at.After(time.Now()) {
 		v.RetryAt = &at
 	}
-	if !b.landedAt.IsZero() {
-		at := b.landedAt.UTC()
+	if at := s.landedAt.UTC(); !at.IsZero() {
 		v.LandedAt = &at
 	}
-	if b.state == api.StateLanded {
-		v.VerifiedBytes = b.ann.Size // found present, there was no download
+	if s.state == api.StateLanded {
+		v.VerifiedBytes = s.ann.Size // found present, there was no download
 	}
-	stats := b.traffic
-	if b.download != nil {
-		stats = b.download.torrent.Stats()
+	stats := s.traffic
+	if s.download != nil {
+		stats = s.download.torrent.Stats()
 		v.VerifiedBytes = stats.VerifiedBytes
-		v.DownRate, v.UpRate = b.download.rates()
+		v.DownRate, v.UpRate = s.download.rates()
 	}
 	v.DownloadedBytes, v.UploadedBytes = stats.DownloadedBytes, stats.UploadedBytes
 	for _, p := range stats.Peers {
-		v.Peers = append(v.Peers, peerView(p, names))
-	}
-	return v
-}
-
-func peerView(p swarm.Peer, names map[[20]byte]gossip.Member) api.Peer {
-	v := api.Peer{
-		Name:            p.Addr,
-		Addr:            p.Addr,
-		Pieces:          p.Has,
-		DownloadedBytes: p.Downloaded,
-		UploadedBytes:   p.Uploaded,
-		DownRate:        p.DownRate,
-	}
-	if m, ok := names[p.ID]; ok {
-		v.Name, v.Region, v.Role = m.Name, m.Region, string(m.Role)
+		peer := api.Peer{
+			Name:            p.Addr,
+			Addr:            p.Addr,
+			Pieces:          p.Has,
+			DownloadedBytes: p.Downloaded,
+			UploadedBytes:   p.Uploaded,
+			DownRate:        p.DownRate,
+		}
+		if m, ok := names[p.ID]; ok {
+			peer.Name, peer.Region, peer.Role = m.Name, m.Region, string(m.Role)
+		}
+		v.Peers = append(v.Peers, peer)
 	}
 	return v
 }

@@ -18,8 +18,8 @@ import (
 )
 
 var (
-	machineSeed   = flag.Uint64("machine.seed", 0, "one random order of events for TestMachine; 0 for many")
-	machineOrders = flag.Int("machine.orders", 400, "how many orders of events TestMachine tries")
+	machineSeed      = flag.Uint64("machine.seed", 0, "one random order of events for TestAnyOrderOfEvents; 0 for many")
+	machineSchedules = flag.Int("machine.schedules", 400, "how many orders of events TestAnyOrderOfEvents tries")
 )
 
 const (
@@ -477,14 +477,14 @@ func (s *sim) settle() {
 	s.fail("it has not come to an end, though nothing goes wrong")
 }
 
-// TestMachine tells machines events in random orders: a person's retries and cancels,
+// TestAnyOrderOfEvents tells machines events in random orders: a person's retries and cancels,
 // agents that land, fail and fall silent, a table and a source that do not answer,
 // crashes, another execution of the key. Whatever it was, nobody works twice or for
 // nothing, nobody is failed early or told of twice, and when the trouble is over what can
 // arrive does.
-func TestMachine(t *testing.T) {
+func TestAnyOrderOfEvents(t *testing.T) {
 	begun, events, completed, tookOver := time.Now(), 0, 0, 0
-	first, last := uint64(1), uint64(*machineOrders)
+	first, last := uint64(1), uint64(*machineSchedules)
 	if *machineSeed != 0 {
 		first, last = *machineSeed, *machineSeed
 	}
