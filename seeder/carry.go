@@ -101,51 +101,57 @@ func (c *carrier) perform(actions []action) {
 
 func (c *carrier) act(a action) {
 	switch a := a.(type) {
-	case fetch:
-		held := c.held
-		c.work(fetchWorker, func(ctx context.Context) done { return c.fetch(ctx, a.record, held) })
-	case tell:
-		held, span := c.held, c.span
-		c.work(announceWorker, func(ctx context.Context) done { return done{err: c.announce(ctx, a.record, held, span)} })
-	case readTable:
-		c.work(lookWorker, func(ctx context.Context) done { c.readTable(ctx, a.content); return done{} })
-	case failThem:
-		c.work(failWorker, func(ctx context.Context) done { return done{err: c.failThem(ctx, a.failures)} })
-	case renew:
-		c.work(renewWorker, func(ctx context.Context) done { return done{err: c.renew(ctx, a.record, a.cause)} })
-	case mend:
-		held := c.held
-		c.work(mendWorker, func(ctx context.Context) done { c.keepWhole(ctx, a.record, held); return done{} })
-	case cancelWorker:
+	case begin:
+		f, span := c.worker(a.worker), c.span
+		fault := func(err error) event { return done{worker: a.worker, err: err} }
+		c.owner.Work(string(a.worker), fault, func(ctx context.Context) event {
+			d := f(span.In(ctx))
+			d.worker = a.worker
+			return d
+		})
+	case cancel:
 		c.owner.Cancel(string(a.worker))
 	case begun:
 		r := c.machine.record
 		_, c.span = c.cfg.Tracer.Root(a.asked.trace, "execution", spanAttributes(r, a.asked.why)...)
 	case retire:
 		c.retire(c.key, c.id, a.reason)
+	case sayArrived:
+		c.sayArrived(c.machine.record, a.bucket)
+	case sayFailed:
+		c.sayFailed(c.machine.record, a.bucket)
+	case sayHopeless:
+		c.logger.Error("execution failed", "error", a.cause)
 	case complain:
 		c.span.Failed("retry", a.err)
 		c.logger.Warn("execution is stuck, trying again", "error", a.err, "retryIn", a.delay.Round(time.Millisecond).String())
-	case sayArrived:
-		c.sayArrived(a.record, a.bucket)
-	case sayFailed:
-		c.sayFailed(a.record, a.bucket)
-	case sayHopeless:
-		c.logger.Error("execution failed", "error", a.cause)
 	case concluded:
 		c.conclude(a.end)
 		c.release()
 	}
 }
 
-// work begins a worker with the trace of the execution.
-func (c *carrier) work(w worker, f func(ctx context.Context) done) {
-	span := c.span
-	c.owner.Work(string(w), func(err error) event { return done{worker: w, err: err} }, func(ctx context.Context) event {
-		d := f(span.In(ctx))
-		d.worker = w
-		return d
-	})
+// worker returns what a worker does, with what it needs.
+func (c *carrier) worker(w worker) func(ctx context.Context) done {
+	r, held, span := c.machine.record, c.held, c.span
+	switch w {
+	case fetchWorker:
+		return func(ctx context.Context) done { return c.fetch(ctx, r, held) }
+	case announceWorker:
+		return func(ctx context.Context) done { return done{err: c.announce(ctx, r, held, span)} }
+	case lookWorker:
+		of := c.machine.content
+		return func(ctx context.Context) done { c.readTable(ctx, of); return done{} }
+	case failWorker:
+		failures := c.machine.failures
+		return func(ctx context.Context) done { return done{err: c.failThem(ctx, failures)} }
+	case renewWorker:
+		cause := c.machine.live.err
+		return func(ctx context.Context) done { return done{err: c.renew(ctx, r, cause)} }
+	case mendWorker:
+		return func(ctx context.Context) done { c.keepWhole(ctx, r, held); return done{} }
+	}
+	panic("nobody knows how to " + string(w))
 }
 
 // hold keeps what was fetched until release.

@@ -51,6 +51,8 @@ type machine struct {
 	// the last was seen in the table, zero for none in this run.
 	arrived, failed map[string]bool
 	lastArrival     time.Time
+	// failures are those to be recorded.
+	failures []failure
 	// content is what was pulled in this run; nil before. It is not pulled again because
 	// the table cannot be written.
 	content *content
@@ -168,42 +170,23 @@ type (
 	}
 )
 
-// action is what a machine wants done.
+// action is what a machine wants done, with what it knows then.
 type action any
 
-// Actions that begin a worker.
 type (
-	fetch struct{ record *ledger.Record }
-	tell  struct{ record *ledger.Record }
-	// readTable adds the content where the table lacks it.
-	readTable struct{ content *content }
-	failThem  struct{ failures []failure }
-	renew     struct {
-		record *ledger.Record
-		cause  error
-	}
-	mend struct{ record *ledger.Record }
-)
-
-// The others.
-type (
-	cancelWorker struct{ worker worker }
-	begun        struct{ asked asked }
-	retire       struct{ reason string }
-	complain     struct {
+	begin      struct{ worker worker }
+	cancel     struct{ worker worker }
+	begun      struct{ asked asked }
+	retire     struct{ reason string }
+	sayArrived struct{ bucket string }
+	sayFailed  struct{ bucket string }
+	// sayHopeless: nothing more will come, as the table says now.
+	sayHopeless struct{ cause error }
+	complain    struct {
 		err   error
 		delay time.Duration
 	}
-	sayArrived struct {
-		bucket string
-		record *ledger.Record
-	}
-	sayFailed struct {
-		bucket string
-		record *ledger.Record
-	}
-	sayHopeless struct{ cause error } // nothing more will come, and the table says so
-	concluded   struct{ end end }
+	concluded struct{ end end }
 )
 
 // failure is a destination that fails; another try changes nothing where it is final.
@@ -316,10 +299,10 @@ func (m *machine) wake(now time.Time) []action {
 func (m *machine) do(a action) { m.actions = append(m.actions, a) }
 
 // work begins a worker, unless it is at work.
-func (m *machine) work(w worker, a action) {
+func (m *machine) work(w worker) {
 	if !m.working[w] {
 		m.working[w] = true
-		m.do(a)
+		m.do(begin{w})
 	}
 }
 
@@ -368,7 +351,7 @@ func (m *machine) begin(now time.Time, a asked) {
 // attempt begins anew, with what is there.
 func (m *machine) attempt(now time.Time) {
 	m.request, m.doing = nil, fetching
-	m.work(fetchWorker, fetch{m.record})
+	m.work(fetchWorker)
 }
 
 func (m *machine) know(now time.Time, r *ledger.Record) {
@@ -434,13 +417,13 @@ func (m *machine) fetched(now time.Time, d done) {
 	}
 	m.content = &d.content
 	m.live.pulled, m.live.sent = d.content.size, d.sent
-	m.work(mendWorker, mend{m.record})
+	m.work(mendWorker)
 	m.announce()
 }
 
 func (m *machine) announce() {
 	m.doing = announcing
-	m.work(announceWorker, tell{m.record})
+	m.work(announceWorker)
 }
 
 func (m *machine) told(now time.Time, err error) {
@@ -468,11 +451,12 @@ func (m *machine) follow(now time.Time) {
 	}
 	if m.look && !m.working[lookWorker] {
 		m.look = false
-		m.work(lookWorker, readTable{m.content})
+		m.work(lookWorker)
 	}
 	waiting, late := m.late(now)
-	if len(late) > 0 {
-		m.work(failWorker, failThem{late})
+	if len(late) > 0 && !m.working[failWorker] {
+		m.failures = late
+		m.work(failWorker)
 	}
 	if waiting == 0 && !m.working[failWorker] && len(m.record.Pending()) == 0 {
 		m.finish(now, hasEnded)
@@ -532,14 +516,14 @@ func (m *machine) news(now time.Time) {
 	for _, b := range r.Successful {
 		if !m.arrived[b] {
 			m.arrived[b], m.lastArrival = true, now
-			m.do(sayArrived{b, r})
+			m.do(sayArrived{b})
 		}
 	}
 	maps.DeleteFunc(m.failed, func(b string, _ bool) bool { return !slices.Contains(r.Failed, b) }) // sent again
 	for _, b := range r.Failed {
 		if !m.failed[b] && !r.Cancelled(b) {
 			m.failed[b] = true
-			m.do(sayFailed{b, r})
+			m.do(sayFailed{b})
 		}
 	}
 }
@@ -556,7 +540,7 @@ func (m *machine) fail(now time.Time, err error) {
 		m.failAll(now, err)
 	case errors.Is(err, bucket.ErrChanged):
 		m.doing = renewing
-		m.work(renewWorker, renew{m.record, err})
+		m.work(renewWorker)
 	case m.announced.IsZero() && now.Sub(m.pulling) > m.timeout:
 		m.failAll(now, fmt.Errorf("no progress for %s: %w", m.timeout, err))
 	default:
@@ -581,12 +565,11 @@ func (m *machine) failAll(now time.Time, cause error) {
 		m.finish(now, wasFailed)
 		return
 	}
-	var all []failure
+	m.doing, m.failures = failing, nil
 	for _, b := range pending {
-		all = append(all, failure{b, cause.Error(), bucket.Permanent(cause)})
+		m.failures = append(m.failures, failure{b, cause.Error(), bucket.Permanent(cause)})
 	}
-	m.doing = failing
-	m.work(failWorker, failThem{all})
+	m.work(failWorker)
 }
 
 // recorded follows the writing of failures.
@@ -628,10 +611,10 @@ func (m *machine) finish(now time.Time, how end) {
 	}
 	m.doing, m.end = finishing, how
 	for _, w := range slices.Sorted(maps.Keys(m.working)) {
-		m.do(cancelWorker{w})
+		m.do(cancel{w})
 	}
 	if how == replaced && m.successor == "" {
-		m.work(lookWorker, readTable{}) // which names the other
+		m.work(lookWorker) // which names the other
 	}
 	m.finished(now)
 }

@@ -42,7 +42,7 @@ type sim struct {
 	owned     bool
 	m         machine
 	mailbox   []event
-	running   map[worker]action
+	running   map[worker][]failure // and what is to be recorded
 	cancelled map[worker]bool
 	// announced while agents know of it.
 	announced bool
@@ -62,7 +62,7 @@ type sim struct {
 func newSim(t *testing.T, seed uint64) *sim {
 	s := &sim{
 		t: t, rng: rand.New(rand.NewPCG(seed, 1)), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
-		running: make(map[worker]action), cancelled: make(map[worker]bool), moved: make(map[string]time.Time),
+		running: make(map[worker][]failure), cancelled: make(map[worker]bool), moved: make(map[string]time.Time),
 	}
 	r := &ledger.Record{
 		Key: ledger.Key{FileKey: "build.zip", SourceBucket: "global"}, ExecutionID: "1", Status: ledger.InProgress,
@@ -121,7 +121,7 @@ func (s *sim) ask(why string) {
 		return
 	}
 	if !s.owned {
-		s.owned, s.mailbox, s.running = true, nil, make(map[worker]action)
+		s.owned, s.mailbox, s.running = true, nil, make(map[worker][]failure)
 		s.m = newMachine(s.index, simTimeout, func(wait time.Duration) time.Duration { return wait/2 + time.Millisecond })
 	}
 	s.mail(asked{why: why, trace: context.Background()})
@@ -181,54 +181,12 @@ func (s *sim) rest() {
 
 // perform does what the owner does, and holds the machine to its promises.
 func (s *sim) perform(actions []action) {
-	begin := func(w worker, a action) {
-		if s.running[w] != nil {
-			s.fail("a second worker: %s", w)
-		}
-		if !s.carried {
-			s.fail("%s works, and nobody carries the execution", w)
-		}
-		if s.running[w] = a; w == fetchWorker || w == announceWorker || w == renewWorker {
-			for _, other := range []worker{fetchWorker, announceWorker, renewWorker} {
-				if other != w && s.running[other] != nil {
-					s.fail("%s begins beside %s", w, other)
-				}
-			}
-		}
-	}
 	for _, a := range actions {
 		s.concerns = append(s.concerns, fmt.Sprintf("%s %T %v", s.now.Format("15:04:05.000"), a, a))
 		switch a := a.(type) {
-		case fetch:
-			s.owes = false
-			begin(fetchWorker, a)
-			if !wanted(a.record) && !s.taken {
-				s.fail("fetched though nobody waits for it")
-			}
-		case tell:
-			if s.m.successor != "" {
-				s.fail("announced after it was superseded")
-			}
-			begin(announceWorker, a)
-		case readTable:
-			begin(lookWorker, a)
-		case failThem:
-			begin(failWorker, a)
-			for _, f := range a.failures {
-				if !strings.HasPrefix(f.reason, "no progress") || s.m.doing != following {
-					continue
-				}
-				for _, since := range []time.Time{s.told, s.retried, s.moved[f.bucket]} {
-					if s.now.Sub(since) < simTimeout {
-						s.fail("%s fails for want of progress %s after there was some", f.bucket, s.now.Sub(since))
-					}
-				}
-			}
-		case renew:
-			begin(renewWorker, a)
-		case mend:
-			begin(mendWorker, a)
-		case cancelWorker:
+		case begin:
+			s.begin(a.worker)
+		case cancel:
 			s.cancelled[a.worker] = true
 		case begun:
 			if s.carried {
@@ -260,11 +218,51 @@ func (s *sim) perform(actions []action) {
 	}
 }
 
+func (s *sim) begin(w worker) {
+	switch {
+	case s.running[w] != nil:
+		s.fail("a second worker: %s", w)
+	case !s.carried:
+		s.fail("%s works, and nobody carries the execution", w)
+	}
+	s.running[w] = s.m.failures
+	if s.running[w] == nil {
+		s.running[w] = []failure{}
+	}
+	alone := []worker{fetchWorker, announceWorker, renewWorker}
+	for _, other := range alone {
+		if slices.Contains(alone, w) && other != w && s.running[other] != nil {
+			s.fail("%s begins beside %s", w, other)
+		}
+	}
+	switch w {
+	case fetchWorker:
+		s.owes = false
+		if !wanted(s.m.record) {
+			s.fail("fetched though nobody waits for it")
+		}
+	case announceWorker:
+		if s.m.successor != "" {
+			s.fail("announced after it was superseded")
+		}
+	case failWorker:
+		for _, f := range s.m.failures {
+			if !strings.HasPrefix(f.reason, "no progress") || s.m.doing != following {
+				continue
+			}
+			for _, since := range []time.Time{s.told, s.retried, s.moved[f.bucket]} {
+				if s.now.Sub(since) < simTimeout {
+					s.fail("%s fails for want of progress %s after there was some", f.bucket, s.now.Sub(since))
+				}
+			}
+		}
+	}
+}
+
 var errPasses = errors.New("connection reset")
 
 // work ends one of the workers, well or not.
 func (s *sim) work(w worker) {
-	a := s.running[w]
 	if slices.ContainsFunc(s.mailbox, func(e event) bool { d, ok := e.(done); return ok && d.worker == w }) {
 		return // it has ended, and that is not heard yet
 	}
@@ -275,8 +273,8 @@ func (s *sim) work(w worker) {
 		s.mail(d)
 		return
 	}
-	switch a := a.(type) {
-	case fetch:
+	switch w {
+	case fetchWorker:
 		if !s.calm && s.rng.IntN(3) == 0 {
 			s.mail(turned{api.PhasePulling})
 			s.mail(pulled{s.rng.Int64N(100)})
@@ -289,18 +287,18 @@ func (s *sim) work(w worker) {
 		default:
 			d.content, d.sent = content{size: 100, infohash: "infohash", sha256: "sha256"}, func() int64 { return 0 }
 		}
-	case tell:
+	case announceWorker:
 		if trouble {
 			d.err = errPasses
 			break
 		}
 		s.announced = true
-	case readTable:
+	case lookWorker:
 		if !trouble || s.m.doing == finishing {
 			s.put()
 		}
-	case failThem:
-		for _, f := range a.failures {
+	case failWorker:
+		for _, f := range s.running[w] {
 			if s.taken {
 				d.err = ledger.ErrSuperseded
 				break
@@ -320,7 +318,7 @@ func (s *sim) work(w worker) {
 			})
 			s.put()
 		}
-	case renew:
+	case renewWorker:
 		switch {
 		case trouble:
 			d.err = []error{errPasses, bucket.ErrNotFound}[s.rng.IntN(2)]
@@ -331,7 +329,7 @@ func (s *sim) work(w worker) {
 			s.taken = true
 			s.mail(taken{"2"})
 		}
-	case mend:
+	case mendWorker:
 		if !s.cancelled[w] {
 			return // it stays
 		}
@@ -417,7 +415,7 @@ func (s *sim) pass(d time.Duration) {
 
 // crash loses all that is not in the table; the next start reads it.
 func (s *sim) crash() {
-	s.owned, s.carried, s.owes, s.mailbox, s.running, s.cancelled = false, false, false, nil, make(map[worker]action), make(map[worker]bool)
+	s.owned, s.carried, s.owes, s.mailbox, s.running, s.cancelled = false, false, false, nil, make(map[worker][]failure), make(map[worker]bool)
 	if s.index = s.table; s.index.Status == ledger.InProgress {
 		s.ask(asResumed)
 	}
