@@ -169,7 +169,9 @@ func (m *machine) announced(e announced) {
 	m.round++
 	m.wire, m.remembered = e.wire, false
 	if m.over == nil && m.ann != nil {
-		m.ann, m.hopeless = e.ann, nil // whoever announces it again believes in it
+		// Whoever announces it again believes in it: what has failed is tried at once.
+		m.ann, m.hopeless = e.ann, nil
+		m.attempts, m.landings, m.reads = retries{}, retries{}, retries{}
 		return
 	}
 	if m.ann != nil && !m.arrived && m.state != api.StateFailed {

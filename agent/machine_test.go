@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"slices"
 	"testing"
@@ -102,6 +103,22 @@ func TestFaultBesideABuild(t *testing.T) {
 		t.Errorf("shows %v; due at %s, tried again at %s", d.err, d.due, d.retryAt)
 	}
 	d.does(t, d.hear(delay, nil), begin{awaitTurn})
+}
+
+// What has failed is tried at once when the build is announced again, as for a retry.
+func TestAnnouncedAgainIsTriedAtOnce(t *testing.T) {
+	d := newDriven()
+	record := &ledger.Record{ExecutionID: worldID}
+	d.hear(0, finished{work: remember})
+	d.hear(0, finished{work: awaitTurn})
+	d.hear(0, finished{work: joinSwarm})
+	d.hear(0, finished{work: readTable, record: record})
+	d.hear(0, finished{work: openEntry})
+	d.hear(0, finished{work: readTable, leads: true, record: record})
+	denied := errors.New("access denied")
+	d.does(t, d.hear(0, finished{work: land, err: denied}), say{"failed", denied, firstRetry + firstRetry/10})
+	d.does(t, d.hear(0, announced{ann: d.ann}), begin{readTable}, begin{remember})
+	d.does(t, d.hear(0, finished{work: readTable, leads: true, record: record}), begin{land})
 }
 
 // Uploads that were removed for an earlier end say nothing about a later one.
