@@ -34,6 +34,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/tracing"
@@ -122,11 +123,11 @@ type Agent struct {
 	landedNow chan struct{}
 
 	// turns are of who begins or ends a download.
-	turns turns.Turns[announce.InfoHash]
+	turns turns.Turns[manifest.InfoHash]
 
 	mu        sync.Mutex        // never held over the engine or the disk
 	builds    map[string]*build // by executionId
-	downloads map[announce.InfoHash]*download
+	downloads map[manifest.InfoHash]*download
 	running   context.Context // set by Run; nil before
 	group     *errgroup.Group
 }
@@ -156,7 +157,7 @@ func New(cfg Config) (_ *Agent, err error) {
 		seedersChanged: make(chan struct{}, 1),
 		peersChanged:   make(chan struct{}, 1),
 		builds:         make(map[string]*build),
-		downloads:      make(map[announce.InfoHash]*download),
+		downloads:      make(map[manifest.InfoHash]*download),
 	}
 	if a.memory, err = newMemory(cfg.Memory); err != nil {
 		return nil, err
@@ -314,7 +315,7 @@ func (a *Agent) tellAll(e event) {
 }
 
 // seedCached puts a whole build of the cache into the engine.
-func (a *Agent) seedCached(infohash cache.InfoHash, logger *slog.Logger) {
+func (a *Agent) seedCached(infohash manifest.InfoHash, logger *slog.Logger) {
 	entry, ok := a.cfg.Cache.Pinned(infohash)
 	if !ok {
 		return
@@ -343,7 +344,7 @@ func (a *Agent) ended(end *announce.End) {
 // evict brings the cache below its limit, makes room for a build of so many
 // bytes if it can, and takes what goes out of the engine.
 func (a *Agent) evict(room int64) {
-	err := a.cfg.Cache.Evict(room, func(infohash cache.InfoHash) {
+	err := a.cfg.Cache.Evict(room, func(infohash manifest.InfoHash) {
 		if t, ok := a.swarm.Torrent(infohash); ok {
 			t.Drop()
 		}

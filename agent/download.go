@@ -9,6 +9,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/swarm"
 )
 
@@ -32,7 +33,7 @@ const rateWeight = 0.3
 // download is one infohash being fetched or seeded; the executions of the same
 // bytes share it.
 type download struct {
-	infohash announce.InfoHash
+	infohash manifest.InfoHash
 	torrent  *swarm.Torrent
 	self     string // this member's name
 

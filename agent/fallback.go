@@ -110,7 +110,7 @@ func (r sourceRead) whole(ctx context.Context) error {
 	a.sourceRead.Add(object.Size)
 	r.build.owner.Tell(moved{object.Size})
 	if entry.InfoHash() != ann.InfoHash {
-		return fallbackError(fmt.Errorf("%s in %s: %w: it has infohash %x", ann.Key, ann.SourceBucket, bucket.ErrChanged, entry.InfoHash()))
+		return fallbackError(fmt.Errorf("%s in %s: %w: it has infohash %s", ann.Key, ann.SourceBucket, bucket.ErrChanged, entry.InfoHash()))
 	}
 	return r.torrent.Pulled(m)
 }

@@ -149,7 +149,7 @@ func engineCommands() []*cli.Command {
 				if err != nil {
 					return err
 				}
-				var infohash cache.InfoHash
+				var infohash manifest.InfoHash
 				if _, err := hex.Decode(infohash[:], []byte(c.String("infohash"))); err != nil {
 					return err
 				}

@@ -9,7 +9,6 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 
-	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
@@ -39,7 +38,7 @@ func (h *held) unpin() {
 func (h *held) content() content {
 	c := content{size: h.manifest.Size, sha256: h.manifest.SHA256Hex()}
 	if h.entry != nil {
-		c.infohash = announce.InfoHash(h.entry.InfoHash()).String()
+		c.infohash = h.entry.InfoHash().String()
 	}
 	return c
 }
@@ -149,8 +148,8 @@ func differ(r *ledger.Record, o *bucket.Object) []string {
 
 // cached is the whole entry of a build that was pulled before, nil where there is none.
 func (c *carrier) cached(hex string) *held {
-	var infohash announce.InfoHash
-	if hex == "" || infohash.UnmarshalText([]byte(hex)) != nil {
+	infohash, err := manifest.ParseInfoHash(hex)
+	if err != nil { // not known yet, or none
 		return nil
 	}
 	entry, ok := c.cfg.Cache.Pinned(infohash)
@@ -199,7 +198,7 @@ func (c *carrier) keepWhole(ctx context.Context, r *ledger.Record, h *held) {
 // evict brings the cache below its limit, and makes room for a build of so many
 // bytes if it can.
 func (s *Seeder) evict(room int64) {
-	err := s.cfg.Cache.Evict(room, func(infohash cache.InfoHash) {
+	err := s.cfg.Cache.Evict(room, func(infohash manifest.InfoHash) {
 		if t, ok := s.swarm.Torrent(infohash); ok {
 			t.Drop()
 		}
@@ -212,8 +211,8 @@ func (s *Seeder) evict(room int64) {
 // torrentFile returns the bencoded .torrent of an execution (BEP 3), for
 // ordinary clients.
 func (s *Seeder) torrentFile(r *ledger.Record) ([]byte, error) {
-	var infohash announce.InfoHash
-	if err := infohash.UnmarshalText([]byte(r.InfoHash)); err != nil {
+	infohash, err := manifest.ParseInfoHash(r.InfoHash)
+	if err != nil {
 		return nil, errors.New("the build was not pulled yet, or has 0 bytes")
 	}
 	entry, ok := s.cfg.Cache.Entry(infohash)

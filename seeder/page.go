@@ -8,10 +8,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/swarm"
 )
 
@@ -151,8 +151,8 @@ func (x *index) listing(e *execution) listed {
 func (s *Seeder) swarmView(r *ledger.Record) api.SwarmView {
 	v := api.SwarmView{Holders: []api.Holder{}, Links: s.index.linksOf(r.ExecutionID)}
 	v.AllLinks, v.Traffic = len(v.Links), traffic(v.Links)
-	var infohash announce.InfoHash
-	if r.InfoHash == "" || infohash.UnmarshalText([]byte(r.InfoHash)) != nil {
+	infohash, err := manifest.ParseInfoHash(r.InfoHash)
+	if err != nil { // not known yet, or none
 		return v
 	}
 	entry, cached := s.cfg.Cache.Entry(infohash)

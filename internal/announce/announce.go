@@ -16,7 +16,6 @@ package announce
 import (
 	"bytes"
 	"crypto/ed25519"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -60,31 +59,14 @@ var (
 	ErrExpired = errors.New("expired document")
 )
 
-// InfoHash is a build's infohash (BEP 3); zero for a build of 0 bytes.
-type InfoHash [20]byte
-
-func (h InfoHash) String() string { return hex.EncodeToString(h[:]) }
-
-// MarshalText encodes as lower-case hexadecimal.
-func (h InfoHash) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
-
-// UnmarshalText decodes hexadecimal of exactly 20 bytes.
-func (h *InfoHash) UnmarshalText(b []byte) error {
-	if len(b) != 2*len(h) {
-		return fmt.Errorf("infohash of %d characters", len(b))
-	}
-	_, err := hex.Decode(h[:], b)
-	return err
-}
-
 // Announcement makes the agents of its destinations fetch and land a build.
 type Announcement struct {
-	ExecutionID  string   `json:"executionId"` // ULID
-	Key          string   `json:"key"`
-	SourceBucket string   `json:"sourceBucket"`
-	Destinations []string `json:"destinationBuckets"`
-	InfoHash     InfoHash `json:"infohash"`
-	Size         int64    `json:"size"` // bytes
+	ExecutionID  string            `json:"executionId"` // ULID
+	Key          string            `json:"key"`
+	SourceBucket string            `json:"sourceBucket"`
+	Destinations []string          `json:"destinationBuckets"`
+	InfoHash     manifest.InfoHash `json:"infohash"`
+	Size         int64             `json:"size"` // bytes
 	// Landfall is the bencoded landfall dictionary of a build of 0 bytes,
 	// which has no swarm to get it from; nil for any other.
 	Landfall []byte `json:"landfall,omitempty"`
@@ -239,7 +221,7 @@ func (a *Announcement) check() error {
 		return fmt.Errorf("%w: size %d", ErrInvalid, a.Size)
 	case (a.Size == 0) != (len(a.Landfall) > 0):
 		return fmt.Errorf("%w: the landfall dictionary goes with a build of 0 bytes only", ErrInvalid)
-	case (a.Size == 0) != (a.InfoHash == InfoHash{}):
+	case (a.Size == 0) != (a.InfoHash == manifest.InfoHash{}):
 		return fmt.Errorf("%w: infohash of a build of %d bytes", ErrInvalid, a.Size)
 	}
 	return nil

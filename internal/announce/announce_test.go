@@ -16,6 +16,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"github.com/landfall-dist/landfall/internal/executionid"
+	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
 var (
@@ -38,7 +39,7 @@ func announcement(n byte) *Announcement {
 		Key:          "releases/build ü+%.zip",
 		SourceBucket: "global-builds",
 		Destinations: []string{"region-a-builds", "region-b-builds"},
-		InfoHash:     InfoHash{1},
+		InfoHash:     manifest.InfoHash{1},
 		Size:         42,
 		Issued:       noon,
 		Expires:      noon.Add(Lifetime),
@@ -128,8 +129,8 @@ func TestSignRefuses(t *testing.T) {
 		"no destination":     func(a *Announcement) { a.Destinations = nil },
 		"odd bucket":         func(a *Announcement) { a.Destinations = []string{"../etc"} },
 		"negative size":      func(a *Announcement) { a.Size = -1 },
-		"empty, no manifest": func(a *Announcement) { a.Size, a.InfoHash = 0, InfoHash{} },
-		"no infohash":        func(a *Announcement) { a.InfoHash = InfoHash{} },
+		"empty, no manifest": func(a *Announcement) { a.Size, a.InfoHash = 0, manifest.InfoHash{} },
+		"no infohash":        func(a *Announcement) { a.InfoHash = manifest.InfoHash{} },
 	} {
 		a := announcement(1)
 		spoil(a)

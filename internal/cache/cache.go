@@ -7,7 +7,6 @@
 package cache
 
 import (
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -41,9 +40,6 @@ var (
 	errDamaged = errors.New("damaged entry")
 )
 
-// InfoHash names an entry.
-type InfoHash = [20]byte
-
 // Cache is a directory of entries. It is safe for concurrent use.
 type Cache struct {
 	dir   string
@@ -52,9 +48,9 @@ type Cache struct {
 	free  func() (int64, error) // bytes that may still be written
 
 	mu      sync.Mutex // never held over the disk
-	entries map[InfoHash]*Entry
+	entries map[manifest.InfoHash]*Entry
 	// changing are the entries that come or go; each is closed when that is done.
-	changing map[InfoHash]chan struct{}
+	changing map[manifest.InfoHash]chan struct{}
 	promised int64 // bytes of entries that come
 	pulling  map[*Pulling]struct{}
 	evicted  int // so far
@@ -74,8 +70,8 @@ func Open(dir string, limit int64) (_ *Cache, err error) {
 		limit:    limit,
 		lock:     flock.New(filepath.Join(dir, "lock")),
 		free:     func() (int64, error) { return freeSpace(dir) },
-		entries:  make(map[InfoHash]*Entry),
-		changing: make(map[InfoHash]chan struct{}),
+		entries:  make(map[manifest.InfoHash]*Entry),
+		changing: make(map[manifest.InfoHash]chan struct{}),
 		pulling:  make(map[*Pulling]struct{}),
 	}
 	locked, err := c.lock.TryLock()
@@ -120,16 +116,16 @@ func (c *Cache) load() error {
 		return fmt.Errorf("cache: %w", err)
 	}
 	for _, d := range found {
-		b, err := hex.DecodeString(d.Name())
-		if err != nil || len(b) != len(InfoHash{}) || !d.IsDir() {
+		infohash, err := manifest.ParseInfoHash(d.Name())
+		if err != nil || !d.IsDir() {
 			continue
 		}
-		e, err := load(c.path(InfoHash(b)), InfoHash(b))
+		e, err := load(c.path(infohash), infohash)
 		switch {
 		case err == nil:
 			c.entries[e.infohash] = e
 		case errors.Is(err, errDamaged), errors.Is(err, fs.ErrNotExist), errors.Is(err, manifest.ErrInvalid):
-			if err := os.RemoveAll(c.path(InfoHash(b))); err != nil {
+			if err := os.RemoveAll(c.path(infohash)); err != nil {
 				return fmt.Errorf("cache: removing a damaged entry: %w", err)
 			}
 		default:
@@ -139,8 +135,8 @@ func (c *Cache) load() error {
 	return nil
 }
 
-func (c *Cache) path(infohash InfoHash) string {
-	return filepath.Join(c.dir, hex.EncodeToString(infohash[:]))
+func (c *Cache) path(infohash manifest.InfoHash) string {
+	return filepath.Join(c.dir, infohash.String())
 }
 
 // Close closes all files and frees the directory. Again it does nothing.
@@ -158,7 +154,7 @@ func (c *Cache) Close() error {
 
 // Entry returns the entry of an infohash, whole or not. It can be evicted at any
 // time; whoever works with it asks for it Pinned.
-func (c *Cache) Entry(infohash InfoHash) (*Entry, bool) {
+func (c *Cache) Entry(infohash manifest.InfoHash) (*Entry, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e, ok := c.entries[infohash]
@@ -166,7 +162,7 @@ func (c *Cache) Entry(infohash InfoHash) (*Entry, bool) {
 }
 
 // Pinned is Entry with the entry pinned, for the caller to Unpin.
-func (c *Cache) Pinned(infohash InfoHash) (*Entry, bool) {
+func (c *Cache) Pinned(infohash manifest.InfoHash) (*Entry, bool) {
 	c.mu.Lock()
 	e, ok := c.entries[infohash]
 	if ok {
@@ -181,7 +177,7 @@ func (c *Cache) Pinned(infohash InfoHash) (*Entry, bool) {
 
 // claim returns the entry of an infohash, pinned; or nil, and then nobody else makes or
 // removes it before done.
-func (c *Cache) claim(infohash InfoHash) (e *Entry, done func()) {
+func (c *Cache) claim(infohash manifest.InfoHash) (e *Entry, done func()) {
 	for {
 		c.mu.Lock()
 		if e, ok := c.entries[infohash]; ok {
@@ -202,7 +198,7 @@ func (c *Cache) claim(infohash InfoHash) (e *Entry, done func()) {
 }
 
 // change is called with the lock held, done without.
-func (c *Cache) change(infohash InfoHash) (done func()) {
+func (c *Cache) change(infohash manifest.InfoHash) (done func()) {
 	changing := make(chan struct{})
 	c.changing[infohash] = changing
 	return func() {
@@ -276,7 +272,7 @@ func (c *Cache) Create(m *manifest.Manifest) (*Entry, error) {
 
 // finish writes the files beside the data and takes the entry in, pinned. The
 // info comes last: without it an entry does not count. The caller has a claim on it.
-func (c *Cache) finish(dir string, info []byte, infohash InfoHash, have []byte) (*Entry, error) {
+func (c *Cache) finish(dir string, info []byte, infohash manifest.InfoHash, have []byte) (*Entry, error) {
 	for _, f := range []struct {
 		name string
 		b    []byte
@@ -332,7 +328,7 @@ func (c *Cache) fits(size, free int64) error {
 // Evict removes entries that nobody has pinned, the longest unused first, until
 // the rest is within the limit and a build of room bytes would find space. drop
 // is called with each before its files go.
-func (c *Cache) Evict(room int64, drop func(InfoHash)) error {
+func (c *Cache) Evict(room int64, drop func(manifest.InfoHash)) error {
 	for {
 		e, err := c.victim(room)
 		if e == nil || err != nil {

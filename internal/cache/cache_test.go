@@ -252,11 +252,11 @@ func TestEvict(t *testing.T) {
 		e.lastUse = start.Add(time.Duration(i) * time.Second)
 		entries = append(entries, e)
 	}
-	var dropped []InfoHash
+	var dropped []manifest.InfoHash
 	evict := func(room int64) {
 		t.Helper()
 		dropped = nil
-		if err := c.Evict(room, func(h InfoHash) { dropped = append(dropped, h) }); err != nil {
+		if err := c.Evict(room, func(h manifest.InfoHash) { dropped = append(dropped, h) }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -306,7 +306,7 @@ func TestCountIsBounded(t *testing.T) {
 			e.Unpin()
 		}
 		n := 0
-		if err := c.Evict(0, func(InfoHash) { n++ }); err != nil || n != step.want {
+		if err := c.Evict(0, func(manifest.InfoHash) { n++ }); err != nil || n != step.want {
 			t.Errorf("%d evicted, want %d, %v", n, step.want, err)
 		}
 	}
@@ -319,7 +319,7 @@ func TestPinnedFromTheStart(t *testing.T) {
 	c.limit = 0
 	evicted := func() (n int) {
 		t.Helper()
-		if err := c.Evict(0, func(InfoHash) { n++ }); err != nil {
+		if err := c.Evict(0, func(manifest.InfoHash) { n++ }); err != nil {
 			t.Fatal(err)
 		}
 		return n
@@ -351,7 +351,7 @@ func TestPinnedFromTheStart(t *testing.T) {
 		pulled.Unpin()
 	}
 	// While it goes, the same build comes again.
-	if err := c.Evict(0, func(InfoHash) {
+	if err := c.Evict(0, func(manifest.InfoHash) {
 		if _, err := c.Create(m); err != nil {
 			t.Error(err)
 		}

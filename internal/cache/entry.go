@@ -15,7 +15,7 @@ import (
 
 // Entry is one build on disk. It is safe for concurrent use.
 type Entry struct {
-	infohash   InfoHash
+	infohash   manifest.InfoHash
 	dir        string
 	m          *manifest.Manifest
 	data, have *os.File
@@ -31,12 +31,12 @@ type Entry struct {
 	saving   bool              // somebody writes them
 }
 
-func hashOf(info []byte) InfoHash { return sha1.Sum(info) }
+func hashOf(info []byte) manifest.InfoHash { return sha1.Sum(info) }
 
 func bitmapLength(m *manifest.Manifest) int { return (m.NumPieces() + 7) / 8 }
 
 // load opens the entry in a directory. errDamaged when its files do not agree.
-func load(dir string, infohash InfoHash) (_ *Entry, err error) {
+func load(dir string, infohash manifest.InfoHash) (_ *Entry, err error) {
 	stat, err := os.Stat(filepath.Join(dir, "info"))
 	if err != nil {
 		return nil, err
@@ -88,7 +88,7 @@ func load(dir string, infohash InfoHash) (_ *Entry, err error) {
 }
 
 // InfoHash names the build in the swarm.
-func (e *Entry) InfoHash() InfoHash { return e.infohash }
+func (e *Entry) InfoHash() manifest.InfoHash { return e.infohash }
 
 // Manifest describes the build.
 func (e *Entry) Manifest() *manifest.Manifest { return e.m }
@@ -227,7 +227,7 @@ func (e *Entry) close() error {
 func (e *Entry) remove() error {
 	err := errors.Join(e.close(), os.Remove(filepath.Join(e.dir, "info")), os.RemoveAll(e.dir))
 	if err != nil {
-		return fmt.Errorf("cache: removing %x: %w", e.infohash, err)
+		return fmt.Errorf("cache: removing %s: %w", e.infohash, err)
 	}
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+
+	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
 // A disk that does not answer holds up those who write to it, and nobody who looks at
@@ -35,7 +37,7 @@ func TestNobodyWaitsForTheDiskOfAnother(t *testing.T) {
 		}
 	})
 	wg.Go(func() {
-		if err := c.Evict(piece, func(InfoHash) {}); err != nil {
+		if err := c.Evict(piece, func(manifest.InfoHash) {}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -82,7 +84,7 @@ func TestAtTheSameTime(t *testing.T) {
 					}
 				}
 				e.Unpin()
-				if err := c.Evict(0, func(InfoHash) {}); err != nil {
+				if err := c.Evict(0, func(manifest.InfoHash) {}); err != nil {
 					t.Error(err)
 				}
 			}

@@ -59,7 +59,7 @@ func (e *Entry) Verify(piece int) error {
 }
 
 func (e *Entry) corrupt(piece int) error {
-	return errors.Join(fmt.Errorf("piece %d of %x: %w", piece, e.infohash, ErrCorrupt), e.SetComplete(piece, false))
+	return errors.Join(fmt.Errorf("piece %d of %s: %w", piece, e.infohash, ErrCorrupt), e.SetComplete(piece, false))
 }
 
 func (e *Entry) trusted(piece int) bool {

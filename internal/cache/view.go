@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"encoding/hex"
 	"slices"
 
 	"github.com/landfall-dist/landfall/internal/api"
@@ -18,7 +17,7 @@ func View(c *Cache) api.Cache {
 	for infohash, e := range c.entries {
 		v.Bytes += e.m.Size
 		v.Entries = append(v.Entries, api.CacheEntry{
-			InfoHash:      hex.EncodeToString(infohash[:]),
+			InfoHash:      infohash.String(),
 			Size:          e.m.Size,
 			VerifiedBytes: e.VerifiedBytes(),
 			Pinned:        e.pins.Load() > 0,

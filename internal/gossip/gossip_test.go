@@ -19,6 +19,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/gossip/gossiptest"
+	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m, gossiptest.Probes()...) }
@@ -116,7 +117,7 @@ func announcement(t *testing.T) []byte {
 	now := time.Now()
 	wire, err := announce.Sign(key, &announce.Announcement{
 		ExecutionID: ulid.Make().String(), Key: strings.Repeat("k", announce.MaxKeyLength), SourceBucket: "global-builds",
-		Destinations: []string{"a-builds"}, InfoHash: announce.InfoHash{1}, Size: 1, Issued: now, Expires: now.Add(announce.Lifetime),
+		Destinations: []string{"a-builds"}, InfoHash: manifest.InfoHash{1}, Size: 1, Issued: now, Expires: now.Add(announce.Lifetime),
 	})
 	if err != nil {
 		t.Fatal(err)

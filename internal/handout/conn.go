@@ -9,6 +9,8 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+
+	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
 // conn stands between the engine and one peer. Read watches what the peer
@@ -87,7 +89,7 @@ func (c *conn) depart() {
 }
 
 // greeted makes the connection a peer of its torrent's queue.
-func (c *conn) greeted(infohash InfoHash) (pieces int) {
+func (c *conn) greeted(infohash manifest.InfoHash) (pieces int) {
 	q := c.set.queue(infohash)
 	if q == nil {
 		return 0

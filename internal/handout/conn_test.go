@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
 // patience bounds what a test waits for.
@@ -45,7 +47,7 @@ type pair struct {
 
 // newPair connects a peer that has sent and been sent the handshakes, and has
 // nothing.
-func newPair(t testing.TB, s *Set, infohash InfoHash) *pair {
+func newPair(t testing.TB, s *Set, infohash manifest.InfoHash) *pair {
 	t.Helper()
 	accepted, dialed := tcpPair(t)
 	p := &pair{t, s.Wrap(accepted), dialed}
@@ -232,7 +234,7 @@ func TestPeerThatDoesNotReadHoldsUpNobody(t *testing.T) {
 }
 
 func TestWhatIsNotOursPassesThrough(t *testing.T) {
-	hello := greeting(InfoHash{9}, true)
+	hello := greeting(manifest.InfoHash{9}, true)
 	tests := map[string]struct{ in, out []byte }{
 		"another torrent": {join(hello, message(kindHaveAll)), join(hello, message(kindHaveAll), have(1), block)},
 		"other protocol":  {[]byte("GET / HTTP/1.1\r\nHost: landfall.example\r\n\r\n"), []byte("HTTP/1.1 400 Bad Request\r\n\r\n")},

@@ -17,6 +17,8 @@ import (
 	"github.com/anacrolix/torrent/metainfo"
 	pp "github.com/anacrolix/torrent/peer_protocol"
 	"github.com/anacrolix/torrent/storage"
+
+	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
 const (
@@ -114,7 +116,7 @@ func newSeeder(t *testing.T) *seeder {
 	client := startEngine(t, c)
 	t.Cleanup(func() { l.Close() }) // the engine does not
 	client.AddListener(wrapping{l, s.set})
-	s.set.Add(s.hash, info.NumPieces(), enginePiece)
+	s.set.Add(manifest.InfoHash(s.hash), info.NumPieces(), enginePiece)
 	s.Torrent, _ = client.AddTorrentOpt(torrent.AddTorrentOpts{InfoHash: s.hash, InfoBytes: s.info, ChunkSize: enginePiece})
 	if err := s.VerifyDataContext(t.Context()); err != nil {
 		t.Fatal(err)
@@ -148,7 +150,7 @@ func (s *seeder) wait(tt *torrent.Torrent) {
 	select {
 	case <-tt.Complete().On():
 	case <-timer.C:
-		stats, _ := s.set.Stats(s.hash)
+		stats, _ := s.set.Stats(manifest.InfoHash(s.hash))
 		s.t.Fatalf("%d of %d bytes; %+v", tt.BytesCompleted(), int64(engineSize), stats)
 	}
 }
@@ -189,7 +191,7 @@ func TestEngines(t *testing.T) {
 			for _, tt := range torrents {
 				s.wait(tt)
 			}
-			stats, _ := s.set.Stats(s.hash)
+			stats, _ := s.set.Stats(manifest.InfoHash(s.hash))
 			t.Logf("%v, the seeder sent %.3f × the build; %+v",
 				time.Since(start), float64(s.sent())/engineSize, stats)
 			if s.sent() > engineSize*5/4 {

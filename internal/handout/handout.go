@@ -15,13 +15,12 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
 // tick is how often rates are measured and stalls are looked for.
 const tick = 250 * time.Millisecond
-
-// InfoHash names a torrent.
-type InfoHash = [20]byte
 
 // Config of a Set. The zero value logs nothing and reads the machine's clock.
 type Config struct {
@@ -38,13 +37,13 @@ type Set struct {
 	now    func() time.Time
 
 	mu     sync.Mutex
-	queues map[InfoHash]*queue
+	queues map[manifest.InfoHash]*queue
 }
 
 // NewSet returns a Set without torrents. Run must run for as long as connections
 // are wrapped.
 func NewSet(cfg Config) *Set {
-	s := &Set{logger: cfg.Logger, now: cfg.Now, queues: make(map[InfoHash]*queue)}
+	s := &Set{logger: cfg.Logger, now: cfg.Now, queues: make(map[manifest.InfoHash]*queue)}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
 	}
@@ -57,7 +56,7 @@ func NewSet(cfg Config) *Set {
 // Add prepares for a torrent of so many pieces of pieceLength bytes, both greater
 // than 0. The engine must not have it yet, or early peers are shown everything. A
 // torrent that is there stays as it is.
-func (s *Set) Add(infohash InfoHash, pieces int, pieceLength int64) {
+func (s *Set) Add(infohash manifest.InfoHash, pieces int, pieceLength int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.queues[infohash] == nil {
@@ -68,13 +67,13 @@ func (s *Set) Add(infohash InfoHash, pieces int, pieceLength int64) {
 // Remove forgets a torrent; one that is not there is fine. Connections made before
 // are the engine's to close, when it drops the torrent; those made after it pass
 // through untouched.
-func (s *Set) Remove(infohash InfoHash) {
+func (s *Set) Remove(infohash manifest.InfoHash) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.queues, infohash)
 }
 
-func (s *Set) queue(infohash InfoHash) *queue {
+func (s *Set) queue(infohash manifest.InfoHash) *queue {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.queues[infohash]
@@ -131,7 +130,7 @@ type Stats struct {
 }
 
 // Stats returns the counters; false for a torrent that is not in the Set.
-func (s *Set) Stats(infohash InfoHash) (Stats, bool) {
+func (s *Set) Stats(infohash manifest.InfoHash) (Stats, bool) {
 	q := s.queue(infohash)
 	if q == nil {
 		return Stats{}, false

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"sync/atomic"
+
+	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
 // The peer wire protocol: BEP 3, and BEP 6 for the fast extension.
@@ -32,7 +34,7 @@ var haveNone = []byte{0, 0, 0, 1, kindHaveNone}
 type watcher interface {
 	// greeted is called with the handshake's infohash. It returns the number
 	// of pieces, 0 when the rest is not to be looked at.
-	greeted(InfoHash) (pieces int)
+	greeted(manifest.InfoHash) (pieces int)
 	// announced is called with a piece that the peer says it has. It may be
 	// out of range.
 	announced(piece int)
@@ -114,7 +116,7 @@ func (in *inbound) handshake(w watcher) {
 		return
 	}
 	in.fast.Store(h[fastByte]&fastBit != 0)
-	if in.pieces = w.greeted(InfoHash(h[infohashAt:])); in.pieces > 0 {
+	if in.pieces = w.greeted(manifest.InfoHash(h[infohashAt:])); in.pieces > 0 {
 		in.state = inHeader
 	}
 }

@@ -7,14 +7,16 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+
+	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
 const testPieces = 19
 
-var testHash = InfoHash{1, 2, 3}
+var testHash = manifest.InfoHash{1, 2, 3}
 
 // greeting is a handshake.
-func greeting(infohash InfoHash, fast bool) []byte {
+func greeting(infohash manifest.InfoHash, fast bool) []byte {
 	b := make([]byte, handshakeLength)
 	copy(b, handshakeStart)
 	if fast {
@@ -193,7 +195,7 @@ type record struct {
 	events []string
 }
 
-func (r *record) greeted(h InfoHash) int {
+func (r *record) greeted(h manifest.InfoHash) int {
 	r.events = append(r.events, fmt.Sprintf("greeted %x", h[:4]))
 	if h != testHash {
 		return 0
@@ -225,7 +227,7 @@ func TestInbound(t *testing.T) {
 		"have all again":     {join(hello, message(kindHaveNone), message(kindHaveAll), have(2)), []string{greeted, "opened", "have 2"}},
 		"have none":          {join(hello, message(kindHaveNone), block, message(), have(2), have(0xffffffff)), []string{greeted, "opened", "have 2", "have 4294967295"}},
 		"have too long":      {join(hello, message(kindHave, 0, 0, 0, 1, 1), have(2)), []string{greeted, "have 2"}},
-		"another torrent":    {join(greeting(InfoHash{9}, true), message(kindHaveAll)), []string{"greeted 09000000"}},
+		"another torrent":    {join(greeting(manifest.InfoHash{9}, true), message(kindHaveAll)), []string{"greeted 09000000"}},
 		"not a handshake":    {bytes.Repeat([]byte("hello, world. "), 10), nil},
 		"endless message":    {join(hello, []byte{0xff, 0xff, 0xff, 0xff, kindBitfield}, have(2), have(3)), []string{greeted}},
 	}

@@ -20,7 +20,7 @@ var ErrWrongBytes = errors.New("bytes do not have the piece's hash")
 // were told that the piece is here, and one whose request was rejected may never
 // ask for anything again.
 func (t *Torrent) damaged(piece int, err error) {
-	t.swarm.cfg.Logger.Warn("piece is fetched again", "infohash", fmt.Sprintf("%x", t.fetch.InfoHash), "error", err)
+	t.swarm.cfg.Logger.Warn("piece is fetched again", "infohash", t.fetch.InfoHash.String(), "error", err)
 	t.swarm.counts.badOnDisk.Add(1)
 	t.tell(piece, false)
 	select {
@@ -88,7 +88,7 @@ func (t *Torrent) Missing() []int {
 // dictionary that no peer may have; it must be that of the torrent's infohash.
 func (t *Torrent) Pulled(m *manifest.Manifest) error {
 	if err := t.torrent.SetInfoBytes(m.InfoBytes()); err != nil {
-		return fmt.Errorf("info dictionary of %x: %w", t.fetch.InfoHash, err)
+		return fmt.Errorf("info dictionary of %s: %w", t.fetch.InfoHash, err)
 	}
 	e := t.entryNow()
 	if e == nil {
@@ -109,21 +109,21 @@ func (t *Torrent) Pulled(m *manifest.Manifest) error {
 func (t *Torrent) Put(ctx context.Context, piece int, b []byte) error {
 	e := t.entryNow()
 	if e == nil {
-		return fmt.Errorf("piece %d of %x: its info is not here", piece, t.fetch.InfoHash)
+		return fmt.Errorf("piece %d of %s: its info is not here", piece, t.fetch.InfoHash)
 	}
 	if sum := sha1.Sum(b); !bytes.Equal(sum[:], e.Manifest().PieceSHA1(piece)) {
-		return fmt.Errorf("piece %d of %x: %w", piece, t.fetch.InfoHash, ErrWrongBytes)
+		return fmt.Errorf("piece %d of %s: %w", piece, t.fetch.InfoHash, ErrWrongBytes)
 	}
 	if e.Complete(piece) {
 		return nil
 	}
 	offset, _ := e.Manifest().PieceRange(piece)
 	if _, err := e.WriteAt(b, offset); err != nil {
-		return fmt.Errorf("piece %d of %x: %w", piece, t.fetch.InfoHash, err)
+		return fmt.Errorf("piece %d of %s: %w", piece, t.fetch.InfoHash, err)
 	}
 	// The engine reads it back, so that it also tells its peers.
 	if err := t.torrent.Piece(piece).VerifyDataContext(ctx); err != nil {
-		return fmt.Errorf("piece %d of %x: %w", piece, t.fetch.InfoHash, err)
+		return fmt.Errorf("piece %d of %s: %w", piece, t.fetch.InfoHash, err)
 	}
 	return nil
 }

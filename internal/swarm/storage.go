@@ -75,7 +75,7 @@ func (p piece) SelfHash() (sum metainfo.Hash, err error) {
 	defer p.t.swarm.buffers.Put(buffer)
 	h := sha1.New()
 	if _, err := io.CopyBuffer(onlyWriter{h}, io.NewSectionReader(p, 0, length), *buffer); err != nil {
-		return sum, fmt.Errorf("hashing piece %d of %x: %w", p.index, p.entry.InfoHash(), err)
+		return sum, fmt.Errorf("hashing piece %d of %s: %w", p.index, p.entry.InfoHash(), err)
 	}
 	h.Sum(sum[:0])
 	if !bytes.Equal(sum[:], m.PieceSHA1(p.index)) {

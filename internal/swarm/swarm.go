@@ -107,10 +107,10 @@ type Swarm struct {
 	counts    counts
 
 	// turns are of who adds, opens or drops a torrent: all that touch the disk.
-	turns turns.Turns[cache.InfoHash]
+	turns turns.Turns[manifest.InfoHash]
 
 	mu       sync.Mutex // never held over the engine or the disk
-	torrents map[cache.InfoHash]*Torrent
+	torrents map[manifest.InfoHash]*Torrent
 	// wanted has a *wanted for each *torrent.Torrent that downloads: the engine
 	// asks for it under its own lock, which who holds mu may be waiting for. So has
 	// byEngine for the *Torrent.
@@ -147,7 +147,7 @@ func New(cfg Config) (*Swarm, error) {
 	tc.Slogger = slog.New(debugOnly{cfg.Logger.Handler()})
 	s := &Swarm{
 		cfg:      cfg,
-		torrents: make(map[cache.InfoHash]*Torrent),
+		torrents: make(map[manifest.InfoHash]*Torrent),
 		conduct:  newConduct(time.Now),
 		notices:  newNotices(),
 		patience: cfg.patience,
@@ -221,7 +221,7 @@ func (s *Swarm) Close() error {
 func (s *Swarm) BadPeers() []BadPeer { return s.conduct.bad() }
 
 // Torrent returns the torrent of an infohash that is in the engine.
-func (s *Swarm) Torrent(infohash cache.InfoHash) (*Torrent, bool) {
+func (s *Swarm) Torrent(infohash manifest.InfoHash) (*Torrent, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t, ok := s.torrents[infohash]
@@ -233,7 +233,7 @@ func (s *Swarm) Torrent(infohash cache.InfoHash) (*Torrent, bool) {
 // nobody to trade with: shown everything, it was measured to be 1.7 times faster.
 func (s *Swarm) Seed(e *cache.Entry, handOut bool) (*Torrent, error) {
 	if !e.Whole() {
-		return nil, fmt.Errorf("seeding %x: pieces are missing", e.InfoHash())
+		return nil, fmt.Errorf("seeding %s: pieces are missing", e.InfoHash())
 	}
 	if s.handout != nil && handOut {
 		// Before the engine has it, or early peers are shown everything.
@@ -244,7 +244,7 @@ func (s *Swarm) Seed(e *cache.Entry, handOut bool) (*Torrent, error) {
 
 // Fetch names a build to be downloaded.
 type Fetch struct {
-	InfoHash cache.InfoHash
+	InfoHash manifest.InfoHash
 	// Size is the length that was announced, in bytes; an info dictionary that
 	// says otherwise is refused.
 	Size int64
@@ -290,7 +290,7 @@ func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
 		lost:    make(chan struct{}, 1),
 	}
 	t.subscribe(f.OnPiece)
-	opts := torrent.AddTorrentOpts{InfoHash: f.InfoHash, ChunkSize: chunkSize(f.Size), DeferStorageOpen: true}
+	opts := torrent.AddTorrentOpts{InfoHash: metainfo.Hash(f.InfoHash), ChunkSize: chunkSize(f.Size), DeferStorageOpen: true}
 	if e != nil {
 		opts.InfoBytes = e.Manifest().InfoBytes()
 	}

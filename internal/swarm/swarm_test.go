@@ -316,7 +316,7 @@ func TestDropEndsTheWait(t *testing.T) {
 // go.
 func TestNobodyWaitsForTheDiskOfAnotherBuild(t *testing.T) {
 	n := start(t, "a", t.TempDir(), nil)
-	at := cache.InfoHash{1}
+	at := manifest.InfoHash{1}
 	atDisk, err := n.turns.Take(t.Context(), at)
 	if err != nil {
 		t.Fatal(err)
@@ -326,7 +326,7 @@ func TestNobodyWaitsForTheDiskOfAnotherBuild(t *testing.T) {
 		_, err := n.Fetch(Fetch{InfoHash: at, Size: 1})
 		began <- err
 	}()
-	other, err := n.Fetch(Fetch{InfoHash: cache.InfoHash{2}, Size: 1})
+	other, err := n.Fetch(Fetch{InfoHash: manifest.InfoHash{2}, Size: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

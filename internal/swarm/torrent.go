@@ -42,7 +42,7 @@ type Torrent struct {
 }
 
 // InfoHash names the build.
-func (t *Torrent) InfoHash() cache.InfoHash { return t.fetch.InfoHash }
+func (t *Torrent) InfoHash() manifest.InfoHash { return t.fetch.InfoHash }
 
 // Entry waits until the info dictionary is here, checks it, reserves the disk and
 // begins the download; at once when the cache had the build. The entry is pinned,
@@ -76,10 +76,10 @@ func (t *Torrent) Entry(ctx context.Context) (*cache.Entry, error) {
 	}
 	m, err := manifest.ParseInfo(t.torrent.Metainfo().InfoBytes)
 	if err != nil {
-		return nil, fmt.Errorf("info dictionary of %x: %w", t.fetch.InfoHash, err)
+		return nil, fmt.Errorf("info dictionary of %s: %w", t.fetch.InfoHash, err)
 	}
 	if m.Size != t.fetch.Size {
-		return nil, fmt.Errorf("info dictionary of %x: %w: %d bytes, announced were %d", t.fetch.InfoHash, manifest.ErrInvalid, m.Size, t.fetch.Size)
+		return nil, fmt.Errorf("info dictionary of %s: %w: %d bytes, announced were %d", t.fetch.InfoHash, manifest.ErrInvalid, m.Size, t.fetch.Size)
 	}
 	e, err := t.swarm.cfg.Cache.Create(m)
 	if err != nil {
@@ -114,7 +114,7 @@ func (t *Torrent) open(e *cache.Entry) error {
 	t.entry, t.wanted = e, w
 	t.mu.Unlock()
 	if err := t.torrent.OpenStorage(t.swarm.ctx, storageOf{t}); err != nil {
-		return fmt.Errorf("opening %x: %w", t.fetch.InfoHash, err)
+		return fmt.Errorf("opening %s: %w", t.fetch.InfoHash, err)
 	}
 	close(t.opened)
 	if w == nil {
@@ -352,7 +352,7 @@ func (t *Torrent) writeFailed(err error) {
 		return
 	}
 	t.paused = true
-	t.swarm.cfg.Logger.Error("build not written to disk, trying again", "infohash", fmt.Sprintf("%x", t.fetch.InfoHash),
+	t.swarm.cfg.Logger.Error("build not written to disk, trying again", "infohash", t.fetch.InfoHash.String(),
 		"error", err, "retryIn", writePause.String())
 	t.swarm.alongside(func() {
 		t.torrent.DisallowDataDownload()
