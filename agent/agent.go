@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -299,9 +300,28 @@ func (a *Agent) tell(id string, key ledger.Key, e event) {
 		a.builds[id] = b
 		a.forgetFinished()
 		ctx := a.running
-		a.group.Go(func() error { b.run(ctx); return nil })
+		a.group.Go(func() error {
+			if b.run(ctx) != nil {
+				a.beginAgain(ctx, b)
+			}
+			return nil
+		})
 	}
 	b.owner.Tell(e)
+}
+
+// beginAgain takes up a build after a fault in its machine, unless that was done already.
+func (a *Agent) beginAgain(ctx context.Context, b *build) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(rand.N(firstRetry) + firstRetry/10):
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if ann := b.machine.ann; ann != nil && a.builds[b.id] == b {
+		a.tell(b.id, b.key, announced{ann, b.machine.wire})
+	}
 }
 
 func (a *Agent) tellAll(e event) {

@@ -38,7 +38,6 @@ type build struct {
 
 	// Of the owner's goroutine, until run returns.
 	machine *machine
-	ctx     context.Context
 	span    *tracing.Span
 	member  *membership // nil out of the swarm
 	traffic swarm.Stats // of the memberships before
@@ -57,14 +56,20 @@ func newBuild(a *Agent, id string, key ledger.Key) *build {
 }
 
 // run works on the build until nothing is left to do, or ctx ends: then the next start
-// goes on with it.
-func (b *build) run(ctx context.Context) {
-	b.ctx = ctx
+// goes on with it. Its error is a fault in the machine; what that held is given back.
+func (b *build) run(ctx context.Context) error {
 	m := b.machine
-	if err := survive.Run(b.logger, func() error { b.owner.Run(ctx, b); return nil }); err != nil {
+	err := survive.Run(b.logger, func() error { b.owner.Run(ctx, b); return nil })
+	if err != nil {
 		b.agent.mu.Lock()
 		b.over = true
 		b.agent.mu.Unlock()
+		for _, e := range b.owner.Left() {
+			if f, ok := e.(finished); ok {
+				b.keep(f)
+				m.hasTurn = m.hasTurn || f.work == awaitTurn && f.err == nil
+			}
+		}
 		if m.over, m.err = err, err; !m.arrived {
 			m.state = api.StateFailed
 		}
@@ -72,8 +77,11 @@ func (b *build) run(ctx context.Context) {
 	}
 	if m.over == nil && !m.arrived {
 		b.log().Info("build is left, the next start goes on with it", "landedBytes", m.landed)
-		b.span.End(context.Canceled)
 	}
+	if m.arrived && !m.recorded {
+		b.say(say{what: "recorded"}) // its download was to go on, for the others' sake
+	}
+	b.span.End(context.Canceled) // where it has not ended
 	if b.member != nil {
 		b.member.span.End(context.Canceled)
 		b.leave(b.member)
@@ -81,6 +89,7 @@ func (b *build) run(ctx context.Context) {
 	if m.hasTurn {
 		b.agent.releaseTurn()
 	}
+	return err
 }
 
 // Hear takes an event and has done what follows from it.
@@ -90,8 +99,8 @@ func (b *build) Hear(now time.Time, e event) {
 		b.moving.Store(false)
 	case finished:
 		b.keep(f)
-		if f.err != nil && b.ctx.Err() != nil {
-			return // the end of the process is no failure
+		if f.err != nil && b.owner.Ending() {
+			return
 		}
 		if f.record != nil {
 			f.leads = b.agent.leads(f.record)

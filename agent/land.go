@@ -67,6 +67,7 @@ func (b *build) landing() *landing.Job {
 		b.job = b.newJob()
 		b.job.Notes, b.job.Unconditional = b.agent.store.notes, slices.Contains(b.agent.store.weaknesses, bucket.NoConditions)
 	}
+	b.job.Started = b.machine.started
 	if m := b.member; m != nil {
 		b.job.Manifest, b.job.Content, b.job.Tracker, b.job.Verify = m.entry.Manifest(), m.entry, m.tracker, m.download.torrent.Verify
 	}

@@ -171,7 +171,7 @@ func (m *machine) announced(e announced) {
 	if m.over == nil && m.ann != nil {
 		// Whoever announces it again believes in it: what has failed is tried at once.
 		m.ann, m.hopeless = e.ann, nil
-		m.attempts, m.landings, m.reads = retries{}, retries{}, retries{}
+		m.attempts, m.landings, m.reads, m.retryAt = retries{}, retries{}, retries{}, time.Time{}
 		return
 	}
 	if m.ann != nil && !m.arrived && m.state != api.StateFailed {

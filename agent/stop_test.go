@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha1"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -19,6 +20,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/oklog/ulid/v2"
+	sdk "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
@@ -27,6 +30,8 @@ import (
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/source"
+	"github.com/landfall-dist/landfall/internal/survive"
+	"github.com/landfall-dist/landfall/internal/tracing"
 )
 
 const testBucket, testSource = "region-a-builds", "global-builds"
@@ -265,5 +270,65 @@ func TestAnnouncedAgainWhileItEnds(t *testing.T) {
 	// What is announced after it is.
 	if again := a.announce(id); again == first {
 		t.Error("the announcement is lost")
+	}
+}
+
+// After a fault in a build's machine its turn is given back, and the build is begun anew.
+func TestFaultInAMachine(t *testing.T) {
+	a := startAgent(t, &stores{}, time.Hour)
+	id := ulid.Make().String()
+	ann := &announce.Announcement{ExecutionID: id, Key: "k", SourceBucket: testSource, Destinations: []string{testBucket}, Size: 1,
+		Issued: time.Now(), Expires: time.Now().Add(time.Hour)}
+	tell := func(e event) *build {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.tell(id, ledger.Key{FileKey: "k", SourceBucket: testSource}, e)
+		return a.builds[id]
+	}
+	first := tell(announced{ann: ann})
+	var second *build
+	for range 3 {
+		tell(finished{work: giveUp}) // a fault: nobody has given it up
+		second = tell(announced{ann: ann})
+	}
+	deadline := time.After(time.Minute)
+	for {
+		a.mu.Lock()
+		now := a.builds[id]
+		begunAnew := now != first && !now.over && len(a.active) <= 1
+		a.mu.Unlock()
+		var fault *survive.Panic
+		if s := first.seen.Load(); begunAnew && s != nil && errors.As(s.err, &fault) {
+			break
+		}
+		select {
+		case <-deadline:
+			t.Fatalf("%d turns are taken; the build after the fault: %+v, and before: %+v", len(a.active), second.seen.Load(), first.seen.Load())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// A build's span ends with the process, also while it has arrived and its download goes
+// on for the others' sake.
+func TestSpanAtEndOfProcess(t *testing.T) {
+	spans := tracetest.NewInMemoryExporter()
+	tracer := tracing.New(sdk.NewTracerProvider(sdk.WithSyncer(spans)))
+	cfg := startAgent(t, &stores{}, time.Hour).cfg
+	cfg.Logger = slog.New(slog.DiscardHandler)
+	a := &Agent{cfg: cfg, store: newStore(), active: make(chan struct{}, 16), metrics: newMetrics(), builds: map[string]*build{}}
+	for _, arrived := range []bool{false, true} {
+		spans.Reset()
+		b := newBuild(a, "id", ledger.Key{})
+		b.machine.announced(announced{ann: &announce.Announcement{ExecutionID: "id", Size: 1}})
+		_, b.span = tracer.Root(t.Context(), "build")
+		b.machine.arrived, b.machine.serves = arrived, arrived
+		b.machine.ending = false
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		b.run(ctx)
+		if n := len(spans.GetSpans()); n != 1 {
+			t.Errorf("arrived %v: %d spans", arrived, n)
+		}
 	}
 }

@@ -28,11 +28,14 @@ type membership struct {
 func (b *build) join(ctx context.Context, ann *announce.Announcement, f *finished) {
 	m := &membership{joined: time.Now(), progress: make(chan struct{}, 1)}
 	m.entry, _ = b.agent.cfg.Cache.Pinned(ann.InfoHash)
+	defer func() {
+		if f.got == nil && m.entry != nil { // after a panic, too
+			m.entry.Unpin()
+		}
+	}()
 	if m.download, f.err = b.agent.acquire(ctx, b, ann); f.err == nil {
-		m.download.addPeers(b.agent.gossip.Members())
 		f.got = m
-	} else if m.entry != nil {
-		m.entry.Unpin()
+		m.download.addPeers(b.agent.gossip.Members())
 	}
 }
 
@@ -58,9 +61,12 @@ func (b *build) open(ctx context.Context, m membership, size int64, f *finished)
 	if f.err = err; err != nil {
 		return
 	}
-	if m.entry == entry {
-		entry.Unpin() // one pin is enough
-	}
+	held := m.entry
+	defer func() {
+		if f.got == nil || held == entry { // after a panic; or one pin is enough
+			entry.Unpin()
+		}
+	}()
 	m.entry, m.tracker = entry, landing.NewTracker(entry.Manifest())
 	m.download.subscribe(b, func(piece int, verified bool) {
 		b.move()

@@ -62,10 +62,15 @@ func (s *Seeder) newCarrier(r *ledger.Record) *carrier {
 // fault of its own it begins anew.
 func (c *carrier) run(ctx context.Context) {
 	err := survive.Run(c.logger, func() error { c.owner.Run(ctx, c); return nil })
+	for _, e := range c.owner.Left() {
+		if d, ok := e.(done); ok && d.held != nil {
+			c.hold(d.held)
+		}
+	}
 	if c.machine.doing != idle {
 		c.logger.Info("execution is left, the next start goes on with it", "seconds", since(c.machine.since))
 	}
-	c.release()
+	c.held.unpin()
 	c.span.End(ctx.Err())
 	if err == nil {
 		return
@@ -82,8 +87,13 @@ func (c *carrier) run(ctx context.Context) {
 
 // Hear, Due, Wake and Over are for the owner.
 func (c *carrier) Hear(now time.Time, e event) {
-	if d, ok := e.(done); ok && d.held != nil {
-		c.hold(d.held)
+	if d, ok := e.(done); ok {
+		if d.held != nil {
+			c.hold(d.held)
+		}
+		if d.err != nil && c.owner.Ending() {
+			return
+		}
 	}
 	c.perform(c.machine.step(now, e))
 }
@@ -121,13 +131,16 @@ func (c *carrier) act(a action) {
 	case sayFailed:
 		c.sayFailed(c.machine.record, a.bucket)
 	case sayHopeless:
-		c.logger.Error("execution failed", "error", a.cause)
+		if c.machine.end == wasFailed {
+			c.logger.Info("execution cannot be sent again", "error", a.cause)
+		} else {
+			c.logger.Error("execution failed", "error", a.cause)
+		}
 	case complain:
 		c.span.Failed("retry", a.err)
 		c.logger.Warn("execution is stuck, trying again", "error", a.err, "retryIn", a.delay.Round(time.Millisecond).String())
 	case concluded:
 		c.conclude(a.end)
-		c.release()
 	}
 }
 
@@ -148,6 +161,9 @@ func (c *carrier) worker(w worker) func(ctx context.Context) done {
 	case renewWorker:
 		cause := c.machine.live.err
 		return func(ctx context.Context) done { return done{err: c.renew(ctx, r, cause)} }
+	case leaveWorker:
+		c.held = nil
+		return func(context.Context) done { c.leave(held); return done{} }
 	case mendWorker:
 		return func(ctx context.Context) done { c.keepWhole(ctx, r, held); return done{} }
 	}
@@ -160,18 +176,19 @@ func (c *carrier) hold(h *held) {
 	c.held = h
 }
 
-// release ends what the execution holds.
-func (c *carrier) release() {
-	h := c.held
-	c.held = nil
-	if h == nil {
-		return
+// leave gives back what the execution has held, and what a pull that was broken off has
+// left on the disk.
+func (c *carrier) leave(h *held) {
+	if h != nil {
+		if h.torrent != nil {
+			h.torrent.DisconnectComplete()
+		}
+		h.unpin()
+		c.evict(0)
 	}
-	if h.torrent != nil {
-		h.torrent.DisconnectComplete()
+	if err := c.cfg.Cache.ForgetPull(c.id); err != nil {
+		c.logger.Warn("disk space is not freed", "error", err)
 	}
-	h.unpin()
-	c.evict(0)
 }
 
 // receivers is how many agents are going to download: one or more for each destination.

@@ -1,21 +1,28 @@
 package seeder
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/owner"
+	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/survive"
 )
 
@@ -136,5 +143,76 @@ func TestFaultInAMachine(t *testing.T) {
 	cancel()
 	if err := group.Wait(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// hangingAt answers as next, but for requests of a path that ends so: these hang.
+type hangingAt struct {
+	end   string
+	asked chan struct{}
+	next  s3.HTTPClient
+}
+
+func (h hangingAt) Do(r *http.Request) (*http.Response, error) {
+	if !strings.HasSuffix(r.URL.Path, h.end) {
+		return h.next.Do(r)
+	}
+	close(h.asked)
+	<-r.Context().Done()
+	return nil, r.Context().Err()
+}
+
+// The end of the process is no failure of what is under way, and what was pulled stays
+// for the next start; the end of an execution leaves nothing of it.
+func TestEndOfProcessAndOfExecution(t *testing.T) {
+	dir := t.TempDir()
+	disk, err := cache.Open(dir, 1<<30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	r := record(1, "k", 1)
+	pull, err := disk.Pull(r.ExecutionID, "etag", 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := pull.Leave(); err != nil {
+		t.Fatal(err)
+	}
+	left := func() int {
+		files, err := filepath.Glob(filepath.Join(dir, "*", r.ExecutionID+"*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(files)
+	}
+	config, asked1 := cloud.AWS.Copy(), make(chan struct{})
+	config.HTTPClient = hangingAt{"/k", asked1, config.HTTPClient}
+	global, err := bucket.Open(t.Context(), config, cloud.Bucket(t), bucket.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.SourceBucket = global.Name()
+	group, ctx := errgroup.WithContext(t.Context())
+	ctx, cancel := context.WithCancel(ctx)
+	var log bytes.Buffer
+	s := &Seeder{
+		cfg:   Config{Logger: slog.New(slog.NewTextHandler(&log, nil)), ArrivalTimeout: time.Hour, Cache: disk, Bucket: global},
+		index: newIndex(), metrics: newMetrics(nil), running: ctx, group: group,
+		puller: source.NewPuller(disk), sources: source.NewBuckets(config, global),
+	}
+	s.index.put(r)
+	s.start(ctx, r, asAccepted)
+	<-asked1
+	cancel()
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if text := log.String(); strings.Contains(text, "WARN") || !strings.Contains(text, "the next start goes on with it") || left() == 0 {
+		t.Errorf("%d files are left, and the log says\n%s", left(), text)
+	}
+	s.newCarrier(r).leave(nil)
+	if left() > 0 {
+		t.Errorf("%d files of an execution that is over are left", left())
 	}
 }

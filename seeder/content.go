@@ -45,12 +45,17 @@ func (h *held) content() content {
 
 // fetch has the build ready to be seeded: from the cache, or pulled. before is what the
 // execution has of it, nil for nothing.
-func (c *carrier) fetch(ctx context.Context, r *ledger.Record, before *held) done {
+func (c *carrier) fetch(ctx context.Context, r *ledger.Record, before *held) (d done) {
+	var h *held
+	defer func() {
+		if d.held == nil { // after a panic, too
+			h.unpin()
+		}
+	}()
 	if err := bucket.ParseHeaders(r.Headers).Check(landing.AddedMetadata); err != nil {
 		return done{err: err}
 	}
-	h := c.cached(r.InfoHash)
-	if h == nil {
+	if h = c.cached(r.InfoHash); h == nil {
 		var err error
 		if h, err = c.pull(ctx, r, before); err != nil {
 			return done{err: err}
@@ -58,25 +63,23 @@ func (c *carrier) fetch(ctx context.Context, r *ledger.Record, before *held) don
 		err = c.noteContent(ctx, h.content())
 		switch {
 		case errors.Is(err, ledger.ErrSuperseded), ctx.Err() != nil:
-			h.unpin()
 			return done{err: err}
 		case err != nil:
 			// The agents can download meanwhile; it is written when the table is read.
 			c.logger.Warn("table not written, announcing all the same", "error", err)
 		}
 	}
-	d := done{content: h.content(), held: h}
+	found := done{content: h.content(), held: h}
 	if h.entry != nil {
 		torrent, err := c.swarm.Seed(h.entry, c.receivers(r) > 1)
 		if err != nil {
-			h.unpin()
 			return done{err: err}
 		}
 		sent := torrent.Stats().UploadedBytes
-		h.torrent, d.sent = torrent, func() int64 { return torrent.Stats().UploadedBytes - sent }
+		h.torrent, found.sent = torrent, func() int64 { return torrent.Stats().UploadedBytes - sent }
 		c.evict(0)
 	}
-	return d
+	return found
 }
 
 // noteContent adds what the pull has found to the record.

@@ -43,6 +43,7 @@ type machine struct {
 	// end is how it ends, while it is finishing; successor is the execution in place of
 	// this one.
 	end       end
+	left      bool // what was held is given back
 	successor string
 
 	// since is when the execution was accepted; or taken up again, after it had failed.
@@ -53,11 +54,10 @@ type machine struct {
 	lastArrival     time.Time
 	// failures are those to be recorded.
 	failures []failure
-	// content is what was pulled in this run; nil before. It is not pulled again because
-	// the table cannot be written.
+	// content is what was found in this run; nil before.
 	content *content
-	// farthest is how many bytes were pulled at most, pulling when that last grew, or
-	// when this run began.
+	// farthest is how many bytes were pulled at most, pulling when that last grew or all
+	// of them were here, when this run began, or a retry was asked for.
 	farthest int64
 	pulling  time.Time
 	// announced is when the destinations' time began: at the first announcement, or the
@@ -110,7 +110,8 @@ const (
 	lookWorker     worker = "look"
 	failWorker     worker = "fail"
 	renewWorker    worker = "renew"
-	mendWorker     worker = "mend" // as long as it is carried, once the bytes are here
+	mendWorker     worker = "mend"  // once the bytes are here, until it finishes
+	leaveWorker    worker = "leave" // gives back what was held, at the end
 )
 
 // content is what the table says of a build's bytes; infohash is empty for 0 of them.
@@ -174,14 +175,13 @@ type (
 type action any
 
 type (
-	begin      struct{ worker worker }
-	cancel     struct{ worker worker }
-	begun      struct{ asked asked }
-	retire     struct{ reason string }
-	sayArrived struct{ bucket string }
-	sayFailed  struct{ bucket string }
-	// sayHopeless: nothing more will come, as the table says now.
-	sayHopeless struct{ cause error }
+	begin       struct{ worker worker }
+	cancel      struct{ worker worker }
+	begun       struct{ asked asked }
+	retire      struct{ reason string }
+	sayArrived  struct{ bucket string }
+	sayFailed   struct{ bucket string }
+	sayHopeless struct{ cause error } // nothing more will come
 	complain    struct {
 		err   error
 		delay time.Duration
@@ -201,7 +201,7 @@ type live struct {
 	pulled int64
 	sent   func() int64 // nil until it is seeded
 	err    error
-	// retryAt is when what failed is tried again; past when it is not waited for.
+	// retryAt is when what failed is tried again; zero or past when that is not waited for.
 	retryAt time.Time
 	// began, whole and announced are when, since takenUp, the pull began, when it was
 	// whole, and the last announcement that begins the destinations' time; zero for
@@ -242,7 +242,7 @@ func (m *machine) step(now time.Time, e event) []action {
 		m.successor = e.by
 		m.finish(now, replaced)
 	case retrying:
-		m.live.gone, m.retried = false, now
+		m.live.gone, m.retried, m.pulling, m.wait = false, now, now, firstRetry
 	case served:
 		m.served = e
 	case reported:
@@ -350,7 +350,7 @@ func (m *machine) begin(now time.Time, a asked) {
 
 // attempt begins anew, with what is there.
 func (m *machine) attempt(now time.Time) {
-	m.request, m.doing = nil, fetching
+	m.request, m.doing, m.left, m.live.retryAt = nil, fetching, false, time.Time{}
 	m.work(fetchWorker)
 }
 
@@ -415,7 +415,7 @@ func (m *machine) fetched(now time.Time, d done) {
 	if m.content == nil && !m.live.began.IsZero() {
 		m.live.whole = now
 	}
-	m.content = &d.content
+	m.content, m.pulling, m.live.gone = &d.content, now, false
 	m.live.pulled, m.live.sent = d.content.size, d.sent
 	m.work(mendWorker)
 	m.announce()
@@ -458,7 +458,7 @@ func (m *machine) follow(now time.Time) {
 		m.failures = late
 		m.work(failWorker)
 	}
-	if waiting == 0 && !m.working[failWorker] && len(m.record.Pending()) == 0 {
+	if waiting == 0 && !m.working[failWorker] && !m.working[lookWorker] && len(m.record.Pending()) == 0 {
 		m.finish(now, hasEnded)
 	}
 }
@@ -541,11 +541,22 @@ func (m *machine) fail(now time.Time, err error) {
 	case errors.Is(err, bucket.ErrChanged):
 		m.doing = renewing
 		m.work(renewWorker)
-	case m.announced.IsZero() && now.Sub(m.pulling) > m.timeout:
+	case now.Sub(m.lastMove()) > m.timeout:
 		m.failAll(now, fmt.Errorf("no progress for %s: %w", m.timeout, err))
 	default:
 		m.rest(now, err)
 	}
+}
+
+// lastMove is when there last was progress, here or at any destination.
+func (m *machine) lastMove() time.Time {
+	last := m.pulling
+	for _, moved := range m.moved {
+		if moved.After(last) {
+			last = moved
+		}
+	}
+	return last
 }
 
 func (m *machine) rest(now time.Time, err error) {
@@ -561,7 +572,6 @@ func (m *machine) failAll(now time.Time, cause error) {
 	m.live.err = cause
 	pending := m.record.Pending()
 	if len(pending) == 0 {
-		m.do(sayHopeless{cause})
 		m.finish(now, wasFailed)
 		return
 	}
@@ -581,7 +591,6 @@ func (m *machine) recorded(now time.Time, err error) {
 	case err != nil:
 		m.rest(now, fmt.Errorf("recording a failure: %w", err))
 	case m.doing == failing:
-		m.do(sayHopeless{m.live.err})
 		m.finish(now, hasFailed)
 	default:
 		m.follow(now)
@@ -610,11 +619,14 @@ func (m *machine) finish(now time.Time, how end) {
 		return
 	}
 	m.doing, m.end = finishing, how
+	names := how == replaced && m.successor == "" // the look names the other
 	for _, w := range slices.Sorted(maps.Keys(m.working)) {
-		m.do(cancel{w})
+		if w != lookWorker || !names {
+			m.do(cancel{w})
+		}
 	}
-	if how == replaced && m.successor == "" {
-		m.work(lookWorker) // which names the other
+	if names {
+		m.work(lookWorker)
 	}
 	m.finished(now)
 }
@@ -629,13 +641,22 @@ func (m *machine) finished(now time.Time) {
 		m.attempt(now)
 		return
 	}
-	m.doing = idle
+	if !m.left {
+		m.left = true
+		m.work(leaveWorker)
+		return
+	}
+	m.doing, m.left = idle, false
 	m.news(now)
 	switch m.end {
 	case hasEnded:
+		m.live.err = nil
 		m.do(retire{endOf(m.record)})
 	case hasFailed:
-		m.do(retire{announce.Failed})
+		m.do(sayHopeless{m.live.err})
+		m.do(retire{endOf(m.record)})
+	case wasFailed:
+		m.do(sayHopeless{m.live.err})
 	}
 	if m.end != replaced {
 		m.live.phase = api.PhaseEnded

@@ -512,3 +512,146 @@ func TestAnyOrderOfEvents(t *testing.T) {
 	}
 	t.Logf("%d events, %.0f a second; %d completed, %d superseded", events, float64(events)/time.Since(begun).Seconds(), completed, tookOver)
 }
+
+// told is a machine that a test tells what happens.
+type told struct {
+	machine
+	now time.Time
+}
+
+const toldTimeout = 30 * time.Minute
+
+func newTold() *told {
+	v := &told{now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	r := &ledger.Record{
+		Key: ledger.Key{FileKey: "k", SourceBucket: "global"}, ExecutionID: "1", Status: ledger.InProgress, Size: 100,
+		Destinations: []string{"a"}, Results: make(map[string]ledger.Result), Version: 1, StartTime: v.now,
+	}
+	v.machine = newMachine(r, toldTimeout, func(d time.Duration) time.Duration { return d })
+	v.hear(asked{asAccepted, context.Background()})
+	return v
+}
+
+func (v *told) hear(e event) []action { return v.step(v.now, e) }
+
+// announced has the bytes here and the cluster told.
+func (v *told) announced() {
+	v.hear(done{worker: fetchWorker, content: content{size: 100, infohash: "infohash", sha256: "sha256"}, sent: func() int64 { return 0 }})
+	v.hear(done{worker: announceWorker})
+}
+
+func (v *told) write(change func(r *ledger.Record)) {
+	r := v.record.Clone()
+	change(r)
+	r.Version++
+	v.hear(known{r})
+}
+
+func failedA(r *ledger.Record) {
+	r.Failed, r.Status = []string{"a"}, ledger.Failed
+	r.Results["a"] = ledger.Result{Error: "no progress"}
+}
+
+// A retry has all its time, whatever the execution is about when it comes.
+func TestRetryHasItsTime(t *testing.T) {
+	for name, before := range map[string]func(v *told){
+		"while it fails": func(v *told) {
+			v.write(failedA)
+			v.hear(retrying{})
+			v.write(func(r *ledger.Record) { r.Failed, r.Status = nil, ledger.InProgress })
+			v.hear(asked{asRetried, context.Background()})
+			v.hear(done{worker: failWorker})
+		},
+		"while it rests": func(v *told) {
+			v.hear(done{worker: failWorker, err: errPasses})
+			v.hear(retrying{})
+			v.hear(asked{asRetried, context.Background()})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := newTold()
+			v.now = v.now.Add(toldTimeout + time.Minute)
+			if v.hear(done{worker: fetchWorker, err: errPasses}); v.doing != failing {
+				t.Fatalf("it is in state %d after its time", v.doing)
+			}
+			before(v)
+			if v.doing != fetching || v.live.retryAt.After(v.now) {
+				t.Errorf("state %d, shown as tried again at %s", v.doing, v.live.retryAt)
+			}
+			v.now = v.now.Add(time.Second)
+			if v.hear(done{worker: fetchWorker, err: errPasses}); v.doing != resting {
+				t.Errorf("a second after the retry it is in state %d: %v", v.doing, v.failures)
+			}
+		})
+	}
+}
+
+// What cannot be fetched any more once it was announced has its time, too, and then fails.
+func TestFetchThatFailsForEver(t *testing.T) {
+	v := newTold()
+	v.announced()
+	v.now = v.now.Add(toldTimeout + time.Minute)
+	v.wake(v.now)
+	v.hear(done{worker: failWorker, err: errPasses})
+	for tries := 0; v.doing != failing; tries++ {
+		if v.now = v.due(); v.now.IsZero() || tries > 100 {
+			t.Fatalf("state %d after %d tries", v.doing, tries)
+		}
+		v.wake(v.now)
+		v.hear(done{worker: fetchWorker, err: errPasses})
+	}
+}
+
+// What was wrong is not shown any more when it has ended well, nor that its object is
+// gone when it is back.
+func TestNothingIsShownForEver(t *testing.T) {
+	v := newTold()
+	v.hear(done{worker: fetchWorker, err: bucket.ErrNotFound})
+	v.hear(done{worker: failWorker, err: errPasses})
+	v.now = v.due()
+	v.wake(v.now)
+	if v.announced(); v.doing != following || v.live.gone || v.live.err != nil {
+		t.Errorf("state %d, gone: %v, error: %v", v.doing, v.live.gone, v.live.err)
+	}
+	v.now = v.now.Add(toldTimeout + time.Minute)
+	v.wake(v.now)
+	v.hear(done{worker: failWorker, err: errPasses})
+	v.hear(done{worker: lookWorker})
+	v.write(func(r *ledger.Record) { r.Successful, r.Status = []string{"a"}, ledger.Completed })
+	v.hear(done{worker: mendWorker})
+	v.hear(done{worker: leaveWorker})
+	if v.doing != idle || v.live.err != nil || v.live.phase != api.PhaseEnded {
+		t.Errorf("state %d, error: %v, phase %s", v.doing, v.live.err, v.live.phase)
+	}
+}
+
+// An execution reads the table once more before it says that nothing more will come.
+func TestLastLook(t *testing.T) {
+	v := newTold()
+	v.hear(served{since: map[string]time.Time{"a": v.now.Add(5 * time.Second)}})
+	v.announced()
+	v.now = v.now.Add(toldTimeout + 2*time.Second)
+	v.wake(v.now) // a is late, and its agents have come later
+	v.hear(done{worker: lookWorker})
+	v.write(failedA)
+	v.hear(done{worker: failWorker})
+	v.now = v.due()
+	if actions := v.wake(v.now); v.doing != following || slices.Contains(actions, action(cancel{lookWorker})) {
+		t.Errorf("state %d after %v", v.doing, actions)
+	}
+	if v.hear(done{worker: lookWorker}); v.doing != finishing {
+		t.Errorf("state %d after the last look", v.doing)
+	}
+}
+
+// Whoever has taken the key is named, also when the table is being read already.
+func TestSuccessorIsNamed(t *testing.T) {
+	v := newTold()
+	v.announced()
+	v.now = v.now.Add(toldTimeout + time.Minute)
+	v.wake(v.now) // the table is read, and a fails
+	actions := v.hear(done{worker: failWorker, err: ledger.ErrSuperseded})
+	if v.doing != finishing || slices.Contains(actions, action(cancel{lookWorker})) {
+		t.Errorf("state %d after %v", v.doing, actions)
+	}
+}

@@ -64,12 +64,25 @@ func (o *Owner[E]) tell(e event[E]) {
 	}
 }
 
-func (o *Owner[E]) take() []event[E] {
+// next takes the event that was told first; ok is false for none.
+func (o *Owner[E]) next() (e event[E], ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	events := o.events
-	o.events = nil
-	return events
+	if len(o.events) == 0 {
+		o.events = nil
+		return e, false
+	}
+	e, o.events = o.events[0], o.events[1:]
+	return e, true
+}
+
+// Left returns what was told and not heard, for after a Run that a panic has ended:
+// workers may have got something that is to be given back.
+func (o *Owner[E]) Left() (left []E) {
+	for e, ok := o.next(); ok; e, ok = o.next() {
+		left = append(left, e.told)
+	}
+	return left
 }
 
 // Idle reports whether all that was told is heard, and no worker is running. To be
@@ -114,14 +127,12 @@ func (o *Owner[E]) Run(ctx context.Context, m Machine[E]) {
 }
 
 func (o *Owner[E]) hear(m Machine[E]) {
-	for events := o.take(); len(events) > 0; events = o.take() {
-		for _, e := range events {
-			if e.worker != "" {
-				o.running[e.worker]() // frees its context
-				delete(o.running, e.worker)
-			}
-			m.Hear(time.Now(), e.told)
+	for e, ok := o.next(); ok; e, ok = o.next() {
+		if e.worker != "" {
+			o.running[e.worker]() // frees its context
+			delete(o.running, e.worker)
 		}
+		m.Hear(time.Now(), e.told)
 	}
 }
 
@@ -145,6 +156,10 @@ func (o *Owner[E]) Work(name string, fault func(error) E, f func(ctx context.Con
 		o.tell(event[E]{last, name})
 	})
 }
+
+// Ending reports whether the process ends: what fails then is no failure. To be asked by
+// Run's goroutine.
+func (o *Owner[E]) Ending() bool { return o.ctx.Err() != nil }
 
 // Works reports whether a worker of this name is running, or its last word was not heard
 // yet. To be asked by Run's goroutine.

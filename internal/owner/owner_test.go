@@ -132,3 +132,24 @@ func TestWake(t *testing.T) {
 		t.Errorf("heard %q, want %q", m.heard, want)
 	}
 }
+
+// What a machine with a fault has not heard can be given back.
+func TestLeft(t *testing.T) {
+	o := New[string](discard())
+	m := &machine{}
+	m.do = func(e string) {
+		if e == "fault" {
+			panic("on purpose")
+		}
+	}
+	for _, e := range []string{"heard", "fault", "left", "left, too"} {
+		o.Tell(e)
+	}
+	func() {
+		defer func() { _ = recover() }()
+		o.Run(t.Context(), m)
+	}()
+	if want := []string{"left", "left, too"}; !slices.Equal(o.Left(), want) || !o.Idle() {
+		t.Errorf("heard %q, and %v is not left", m.heard, want)
+	}
+}
