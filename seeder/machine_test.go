@@ -52,6 +52,7 @@ type sim struct {
 	// What the properties need.
 	carried  bool            // between begun and concluded
 	owes     bool            // was asked for something, and has done nothing since
+	holds    bool            // what was fetched, or left by a pull
 	said     map[string]bool // arrivals of this run
 	moved    map[string]time.Time
 	told     time.Time // the last announcement that begins the destinations' time
@@ -210,8 +211,8 @@ func (s *sim) perform(actions []action) {
 			}
 			s.said[a.bucket] = true
 		case concluded:
-			if !s.carried || len(s.running) > 0 {
-				s.fail("concluded; carried: %v, at work: %v", s.carried, s.running)
+			if !s.carried || s.holds || len(s.running) > 0 {
+				s.fail("concluded; carried: %v, holds something: %v, at work: %v", s.carried, s.holds, s.running)
 			}
 			s.carried = false
 		}
@@ -236,8 +237,10 @@ func (s *sim) begin(w worker) {
 		}
 	}
 	switch w {
+	case leaveWorker:
+		s.holds = false
 	case fetchWorker:
-		s.owes = false
+		s.owes, s.holds = false, true
 		if !wanted(s.m.record) {
 			s.fail("fetched though nobody waits for it")
 		}
