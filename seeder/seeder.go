@@ -3,10 +3,10 @@
 // first full copy, and keeps the record until every destination has arrived.
 //
 // The subjects, one a file: load.go reads the table at the start, watch.go finds builds,
-// baseline.go knows which are old, deploy.go accepts them,
-// machine.go decides what becomes of one execution from the queue to its end, carry.go does
-// it, content.go has its bytes, summary.go says how it went, index.go is what is known of all
-// executions, view.go how the HTTP side shows them.
+// baseline.go knows which are old, deploy.go accepts them, machine.go decides what becomes
+// of one execution from the queue to its end (events.go has what it hears and wants),
+// carry.go does it, content.go has its bytes, summary.go says how it went, index.go is what
+// is known of all executions, view.go how the HTTP side shows them.
 package seeder
 
 import (

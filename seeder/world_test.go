@@ -1,0 +1,473 @@
+package seeder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/ledger"
+)
+
+const (
+	simSteps   = 400 // of trouble in one order of events
+	simCalm    = 4000
+	simTimeout = 10 * time.Minute
+)
+
+// sim is the world around one machine: a table, agents, people, a source, and a clock.
+// It goes wrong at random, and does for the machine what its owner does.
+type sim struct {
+	t   *testing.T
+	rng *rand.Rand
+	now time.Time
+
+	table *ledger.Record // as it is
+	taken bool           // by another execution
+	index *ledger.Record // as this process knows it
+
+	owned     bool
+	m         machine
+	mailbox   []event
+	running   map[worker][]failure // and what is to be recorded
+	cancelled map[worker]bool
+	// announced while agents know of it.
+	announced bool
+	calm      bool // nothing goes wrong any more
+	events    int
+
+	// What the properties need.
+	carried  bool            // between begun and concluded
+	owes     bool            // was asked for something, and has done nothing since
+	holds    bool            // what was fetched, or left by a pull
+	said     map[string]bool // arrivals of this run
+	moved    map[string]time.Time
+	told     time.Time // the last announcement that begins the destinations' time
+	retried  time.Time
+	concerns []string // the last actions, for a failure
+}
+
+func newSim(t *testing.T, seed uint64) *sim {
+	s := &sim{
+		t: t, rng: rand.New(rand.NewPCG(seed, 1)), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
+		running: make(map[worker][]failure), cancelled: make(map[worker]bool), moved: make(map[string]time.Time),
+	}
+	r := &ledger.Record{
+		Key: ledger.Key{FileKey: "build.zip", SourceBucket: "global"}, ExecutionID: "1", Status: ledger.InProgress,
+		StartTime: s.now, Size: 100, SourceETag: "etag", Results: make(map[string]ledger.Result), Version: 1,
+	}
+	for i := range 1 + s.rng.IntN(4) {
+		r.Destinations = append(r.Destinations, string(rune('a'+i)))
+	}
+	s.table, s.index = r, r
+	s.ask(asAccepted)
+	return s
+}
+
+func (s *sim) fail(format string, args ...any) {
+	s.t.Helper()
+	s.t.Fatalf("%s\nstate %d, working %v, record %+v\nthe last actions:\n%s", fmt.Sprintf(format, args...), s.m.doing, s.m.working,
+		s.index, strings.Join(s.concerns[max(0, len(s.concerns)-30):], "\n"))
+}
+
+// write changes the table, as the ledger does; the writer knows the record then.
+func (s *sim) write(change func(r *ledger.Record)) {
+	r := s.table.Clone()
+	change(r)
+	switch {
+	case len(r.Unfinished()) == 0:
+		r.Status = ledger.Completed
+	case len(r.Pending()) > 0:
+		r.Status = ledger.InProgress
+	case slices.ContainsFunc(r.Unfinished(), func(b string) bool { return !r.Cancelled(b) }):
+		r.Status = ledger.Failed
+	default:
+		r.Status = ledger.Cancelled
+	}
+	r.Version++
+	s.table = r
+}
+
+// put has the process know the table's record.
+func (s *sim) put() {
+	if s.taken {
+		s.mail(taken{"2"})
+		return
+	}
+	s.index = s.table
+	s.mail(known{s.table})
+}
+
+func (s *sim) mail(e event) {
+	if s.owned {
+		s.mailbox = append(s.mailbox, e)
+	}
+}
+
+func (s *sim) ask(why string) {
+	if s.taken {
+		return
+	}
+	if !s.owned {
+		s.owned, s.mailbox, s.running = true, nil, make(map[worker][]failure)
+		s.m = newMachine(s.index, simTimeout, func(wait time.Duration) time.Duration { return wait/2 + time.Millisecond })
+	}
+	s.mail(asked{why: why, trace: context.Background()})
+}
+
+func (s *sim) hear() {
+	if len(s.mailbox) == 0 {
+		return
+	}
+	e := s.mailbox[0]
+	s.mailbox = s.mailbox[1:]
+	switch e := e.(type) {
+	case done:
+		delete(s.running, e.worker)
+		if e.worker == announceWorker && e.err == nil {
+			s.owes = false
+			if s.m.announced.IsZero() {
+				s.told = s.now
+			}
+		}
+		delete(s.cancelled, e.worker)
+	case reported:
+		if e.moved {
+			s.moved[e.bucket] = s.now
+		}
+	case retrying:
+		s.retried = s.now
+	case asked:
+		s.owes = s.owes || e.why != asOver
+	}
+	s.events++
+	s.perform(s.m.step(s.now, e))
+	if s.m.doing == following {
+		s.owes = false
+	}
+	if slices.Contains([]doing{fetching, renewing, resting}, s.m.doing) && !wanted(s.m.record) {
+		s.fail("it goes on though nobody waits for it")
+	}
+}
+
+// rest lets the owner go when there is nothing to do for it.
+func (s *sim) rest() {
+	if s.owned && s.m.doing == idle && len(s.mailbox) == 0 && len(s.running) == 0 {
+		s.owned = false
+		if s.carried {
+			s.fail("its owner has gone, and it was not concluded")
+		}
+		if s.owes && wanted(s.index) && !s.taken && !s.m.live.gone {
+			s.fail("its owner has gone, and what it was asked for was not done")
+		}
+		s.owes = false
+		if over(s.index) != (s.m.live.phase == api.PhaseEnded) && !s.taken && s.m.live.takenUp != (time.Time{}) {
+			s.fail("nobody carries it, and it is shown as %s with status %s", s.m.live.phase, s.index.Status)
+		}
+	}
+}
+
+// perform does what the owner does, and holds the machine to its promises.
+func (s *sim) perform(actions []action) {
+	for _, a := range actions {
+		s.concerns = append(s.concerns, fmt.Sprintf("%s %T %v", s.now.Format("15:04:05.000"), a, a))
+		switch a := a.(type) {
+		case begin:
+			s.begin(a.worker)
+		case cancel:
+			s.cancelled[a.worker] = true
+		case begun:
+			if s.carried {
+				s.fail("begun twice")
+			}
+			s.carried, s.said, s.told = true, make(map[string]bool), time.Time{}
+			for _, b := range s.m.record.Successful {
+				s.said[b] = true
+			}
+		case retire:
+			if len(s.running) > 0 {
+				s.fail("retired while %v work", slices.Collect(maps.Keys(s.running)))
+			}
+			if wanted(s.m.record) && len(s.m.record.Pending()) > 0 && s.m.end == hasEnded {
+				s.fail("retired while destinations are pending")
+			}
+			s.announced = false
+		case sayArrived:
+			if s.said[a.bucket] {
+				s.fail("%s arrives twice", a.bucket)
+			}
+			s.said[a.bucket] = true
+		case concluded:
+			if !s.carried || s.holds || len(s.running) > 0 {
+				s.fail("concluded; carried: %v, holds something: %v, at work: %v", s.carried, s.holds, s.running)
+			}
+			s.carried = false
+		}
+	}
+}
+
+func (s *sim) begin(w worker) {
+	switch {
+	case s.running[w] != nil:
+		s.fail("a second worker: %s", w)
+	case !s.carried:
+		s.fail("%s works, and nobody carries the execution", w)
+	}
+	s.running[w] = s.m.failures
+	if s.running[w] == nil {
+		s.running[w] = []failure{}
+	}
+	alone := []worker{fetchWorker, announceWorker, renewWorker}
+	for _, other := range alone {
+		if slices.Contains(alone, w) && other != w && s.running[other] != nil {
+			s.fail("%s begins beside %s", w, other)
+		}
+	}
+	switch w {
+	case leaveWorker:
+		s.holds = false
+	case fetchWorker:
+		s.owes, s.holds = false, true
+		if !wanted(s.m.record) {
+			s.fail("fetched though nobody waits for it")
+		}
+	case announceWorker:
+		if s.m.successor != "" {
+			s.fail("announced after it was superseded")
+		}
+	case failWorker:
+		for _, f := range s.m.failures {
+			if !strings.HasPrefix(f.reason, "no progress") || s.m.doing != following {
+				continue
+			}
+			for _, since := range []time.Time{s.told, s.retried, s.moved[f.bucket]} {
+				if s.now.Sub(since) < simTimeout {
+					s.fail("%s fails for want of progress %s after there was some", f.bucket, s.now.Sub(since))
+				}
+			}
+		}
+	}
+}
+
+var errPasses = errors.New("connection reset")
+
+// work ends one of the workers, well or not.
+func (s *sim) work(w worker) {
+	if slices.ContainsFunc(s.mailbox, func(e event) bool { d, ok := e.(done); return ok && d.worker == w }) {
+		return // it has ended, and that is not heard yet
+	}
+	d := done{worker: w}
+	trouble := !s.calm && s.rng.IntN(3) == 0
+	if s.cancelled[w] && s.rng.IntN(4) > 0 {
+		d.err = context.Canceled
+		s.mail(d)
+		return
+	}
+	switch w {
+	case fetchWorker:
+		if !s.calm && s.rng.IntN(3) == 0 {
+			s.mail(turned{api.PhasePulling})
+			s.mail(pulled{s.rng.Int64N(100)})
+		}
+		switch {
+		case s.taken && s.rng.IntN(2) == 0:
+			d.err = ledger.ErrSuperseded
+		case trouble:
+			d.err = []error{errPasses, errPasses, bucket.ErrNotFound, bucket.ErrChanged}[s.rng.IntN(4)]
+		default:
+			d.content, d.sent = content{size: 100, infohash: "infohash", sha256: "sha256"}, func() int64 { return 0 }
+		}
+	case announceWorker:
+		if trouble {
+			d.err = errPasses
+			break
+		}
+		s.announced = true
+	case lookWorker:
+		if !trouble || s.m.doing == finishing {
+			s.put()
+		}
+	case failWorker:
+		for _, f := range s.running[w] {
+			if s.taken {
+				d.err = ledger.ErrSuperseded
+				break
+			}
+			if trouble && s.rng.IntN(2) == 0 {
+				d.err = errPasses
+				break
+			}
+			if !slices.Contains(s.index.Pending(), f.bucket) || slices.Contains(s.table.Successful, f.bucket) {
+				continue
+			}
+			s.write(func(r *ledger.Record) {
+				if !slices.Contains(r.Failed, f.bucket) {
+					r.Failed = append(slices.Clone(r.Failed), f.bucket)
+				}
+				r.Results[f.bucket] = ledger.Result{Error: f.reason, Final: f.final, Timestamp: s.now}
+			})
+			s.put()
+		}
+	case renewWorker:
+		switch {
+		case trouble:
+			d.err = []error{errPasses, bucket.ErrNotFound}[s.rng.IntN(2)]
+		case s.rng.IntN(2) == 0:
+			s.mail(delayed{s.now.Add(time.Minute)})
+			fallthrough
+		default:
+			s.taken = true
+			s.mail(taken{"2"})
+		}
+	case mendWorker:
+		if !s.cancelled[w] {
+			return // it stays
+		}
+	}
+	s.mail(d)
+}
+
+// retry is what a person asks for; cancel too.
+func (s *sim) retry() {
+	if s.taken || s.index.Status == ledger.Completed {
+		return
+	}
+	s.mail(retrying{})
+	if len(s.table.Failed) > 0 {
+		s.write(func(r *ledger.Record) {
+			for _, b := range r.Failed {
+				delete(r.Results, b)
+			}
+			r.Failed = nil
+		})
+	}
+	s.put()
+	s.ask(asRetried)
+}
+
+func (s *sim) cancel() {
+	for _, b := range s.index.Unfinished() {
+		if s.taken || slices.Contains(s.table.Successful, b) {
+			continue
+		}
+		s.write(func(r *ledger.Record) {
+			if !slices.Contains(r.Failed, b) {
+				r.Failed = append(slices.Clone(r.Failed), b)
+			}
+			r.Results[b] = ledger.Result{Error: ledger.CancelledError, Timestamp: s.now}
+		})
+		s.put()
+	}
+}
+
+// agent lands a build, or says something of it.
+func (s *sim) agent() {
+	b := s.table.Destinations[s.rng.IntN(len(s.table.Destinations))]
+	report := reported{bucket: b, node: b, moved: s.calm || s.rng.IntN(2) == 0}
+	if !s.calm && s.rng.IntN(4) == 0 {
+		report.complaint = "AccessDenied"
+	}
+	switch n := s.rng.IntN(6); {
+	case s.taken || !s.announced || slices.Contains(s.table.Successful, b) || s.table.Cancelled(b) || s.table.Hopeless(b):
+		return
+	case n == 0 && !s.calm:
+		s.write(func(r *ledger.Record) {
+			if !slices.Contains(r.Failed, b) {
+				r.Failed = append(slices.Clone(r.Failed), b)
+			}
+			r.Results[b] = ledger.Result{Error: "EntityTooLarge", Final: true, Timestamp: s.now}
+		})
+		report.news = true
+	case n <= 2:
+		s.write(func(r *ledger.Record) {
+			r.Successful = append(slices.Clone(r.Successful), b)
+			r.Failed = slices.DeleteFunc(slices.Clone(r.Failed), func(f string) bool { return f == b })
+			r.Results[b] = ledger.Result{Success: true, Timestamp: s.now}
+		})
+		report.news = s.rng.IntN(3) > 0 // its word can be lost
+	}
+	s.mail(report)
+}
+
+// pass lets time pass; not much of it before an owner hears what it was told.
+func (s *sim) pass(d time.Duration) {
+	if len(s.mailbox) > 0 {
+		d = min(d, time.Second)
+	}
+	s.now = s.now.Add(d)
+	if s.owned && len(s.mailbox) == 0 {
+		if due := s.m.due(); !due.IsZero() && !s.now.Before(due) {
+			s.events++
+			s.perform(s.m.wake(s.now))
+		}
+	}
+}
+
+// crash loses all that is not in the table; the next start reads it.
+func (s *sim) crash() {
+	s.owned, s.carried, s.owes, s.mailbox, s.running, s.cancelled = false, false, false, nil, make(map[worker][]failure), make(map[worker]bool)
+	if s.index = s.table; s.index.Status == ledger.InProgress {
+		s.ask(asResumed)
+	}
+}
+
+func (s *sim) step() {
+	switch n := s.rng.IntN(100); {
+	case n < 40:
+		s.hear()
+	case n < 60:
+		if running := slices.Sorted(maps.Keys(s.running)); len(running) > 0 {
+			s.work(running[s.rng.IntN(len(running))])
+		}
+	case n < 70:
+		s.agent()
+	case s.calm:
+		s.pass(time.Duration(s.rng.Int64N(int64(10 * time.Second))))
+	case n < 85:
+		s.pass(time.Duration(s.rng.Int64N(int64(30 * time.Second))))
+	case n < 88:
+		s.pass(time.Duration(s.rng.Int64N(int64(simTimeout))))
+	case n < 91:
+		s.retry()
+	case n < 93:
+		s.cancel()
+	case n < 97:
+		by, come := served{since: make(map[string]time.Time)}, make(map[string]bool)
+		for _, b := range s.table.Destinations {
+			if s.rng.IntN(2) == 0 {
+				by.since[b], come[b] = s.now, true
+			}
+		}
+		s.mail(by)
+		if lacks(s.index, come) {
+			s.ask(asAwaited)
+		}
+	case n < 98:
+		s.ask(asOver)
+	case n < 99:
+		s.crash()
+	case s.rng.IntN(10) == 0:
+		if s.taken = true; s.rng.IntN(2) == 0 { // by this seeder, or by another process
+			s.mail(taken{"2"})
+		}
+	}
+	s.rest()
+}
+
+// settle runs until nothing is left to do, without trouble.
+func (s *sim) settle() {
+	s.calm = true
+	for range simCalm {
+		if s.step(); !s.owned {
+			return
+		}
+	}
+	s.fail("it has not come to an end, though nothing goes wrong")
+}
