@@ -77,6 +77,7 @@ type life struct {
 	hopeless error // why the build cannot land here, until that is recorded
 	checked  bool  // whether the bucket had it before this attempt
 	whole    bool
+	complete bool // the object, in the bucket: what is left of the landing is to record it
 	standby  bool // another agent is to land
 	arrived  bool
 	serves   bool           // another agent has landed; the download goes on, so that it can serve
@@ -159,6 +160,7 @@ func (m *machine) take(e event) {
 		}
 		m.landed = int64(e)
 	case completed:
+		m.complete = true
 		m.times.reach(complete, m.now)
 	case finished:
 		m.finished(e)
@@ -185,9 +187,18 @@ func (m *machine) announced(e announced) {
 
 // end takes note of why the build is over; the first reason counts.
 func (m *machine) end(cause error) {
-	if m.over == nil {
-		m.over = cause
+	if m.over != nil {
+		return
 	}
+	if m.over = cause; m.recording() {
+		m.say(say{what: "late", err: cause})
+	}
+}
+
+// recording reports whether the object is in the bucket and its arrival is being written,
+// which the end of the execution does not stop: the table takes an arrival that is late.
+func (m *machine) recording() bool {
+	return m.complete && m.works(land) && (m.over == nil || errors.Is(m.over, errEnded))
 }
 
 // finished takes the last word of a worker.
@@ -314,7 +325,7 @@ func (m *machine) read(f finished, stale bool) {
 	case !m.checked:
 		m.checked = true
 	case f.leads:
-		m.uploadLeft = m.begin(land)
+		m.complete, m.uploadLeft = false, m.begin(land)
 	default:
 		m.standby = true
 		m.landings = retries{at: m.now.Add(standbyInterval)}
@@ -492,6 +503,8 @@ func (m *machine) sayRecorded() {
 // windUp ends what is at work for a build that is over, and removes what it has left.
 func (m *machine) windUp() {
 	switch {
+	case m.recording():
+		return
 	case !m.quit(false):
 		return
 	case m.uploadLeft && !m.arrived:

@@ -57,6 +57,8 @@ func (b *build) say(s say) {
 		b.log().Warn("build not landed yet", "error", s.err, "retryIn", s.delay.Round(time.Millisecond).String())
 	case "yielded":
 		b.log().Info("waiting for another turn: there was no progress, and other builds wait")
+	case "late":
+		b.log().Info("execution was ended, and the build is here: its arrival is recorded all the same", "reason", s.err)
 	case "stopped":
 		b.log().Info("stopped", "reason", s.err)
 		b.span.Set(attribute.String("landfall.outcome", "stopped"), attribute.String("landfall.reason", s.err.Error()))

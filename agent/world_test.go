@@ -69,6 +69,7 @@ type world struct {
 	yielded             bool
 	lives               int  // how often "heard" was said
 	mayLand             bool // the table has just said so
+	recording           bool // its object is complete, and the arrival is not written yet
 }
 
 // simulated is a worker of a kind.
@@ -178,6 +179,9 @@ func (w *world) do(a action) {
 			return
 		}
 		w.workers[a.work].cancelled = true
+		if a.work == land && w.recording && errors.Is(w.m.over, errEnded) {
+			w.fail("an arrival is not recorded although the object is there: %v", w.m.over)
+		}
 	case releaseTurn:
 		if !w.turn {
 			w.fail("gave a turn back that it does not have")
@@ -241,7 +245,7 @@ func (w *world) begin(b begin) {
 		if !w.mayLand {
 			w.fail("lands and the table did not say that it may")
 		}
-		w.mayLand = false
+		w.mayLand, w.recording = false, false
 		if w.size > 0 && !w.entry {
 			w.fail("lands what it does not have")
 		}
@@ -464,8 +468,10 @@ func (w *world) succeed(o *simulated, f *finished) {
 		case w.refuses:
 			f.err = bucket.ErrHeaders
 		default:
-			w.tell(landedBytes(w.size))
-			w.tell(completed{})
+			if !w.recording {
+				w.tell(landedBytes(w.size))
+				w.tell(completed{})
+			}
 			f.arrived, f.result = true, w.arrive("a")
 			w.upload, w.landedHere = false, o.life == w.lives
 		}
@@ -503,7 +509,14 @@ func (w *world) move() {
 	}
 	switch n := w.rng.IntN(20); {
 	case n < 9 && len(can) > 0:
-		w.end(can[w.rng.IntN(len(can))])
+		o := can[w.rng.IntN(len(can))]
+		if o.work == land && !o.cancelled && !w.recording && w.fence() == nil && !w.bucketAway && !w.refuses && w.chance(0.5) {
+			w.recording, w.object = true, true
+			w.tell(landedBytes(w.size))
+			w.tell(completed{})
+			return
+		}
+		w.end(o)
 	case n < 11 && len(w.notices) > 0:
 		e := w.notices[0]
 		w.notices = w.notices[1:]

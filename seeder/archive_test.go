@@ -157,7 +157,7 @@ func TestPackedExecutionsAreAsWholeOnes(t *testing.T) {
 		t.Errorf("%+v, %v", e, ok)
 	}
 	owners := 0
-	begin := func(*ledger.Record) *owner.Owner[event] { owners++; return owner.New[event](nil) }
+	begin := func(*ledger.Record, live) *owner.Owner[event] { owners++; return owner.New[event](nil) }
 	for _, asking := range []string{id(5), id(5), "nothing"} {
 		x.ask(asking, asked{why: asRetried}, begin)
 	}
@@ -196,7 +196,7 @@ func TestEndedExecutionsArePacked(t *testing.T) {
 		n++
 		x.put(r)
 		o := owner.New[event](nil)
-		x.ask(r.ExecutionID, asked{why: asOver}, func(*ledger.Record) *owner.Owner[event] { return o })
+		x.ask(r.ExecutionID, asked{why: asOver}, func(*ledger.Record, live) *owner.Owner[event] { return o })
 		if x.leave(r.ExecutionID, o) {
 			t.Fatal("an owner left that had not heard what it was asked for")
 		}

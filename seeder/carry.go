@@ -43,8 +43,9 @@ func (s *Seeder) start(from context.Context, r *ledger.Record, why string) {
 	if r.Foreign || s.running == nil || s.running.Err() != nil {
 		return
 	}
-	s.index.ask(r.ExecutionID, asked{why, tracing.Continue(s.running, from)}, func(r *ledger.Record) *owner.Owner[event] {
+	s.index.ask(r.ExecutionID, asked{why, tracing.Continue(s.running, from)}, func(r *ledger.Record, last live) *owner.Owner[event] {
 		c := s.newCarrier(r)
+		c.machine.live = last
 		s.group.Go(func() error { c.run(s.running); return nil })
 		return c.owner
 	})

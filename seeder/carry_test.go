@@ -72,7 +72,7 @@ func TestFailureIsToldOnce(t *testing.T) {
 	}
 	r, _ := s.index.get(id)
 	c := s.newCarrier(r)
-	s.index.ask(id, asked{why: asOver}, func(*ledger.Record) *owner.Owner[event] { return c.owner })
+	s.index.ask(id, asked{why: asOver}, func(*ledger.Record, live) *owner.Owner[event] { return c.owner })
 	for _, bucket := range []string{"fails", "fails", "cancelled", "arrived", "failed-before"} {
 		if err := c.failThem(t.Context(), []failure{{bucket: bucket, reason: "no progress"}}); err != nil {
 			t.Errorf("%s: %v", bucket, err)
@@ -119,7 +119,7 @@ func TestFaultInAMachine(t *testing.T) {
 	s.index.put(r)
 	c := s.newCarrier(r)
 	c.machine.working = nil // the first worker is a fault
-	s.index.ask(r.ExecutionID, asked{asAccepted, ctx}, func(*ledger.Record) *owner.Owner[event] { return c.owner })
+	s.index.ask(r.ExecutionID, asked{asAccepted, ctx}, func(*ledger.Record, live) *owner.Owner[event] { return c.owner })
 	group.Go(func() error { c.run(ctx); return nil })
 	carriedBy := func() (*owner.Owner[event], error) {
 		s.index.mu.Lock()

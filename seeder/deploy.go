@@ -285,7 +285,9 @@ func (r reservations) held(key string) bool {
 // progress takes an agent's report.
 func (s *Seeder) progress(p gossip.Progress) {
 	for _, b := range p.Builds {
-		s.index.heard(p, b, time.Now())
+		if r := s.index.heard(p, b, time.Now()); r != nil {
+			s.start(context.Background(), r, asLate)
+		}
 	}
 }
 

@@ -240,7 +240,7 @@ func (x *index) isGone(id string) bool {
 
 // ask tells whoever carries an execution what it is asked for. Where nobody does, begin
 // returns the owner that does from now on.
-func (x *index) ask(id string, a asked, begin func(*ledger.Record) *owner.Owner[event]) {
+func (x *index) ask(id string, a asked, begin func(*ledger.Record, live) *owner.Owner[event]) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e := x.wholeByID(id)
@@ -248,7 +248,7 @@ func (x *index) ask(id string, a asked, begin func(*ledger.Record) *owner.Owner[
 		return
 	}
 	if e.owner == nil {
-		e.owner = begin(e.record)
+		e.owner = begin(e.record, e.live)
 		e.tell(served{x.served, x.distrust})
 	}
 	e.tell(a)
@@ -331,13 +331,15 @@ func (x *index) recordElsewhere(why map[string]string) (news map[string]string) 
 }
 
 // heard takes in an agent's report. When it says that the build landed or failed and the
-// record does not have that yet, whoever carries the execution reads the table.
-func (x *index) heard(p gossip.Progress, b gossip.BuildProgress, now time.Time) {
+// record does not have that yet, whoever carries the execution reads the table; where
+// nobody does and it has landed after all, the record is returned, for that to be looked
+// at.
+func (x *index) heard(p gossip.Progress, b gossip.BuildProgress, now time.Time) (late *ledger.Record) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e := x.byID[b.ExecutionID]
 	if e == nil || !slices.Contains(e.record.Destinations, p.Bucket) {
-		return
+		return nil
 	}
 	nodes := e.reports[p.Bucket]
 	if nodes == nil {
@@ -346,7 +348,7 @@ func (x *index) heard(p gossip.Progress, b gossip.BuildProgress, now time.Time) 
 	}
 	old, known := nodes[p.Node]
 	if !known && len(nodes) >= maxReporters {
-		return
+		return nil
 	}
 	r := report{BuildProgress: b, region: p.Region, at: now, moved: old.moved}
 	moved := b.Verified > old.Verified || b.Landed > old.Landed || b.State == api.StateQueued || !known
@@ -357,6 +359,10 @@ func (x *index) heard(p gossip.Progress, b gossip.BuildProgress, now time.Time) 
 	landed := b.State == api.StateLanded && !slices.Contains(e.record.Successful, p.Bucket)
 	failed := b.State == api.StateFailed && !slices.Contains(e.record.Failed, p.Bucket)
 	e.tell(reported{bucket: p.Bucket, node: p.Node, complaint: b.Error, moved: moved, news: landed || failed})
+	if landed && e.owner == nil {
+		return e.record
+	}
+	return nil
 }
 
 // heardLinks takes in where an agent's bytes came from, as far as members sent it.

@@ -34,7 +34,7 @@ func TestIndexKeepsTheNewest(t *testing.T) {
 	x := newIndex()
 	x.put(record(1, "k", 5))
 	o := owner.New[event](nil)
-	x.ask(id(1), asked{}, func(*ledger.Record) *owner.Owner[event] { return o })
+	x.ask(id(1), asked{}, func(*ledger.Record, live) *owner.Owner[event] { return o })
 	x.put(record(1, "k", 4)) // an answer that was overtaken
 	if r, _ := x.get(id(1)); r.Version != 5 {
 		t.Errorf("version %d", r.Version)
@@ -97,7 +97,7 @@ func TestDestinationViews(t *testing.T) {
 	}
 	x.serve(map[string]bool{"a-builds": true}, nil, nil)
 	o := owner.New[event](nil)
-	x.ask(id(1), asked{}, func(*ledger.Record) *owner.Owner[event] { return o })
+	x.ask(id(1), asked{}, func(*ledger.Record, live) *owner.Owner[event] { return o })
 	listen(t, o)
 	saysNews := func() bool {
 		return slices.ContainsFunc(listen(t, o), func(e event) bool { r, ok := e.(reported); return ok && r.news })

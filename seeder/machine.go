@@ -101,11 +101,12 @@ const (
 )
 
 func newMachine(r *ledger.Record, timeout time.Duration, jitter func(time.Duration) time.Duration) machine {
-	return machine{
+	m := machine{
 		timeout: timeout, jitter: jitter, record: r, live: newLive(r), working: make(map[worker]bool),
-		arrived: make(map[string]bool), failed: make(map[string]bool),
 		moved: make(map[string]time.Time), complaints: make(map[string]map[string]string),
 	}
+	m.recall()
+	return m
 }
 
 // step takes an event and returns what is to be done, in order.
@@ -187,13 +188,15 @@ func (m *machine) work(w worker) {
 func (m *machine) ask(now time.Time, a asked) {
 	switch {
 	case m.doing == idle && m.successor != "":
+	case m.doing == idle && a.why == asLate:
+		m.work(lookWorker)
 	case m.doing == idle && a.why == asOver:
 		if over(m.record) {
 			m.do(retire{endOf(m.record)})
 		}
 	case m.doing == idle && wanted(m.record):
 		m.begin(now, a)
-	case m.doing == idle || a.why == asOver:
+	case m.doing == idle || a.why == asOver || a.why == asLate:
 	default:
 		if m.request == nil || m.request.why != asRetried { // which asks for most
 			m.request = &a
@@ -209,21 +212,28 @@ func (m *machine) ask(now time.Time, a asked) {
 
 func (m *machine) begin(now time.Time, a asked) {
 	r := m.record
-	m.live.takenUp, m.live.began, m.live.whole, m.live.announced = now, time.Time{}, time.Time{}, time.Time{}
+	gone := m.live.gone
+	m.live = newLive(r)
+	m.live.gone, m.live.takenUp = gone, now
 	m.since, m.lastArrival, m.announced = now, time.Time{}, time.Time{}
 	if r.Status == ledger.InProgress && (a.why == asAccepted || a.why == asResumed) {
 		m.since = r.StartTime
 	}
-	m.arrived, m.failed = make(map[string]bool), make(map[string]bool)
-	for _, b := range r.Successful {
-		m.arrived[b] = true
-	}
-	for _, b := range r.Failed {
-		m.failed[b] = true
-	}
+	m.recall()
 	m.content, m.farthest, m.pulling, m.wait = nil, 0, now, firstRetry
 	m.do(begun{a})
 	m.attempt(now)
+}
+
+// recall takes what the record says as said already.
+func (m *machine) recall() {
+	m.arrived, m.failed = make(map[string]bool), make(map[string]bool)
+	for _, b := range m.record.Successful {
+		m.arrived[b] = true
+	}
+	for _, b := range m.record.Failed {
+		m.failed[b] = true
+	}
 }
 
 // attempt begins anew, with what is there.
@@ -274,7 +284,10 @@ func (m *machine) ended(now time.Time, d done) {
 			m.told(now, d.err)
 		}
 	case lookWorker:
-		if m.doing == following {
+		switch m.doing {
+		case idle:
+			m.news(now)
+		case following:
 			m.follow(now)
 		}
 	case failWorker:

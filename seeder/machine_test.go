@@ -187,6 +187,20 @@ func TestLastLook(t *testing.T) {
 	}
 }
 
+// An execution that has ended hears that a destination has landed after all.
+func TestLateArrival(t *testing.T) {
+	v := newTold()
+	v.write(failedA)
+	v.machine = newMachine(v.record, toldTimeout, jitter)
+	if actions := v.hear(asked{asLate, context.Background()}); !slices.Equal(actions, []action{begin{lookWorker}}) {
+		t.Fatalf("%v", actions)
+	}
+	v.write(func(r *ledger.Record) { r.Successful, r.Failed, r.Status = []string{"a"}, nil, ledger.Completed })
+	if actions := v.hear(done{worker: lookWorker}); v.doing != idle || !slices.Equal(actions, []action{sayArrived{"a"}}) {
+		t.Errorf("state %d, %v", v.doing, actions)
+	}
+}
+
 // Whoever has taken the key is named, also when the table is being read already.
 func TestSuccessorIsNamed(t *testing.T) {
 	v := newTold()

@@ -24,6 +24,7 @@ const (
 	asResumed  = "resumed"  // by a start of the seeder
 	asRetried  = "retried"  // by request
 	asAwaited  = "awaited"  // by an agent that has come and lacks it
+	asLate     = "late"     // it has ended, and an agent says that it has landed after all
 	asOver     = "over"     // it is still announced: if it has ended, that is said again
 )
 

@@ -145,7 +145,7 @@ func (s *sim) hear() {
 	case retrying:
 		s.retried = s.now
 	case asked:
-		s.owes = s.owes || e.why != asOver
+		s.owes = s.owes || e.why != asOver && e.why != asLate
 	}
 	s.events++
 	s.perform(s.m.step(s.now, e))
@@ -192,7 +192,7 @@ func (s *sim) perform(actions []action) {
 				s.said[b] = true
 			}
 		case retire:
-			if len(s.running) > 0 {
+			if len(s.running) > 0 && s.carried { // else the table is looked at
 				s.fail("retired while %v work", slices.Collect(maps.Keys(s.running)))
 			}
 			if wanted(s.m.record) && len(s.m.record.Pending()) > 0 && s.m.end == hasEnded {
@@ -217,7 +217,7 @@ func (s *sim) begin(w worker) {
 	switch {
 	case s.running[w] != nil:
 		s.fail("a second worker: %s", w)
-	case !s.carried:
+	case !s.carried && w != lookWorker:
 		s.fail("%s works, and nobody carries the execution", w)
 	}
 	s.running[w] = s.m.failures
@@ -396,6 +396,23 @@ func (s *sim) agent() {
 	s.mail(report)
 }
 
+// late lands a build that has failed; the agent's word may come when nobody carries it.
+func (s *sim) late() {
+	if s.taken || s.owned || s.table.Status != ledger.Failed {
+		return
+	}
+	b := s.table.Failed[0]
+	s.write(func(r *ledger.Record) {
+		r.Successful, r.Failed = append(slices.Clone(r.Successful), b), r.Failed[1:]
+		r.Results[b] = ledger.Result{Success: true, Timestamp: s.now}
+	})
+	s.said = make(map[string]bool)
+	for _, b := range s.index.Successful {
+		s.said[b] = true
+	}
+	s.ask(asLate)
+}
+
 // pass lets time pass; not much of it before an owner hears what it was told.
 func (s *sim) pass(d time.Duration) {
 	if len(s.mailbox) > 0 {
@@ -426,8 +443,10 @@ func (s *sim) step() {
 		if running := slices.Sorted(maps.Keys(s.running)); len(running) > 0 {
 			s.work(running[s.rng.IntN(len(running))])
 		}
-	case n < 70:
+	case n < 69:
 		s.agent()
+	case n < 70:
+		s.late()
 	case s.calm:
 		s.pass(time.Duration(s.rng.Int64N(int64(10 * time.Second))))
 	case n < 85:

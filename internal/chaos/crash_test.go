@@ -291,7 +291,7 @@ func (w *World) seederName() (name string) {
 // it was given up.
 func TestLateJoiners(t *testing.T) {
 	t.Parallel()
-	w := Start(t, Options{Agents: []int{2, 1, 1}, Down: []int{1, 2, 3}, ArrivalTimeout: "4s", Seed: 5})
+	w := Start(t, Options{Agents: []int{2, 1, 1}, Down: []int{1, 2, 3}, ArrivalTimeout: "10s", Seed: 5})
 	v := w.Put("build.zip", several)
 	r := w.Ended(v, "FAILED")
 	for _, b := range w.Buckets[1:] {

@@ -78,7 +78,7 @@ func TestWires(t *testing.T) {
 // reason, the others have nothing of it; once it is allowed, a retry is enough.
 func TestDenied(t *testing.T) {
 	t.Parallel()
-	w := Start(t, Options{Agents: []int{1, 1}, ArrivalTimeout: "6s", Seed: 31})
+	w := Start(t, Options{Agents: []int{1, 1}, ArrivalTimeout: "10s", Seed: 31})
 	denied := w.Buckets[0]
 	rule := w.Agents[0].Gate.Break(Rule{When: func(c Call) bool { return c.S3() && c.Writes() }, Do: AccessDenied})
 	v := w.Put("build.zip", several)
@@ -89,7 +89,7 @@ func TestDenied(t *testing.T) {
 	})
 	t.Logf("the other one has it after %.1f s", seconds(began))
 	r := w.Ended(v, ledger.Failed)
-	if got := r.Results[denied].Error; !strings.Contains(got, "no progress for 6s") || !strings.Contains(got, "AccessDenied") {
+	if got := r.Results[denied].Error; !strings.Contains(got, "no progress for 10s") || !strings.Contains(got, "AccessDenied") {
 		t.Errorf("failed because of %q", got)
 	}
 	rule.Heal()

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -150,7 +149,7 @@ func TestPublishJoinsAndSupersedes(t *testing.T) {
 }
 
 func TestArrivalTimeOutAndLateArrival(t *testing.T) {
-	c := Start(t, cloud, Options{Regions: 2, Unserved: 1, ArrivalTimeout: time.Second})
+	c := Start(t, cloud, Options{Regions: 2, Unserved: 1, ArrivalTimeout: LandsWithin})
 	c.Put("build.bin", content(1, 500_000), nil)
 	e := c.Await(c.Deploy("build.bin").ExecutionID, "FAILED")
 	r := c.Record("build.bin")

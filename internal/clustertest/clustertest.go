@@ -35,6 +35,10 @@ import (
 // Timeout bounds every wait; a test that runs into it has failed.
 const Timeout = 60 * time.Second
 
+// LandsWithin is an arrival time-out that a test can wait for, and that is long enough
+// for an agent to land a small build, whatever else the machine does.
+const LandsWithin = 5 * time.Second
+
 // pollInterval is how often a wait looks.
 const pollInterval = 20 * time.Millisecond
 

@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
@@ -15,7 +14,7 @@ import (
 // the destination instead of a wait, fails it for that reason, and sends the build
 // when an agent comes that trusts it.
 func TestAgentOfAnotherKey(t *testing.T) {
-	c := Start(t, cloud, Options{Regions: 2, Unserved: 1, ArrivalTimeout: 2 * time.Second})
+	c := Start(t, cloud, Options{Regions: 2, Unserved: 1, ArrivalTimeout: LandsWithin})
 	right := c.cluster.Trust
 	other := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{9}, ed25519.SeedSize)).Public().(ed25519.PublicKey)
 	c.cluster.Trust = []ed25519.PublicKey{other}

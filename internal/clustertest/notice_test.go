@@ -57,7 +57,7 @@ func metricsOf(t *testing.T, c *Cluster) string {
 
 func TestFailedDestinationIsTold(t *testing.T) {
 	url, notices := webhook(t)
-	c := Start(t, cloud, Options{Regions: 2, Unserved: 1, ArrivalTimeout: time.Second, Webhook: url})
+	c := Start(t, cloud, Options{Regions: 2, Unserved: 1, ArrivalTimeout: LandsWithin, Webhook: url})
 	c.Put("build.bin", content(1, 500_000), nil)
 	id := c.Deploy("build.bin").ExecutionID
 	c.Await(id, "FAILED")

@@ -219,12 +219,12 @@ func TestSourceStaysAway(t *testing.T) {
 	broken := &brokenSource{RoundTripper: cloud.AWS.HTTPClient.(*http.Client).Transport}
 	cfg := cloud.AWS.Copy()
 	cfg.HTTPClient = &http.Client{Transport: broken}
-	c := Start(t, cloud, Options{Regions: 1, ArrivalTimeout: 500 * time.Millisecond, AWS: &cfg})
+	c := Start(t, cloud, Options{Regions: 1, ArrivalTimeout: LandsWithin, AWS: &cfg})
 	c.Put("build.bin", content(1, 100_000), nil)
 	broken.Store(true)
 	id := c.Deploy("build.bin").ExecutionID
 	c.Await(id, "FAILED")
-	if reason := c.Record("build.bin").Results[c.Bucket(0)].Error; !strings.Contains(reason, "no progress for 500ms") || !strings.Contains(reason, "AccessDenied") {
+	if reason := c.Record("build.bin").Results[c.Bucket(0)].Error; !strings.Contains(reason, "no progress for "+LandsWithin.String()) || !strings.Contains(reason, "AccessDenied") {
 		t.Errorf("the reason is %q", reason)
 	}
 	broken.Store(false)

@@ -12,53 +12,65 @@ import (
 	"github.com/landfall-dist/landfall/internal/api"
 )
 
-// heldTable holds the answer to the write that ends an execution, once.
+// heldTable holds a write that has this in its body, once: what before says, before it is
+// carried out or after.
 type heldTable struct {
 	http.RoundTripper
-	once           sync.Once
-	written, goOn  chan struct{}
-	failedIsItsEnd []byte
+	holds         []byte
+	before        bool
+	once          sync.Once
+	reached, goOn chan struct{}
+	release       func() // once the test is over, too
 }
 
-func newHeldTable() *heldTable {
-	return &heldTable{
+func newHeldTable(holds string, before bool) *heldTable {
+	h := &heldTable{
 		RoundTripper: cloud.AWS.HTTPClient.(*http.Client).Transport,
-		written:      make(chan struct{}), goOn: make(chan struct{}),
-		failedIsItsEnd: []byte(`"status":{"S":"FAILED"}`),
+		holds:        []byte(holds), before: before,
+		reached: make(chan struct{}), goOn: make(chan struct{}),
 	}
+	h.release = sync.OnceFunc(func() { close(h.goOn) })
+	return h
 }
 
 func (h *heldTable) RoundTrip(r *http.Request) (*http.Response, error) {
-	ends := false
+	hold := func() {}
 	if target := r.Header.Get("X-Amz-Target"); strings.HasSuffix(target, ".PutItem") || strings.HasSuffix(target, ".UpdateItem") {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
 			return nil, err
 		}
 		r.Body = io.NopCloser(bytes.NewReader(body))
-		ends = bytes.Contains(body, h.failedIsItsEnd)
+		if bytes.Contains(body, h.holds) {
+			hold = func() {
+				h.once.Do(func() {
+					close(h.reached)
+					<-h.goOn
+				})
+			}
+		}
+	}
+	if h.before {
+		hold()
+		return h.RoundTripper.RoundTrip(r)
 	}
 	answer, err := h.RoundTripper.RoundTrip(r)
-	if ends {
-		h.once.Do(func() {
-			close(h.written)
-			<-h.goOn
-		})
-	}
+	hold()
 	return answer, err
 }
 
 // held is a cluster whose only destination has no agent, and an execution of it that
 // comes to its end: the table calls it failed, the seeder does not know yet.
-func held(t *testing.T) (c *Cluster, h *heldTable, id string) {
+func held(t *testing.T, timeout time.Duration) (c *Cluster, h *heldTable, id string) {
 	t.Helper()
-	h = newHeldTable()
+	h = newHeldTable(`"status":{"S":"FAILED"}`, false)
 	cfg := cloud.AWS.Copy()
 	cfg.HTTPClient = &http.Client{Transport: h}
-	c = Start(t, cloud, Options{Regions: 1, Unserved: 1, AWS: &cfg, ArrivalTimeout: 300 * time.Millisecond})
+	c = Start(t, cloud, Options{Regions: 1, Unserved: 1, AWS: &cfg, ArrivalTimeout: timeout})
+	t.Cleanup(h.release)
 	c.Put("build.bin", content(1, 1000), nil)
 	id = c.Deploy("build.bin").ExecutionID
-	<-h.written
+	<-h.reached
 	return c, h, id
 }
 
@@ -78,11 +90,11 @@ func (c *Cluster) ended(id string) *api.Execution {
 
 // A retry that comes while an execution ends is carried out.
 func TestRetryWhileItEnds(t *testing.T) {
-	c, h, id := held(t)
+	c, h, id := held(t, 300*time.Millisecond)
 	if _, err := c.Seeder.Retry(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
-	close(h.goOn)
+	h.release()
 	c.Await(id, "FAILED") // again, since its only destination still has no agent
 	if e := c.ended(id); e.Status != "FAILED" {
 		t.Errorf("status %s when it has ended", e.Status)
@@ -91,12 +103,12 @@ func TestRetryWhileItEnds(t *testing.T) {
 
 // A region that comes back while an execution ends gets the build.
 func TestRegionReturnsWhileItEnds(t *testing.T) {
-	c, h, id := held(t)
+	c, h, id := held(t, LandsWithin)
 	c.AddAgent(0, "late")
 	c.Until("the seeder knows the agent", func() bool {
 		return strings.Contains(metricsOf(t, c), `landfall_destination_agents{bucket="`+c.Bucket(0)+`"} 1`)
 	})
-	close(h.goOn)
+	h.release()
 	c.Await(id, "COMPLETED")
 }
 
@@ -125,4 +137,26 @@ func TestRetryAtTheFirstFailure(t *testing.T) {
 	if e := c.ended(id); e.Status != "FAILED" {
 		t.Errorf("status %s when it has ended", e.Status)
 	}
+}
+
+// A build that is in its bucket when its execution has failed for want of progress is
+// recorded all the same, and the seeder that has ended it says so.
+func TestArrivalAfterTheEnd(t *testing.T) {
+	h := newHeldTable(`"success":{"BOOL":true}`, true)
+	cfg := cloud.AWS.Copy()
+	cfg.HTTPClient = &http.Client{Transport: h}
+	log := &lines{}
+	c := Start(t, cloud, Options{Regions: 1, AWS: &cfg, ArrivalTimeout: 300 * time.Millisecond, Log: log})
+	t.Cleanup(h.release)
+	c.Put("build.bin", content(1, 1000), nil)
+	id := c.Deploy("build.bin").ExecutionID
+	<-h.reached
+	c.Await(id, "FAILED")
+	c.ended(id)
+	c.Until("the agent was told", func() bool {
+		return len(log.of("execution was ended, and the build is here: its arrival is recorded all the same")) == 1
+	})
+	h.release()
+	c.Await(id, "COMPLETED")
+	c.Holds("build.bin", content(1, 1000))
 }
