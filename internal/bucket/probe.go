@@ -25,6 +25,9 @@ const (
 	// the one small object that CheckWrites leaves.
 	probeKey = OwnPrefix + "probe"
 	checkKey = OwnPrefix + "check"
+	// probeTries bounds how often a probe begins anew when another one, which has just
+	// ended, has removed its upload.
+	probeTries = 5
 	// maxReadTries is how many objects ProbeRead tries until one can be read.
 	maxReadTries = 5
 	// noETag is the ETag of no object.
@@ -76,10 +79,30 @@ func (f *findings) add(w Weakness) {
 }
 
 // Probe asks a bucket that builds land in for what it has to refuse, and leaves
-// nothing behind: neither an object, nor a delete marker, nor an event, nor an upload.
+// nothing behind: neither an object, nor a delete marker, nor an event, nor an upload,
+// its own or one that a process has left that was killed while it probed.
 // An error says that nothing is known: the store was not reached, or the permissions
 // for a landing lack.
-func (b *Bucket) Probe(ctx context.Context) (_ []Weakness, err error) {
+func (b *Bucket) Probe(ctx context.Context) (found []Weakness, err error) {
+	for range probeTries {
+		if found, err = b.probe(ctx); !errors.Is(err, ErrNoUpload) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	// Where uploads cannot be listed, they are the lifecycle rule's.
+	left, _ := b.Uploads(ctx, probeKey)
+	for _, id := range left {
+		if err := b.AbortUpload(ctx, probeKey, id); err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+func (b *Bucket) probe(ctx context.Context) (_ []Weakness, err error) {
 	var found findings
 	id, err := b.CreateUpload(ctx, probeKey, Headers{})
 	if err != nil {

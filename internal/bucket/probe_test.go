@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/landfall-dist/landfall/internal/bucket"
 )
@@ -288,5 +289,29 @@ func TestProbeRead(t *testing.T) {
 				t.Errorf("found %q, %v; want %q", found, err, c.want)
 			}
 		})
+	}
+}
+
+// What a killed process has left of a probe is removed by the next one, and those that
+// probe at the same time remove each other's without harm.
+func TestProbeRemovesWhatIsLeft(t *testing.T) {
+	b := open(t)
+	for range 3 {
+		if _, err := b.CreateUpload(t.Context(), bucket.OwnPrefix+"probe", bucket.Headers{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var group errgroup.Group
+	for range 4 {
+		group.Go(func() error {
+			_, err := b.Probe(t.Context())
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	if left, err := b.Uploads(t.Context(), bucket.OwnPrefix+"probe"); err != nil || len(left) > 0 {
+		t.Errorf("%d uploads are left, %v", len(left), err)
 	}
 }
