@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
@@ -29,6 +31,7 @@ const (
 	globalBucket = "global-builds"
 	buildKey     = "build.zip"
 	cloudPort    = 4566
+	seederPort   = 7070
 	seederHTTP   = "127.0.0.1:7070"
 	agentHTTP    = "127.0.0.1:7080"
 	gossipPort   = 7946
@@ -49,42 +52,64 @@ func cloudOf(m *member) aws.Config {
 	}
 }
 
-// startClouds gives every member an S3 of its own; the first one's has the table
-// as well, and the build.
+// startClouds gives every region and the seeder an S3 of its own, the last one with
+// the table as well, and starts the global bucket's.
 func startClouds(ctx context.Context, r *trial) error {
-	for _, m := range r.net.members {
-		args := []string{filepath.Join(r.bins, "landfall-dev"), "cloud", "--listen", fmt.Sprintf("0.0.0.0:%d", cloudPort), "--dir", r.dataDir(m, "cloud")}
-		if m.index > 0 {
-			// In the world a region's S3 has other cores than its agent. Here eight
-			// of them storing a part at the same moment would take those of the
-			// seeder, whose link was seen to run dry each time.
-			args = append([]string{"nice", "-n", "10"}, args...)
+	for _, m := range slices.Concat(r.regions, r.bad) {
+		// In the world a region's S3 has other cores than its agent. Here eight
+		// of them storing a part at the same moment would take those of the
+		// seeder, whose link was seen to run dry each time.
+		if err := startCloud(ctx, r, m, regionalBucket(m), "nice", "-n", "10"); err != nil {
+			return err
 		}
-		p, err := r.start(m, "cloud", nil, args...)
+	}
+	if r.store != r.seeder {
+		if err := startCloud(ctx, r, r.seeder, ""); err != nil {
+			return err
+		}
+	}
+	return startStore(ctx, r)
+}
+
+// startStore starts the global bucket's S3, with the builds, unless a client is to
+// bring them.
+func startStore(ctx context.Context, r *trial) error {
+	if err := startCloud(ctx, r, r.store, globalBucket); err != nil || r.client != nil {
+		return err
+	}
+	source, err := bucket.Open(ctx, cloudOf(r.store), globalBucket, bucket.Options{})
+	if err != nil {
+		return err
+	}
+	put := func(b build) error {
+		f, err := os.Open(b.file)
 		if err != nil {
 			return err
 		}
-		if err := p.waitFor(ctx, "S3 and DynamoDB are up"); err != nil {
-			return err
-		}
-		name := regionalBucket(m)
-		if m.index == 0 {
-			name = globalBucket
-		}
-		if _, err := bucket.Create(ctx, cloudOf(m), name, ""); err != nil {
+		defer f.Close()
+		_, err = source.Upload(ctx, b.key, f, b.size, bucket.Headers{ContentType: "application/zip"})
+		return err
+	}
+	for _, b := range slices.Concat(r.builds, r.small) {
+		if err := put(b); err != nil {
 			return err
 		}
 	}
-	source, err := bucket.Open(ctx, cloudOf(r.net.members[0]), globalBucket, bucket.Options{})
+	return nil
+}
+
+// startCloud starts an S3 with a bucket, unless that is empty; before are words that
+// go before the command's.
+func startCloud(ctx context.Context, r *trial, m *member, name string, before ...string) error {
+	p, err := r.start(m, "cloud", nil, append(before, filepath.Join(r.bins, "landfall-dev"),
+		"cloud", "--listen", fmt.Sprintf("0.0.0.0:%d", cloudPort), "--dir", r.dataDir(m, "cloud"))...)
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(r.file)
-	if err != nil {
+	if err := p.waitFor(ctx, "S3 and DynamoDB are up"); err != nil || name == "" {
 		return err
 	}
-	defer f.Close()
-	_, err = source.Upload(ctx, buildKey, f, r.cell.size(), bucket.Headers{ContentType: "application/zip"})
+	_, err = bucket.Create(ctx, cloudOf(m), name, "")
 	return err
 }
 
@@ -97,8 +122,7 @@ func (l landfall) run(ctx context.Context, r *trial) error {
 	if err := startClouds(ctx, r); err != nil {
 		return err
 	}
-	first := r.net.members[0]
-	table := command.OpenLedger(cloudOf(first), ledger.DefaultTable, "")
+	table := command.OpenLedger(cloudOf(r.seeder), ledger.DefaultTable, "")
 	if _, err := table.Create(ctx); err != nil {
 		return err
 	}
@@ -109,12 +133,16 @@ func (l landfall) run(ctx context.Context, r *trial) error {
 	if err := gossip.WriteKey(keys.gossip); err != nil {
 		return err
 	}
-	seeder, err := r.start(first, "seeder", cloudEnv(first), append(append([]string{"seeder", "run",
-		"--bucket", globalBucket, "--signing-key", keys.signing, "--listen", seederHTTP}, memberFlags(r, first, keys)...), l.seederFlags...)...)
+	listen, open := seederHTTP, []string(nil)
+	if r.client != nil {
+		listen, open = netip.AddrPortFrom(r.seeder.addr, seederPort).String(), []string{"--insecure"}
+	}
+	seeder, err := r.start(r.seeder, "seeder", cloudEnv(r.store), slices.Concat([]string{"seeder", "run",
+		"--bucket", globalBucket, "--signing-key", keys.signing, "--listen", listen}, open, memberFlags(r, r.seeder, keys), l.seederFlags)...)
 	if err != nil {
 		return err
 	}
-	client := &client.Client{URL: "http://" + seederHTTP, HTTP: first.client()}
+	client := &client.Client{URL: "http://" + listen, HTTP: r.seeder.client()}
 	if err := until(ctx, "the seeder", func() (bool, error) { return client.Ready(ctx) == nil, seeder.alive() }); err != nil {
 		return err
 	}
@@ -122,80 +150,176 @@ func (l landfall) run(ctx context.Context, r *trial) error {
 	startAgent := func(m *member) error {
 		p, err := r.start(m, "agent", cloudEnv(m), append(append([]string{"agent", "run",
 			"--region", fmt.Sprintf("region-%d", m.index), "--bucket", regionalBucket(m), "--trust", keys.signing + ".pub",
-			"--listen", agentHTTP, "--join", netip.AddrPortFrom(first.addr, gossipPort).String()}, memberFlags(r, m, keys)...), l.agentFlags...)...)
+			"--listen", agentHTTP, "--join", netip.AddrPortFrom(r.seeder.addr, gossipPort).String()}, memberFlags(r, m, keys)...), l.agentFlags...)...)
 		agents[regionalBucket(m)] = p
 		return err
 	}
-	good := r.net.members[1 : r.cell.Members+1]
-	early, late := r.cell.split(good)
-	for _, m := range early {
-		if err := startAgent(m); err != nil {
-			return err
+	startAgents := func(members []*member) error {
+		for _, m := range members {
+			if err := startAgent(m); err != nil {
+				return err
+			}
 		}
+		return nil
 	}
-	destinations := make([]string, 0, len(r.net.members)-1)
-	for _, m := range r.net.members[1:] {
+	early, late := r.cell.split(r.regions)
+	if err := startAgents(early); err != nil {
+		return err
+	}
+	var destinations []string
+	for _, m := range slices.Concat(r.regions, r.bad) {
 		destinations = append(destinations, regionalBucket(m))
 	}
-	bad := r.net.members[r.cell.Members+1:]
-	for _, m := range bad {
+	for _, m := range r.bad {
 		if err := startBad(r, m, keys.gossip); err != nil {
 			return err
 		}
 	}
 	for _, m := range early {
-		if err := known(ctx, m, len(early)+len(bad)+1); err != nil {
+		if err := known(ctx, m, len(early)+len(r.bad)+1); err != nil {
 			return err
 		}
 	}
-
-	r.begin()
-	answer, err := client.Deploy(ctx, api.DeployRequest{SourceBucket: globalBucket, SourceKey: buildKey, DestinationBuckets: destinations})
-	if err != nil {
+	// publish runs the command on a member, as a user would.
+	publish := func(m *member, name string, args ...string) error {
+		p, err := r.start(m, name, nil, append([]string{"seeder", "publish", "--seeder", "http://" + listen, "--to", strings.Join(destinations, ","), "--no-wait"}, args...)...)
+		r.publishing = append(r.publishing, p)
 		return err
 	}
-	key := ledger.Key{FileKey: buildKey, SourceBucket: globalBucket}
-	var record *ledger.Record
-	err = until(ctx, "all arrivals", func() (bool, error) {
-		if len(late) > 0 && time.Since(r.started) > r.cell.bound()/2 {
-			for _, m := range late {
-				if err := startAgent(m); err != nil {
-					return false, err
-				}
-			}
-			late = nil
+	atHalf := []func() error{func() error { return startAgents(late) }}
+	var urgent func(b build) error
+	var urgentSince time.Time
+	if r.cell.Urgent {
+		flags, err := priorityFlags(r)
+		if err != nil {
+			return err
 		}
-		record, err = table.Get(ctx, key)
-		return err == nil && len(record.Successful) == len(good), err
-	})
+		urgent = func(b build) error {
+			urgentSince = time.Now()
+			return publish(r.seeder, "publish-"+b.key, append(flags, "s3://"+globalBucket+"/"+b.key)...)
+		}
+		if err := urgent(r.small[0]); err != nil {
+			return err
+		}
+		records, err := arrivals(ctx, r, table, r.small[:1], nil)
+		if err != nil {
+			return err
+		}
+		r.result.Alone, r.result.Priority = lastArrival(records[0]).Sub(urgentSince).Seconds(), flags != nil
+		atHalf = append(atHalf, func() error { return urgent(r.small[1]) })
+	}
+
+	r.begin()
+	if r.client != nil {
+		if err := publish(r.client, "publish", "--key", buildKey, r.builds[0].file); err != nil {
+			return err
+		}
+	} else {
+		var group errgroup.Group
+		for _, b := range r.builds {
+			group.Go(func() error {
+				_, err := client.Deploy(ctx, api.DeployRequest{SourceBucket: globalBucket, SourceKey: b.key, DestinationBuckets: destinations})
+				return err
+			})
+		}
+		if err := group.Wait(); err != nil {
+			return err
+		}
+	}
+	records, err := arrivals(ctx, r, table, r.builds, atHalf)
 	if err != nil {
 		return err
 	}
 	r.end()
-	for _, m := range good {
-		r.landed(m, record.Results[regionalBucket(m)].Timestamp)
-		downloaded, err := logTime(agents[regionalBucket(m)].log, "downloaded")
+	if r.cell.Urgent {
+		small, err := arrivals(ctx, r, table, r.small[1:], nil)
 		if err != nil {
 			return err
 		}
-		r.downloaded(m, downloaded)
-		if _, err := logTime(agents[regionalBucket(m)].log, "bad peer"); err == nil {
+		r.result.Urgent = lastArrival(small[0]).Sub(urgentSince).Seconds()
+	}
+	for i, record := range records {
+		if len(records) > 1 {
+			r.result.Everywhere = append(r.result.Everywhere, lastArrival(record).Sub(r.started).Seconds())
+		}
+		execution, err := client.Execution(ctx, record.ExecutionID)
+		if err != nil {
+			return err
+		}
+		r.result.SeederPayload += execution.SentBytes
+		for _, m := range r.regions {
+			r.landed(m, record.Results[regionalBucket(m)].Timestamp)
+			downloaded, err := logTime(agents[regionalBucket(m)].log, "downloaded", r.builds[i].key)
+			if err != nil {
+				return err
+			}
+			r.downloaded(m, downloaded)
+		}
+	}
+	for _, m := range r.regions {
+		if _, err := logTime(agents[regionalBucket(m)].log, "bad peer", ""); err == nil {
 			r.result.Named++
 		}
 	}
-	execution, err := client.Execution(ctx, answer.ExecutionID)
-	if err != nil {
-		return err
-	}
-	r.result.SeederPayload = execution.SentBytes
-	pulled, err := logTime(seeder.log, "announced")
+	pulled, err := logTime(seeder.log, "announced", buildKey)
 	r.result.Announced = pulled.Sub(r.started).Seconds()
 	return err
 }
 
+// priorityFlags are what makes a build go before others, nil where this version knows
+// no such thing.
+func priorityFlags(r *trial) ([]string, error) {
+	help, err := output(filepath.Join(r.bins, "seeder"), "publish", "--help")
+	if err != nil || !strings.Contains(help, "--priority") {
+		return nil, err
+	}
+	return []string{"--priority", "high"}, nil
+}
+
+// arrivals waits until builds have landed everywhere and returns their items. What is
+// to happen at half the bound is done meanwhile.
+func arrivals(ctx context.Context, r *trial, table *ledger.Ledger, builds []build, atHalf []func() error) ([]*ledger.Record, error) {
+	records := make([]*ledger.Record, len(builds))
+	waitingFor := 0
+	err := until(ctx, "all arrivals", func() (bool, error) {
+		if time.Since(r.started) > r.cell.bound()/2 {
+			for _, f := range atHalf {
+				if err := f(); err != nil {
+					return false, err
+				}
+			}
+			atHalf = nil
+		}
+		for ; waitingFor < len(builds); waitingFor++ {
+			record, err := table.Get(ctx, ledger.Key{FileKey: builds[waitingFor].key, SourceBucket: globalBucket})
+			switch {
+			case errors.Is(err, ledger.ErrNotFound): // a file is still on its way up
+				return false, r.failed()
+			case err != nil:
+				return false, err
+			case len(record.Successful) < len(r.regions):
+				return false, r.failed()
+			}
+			records[waitingFor] = record
+		}
+		return true, nil
+	})
+	return records, err
+}
+
+// lastArrival is when a build had landed everywhere.
+func lastArrival(record *ledger.Record) (last time.Time) {
+	for _, result := range record.Results {
+		if result.Success && result.Timestamp.After(last) {
+			last = result.Timestamp
+		}
+	}
+	return last
+}
+
 // startBad starts the member that misbehaves.
 func startBad(r *trial, m *member, gossipKey string) error {
-	first := r.net.members[0].addr
+	first := r.seeder.addr
 	_, err := r.start(m, "bad", nil, "bench", "bad-peer",
 		"--behaviour", r.cell.Bad, "--bucket", regionalBucket(m),
 		"--peer-listen", netip.AddrPortFrom(m.addr, peerPort).String(),
@@ -218,12 +342,11 @@ func memberFlags(r *trial, m *member, keys keyFiles) []string {
 	}
 }
 
-// cloudEnv points the SDK of a member's process at its own S3 and the common
-// table.
+// cloudEnv points the SDK of a process at a member's S3 and the common table.
 func cloudEnv(m *member) []string {
 	return []string{
 		"AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test", "AWS_REGION=us-east-1", "AWS_EC2_METADATA_DISABLED=true",
-		"AWS_ENDPOINT_URL_S3=" + cloudURL,
+		fmt.Sprintf("AWS_ENDPOINT_URL_S3=http://%s:%d", m.addr, cloudPort),
 		fmt.Sprintf("AWS_ENDPOINT_URL_DYNAMODB=http://10.99.0.1:%d", cloudPort),
 	}
 }
@@ -237,18 +360,19 @@ func known(ctx context.Context, m *member, members int) error {
 	})
 }
 
-// logTime is the time of the first line with a message in a JSON log.
-func logTime(file, message string) (time.Time, error) {
+// logTime is the time of the first line with a message about a build, or about any
+// where key is empty, in a JSON log.
+func logTime(file, message, key string) (time.Time, error) {
 	log, err := os.ReadFile(file)
 	if err != nil {
 		return time.Time{}, err
 	}
 	for line := range strings.Lines(string(log)) {
 		var entry struct {
-			Time time.Time
-			Msg  string
+			Time     time.Time
+			Msg, Key string
 		}
-		if json.Unmarshal([]byte(line), &entry) == nil && entry.Msg == message {
+		if json.Unmarshal([]byte(line), &entry) == nil && entry.Msg == message && (key == "" || entry.Key == key) {
 			return entry.Time, nil
 		}
 	}
@@ -265,11 +389,10 @@ func (fanOut) run(ctx context.Context, r *trial) error {
 	if err := startClouds(ctx, r); err != nil {
 		return err
 	}
-	first := r.net.members[0]
-	early, late := r.cell.split(r.net.members[1:])
+	early, late := r.cell.split(r.regions)
 	copies := make(map[*member]*process)
 	copyTo := func(m *member) (err error) {
-		copies[m], err = r.start(first, fmt.Sprintf("copy-%d", m.index), cloudEnv(first), "bench", "copy", "--key", buildKey,
+		copies[m], err = r.start(r.seeder, fmt.Sprintf("copy-%d", m.index), cloudEnv(r.store), "bench", "copy", "--key", buildKey,
 			"--from", globalBucket, "--to", regionalBucket(m), "--endpoint", fmt.Sprintf("http://%s:%d", m.addr, cloudPort))
 		return err
 	}
@@ -279,7 +402,7 @@ func (fanOut) run(ctx context.Context, r *trial) error {
 			return err
 		}
 	}
-	left := slices.Clone(r.net.members[1:])
+	left := slices.Clone(r.regions)
 	err := until(ctx, "all copies", func() (bool, error) {
 		if len(late) > 0 && time.Since(r.started) > r.cell.bound()/2 {
 			for _, m := range late {

@@ -38,6 +38,14 @@ const (
 // rates of a member's link in bits/s, Ethernet headers included.
 type rates struct{ Up, Down int64 }
 
+// link is a member's interface.
+type link struct {
+	rates
+	// subnet is 0 where the interface is in the network of all, 1 in one that only
+	// the seeder and the global bucket's S3 share.
+	subnet byte
+}
+
 // network is one namespace for each member, joined by a switch in another.
 type network struct {
 	members []*member
@@ -48,12 +56,12 @@ type network struct {
 type member struct {
 	index int
 	ns    string
-	addr  netip.Addr
+	addr  netip.Addr // of its first interface
 }
 
-// newNetwork makes a network whose member i has the i-th link, all with the same
+// newNetwork makes a network whose member i has the i-th links, all with the same
 // latency each way and the same congestion control. Close it.
-func newNetwork(ctx context.Context, links []rates, latency time.Duration, congestion, dir string) (_ *network, err error) {
+func newNetwork(ctx context.Context, links [][]link, latency time.Duration, congestion, dir string) (_ *network, err error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("network namespaces need root: run it with sudo")
 	}
@@ -69,25 +77,31 @@ func newNetwork(ctx context.Context, links []rates, latency time.Duration, conge
 	if err := run("ip", "netns", "add", hub); err != nil {
 		return nil, err
 	}
-	for i := range links {
-		n.members = append(n.members, &member{
-			index: i, ns: nsPrefix + strconv.Itoa(i), addr: netip.AddrFrom4([4]byte{10, 99, 0, byte(i + 1)}),
-		})
+	for i, of := range links {
+		n.members = append(n.members, &member{index: i, ns: nsPrefix + strconv.Itoa(i), addr: addrOf(i, of[0])})
 	}
 	if err := n.join(ctx, links, latency, dir); err != nil {
 		return nil, err
 	}
 	var setUp [][]string
 	for i, m := range n.members {
-		setUp = append(setUp,
-			[]string{"ip", "-n", m.ns, "addr", "add", m.addr.String() + "/24", "dev", "eth0"},
-			[]string{"ip", "-n", m.ns, "link", "set", "lo", "up"},
-			[]string{"ip", "-n", m.ns, "link", "set", "eth0", "up"},
-			shape(m.ns, links[i].Up),
-		)
-		if congestion != "" {
-			setUp = append(setUp, []string{"ip", "-n", m.ns, "route", "change", "10.99.0.0/24", "dev", "eth0",
-				"proto", "kernel", "scope", "link", "src", m.addr.String(), "congctl", congestion})
+		setUp = append(setUp, []string{"ip", "-n", m.ns, "link", "set", "lo", "up"})
+		for k, l := range links[i] {
+			addr, dev := addrOf(i, l).String(), device(k)
+			setUp = append(setUp,
+				[]string{"ip", "-n", m.ns, "addr", "add", addr + "/24", "dev", dev},
+				[]string{"ip", "-n", m.ns, "link", "set", dev, "up"},
+				shape(m.ns, dev, l.Up),
+			)
+			if congestion != "" {
+				setUp = append(setUp, []string{"ip", "-n", m.ns, "route", "change", fmt.Sprintf("10.99.%d.0/24", l.subnet), "dev", dev,
+					"proto", "kernel", "scope", "link", "src", addr, "congctl", congestion})
+			}
+		}
+		// One switch joins both networks: an interface answers for its own address
+		// alone.
+		if err := m.inside(func() error { return os.WriteFile("/proc/sys/net/ipv4/conf/all/arp_ignore", []byte("1"), 0o644) }); err != nil {
+			return nil, err
 		}
 	}
 	for _, args := range setUp {
@@ -98,15 +112,25 @@ func newNetwork(ctx context.Context, links []rates, latency time.Duration, conge
 	return n, nil
 }
 
-// join starts the switch and gives each member its end.
-func (n *network) join(ctx context.Context, links []rates, latency time.Duration, dir string) error {
+// addrOf is the address of a member's interface.
+func addrOf(index int, l link) netip.Addr {
+	return netip.AddrFrom4([4]byte{10, 99, l.subnet, byte(index + 1)})
+}
+
+// device is the name of a member's k-th interface.
+func device(k int) string { return fmt.Sprintf("eth%d", k) }
+
+// join starts the switch and gives each member its ends.
+func (n *network) join(ctx context.Context, links [][]link, latency time.Duration, dir string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
 	args := []string{self, "switch", "--latency", latency.String()}
-	for _, l := range links {
-		args = append(args, strconv.FormatInt(l.Down, 10))
+	for _, of := range links {
+		for _, l := range of {
+			args = append(args, strconv.FormatInt(l.Down, 10))
+		}
 	}
 	n.joiner, err = start(hub, "switch", dir, nil, args...)
 	if err != nil {
@@ -115,24 +139,28 @@ func (n *network) join(ctx context.Context, links []rates, latency time.Duration
 	if err := n.joiner.waitFor(ctx, switchReady); err != nil {
 		return err
 	}
+	port := 0
 	for i, m := range n.members {
 		if err := run("ip", "netns", "add", m.ns); err != nil {
 			return err
 		}
-		if err := run("ip", "-n", hub, "link", "set", tapName(i), "netns", m.ns, "name", "eth0"); err != nil {
-			return err
+		for k := range links[i] {
+			if err := run("ip", "-n", hub, "link", "set", tapName(port), "netns", m.ns, "name", device(k)); err != nil {
+				return err
+			}
+			port++
 		}
 	}
 	return nil
 }
 
 // shape limits what a member sends; what it receives is limited by the switch.
-func shape(ns string, rate int64) []string {
-	return []string{"tc", "-n", ns, "qdisc", "add", "dev", "eth0", "root", "tbf",
+func shape(ns, dev string, rate int64) []string {
+	return []string{"tc", "-n", ns, "qdisc", "add", "dev", dev, "root", "tbf",
 		"rate", strconv.FormatInt(rate, 10) + "bit", "burst", strconv.Itoa(burst), "latency", queue.String()}
 }
 
-// sent is how many bytes the member has put on its link, the headers of every
+// sent is how many bytes the member has put on its first link, the headers of every
 // packet included.
 func (m *member) sent() (int64, error) {
 	out, err := output("tc", "-n", m.ns, "-s", "-j", "qdisc", "show", "dev", "eth0")

@@ -32,7 +32,7 @@ const oneSize = 1 << 30
 // it on the same machine.
 func oneToOne(ctx context.Context, s *stack, c *cli.Context) error {
 	file := filepath.Join(s.dir, "build.bin")
-	if err := makeFile(file, oneSize); err != nil {
+	if err := makeFile(file, 0, oneSize); err != nil {
 		return err
 	}
 	self, err := os.Executable()

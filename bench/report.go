@@ -27,7 +27,7 @@ func report(w io.Writer, c cell, all []result) {
 		}
 	}
 	for _, name := range names {
-		of := slices.DeleteFunc(slices.Clone(results), func(r result) bool { return r.System != name })
+		of := ofSystem(results, name)
 		size := float64(c.size())
 		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, len(of),
 			spread(of, func(r result) float64 {
@@ -48,14 +48,46 @@ func report(w io.Writer, c cell, all []result) {
 		fmt.Fprintf(w, "of %d members these called the bad one bad by the end: %s\n", c.Members,
 			spread(results, func(r result) float64 { return float64(r.Named) }))
 	}
-	if c.Slow {
+	for _, name := range names {
+		of := ofSystem(results, name)
+		if c.Builds > 1 {
+			fmt.Fprintf(w, "%s: the mean time to landed everywhere over the last build's: %s\n", name, spread(of, func(r result) float64 {
+				var sum float64
+				for _, t := range r.Everywhere {
+					sum += t
+				}
+				return sum / float64(c.Builds) / slices.Max(r.Everywhere)
+			}))
+		}
+		if c.Urgent {
+			how := "--priority high"
+			if !of[0].Priority {
+				how = "no priority, which this version does not know"
+			}
+			fmt.Fprintf(w, "%s: a build of a tenth the size, published at half the bound (%s), landed after %s times what it takes alone (%s s)\n", name, how,
+				spread(of, func(r result) float64 { return r.Urgent / r.Alone }), spread(of, func(r result) float64 { return r.Alone }))
+		}
+		if uploads := ofSystem(results, upload{}.name()); len(uploads) > 0 && name != uploads[0].System {
+			slices.SortFunc(uploads, func(a, b result) int { return cmp.Compare(a.Makespan, b.Makespan) })
+			fmt.Fprintf(w, "%s: landed after %s times what the upload alone takes\n", name,
+				spread(of, func(r result) float64 { return r.Makespan / uploads[len(uploads)/2].Makespan }))
+		}
+	}
+	if c.Publish == sameUplink {
+		fmt.Fprintln(w, "The file takes the seeder's uplink twice, to S3 and to the regions: no system can be below twice the bound.")
+	}
+	if c.Slow > 1 {
 		for _, name := range names {
-			of := slices.DeleteFunc(slices.Clone(results), func(r result) bool { return r.System != name })
+			of := ofSystem(results, name)
 			fast := float64(c.size()) * 8 / float64(c.Rate)
 			fmt.Fprintf(w, "%s: the others had it downloaded after %s of file over uplink\n", name,
 				spread(of, func(r result) float64 { return slices.Max(r.Downloaded[:c.Members-1]) / fast }))
 		}
 	}
+}
+
+func ofSystem(results []result, name string) []result {
+	return slices.DeleteFunc(slices.Clone(results), func(r result) bool { return r.System != name })
 }
 
 // completing is the longest time from a member's last byte to its complete object.
@@ -89,6 +121,9 @@ func memory(results []result) string {
 	}
 	var out []string
 	for kind, peak := range peaks {
+		if peak == 0 { // it had ended
+			continue
+		}
 		out = append(out, fmt.Sprintf("%s %d", kind, peak/mib))
 	}
 	slices.SortFunc(out, cmp.Compare[string])

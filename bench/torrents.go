@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -45,19 +46,17 @@ func (l libtorrent) run(ctx context.Context, r *trial) error {
 	if err := os.WriteFile(script, libtorrentPeer, 0o644); err != nil {
 		return err
 	}
-	torrent, err := r.torrentFile()
-	if err != nil {
-		return err
-	}
-	peers := make([]string, len(r.net.members))
-	for i, m := range r.net.members {
+	torrent := r.torrentFile()
+	members := r.net.members[:r.cell.Members+1]
+	peers := make([]string, len(members))
+	for i, m := range members {
 		peers[i] = netip.AddrPortFrom(m.addr, peerPort).String()
 	}
 	processes := make(map[*member]*process)
 	startPeer := func(m *member, mode string) error {
 		dir := r.dataDir(m, "libtorrent")
 		if mode != "leech" {
-			if err := os.Symlink(r.file, filepath.Join(dir, buildKey)); err != nil {
+			if err := os.Symlink(r.seedFile(), filepath.Join(dir, buildKey)); err != nil {
 				return err
 			}
 		}
@@ -72,7 +71,7 @@ func (l libtorrent) run(ctx context.Context, r *trial) error {
 	if l.superSeeding {
 		mode = "super"
 	}
-	for i, m := range r.net.members {
+	for i, m := range members {
 		if i > 0 {
 			mode = "leech"
 		}
@@ -80,15 +79,20 @@ func (l libtorrent) run(ctx context.Context, r *trial) error {
 			return err
 		}
 	}
-	seeder := processes[r.net.members[0]]
+	if err := r.makeTorrent(ctx); err != nil {
+		return err
+	}
+	seeder := processes[r.seeder]
 	if _, err := seeder.stdin.WriteString("go\n"); err != nil {
 		return err
 	}
 	if err := seeder.waitFor(ctx, "seeding"); err != nil {
 		return err
 	}
-	early, late := r.cell.split(r.net.members[1:])
-	r.begin()
+	early, late := r.cell.split(r.regions)
+	if r.started.IsZero() {
+		r.begin()
+	}
 	wake := func(members []*member) error {
 		for _, m := range members {
 			if _, err := processes[m].stdin.WriteString("go\n"); err != nil {
@@ -100,8 +104,8 @@ func (l libtorrent) run(ctx context.Context, r *trial) error {
 	if err := wake(early); err != nil {
 		return err
 	}
-	left := slices.Clone(r.net.members[1:])
-	err = until(ctx, "all downloads", func() (bool, error) {
+	left := slices.Clone(r.regions)
+	err := until(ctx, "all downloads", func() (bool, error) {
 		if len(late) > 0 && time.Since(r.started) > r.cell.bound()/2 {
 			if err := wake(late); err != nil {
 				return false, err
@@ -150,12 +154,8 @@ type aria2 struct{}
 func (aria2) name() string { return "aria2" }
 
 func (aria2) run(ctx context.Context, r *trial) error {
-	first := r.net.members[0]
-	torrent, err := r.torrentFile()
-	if err != nil {
-		return err
-	}
-	tracker, err := startTracker(first, r.net.members)
+	first, torrent := r.seeder, r.torrentFile()
+	tracker, err := startTracker(first, r.net.members[:r.cell.Members+1])
 	if err != nil {
 		return err
 	}
@@ -166,17 +166,23 @@ func (aria2) run(ctx context.Context, r *trial) error {
 			"--seed-ratio=0", "--check-certificate=false", "--summary-interval=0", "--no-conf"}, append(flags, torrent)...)...)
 		return err
 	}
-	if err := os.Symlink(r.file, filepath.Join(r.dataDir(first, "aria2"), buildKey)); err != nil {
+	if err := os.Symlink(r.seedFile(), filepath.Join(r.dataDir(first, "aria2"), buildKey)); err != nil {
 		return err
 	}
-	if err := startPeer(first, "--check-integrity=true"); err != nil {
+	if err := r.makeTorrent(ctx); err != nil {
+		return err
+	}
+	// What was only just read and hashed is not hashed once more.
+	if err := startPeer(first, fmt.Sprintf("--bt-seed-unverified=%t", r.cell.Source > 0), fmt.Sprintf("--check-integrity=%t", r.cell.Source == 0)); err != nil {
 		return err
 	}
 	if err := until(ctx, "aria2 to seed", func() (bool, error) { return tracker.has(first), nil }); err != nil {
 		return err
 	}
-	early, late := r.cell.split(r.net.members[1:])
-	r.begin()
+	early, late := r.cell.split(r.regions)
+	if r.started.IsZero() {
+		r.begin()
+	}
 	for _, m := range early {
 		if err := startPeer(m); err != nil {
 			return err
@@ -191,7 +197,7 @@ func (aria2) run(ctx context.Context, r *trial) error {
 			}
 			late = nil
 		}
-		for _, m := range r.net.members[1:] {
+		for _, m := range r.regions {
 			if !tracker.has(m) {
 				return false, nil
 			}
@@ -202,33 +208,71 @@ func (aria2) run(ctx context.Context, r *trial) error {
 		return err
 	}
 	r.end()
-	for _, m := range r.net.members[1:] {
+	for _, m := range r.regions {
 		r.downloaded(m, tracker.when(m))
 	}
 	return nil
 }
 
-// torrentFile makes the .torrent of the build, of no use outside the network.
-func (r *trial) torrentFile() (string, error) {
+// readSource is what comes first where the build is not beside the seeder: it is read
+// to the seeder's disk, while the time runs.
+func (r *trial) readSource(ctx context.Context) error {
+	if err := startStore(ctx, r); err != nil {
+		return err
+	}
+	r.begin()
+	p, err := r.start(r.seeder, "read", cloudEnv(r.store), "bench", "copy", "--key", buildKey, "--from", globalBucket, "--to-file", r.seedFile())
+	if err != nil {
+		return err
+	}
+	select {
+	case <-p.ended:
+		if p.err != nil {
+			return p.alive()
+		}
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// seedFile is the file that the seeder has: the build's, or what it reads.
+func (r *trial) seedFile() string {
+	if r.cell.Source > 0 {
+		return filepath.Join(r.dir, "read.zip")
+	}
+	return r.builds[0].file
+}
+
+// torrentFile is where makeTorrent puts the .torrent of the build.
+func (r *trial) torrentFile() string { return filepath.Join(r.dir, "build.torrent") }
+
+// makeTorrent makes the .torrent, of no use outside the network, of the build, which
+// is read from the source first.
+func (r *trial) makeTorrent(ctx context.Context) error {
+	if r.cell.Source > 0 {
+		if err := r.readSource(ctx); err != nil {
+			return err
+		}
+	}
 	info := metainfo.Info{PieceLength: pieceLength, Private: new(bool)}
-	if err := info.BuildFromFilePath(r.file); err != nil {
-		return "", err
+	if err := info.BuildFromFilePath(r.seedFile()); err != nil {
+		return err
 	}
 	info.Name = buildKey
 	infoBytes, err := bencode.Marshal(info)
 	if err != nil {
-		return "", err
+		return err
 	}
 	mi := metainfo.MetaInfo{
 		InfoBytes: infoBytes,
-		Announce:  fmt.Sprintf("http://%s/announce", netip.AddrPortFrom(r.net.members[0].addr, trackerPort)),
+		Announce:  fmt.Sprintf("http://%s/announce", netip.AddrPortFrom(r.seeder.addr, trackerPort)),
 	}
-	f, err := os.Create(filepath.Join(r.dir, "build.torrent"))
+	f, err := os.Create(r.torrentFile())
 	if err != nil {
-		return "", err
+		return err
 	}
-	defer f.Close()
-	return f.Name(), mi.Write(f)
+	return errors.Join(mi.Write(f), f.Close())
 }
 
 // tracker is BEP 3's, for one torrent whose peers are known in advance (BEP 23

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/landfall-dist/landfall/internal/command"
 )
 
 // system is one way of bringing a file to every member.
@@ -31,15 +33,30 @@ type cell struct {
 	DownRatio float64       // downlink over uplink
 	Latency   time.Duration // each way
 	Seconds   float64       // file over uplink
-	Slow      bool          // the last member has a quarter of the rates
+	Slow      int           // the last member has one so-manieth of the rates; 0 for all alike
 	Late      bool          // the second half of the members joins at half the bound
 	Bad       string        `json:",omitempty"` // what one more member does wrong; only with Landfall
+	// Source is the rate of the link, over the uplink, behind which the global
+	// bucket's S3 stands; 0 where that is beside the seeder.
+	Source  float64 `json:",omitempty"`
+	Publish publish `json:",omitempty"`
+	Builds  int     `json:",omitempty"` // published at once, each of the same share of the bytes; 0 for one
+	Urgent  bool    `json:",omitempty"` // a build of a tenth the size is published at half the bound
 }
+
+// publish is how a file that a client uploads through the seeder goes on to S3.
+type publish string
+
+const (
+	notPublished publish = ""         // the object is in the global bucket when time begins
+	ownInterface publish = "own"      // by an interface of the seeder that nothing else uses
+	sameUplink   publish = "together" // by the uplink that the swarm uses, so the file takes it twice
+)
 
 func (c cell) String() string {
 	s := fmt.Sprintf("N=%d down=%.4gx %s F/up=%.3gs", c.Members, c.DownRatio, c.Latency, c.Seconds)
-	if c.Slow {
-		s += " one-slow"
+	if c.Slow > 1 {
+		s += fmt.Sprintf(" one-slow/%d", c.Slow)
 	}
 	if c.Late {
 		s += " half-late"
@@ -47,37 +64,97 @@ func (c cell) String() string {
 	if c.Bad != "" {
 		s += " one-more-" + c.Bad
 	}
+	if c.Source > 0 {
+		s += fmt.Sprintf(" source=%.4gx", c.Source)
+	}
+	if c.Publish != notPublished {
+		s += fmt.Sprintf(" publish-file(%s)", c.Publish)
+	}
+	if c.Builds > 1 {
+		s += fmt.Sprintf(" builds=%d", c.Builds)
+	}
+	if c.Urgent {
+		s += " one-urgent"
+	}
 	return s
 }
 
 const mib = 1 << 20
 
-// size of the file in bytes, whole MiB.
-func (c cell) size() int64 {
-	return max(1, int64(c.Seconds*float64(c.Rate)/8+mib/2)/mib) * mib
+// size of all builds in bytes.
+func (c cell) size() int64 { return int64(max(1, c.Builds)) * c.buildSize() }
+
+// buildSize is the size of one of them, whole MiB.
+func (c cell) buildSize() int64 {
+	return max(1, int64(c.Seconds*float64(c.Rate)/8/float64(max(1, c.Builds))+mib/2)/mib) * mib
 }
 
 // bound is the least time in which every member can have the file: it must leave
-// the source once and enter each member, headers not counted.
+// the source and the seeder once and enter each member, headers not counted.
 func (c cell) bound() time.Duration {
-	slowest := float64(c.Rate) * min(1, c.DownRatio)
-	if c.Slow {
-		slowest = min(slowest, float64(c.Rate)*c.DownRatio/4)
+	slowest := min(1, c.DownRatio, c.DownRatio/float64(max(1, c.Slow)))
+	if c.Source > 0 {
+		slowest = min(slowest, c.Source)
 	}
-	return time.Duration(float64(c.size()) * 8 / slowest * float64(time.Second))
+	return time.Duration(float64(c.size()) * 8 / (slowest * float64(c.Rate)) * float64(time.Second))
 }
 
-func (c cell) links() []rates {
-	links := make([]rates, c.Members+1)
-	for i := range links {
-		links[i] = rates{c.Rate, int64(float64(c.Rate) * c.DownRatio)}
+// maxMembers is what a network's addresses are enough for, beside those that are no
+// members.
+const maxMembers = 240
+
+// check is an error for a cell that cannot be.
+func (c cell) check() error {
+	switch {
+	case c.Members < 1 || c.Members > maxMembers:
+		return command.Usagef("--members is %d, expected 1 to %d", c.Members, maxMembers)
+	case c.Source < 0 || c.Slow < 0 || c.Builds < 0:
+		return command.Usagef("--source, --slow and --builds cannot be negative")
+	case c.Builds > maxBuilds:
+		return command.Usagef("--builds is %d, expected at most %d", c.Builds, maxBuilds)
+	case c.Publish != notPublished && c.Publish != ownInterface && c.Publish != sameUplink:
+		return command.Usagef("--publish is %q, expected %q or %q", c.Publish, ownInterface, sameUplink)
+	case c.Publish != notPublished && (c.Source == 0 || c.Builds > 1 || c.Urgent):
+		return command.Usagef("--publish needs --source, and one build alone")
+	case c.Builds > 1 && c.Urgent:
+		return command.Usagef("--urgent needs one build beside it, not --builds")
+	case c.Late && c.Source > 0:
+		return command.Usagef("--late is with the source beside the seeder")
+	}
+	return nil
+}
+
+// links are those of the seeder, the members, one that misbehaves, the S3 with the
+// global bucket and a client, where the cell has them.
+func (c cell) links() [][]link {
+	usual := link{rates: rates{c.Rate, int64(float64(c.Rate) * c.DownRatio)}}
+	var links [][]link
+	for range c.Members + 1 {
+		links = append(links, []link{usual})
+	}
+	if c.Slow > 1 {
+		links[c.Members] = []link{{rates: rates{usual.Up / int64(c.Slow), usual.Down / int64(c.Slow)}}}
 	}
 	if c.Bad != "" {
-		links = append(links, links[0])
+		links = append(links, []link{usual})
 	}
-	if c.Slow {
-		last := &links[c.Members]
-		last.Up, last.Down = last.Up/4, last.Down/4
+	if c.Source > 0 {
+		store := link{rates: rates{int64(float64(c.Rate) * c.Source), int64(float64(c.Rate) * c.Source)}}
+		seeder := &links[0][0]
+		if c.Publish == ownInterface {
+			store.subnet = 1
+			links[0] = append(links[0], store)
+		} else {
+			// The link of the source is to be the limit, not where it ends.
+			seeder.Down = max(seeder.Down, int64(float64(store.Up)*c.DownRatio))
+		}
+		if c.Publish == sameUplink {
+			seeder.Down += usual.Up // of the client, while the object is read
+		}
+		links = append(links, []link{store})
+	}
+	if c.Publish != notPublished {
+		links = append(links, []link{usual})
 	}
 	return links
 }
@@ -98,14 +175,71 @@ type trial struct {
 	net  *network
 	bins string // where our programs are
 	dir  string // for logs and data, removed afterwards
-	file string
 
-	processes []*process
-	started   time.Time
-	sentFirst int64
-	cpuFirst  cpuTimes
-	result    result
-	err       error // of begin and end
+	seeder  *member
+	regions []*member
+	bad     []*member // at most one
+	store   *member   // with the global bucket's S3: the seeder, where that is beside it
+	client  *member   // nil unless it publishes a file
+
+	builds []build
+	// small are published before the others, alone, and in mid-way.
+	small []build
+
+	processes  []*process
+	publishing []*process // of processes
+	started    time.Time
+	sentFirst  int64
+	cpuFirst   cpuTimes
+	result     result
+	err        error // of begin and end
+}
+
+// build is a file, and where it is distributed the object of its key.
+type build struct {
+	key, file string
+	size      int64
+}
+
+// maxBuilds is how many files of different bytes there are.
+const maxBuilds = 256
+
+// assign says who of the network's members is what: see links.
+func (r *trial) assign(members []*member) {
+	r.seeder, r.regions, members = members[0], members[1:r.cell.Members+1], members[r.cell.Members+1:]
+	r.store = r.seeder
+	if r.cell.Bad != "" {
+		r.bad, members = members[:1], members[1:]
+	}
+	if r.cell.Source > 0 {
+		r.store, members = members[0], members[1:]
+	}
+	if r.cell.Publish != notPublished {
+		r.client = members[0]
+	}
+}
+
+// makeBuilds writes the files into a directory where trials of the same sizes find
+// them.
+func (r *trial) makeBuilds(dir string) error {
+	add := func(to *[]build, key string, seed byte, size int64) error {
+		b := build{key, filepath.Join(dir, fmt.Sprintf("build-%d-%d.bin", size, seed)), size}
+		*to = append(*to, b)
+		return makeFile(b.file, seed, size)
+	}
+	if err := add(&r.builds, buildKey, 0, r.cell.buildSize()); err != nil {
+		return err
+	}
+	for i := 1; i < r.cell.Builds; i++ {
+		if err := add(&r.builds, fmt.Sprintf("build-%d.zip", i), byte(i), r.cell.buildSize()); err != nil {
+			return err
+		}
+	}
+	if !r.cell.Urgent {
+		return nil
+	}
+	size := max(1, r.cell.buildSize()/10/mib) * mib
+	return errors.Join(add(&r.small, "alone.zip", 1, size), add(&r.small, "urgent.zip", 2, size))
 }
 
 // result is one line of the results file. Times are in s since the beginning,
@@ -122,6 +256,13 @@ type result struct {
 	Landed     []float64 `json:"landed,omitempty"`
 	Makespan   float64   `json:"makespan"` // until the last is known to have all
 	Announced  float64   `json:"announced,omitempty"`
+	// Everywhere is when each of several builds had landed everywhere.
+	Everywhere []float64 `json:"everywhere,omitempty"`
+	// Alone and Urgent are how long the small build took before the large one, and
+	// in the midst of it; Priority whether it was published with a high priority.
+	Alone    float64 `json:"alone,omitempty"`
+	Urgent   float64 `json:"urgent,omitempty"`
+	Priority bool    `json:"priority,omitempty"`
 	// SeederWire is what left the source's link, headers included;
 	// SeederPayload what the seeder counted, where it does.
 	SeederWire    int64 `json:"seederWire"`
@@ -140,12 +281,12 @@ func measure(ctx context.Context, s system, c cell, o wanOptions) (result, error
 	if err != nil {
 		return result{}, err
 	}
-	r := &trial{cell: c, bins: o.bins, dir: dir, file: filepath.Join(o.dir, fmt.Sprintf("build-%d.bin", c.size()))}
+	r := &trial{cell: c, bins: o.bins, dir: dir}
 	r.result = result{
 		System: s.name(), Cell: c, Size: c.size(), Bound: c.bound().Seconds(),
 		Downloaded: make([]float64, c.Members), Memory: make(map[string]int64),
 	}
-	if err := makeFile(r.file, c.size()); err != nil {
+	if err := r.makeBuilds(o.dir); err != nil {
 		return result{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(float64(c.Members+4)*1.5*float64(c.bound()))+time.Minute)
@@ -154,6 +295,7 @@ func measure(ctx context.Context, s system, c cell, o wanOptions) (result, error
 	if err != nil {
 		return result{}, err
 	}
+	r.assign(r.net.members)
 	held, err := newReserve(c)
 	if err != nil {
 		return result{}, errors.Join(err, r.net.Close())
@@ -178,8 +320,8 @@ func measure(ctx context.Context, s system, c cell, o wanOptions) (result, error
 	return r.result, os.RemoveAll(dir)
 }
 
-// makeFile writes bytes that do not compress, the same for the same size.
-func makeFile(file string, size int64) error {
+// makeFile writes bytes that do not compress, the same for the same seed and size.
+func makeFile(file string, seed byte, size int64) error {
 	if stat, err := os.Stat(file); err == nil && stat.Size() == size {
 		return nil
 	}
@@ -187,7 +329,7 @@ func makeFile(file string, size int64) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.CopyN(f, noise(0), size)
+	_, err = io.CopyN(f, noise(seed), size)
 	return errors.Join(err, f.Close())
 }
 
@@ -204,6 +346,16 @@ func (r *trial) start(m *member, name string, env []string, args ...string) (*pr
 		r.processes = append(r.processes, p)
 	}
 	return p, err
+}
+
+// failed is how a command that publishes ended, if it failed.
+func (r *trial) failed() error {
+	for _, p := range r.publishing {
+		if err := p.alive(); err != nil && p.err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func exists(file string) bool {
@@ -223,7 +375,7 @@ func (r *trial) dataDir(m *member, name string) string {
 // begin starts the clock.
 func (r *trial) begin() {
 	var err, cpuErr error
-	r.sentFirst, err = r.net.members[0].sent()
+	r.sentFirst, err = r.seeder.sent()
 	r.cpuFirst, cpuErr = readCPU()
 	r.err = errors.Join(r.err, err, cpuErr)
 	r.started = time.Now()
@@ -232,7 +384,7 @@ func (r *trial) begin() {
 // end stops it, and reads the counters.
 func (r *trial) end() {
 	r.result.Makespan = time.Since(r.started).Seconds()
-	sent, err := r.net.members[0].sent()
+	sent, err := r.seeder.sent()
 	cpu, cpuErr := readCPU()
 	r.err = errors.Join(r.err, err, cpuErr)
 	r.result.SeederWire = sent - r.sentFirst
@@ -244,14 +396,16 @@ func (r *trial) end() {
 }
 
 func (r *trial) downloaded(m *member, at time.Time) {
-	r.result.Downloaded[m.index-1] = at.Sub(r.started).Seconds()
+	of := &r.result.Downloaded[m.index-1]
+	*of = max(*of, at.Sub(r.started).Seconds())
 }
 
 func (r *trial) landed(m *member, at time.Time) {
 	if r.result.Landed == nil {
 		r.result.Landed = make([]float64, r.cell.Members)
 	}
-	r.result.Landed[m.index-1] = at.Sub(r.started).Seconds()
+	of := &r.result.Landed[m.index-1]
+	*of = max(*of, at.Sub(r.started).Seconds())
 }
 
 // payloadSaid finds what the source says it has sent, after its end.

@@ -30,19 +30,24 @@ func wanCommand() *cli.Command {
 		Name:  "wan",
 		Usage: "time from publish to landed everywhere, over shaped links, beside other systems",
 		Description: "Needs root and Linux. The other systems run where they are installed (Debian: python3-libtorrent, aria2).\n\n" +
-			"Examples:\n\n  bench wan\n  bench wan --full\n  bench wan --members 8 --seconds 40 --latency 40ms --systems landfall,libtorrent",
+			"Examples:\n\n  bench wan\n  bench wan --full\n  bench wan --cells source,publish --rounds 1\n  bench wan --members 8 --seconds 40 --latency 40ms --systems landfall,libtorrent",
 		Flags: []cli.Flag{
 			command.Bool("full", "all cells, for hours; goes on where it was left"),
 			command.Int("rounds", 3, "how often each system runs in each cell, in turn"),
-			command.Strings("systems", "only these: landfall, libtorrent, libtorrent-super, aria2, fan-out"),
+			command.Strings("systems", "only these: landfall, libtorrent, libtorrent-super, aria2, fan-out, upload"),
+			command.Strings("cells", "only these: "+cellNames(defaultCells())+"; and what is not run unasked: "+cellNames(moreCells())),
 			command.Int("members", 0, "one cell of one's own: `N` regions (what follows describes it)"),
 			command.Int("rate", defaultRate, "uplink in Mbit/s"),
 			&cli.Float64Flag{Name: "down", Value: 1.25, Usage: "downlink over uplink"},
 			command.Duration("latency", 0, "`TIME` each way"),
 			&cli.Float64Flag{Name: "seconds", Value: 10, Usage: "size of the file over the uplink, in s"},
-			command.Bool("slow", "the last region has a quarter of the rates"),
+			command.Int("slow", 0, "the last region has one `N`-th of the rates"),
 			command.Bool("late", "half of the regions join half way"),
 			command.String("bad", "", "one more member misbehaves: `HOW` is one of "+badNames()+"; only with landfall"),
+			&cli.Float64Flag{Name: "source", Usage: "rate of the link, over the uplink, behind which the global bucket's S3 stands (0: beside the seeder)"},
+			command.String("publish", "", "a client with such an uplink publishes a file; the seeder reaches S3 `HOW`: by an interface of its \"own\", or \"together\" with the rest by its uplink; only with landfall"),
+			command.Int("builds", 0, "so many at once, of equal size; only with landfall"),
+			command.Bool("urgent", "a build of a tenth the size is published in mid-way; only with landfall"),
 			command.String("congestion", "cubic", "TCP's congestion control: `NAME`"),
 			command.String("bins", "bin", "`DIR` with the programs"),
 			command.String("dir", filepath.Join(dataRoot(), "landfall-bench"), "`DIR` for data"),
@@ -65,15 +70,48 @@ func dataRoot() string {
 	return os.TempDir()
 }
 
-// defaultCells end within 20 minutes: everyone where start-up and end weigh
-// most, Landfall alone where it takes longer.
+// defaultCells are the promises of docs/performance.md: how long a user waits for
+// what is in the global bucket behind a link, or for a file of his; and the swarm
+// alone, with the source beside the seeder.
 func defaultCells() []plan {
-	base := cell{Members: 8, Rate: defaultRate * 1e6, DownRatio: 1.25, Seconds: 10}
-	far := base
-	far.Latency, far.Seconds = 40*time.Millisecond, 40
-	even := base
-	even.DownRatio, even.Seconds = 1, 40
-	return []plan{{base, allSystems()}, {far, allSystems()[:1]}, {even, allSystems()[:1]}}
+	swarm := cell{Members: 8, Rate: defaultRate * 1e6, DownRatio: 1.25, Seconds: 40}
+	with := func(change func(*cell)) cell {
+		c := swarm
+		change(&c)
+		return c
+	}
+	only, uploaded := []system{landfall{}}, []system{landfall{}, upload{}}
+	return []plan{
+		{name: "source", cell: with(func(c *cell) { c.Source = 1 }), systems: []system{landfall{}, libtorrent{}, aria2{}}},
+		{name: "source-far", cell: with(func(c *cell) { c.Source, c.Latency = 1, 40*time.Millisecond }), systems: only},
+		{name: "source-long", cell: with(func(c *cell) { c.Source, c.Seconds = 1, 160 }), systems: only, once: true},
+		{name: "source-fast", cell: with(func(c *cell) { c.Source = 4 }), systems: only},
+		{name: "publish", cell: with(func(c *cell) { c.Source, c.Publish = 1, ownInterface }), systems: uploaded},
+		{name: "publish-together", cell: with(func(c *cell) { c.Source, c.Publish = 1, sameUplink }), systems: uploaded},
+		{name: "ten", cell: with(func(c *cell) { c.Source, c.Builds = 1, 10 }), systems: only},
+		{name: "urgent", cell: with(func(c *cell) { c.Source, c.Urgent = 1, true }), systems: only},
+		{name: "swarm", cell: swarm, systems: only},
+		{name: "swarm-far", cell: with(func(c *cell) { c.Latency = 40 * time.Millisecond }), systems: only},
+		{name: "swarm-even", cell: with(func(c *cell) { c.DownRatio = 1 }), systems: only},
+		{name: "swarm-short", cell: with(func(c *cell) { c.Seconds = 10 }), systems: torrents()},
+	}
+}
+
+// moreCells are run when they are named.
+func moreCells() []plan {
+	swarm := cell{Members: 8, Rate: defaultRate * 1e6, DownRatio: 1.25, Seconds: 40}
+	far, short, ten, urgent := swarm, swarm, swarm, swarm
+	far.Source, far.Latency, short.Source, short.Seconds = 1, 40*time.Millisecond, 1, 10
+	ten.Builds, urgent.Source, urgent.Urgent = 10, 4, true
+	many := cell{Members: 64, Rate: 4e6, DownRatio: 1.25, Seconds: 40, Source: 1, Slow: 10}
+	return []plan{
+		{name: "source-short", cell: short, systems: torrents()},
+		{name: "source-far-all", cell: far, systems: torrents()},
+		{name: "ten-swarm", cell: ten, systems: []system{landfall{}}},
+		{name: "urgent-fast", cell: urgent, systems: []system{landfall{}}},
+		// For the memory that so many connections take; the slow one needs 320 s.
+		{name: "many", cell: many, systems: []system{landfall{}}, once: true},
+	}
 }
 
 // fullCells is the whole grid.
@@ -84,24 +122,51 @@ func fullCells() []plan {
 		for _, base.DownRatio = range []float64{1.25, 1} {
 			for _, base.Latency = range []time.Duration{0, 40 * time.Millisecond} {
 				for _, base.Seconds = range []float64{10, 40, 172} { // 64 MiB to 1 GiB
-					plans = append(plans, plan{base, allSystems()})
+					for _, base.Source = range []float64{0, 1} {
+						plans = append(plans, plan{cell: base, systems: torrents()})
+					}
 				}
 			}
 		}
 	}
 	special := cell{Members: 8, Rate: defaultRate * 1e6, DownRatio: 1.25, Seconds: 40}
 	slow, late := special, special
-	slow.Slow, late.Late = true, true
-	return append(plans, plan{slow, allSystems()}, plan{late, allSystems()})
+	slow.Slow, late.Late = 4, true
+	return append(plans, plan{cell: slow, systems: torrents()}, plan{cell: late, systems: torrents()})
 }
 
 type plan struct {
+	name    string // by which --cells selects it
 	cell    cell
 	systems []system
+	once    bool // one round is enough, since it takes long
 }
 
-func allSystems() []system {
+// torrents are the systems that bring an object from one place to all.
+func torrents() []system {
 	return []system{landfall{}, libtorrent{}, libtorrent{superSeeding: true}, aria2{}, fanOut{}}
+}
+
+// named picks cells by their names.
+func named(names []string) ([]plan, error) {
+	all := slices.Concat(defaultCells(), moreCells())
+	var plans []plan
+	for _, name := range names {
+		i := slices.IndexFunc(all, func(p plan) bool { return p.name == name })
+		if i < 0 {
+			return nil, command.Usagef("--cells has %q, expected some of %s", name, cellNames(all))
+		}
+		plans = append(plans, all[i])
+	}
+	return plans, nil
+}
+
+func cellNames(of []plan) string {
+	var names []string
+	for _, p := range of {
+		names = append(names, p.name)
+	}
+	return strings.Join(names, ", ")
 }
 
 // installed reports whether a system can run here.
@@ -131,12 +196,24 @@ func wan(c *cli.Context) error {
 	plans := defaultCells()
 	switch {
 	case c.Int("members") > 0:
-		plans = []plan{{cell{
+		p := plan{cell: cell{
 			Members: c.Int("members"), Rate: int64(c.Int("rate")) * 1e6, DownRatio: c.Float64("down"),
-			Latency: c.Duration("latency"), Seconds: c.Float64("seconds"), Slow: c.Bool("slow"), Late: c.Bool("late"), Bad: c.String("bad"),
-		}, allSystems()}}
-		if c.String("bad") != "" {
-			plans[0].systems = plans[0].systems[:1]
+			Latency: c.Duration("latency"), Seconds: c.Float64("seconds"), Slow: c.Int("slow"), Late: c.Bool("late"), Bad: c.String("bad"),
+			Source: c.Float64("source"), Publish: publish(c.String("publish")), Builds: c.Int("builds"), Urgent: c.Bool("urgent"),
+		}, systems: torrents()}
+		if err := p.cell.check(); err != nil {
+			return err
+		}
+		if p.cell.Bad != "" || p.cell.Builds > 1 || p.cell.Urgent {
+			p.systems = p.systems[:1]
+		}
+		if p.cell.Publish != notPublished {
+			p.systems = []system{landfall{}, upload{}}
+		}
+		plans = []plan{p}
+	case len(c.StringSlice("cells")) > 0:
+		if plans, err = named(c.StringSlice("cells")); err != nil {
+			return err
 		}
 	case c.Bool("full"):
 		plans = fullCells()
@@ -178,19 +255,23 @@ func wan(c *cli.Context) error {
 
 // measureCell runs what has not been measured yet, the systems in turn.
 func measureCell(c *cli.Context, p plan, o wanOptions, file string, done *[]result) error {
-	for round := range c.Int("rounds") {
+	rounds := c.Int("rounds")
+	if p.once {
+		rounds = min(rounds, 1)
+	}
+	for round := range rounds {
 		for _, s := range p.systems {
 			if slices.ContainsFunc(*done, func(r result) bool {
 				return r.System == s.name() && r.Cell == p.cell && r.Round == round
 			}) {
 				continue
 			}
-			fmt.Fprintf(os.Stderr, "%s: round %d of %d, %s … ", p.cell, round+1, c.Int("rounds"), s.name())
+			fmt.Fprintf(os.Stderr, "%s: round %d of %d, %s … ", p.cell, round+1, rounds, s.name())
 			r, err := measure(c.Context, s, p.cell, o)
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(os.Stderr, "%.3f of the bound\n", r.Makespan/r.Bound)
+			fmt.Fprintf(os.Stderr, "%.3f of the bound, CPU %.2f\n", r.Makespan/r.Bound, r.CPU)
 			r.Round, r.Version = round, version()
 			*done = append(*done, r)
 			if err := appendResult(file, r); err != nil {
