@@ -100,13 +100,12 @@ func defaultCells() []plan {
 // moreCells are run when they are named.
 func moreCells() []plan {
 	swarm := cell{Members: 8, Rate: defaultRate * 1e6, DownRatio: 1.25, Seconds: 40}
-	far, short, ten, urgent := swarm, swarm, swarm, swarm
-	far.Source, far.Latency, short.Source, short.Seconds = 1, 40*time.Millisecond, 1, 10
+	short, ten, urgent := swarm, swarm, swarm
+	short.Source, short.Seconds = 1, 10
 	ten.Builds, urgent.Source, urgent.Urgent = 10, 4, true
 	many := cell{Members: 64, Rate: 4e6, DownRatio: 1.25, Seconds: 40, Source: 1, Slow: 10}
 	return []plan{
 		{name: "source-short", cell: short, systems: torrents()},
-		{name: "source-far-all", cell: far, systems: torrents()},
 		{name: "ten-swarm", cell: ten, systems: []system{landfall{}}},
 		{name: "urgent-fast", cell: urgent, systems: []system{landfall{}}},
 		// For the memory that so many connections take; the slow one needs 320 s.
