@@ -64,9 +64,10 @@ type testAgent struct {
 	key ed25519.PrivateKey
 }
 
-func startAgent(t *testing.T, s *stores, fallbackAfter time.Duration) *testAgent {
+// openStores reaches what answers as S3 and DynamoDB, each call tried once.
+func openStores(t *testing.T, answers http.Handler) (aws.Config, *bucket.Bucket) {
 	t.Helper()
-	server := httptest.NewServer(s)
+	server := httptest.NewServer(answers)
 	t.Cleanup(server.Close)
 	client := &http.Client{Transport: &http.Transport{}}
 	t.Cleanup(client.CloseIdleConnections)
@@ -76,6 +77,12 @@ func startAgent(t *testing.T, s *stores, fallbackAfter time.Duration) *testAgent
 	if err != nil {
 		t.Fatal(err)
 	}
+	return cfg, b
+}
+
+func startAgent(t *testing.T, s *stores, fallbackAfter time.Duration) *testAgent {
+	t.Helper()
+	cfg, b := openStores(t, s)
 	c, err := cache.Open(t.TempDir(), 1<<30)
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +114,7 @@ func startAgent(t *testing.T, s *stores, fallbackAfter time.Duration) *testAgent
 			t.Error(err)
 		}
 	})
-	answer, err := client.Get("http://" + a.cfg.HTTP.Addr().String() + "/healthz") // answered once Run has begun
+	answer, err := cfg.HTTPClient.(*http.Client).Get("http://" + a.cfg.HTTP.Addr().String() + "/healthz") // answered once Run has begun
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,17 +7,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 
 	"github.com/landfall-dist/landfall/internal/announce"
-	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
@@ -49,18 +45,9 @@ func TestAnotherTable(t *testing.T) {
 		"a replica of a consistent table": {arn + `,"Replicas":[{"RegionName":"eu-west-1"}],"MultiRegionConsistency":"STRONG"`, "eu-west-1/123456789012/T", true, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			cfg, b := openStores(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				fmt.Fprintf(w, `{"Table":{"TableStatus":"ACTIVE","KeySchema":[{"AttributeName":"fileKey","KeyType":"HASH"},{"AttributeName":"sourceBucket","KeyType":"RANGE"}],%s}}`, c.table)
 			}))
-			t.Cleanup(server.Close)
-			client := &http.Client{Transport: &http.Transport{}}
-			t.Cleanup(client.CloseIdleConnections)
-			cfg := aws.Config{Region: "us-east-1", BaseEndpoint: &server.URL, HTTPClient: client, RetryMaxAttempts: 1,
-				Credentials: credentials.NewStaticCredentialsProvider("a", "b", "")}
-			b, err := bucket.Open(t.Context(), cfg, testBucket, bucket.Options{Region: "us-east-1"})
-			if err != nil {
-				t.Fatal(err)
-			}
 			table := ledger.New(dynamodb.NewFromConfig(cfg), "T")
 			if err := table.Check(t.Context()); err != nil {
 				t.Fatal(err)

@@ -24,6 +24,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/processtest"
 	"github.com/landfall-dist/landfall/seeder/client"
 )
 
@@ -36,6 +37,7 @@ const (
 	agentHTTP    = "127.0.0.1:7080"
 	gossipPort   = 7946
 	peerPort     = 6881
+	cloudReady   = "S3 and DynamoDB are up"
 	// cloudURL is each member's own.
 	cloudURL = "http://127.0.0.1:4566"
 )
@@ -106,7 +108,7 @@ func startCloud(ctx context.Context, r *trial, m *member, name string, before ..
 	if err != nil {
 		return err
 	}
-	if err := p.waitFor(ctx, "S3 and DynamoDB are up"); err != nil || name == "" {
+	if err := p.WaitFor(ctx, cloudReady); err != nil || name == "" {
 		return err
 	}
 	_, err = bucket.Create(ctx, cloudOf(m), name, "")
@@ -143,7 +145,7 @@ func (l landfall) run(ctx context.Context, r *trial) error {
 		return err
 	}
 	client := &client.Client{URL: "http://" + listen, HTTP: r.seeder.client()}
-	if err := until(ctx, "the seeder", func() (bool, error) { return client.Ready(ctx) == nil, seeder.alive() }); err != nil {
+	if err := processtest.Until(ctx, "the seeder", func() (bool, error) { return client.Ready(ctx) == nil, seeder.Alive() }); err != nil {
 		return err
 	}
 	agents := make(map[string]*process)
@@ -249,7 +251,7 @@ func (l landfall) run(ctx context.Context, r *trial) error {
 		r.result.SeederPayload += execution.SentBytes
 		for _, m := range r.regions {
 			r.landed(m, record.Results[regionalBucket(m)].Timestamp)
-			downloaded, err := logTime(agents[regionalBucket(m)].log, "downloaded", r.builds[i].key)
+			downloaded, err := logTime(agents[regionalBucket(m)].Log, "downloaded", r.builds[i].key)
 			if err != nil {
 				return err
 			}
@@ -257,11 +259,11 @@ func (l landfall) run(ctx context.Context, r *trial) error {
 		}
 	}
 	for _, m := range r.regions {
-		if _, err := logTime(agents[regionalBucket(m)].log, "bad peer", ""); err == nil {
+		if _, err := logTime(agents[regionalBucket(m)].Log, "bad peer", ""); err == nil {
 			r.result.Named++
 		}
 	}
-	pulled, err := logTime(seeder.log, "announced", buildKey)
+	pulled, err := logTime(seeder.Log, "announced", buildKey)
 	r.result.Announced = pulled.Sub(r.started).Seconds()
 	return err
 }
@@ -281,7 +283,7 @@ func priorityFlags(r *trial) ([]string, error) {
 func arrivals(ctx context.Context, r *trial, table *ledger.Ledger, builds []build, atHalf []func() error) ([]*ledger.Record, error) {
 	records := make([]*ledger.Record, len(builds))
 	waitingFor := 0
-	err := until(ctx, "all arrivals", func() (bool, error) {
+	err := processtest.Until(ctx, "all arrivals", func() (bool, error) {
 		if time.Since(r.started) > r.cell.bound()/2 {
 			for _, f := range atHalf {
 				if err := f(); err != nil {
@@ -344,17 +346,14 @@ func memberFlags(r *trial, m *member, keys keyFiles) []string {
 
 // cloudEnv points the SDK of a process at a member's S3 and the common table.
 func cloudEnv(m *member) []string {
-	return []string{
-		"AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test", "AWS_REGION=us-east-1", "AWS_EC2_METADATA_DISABLED=true",
-		fmt.Sprintf("AWS_ENDPOINT_URL_S3=http://%s:%d", m.addr, cloudPort),
-		fmt.Sprintf("AWS_ENDPOINT_URL_DYNAMODB=http://10.99.0.1:%d", cloudPort),
-	}
+	return append(processtest.AWSEnv(fmt.Sprintf("http://%s:%d", m.addr, cloudPort)),
+		fmt.Sprintf("AWS_ENDPOINT_URL_DYNAMODB=http://10.99.0.1:%d", cloudPort))
 }
 
 // known waits until the agent knows so many members.
 func known(ctx context.Context, m *member, members int) error {
 	client := &client.Client{URL: "http://" + agentHTTP, HTTP: m.client()}
-	return until(ctx, fmt.Sprintf("%s to know %d members", m.ns, members), func() (bool, error) {
+	return processtest.Until(ctx, fmt.Sprintf("%s to know %d members", m.ns, members), func() (bool, error) {
 		s, err := client.AgentStatus(ctx)
 		return err == nil && len(s.Members) == members, nil
 	})
@@ -403,7 +402,7 @@ func (fanOut) run(ctx context.Context, r *trial) error {
 		}
 	}
 	left := slices.Clone(r.regions)
-	err := until(ctx, "all copies", func() (bool, error) {
+	err := processtest.Until(ctx, "all copies", func() (bool, error) {
 		if len(late) > 0 && time.Since(r.started) > r.cell.bound()/2 {
 			for _, m := range late {
 				if err := copyTo(m); err != nil {
@@ -415,11 +414,11 @@ func (fanOut) run(ctx context.Context, r *trial) error {
 		var err error
 		left = slices.DeleteFunc(left, func(m *member) bool {
 			p := copies[m]
-			if p == nil || p.alive() == nil {
+			if p == nil || p.Alive() == nil {
 				return false
 			}
-			if p.err != nil {
-				err = p.alive()
+			if p.Err != nil {
+				err = p.Alive()
 			}
 			r.downloaded(m, time.Now())
 			r.landed(m, time.Now())

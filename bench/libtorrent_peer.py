@@ -2,6 +2,7 @@
 says when it is done. Usage: MODE TORRENT DIR LISTEN PEER,PEER,..."""
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -37,7 +38,7 @@ if mode != "leech":
     print("seeding", flush=True)
 
 ended = threading.Event()
-threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+signal.signal(signal.SIGTERM, lambda *_: ended.set())
 done = mode != "leech"
 next_dial = 0
 while not ended.is_set():

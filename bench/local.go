@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,6 +27,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/processtest"
 	"github.com/landfall-dist/landfall/seeder/client"
 )
 
@@ -72,6 +74,9 @@ type stack struct {
 	table     *ledger.Ledger
 	seeder    *client.Client
 	metrics   map[string]string // URL by process
+
+	destinations []string
+	key          string // file of the seeder's
 }
 
 func withStack(c *cli.Context, f func(*stack) error) (err error) {
@@ -83,7 +88,7 @@ func withStack(c *cli.Context, f func(*stack) error) (err error) {
 		return err
 	}
 	defer func() {
-		stopAll(s.processes)
+		processtest.EndAll(s.processes)
 		if err != nil {
 			err = fmt.Errorf("%w (logs in %s)", err, s.dir)
 			return
@@ -98,11 +103,7 @@ func (s *stack) start(name string, args ...string) (*process, error) {
 	if own := filepath.Join(s.bins, args[0]); exists(own) {
 		args[0] = own
 	}
-	env := []string{
-		"AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test", "AWS_REGION=us-east-1", "AWS_EC2_METADATA_DISABLED=true",
-		"AWS_ENDPOINT_URL=" + s.cloudURL,
-	}
-	p, err := start("", name, s.dir, env, args...)
+	p, err := start("", name, s.dir, processtest.AWSEnv(s.cloudURL), args...)
 	if err == nil {
 		s.processes = append(s.processes, p)
 	}
@@ -118,33 +119,26 @@ func freeAddr() (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-// run starts all of it.
-func (s *stack) run(ctx context.Context, regions int) error {
-	addrs := make([]string, 0, 3*(regions+1)+1)
-	for range cap(addrs) {
-		addr, err := freeAddr()
-		if err != nil {
-			return err
-		}
-		addrs = append(addrs, addr)
-	}
-	s.cloudURL = "http://" + addrs[0]
+// cloud starts S3 and DynamoDB with the buckets of so many regions, and makes the
+// seeder's key.
+func (s *stack) cloud(ctx context.Context, addr string, regions int) error {
+	s.cloudURL = "http://" + addr
 	cfg := aws.Config{
 		Region: "us-east-1", BaseEndpoint: aws.String(s.cloudURL),
 		Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
 	}
-	cloud, err := s.start("cloud", "landfall-dev", "cloud", "--listen", addrs[0], "--dir", filepath.Join(s.dir, "cloud-data"))
+	cloud, err := s.start("cloud", "landfall-dev", "cloud", "--listen", addr, "--dir", filepath.Join(s.dir, "cloud-data"))
 	if err != nil {
 		return err
 	}
-	if err := cloud.waitFor(ctx, "S3 and DynamoDB are up"); err != nil {
+	if err := cloud.WaitFor(ctx, cloudReady); err != nil {
 		return err
 	}
-	destinations := make([]string, regions)
-	for i := range destinations {
-		destinations[i] = fmt.Sprintf("region-%d-builds", i+1)
+	s.destinations = nil
+	for i := range regions {
+		s.destinations = append(s.destinations, fmt.Sprintf("region-%d-builds", i+1))
 	}
-	for _, name := range append([]string{globalBucket}, destinations...) {
+	for _, name := range append([]string{globalBucket}, s.destinations...) {
 		if _, err := bucket.Create(ctx, cfg, name, ""); err != nil {
 			return err
 		}
@@ -156,29 +150,61 @@ func (s *stack) run(ctx context.Context, regions int) error {
 	if _, err := s.table.Create(ctx); err != nil {
 		return err
 	}
-	key := filepath.Join(s.dir, "seeder.key")
-	if _, err := announce.WriteSigningKey(key); err != nil {
-		return err
-	}
-	member := func(i int, role string, more ...string) error {
-		a := addrs[1+3*i:]
-		p, err := s.start(fmt.Sprintf("%s-%d", role, i), append([]string{role, "run", "--listen", a[0], "--gossip-listen", a[1], "--peer-listen", a[2],
-			"--data-dir", filepath.Join(s.dir, fmt.Sprintf("%s-%d-data", role, i)), "--log-format", "json"}, more...)...)
+	s.key = filepath.Join(s.dir, "seeder.key")
+	_, err = announce.WriteSigningKey(s.key)
+	return err
+}
+
+// addrs are where a member listens.
+type addrs struct{ http, gossip, peers string }
+
+// member starts a seeder or an agent. Data of the same name are taken up.
+func (s *stack) member(role, name, data string, at addrs, more ...string) (*process, error) {
+	return s.start(name, append([]string{role, "run", "--listen", at.http, "--gossip-listen", at.gossip, "--peer-listen", at.peers,
+		"--data-dir", filepath.Join(s.dir, data), "--log-format", "json"}, more...)...)
+}
+
+// seederFlags and agentFlags are what those need beside where they listen; agents are
+// numbered from 0.
+func (s *stack) seederFlags() []string {
+	return []string{"--bucket", globalBucket, "--destinations", strings.Join(s.destinations, ","), "--signing-key", s.key, "--poll", "1h"}
+}
+
+func (s *stack) agentFlags(i int, join string) []string {
+	return []string{"--region", fmt.Sprintf("region-%d", i+1), "--bucket", s.destinations[i], "--trust", s.key + ".pub", "--join", join}
+}
+
+// run starts all of it.
+func (s *stack) run(ctx context.Context, regions int) error {
+	free := make([]string, 0, 3*(regions+1)+1)
+	for range cap(free) {
+		addr, err := freeAddr()
 		if err != nil {
 			return err
 		}
-		s.metrics[p.name] = "http://" + a[0] + "/metrics"
-		client := &client.Client{URL: "http://" + a[0]}
+		free = append(free, addr)
+	}
+	if err := s.cloud(ctx, free[0], regions); err != nil {
+		return err
+	}
+	member := func(i int, role string, more ...string) error {
+		at, name := addrs{free[1+3*i], free[2+3*i], free[3+3*i]}, fmt.Sprintf("%s-%d", role, i)
+		p, err := s.member(role, name, name+"-data", at, more...)
+		if err != nil {
+			return err
+		}
+		s.metrics[name] = "http://" + at.http + "/metrics"
+		client := &client.Client{URL: "http://" + at.http}
 		if role == "seeder" {
 			s.seeder = client
 		}
-		return until(ctx, p.name, func() (bool, error) { return client.Ready(ctx) == nil, p.alive() })
+		return processtest.Until(ctx, name, func() (bool, error) { return client.Ready(ctx) == nil, p.Alive() })
 	}
-	if err := member(0, "seeder", "--bucket", globalBucket, "--destinations", strings.Join(destinations, ","), "--signing-key", key, "--poll", "1h"); err != nil {
+	if err := member(0, "seeder", s.seederFlags()...); err != nil {
 		return err
 	}
-	for i, name := range destinations {
-		if err := member(i+1, "agent", "--region", fmt.Sprintf("region-%d", i+1), "--bucket", name, "--trust", key+".pub", "--join", addrs[2]); err != nil {
+	for i := range s.destinations {
+		if err := member(i+1, "agent", s.agentFlags(i, free[2])...); err != nil {
 			return err
 		}
 	}
@@ -199,7 +225,7 @@ func (s *stack) publish(ctx context.Context, keys ...string) error {
 		return err
 	}
 	for _, key := range keys {
-		err := until(ctx, key+" to arrive", func() (bool, error) {
+		err := processtest.Until(ctx, key+" to arrive", func() (bool, error) {
 			record, err := s.table.Get(ctx, ledger.Key{FileKey: key, SourceBucket: globalBucket})
 			return err == nil && record.Status == ledger.Completed, err
 		})
@@ -245,9 +271,9 @@ func peakMemory(ctx context.Context, s *stack, c *cli.Context) error {
 			return err
 		}
 		took := time.Since(started).Seconds()
-		peak := func(i int) int64 { return s.processes[i].peakMemory() / mib }
+		peak := func(i int) int64 { return s.processes[i].Memory("VmHWM") / mib }
 		fmt.Fprintf(t, "%d\t%d\t%d\t%d\t%.1f\n", gib, peak(1), peak(2), peak(0), took)
-		stopAll(s.processes)
+		processtest.EndAll(s.processes)
 		s.processes = nil
 		if err := os.RemoveAll(s.dir); err != nil {
 			return err
@@ -281,12 +307,12 @@ func smallBuilds(ctx context.Context, s *stack, c *cli.Context) error {
 		took := time.Since(started).Seconds()
 		var memory, goroutines [2]int64 // seeder, agents
 		for _, p := range s.processes {
-			url, ok := s.metrics[p.name]
+			url, ok := s.metrics[p.Name]
 			if !ok {
 				continue
 			}
 			who := 0
-			if strings.HasPrefix(p.name, "agent") {
+			if strings.HasPrefix(p.Name, "agent") {
 				who = 1
 			}
 			n, err := goroutinesOf(ctx, url)
@@ -294,7 +320,7 @@ func smallBuilds(ctx context.Context, s *stack, c *cli.Context) error {
 				return err
 			}
 			goroutines[who] = max(goroutines[who], n)
-			memory[who] = max(memory[who], p.memory("VmRSS:")/mib)
+			memory[who] = max(memory[who], p.Memory("VmRSS")/mib)
 		}
 		fmt.Fprintf(t, "%d\t%.1f\t%d\t%d\t%d\t%d\n", len(batch), float64(len(batch))/took, memory[0], goroutines[0], memory[1], goroutines[1])
 	}
@@ -309,12 +335,14 @@ const settle = 20 * time.Second
 func goroutinesOf(ctx context.Context, url string) (least int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, settle)
 	defer cancel()
+	const goroutines = "go_goroutines"
 	same := 0
-	err = until(ctx, "goroutines to end", func() (bool, error) {
-		n, err := metric(ctx, url, "go_goroutines")
+	err = processtest.Until(ctx, "goroutines to end", func() (bool, error) {
+		found, err := processtest.Metrics(ctx, http.DefaultClient, url, goroutines)
 		if err != nil {
 			return false, err
 		}
+		n := int64(found[goroutines])
 		if least == 0 || n < least {
 			least, same = n, 0
 		}

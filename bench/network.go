@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -22,6 +21,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/landfall-dist/landfall/internal/processtest"
 )
 
 const (
@@ -136,7 +137,7 @@ func (n *network) join(ctx context.Context, links [][]link, latency time.Duratio
 	if err != nil {
 		return err
 	}
-	if err := n.joiner.waitFor(ctx, switchReady); err != nil {
+	if err := n.joiner.WaitFor(ctx, switchReady); err != nil {
 		return err
 	}
 	port := 0
@@ -228,7 +229,7 @@ func (m *member) listen(port int) (l net.Listener, err error) {
 // Close removes the network. The processes in it must have ended.
 func (n *network) Close() error {
 	if n.joiner != nil {
-		n.joiner.stop()
+		n.joiner.End(syscall.SIGTERM)
 	}
 	return removeLeftovers()
 }
@@ -265,169 +266,16 @@ func output(args ...string) (string, error) {
 	return string(out), nil
 }
 
-// process is a program in a namespace.
-type process struct {
-	name  string
-	cmd   *exec.Cmd
-	stdin *os.File
-	log   string
-	ended chan struct{}
-	err   error // how it ended
-}
+// process is a program.
+type process = processtest.Process
 
 // start runs a program, in a namespace unless ns is empty, with its output in a
-// log beside the others. Its standard input stays open until stop.
+// log beside the others.
 func start(ns, name, dir string, env []string, args ...string) (*process, error) {
-	p := &process{name: name, log: filepath.Join(dir, name+".log"), ended: make(chan struct{})}
-	log, err := os.Create(p.log)
-	if err != nil {
-		return nil, err
-	}
-	defer log.Close()
-	in, stdin, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer in.Close()
-	p.stdin = stdin
 	if ns != "" { // `ip netns exec` becomes the program, so the process id is its own
 		args = append([]string{"ip", "netns", "exec", ns}, args...)
 	}
-	p.cmd = exec.Command(args[0], args[1:]...)
-	p.cmd.Env = append(os.Environ(), env...)
-	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = in, log, log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := p.cmd.Start(); err != nil {
-		stdin.Close()
-		return nil, fmt.Errorf("starting %s: %w", name, err)
-	}
-	go func() {
-		p.err = p.cmd.Wait()
-		close(p.ended)
-	}()
-	return p, nil
-}
-
-// peakMemory is the most memory it had resident so far, in bytes.
-func (p *process) peakMemory() int64 { return p.memory("VmHWM:") }
-
-// memory is a line of /proc/PID/status in bytes.
-func (p *process) memory(name string) int64 {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(status)) {
-		if value, ok := strings.CutPrefix(line, name); ok {
-			kib, _ := strconv.ParseInt(strings.Fields(value)[0], 10, 64)
-			return kib << 10
-		}
-	}
-	return 0
-}
-
-// waitFor waits until the log has a line that contains text.
-func (p *process) waitFor(ctx context.Context, text string) error {
-	return until(ctx, fmt.Sprintf("%s to say %q", p.name, text), func() (bool, error) {
-		log, err := os.ReadFile(p.log)
-		if err != nil || strings.Contains(string(log), text) {
-			return true, err
-		}
-		return false, p.alive()
+	return processtest.Start(processtest.Config{
+		Name: name, Log: filepath.Join(dir, name+".log"), Env: append(os.Environ(), env...), Args: args,
 	})
-}
-
-// answer waits for a line that begins with prefix and returns the rest of it.
-func (p *process) answer(ctx context.Context, prefix string) (rest string, err error) {
-	err = until(ctx, fmt.Sprintf("%s to say %q", p.name, prefix), func() (bool, error) {
-		log, err := os.ReadFile(p.log)
-		if err != nil {
-			return false, err
-		}
-		for line := range strings.Lines(string(log)) {
-			if text, ok := strings.CutPrefix(line, prefix); ok && strings.HasSuffix(text, "\n") {
-				rest = strings.TrimSpace(text)
-				return true, nil
-			}
-		}
-		return false, p.alive()
-	})
-	return rest, err
-}
-
-// metric reads a number without labels from a Prometheus page.
-func metric(ctx context.Context, url, name string) (int64, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return 0, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer resp.Body.Close()
-	page, err := io.ReadAll(io.LimitReader(resp.Body, 16*mib))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(page)) {
-		if value, ok := strings.CutPrefix(line, name+" "); ok {
-			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
-			return int64(n), err
-		}
-	}
-	return 0, fmt.Errorf("%s has no %s", url, name)
-}
-
-// alive is an error once the process has ended.
-func (p *process) alive() error {
-	select {
-	case <-p.ended:
-		return fmt.Errorf("%s has ended (%w), see %s", p.name, p.err, p.log)
-	default:
-		return nil
-	}
-}
-
-// stopTimeout is how long a process may take to end politely.
-const stopTimeout = 15 * time.Second
-
-func (p *process) stop() {
-	p.stdin.Close()
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
-	select {
-	case <-p.ended:
-	case <-time.After(stopTimeout):
-		_ = p.cmd.Process.Kill()
-		<-p.ended
-	}
-}
-
-// stopAll stops processes side by side.
-func stopAll(processes []*process) {
-	for _, p := range processes {
-		go p.stop()
-	}
-	for _, p := range processes {
-		<-p.ended
-	}
-}
-
-// pollInterval is how often a condition is looked at.
-const pollInterval = 25 * time.Millisecond
-
-// until waits for a condition to hold or to fail.
-func until(ctx context.Context, what string, holds func() (bool, error)) error {
-	ticker := time.NewTicker(pollInterval)
-	defer ticker.Stop()
-	for {
-		if done, err := holds(); done || err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for %s: %w", what, context.Cause(ctx))
-		case <-ticker.C:
-		}
-	}
 }

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -43,7 +44,7 @@ func oneToOne(ctx context.Context, s *stack, c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	url, err := serve.answer(ctx, "serving ")
+	url, err := serve.Answer(ctx, "serving ")
 	if err != nil {
 		return err
 	}
@@ -51,7 +52,7 @@ func oneToOne(ctx context.Context, s *stack, c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	seeding, err := seed.answer(ctx, "seeding ")
+	seeding, err := seed.Answer(ctx, "seeding ")
 	if err != nil {
 		return err
 	}
@@ -63,11 +64,11 @@ func oneToOne(ctx context.Context, s *stack, c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		took, err := fetch.answer(ctx, "fetched ")
+		took, err := fetch.Answer(ctx, "fetched ")
 		if err != nil {
 			return err
 		}
-		fetch.stop()
+		fetch.End(syscall.SIGTERM)
 		if err := os.RemoveAll(dir); err != nil {
 			return err
 		}

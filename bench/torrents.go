@@ -19,6 +19,8 @@ import (
 
 	"github.com/anacrolix/torrent/bencode"
 	"github.com/anacrolix/torrent/metainfo"
+
+	"github.com/landfall-dist/landfall/internal/processtest"
 )
 
 const (
@@ -65,7 +67,7 @@ func (l libtorrent) run(ctx context.Context, r *trial) error {
 			return err
 		}
 		processes[m] = p
-		return p.waitFor(ctx, "ready")
+		return p.WaitFor(ctx, "ready")
 	}
 	mode := "seed"
 	if l.superSeeding {
@@ -83,10 +85,10 @@ func (l libtorrent) run(ctx context.Context, r *trial) error {
 		return err
 	}
 	seeder := processes[r.seeder]
-	if _, err := seeder.stdin.WriteString("go\n"); err != nil {
+	if _, err := seeder.Stdin.WriteString("go\n"); err != nil {
 		return err
 	}
-	if err := seeder.waitFor(ctx, "seeding"); err != nil {
+	if err := seeder.WaitFor(ctx, "seeding"); err != nil {
 		return err
 	}
 	early, late := r.cell.split(r.regions)
@@ -95,7 +97,7 @@ func (l libtorrent) run(ctx context.Context, r *trial) error {
 	}
 	wake := func(members []*member) error {
 		for _, m := range members {
-			if _, err := processes[m].stdin.WriteString("go\n"); err != nil {
+			if _, err := processes[m].Stdin.WriteString("go\n"); err != nil {
 				return err
 			}
 		}
@@ -105,7 +107,7 @@ func (l libtorrent) run(ctx context.Context, r *trial) error {
 		return err
 	}
 	left := slices.Clone(r.regions)
-	err := until(ctx, "all downloads", func() (bool, error) {
+	err := processtest.Until(ctx, "all downloads", func() (bool, error) {
 		if len(late) > 0 && time.Since(r.started) > r.cell.bound()/2 {
 			if err := wake(late); err != nil {
 				return false, err
@@ -118,7 +120,7 @@ func (l libtorrent) run(ctx context.Context, r *trial) error {
 			if ok {
 				r.downloaded(m, at)
 			} else if err == nil {
-				err = processes[m].alive()
+				err = processes[m].Alive()
 			}
 			return ok
 		})
@@ -133,7 +135,7 @@ func (l libtorrent) run(ctx context.Context, r *trial) error {
 
 // said finds a line with a time in s since 1970 after a prefix.
 func said(p *process, prefix string) (time.Time, bool) {
-	log, err := os.ReadFile(p.log)
+	log, err := os.ReadFile(p.Log)
 	if err != nil {
 		return time.Time{}, false
 	}
@@ -176,7 +178,7 @@ func (aria2) run(ctx context.Context, r *trial) error {
 	if err := startPeer(first, fmt.Sprintf("--bt-seed-unverified=%t", r.cell.Source > 0), fmt.Sprintf("--check-integrity=%t", r.cell.Source == 0)); err != nil {
 		return err
 	}
-	if err := until(ctx, "aria2 to seed", func() (bool, error) { return tracker.has(first), nil }); err != nil {
+	if err := processtest.Until(ctx, "aria2 to seed", func() (bool, error) { return tracker.has(first), nil }); err != nil {
 		return err
 	}
 	early, late := r.cell.split(r.regions)
@@ -188,7 +190,7 @@ func (aria2) run(ctx context.Context, r *trial) error {
 			return err
 		}
 	}
-	err = until(ctx, "all downloads", func() (bool, error) {
+	err = processtest.Until(ctx, "all downloads", func() (bool, error) {
 		if len(late) > 0 && time.Since(r.started) > r.cell.bound()/2 {
 			for _, m := range late {
 				if err := startPeer(m); err != nil {
@@ -226,9 +228,9 @@ func (r *trial) readSource(ctx context.Context) error {
 		return err
 	}
 	select {
-	case <-p.ended:
-		if p.err != nil {
-			return p.alive()
+	case <-p.Ended:
+		if p.Err != nil {
+			return p.Alive()
 		}
 		return nil
 	case <-ctx.Done():

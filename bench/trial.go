@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/command"
+	"github.com/landfall-dist/landfall/internal/processtest"
 )
 
 // system is one way of bringing a file to every member.
@@ -306,7 +307,7 @@ func measure(ctx context.Context, s system, c cell, o wanOptions) (result, error
 	err = errors.Join(s.run(ctx, r), r.err)
 	stopReleasing()
 	err = errors.Join(err, <-released)
-	stopAll(r.processes)
+	processtest.EndAll(r.processes)
 	err = errors.Join(err, r.net.Close())
 	if err != nil {
 		return result{}, fmt.Errorf("%s, %s: %w (logs in %s)", s.name(), c, err, dir)
@@ -351,7 +352,7 @@ func (r *trial) start(m *member, name string, env []string, args ...string) (*pr
 // failed is how a command that publishes ended, if it failed.
 func (r *trial) failed() error {
 	for _, p := range r.publishing {
-		if err := p.alive(); err != nil && p.err != nil {
+		if err := p.Alive(); err != nil && p.Err != nil {
 			return err
 		}
 	}
@@ -390,8 +391,8 @@ func (r *trial) end() {
 	r.result.SeederWire = sent - r.sentFirst
 	r.result.CPU = cpu.busySince(r.cpuFirst)
 	for _, p := range r.processes {
-		kind, _, _ := strings.Cut(p.name, "-")
-		r.result.Memory[kind] = max(r.result.Memory[kind], p.peakMemory())
+		kind, _, _ := strings.Cut(p.Name, "-")
+		r.result.Memory[kind] = max(r.result.Memory[kind], p.Memory("VmHWM"))
 	}
 }
 
@@ -411,7 +412,7 @@ func (r *trial) landed(m *member, at time.Time) {
 // payloadSaid finds what the source says it has sent, after its end.
 func payloadSaid(processes []*process) int64 {
 	for _, p := range processes {
-		log, err := os.ReadFile(p.log)
+		log, err := os.ReadFile(p.Log)
 		if err != nil {
 			continue
 		}

@@ -1,13 +1,11 @@
 package cmd_test
 
 import (
-	"context"
 	"fmt"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // TestReadmeThreeHosts runs the README's lines for three hosts as they stand, each in a
@@ -26,11 +24,8 @@ func TestReadmeThreeHosts(t *testing.T) {
 	dir, _ := workplace(t)
 	lines := blocksOf(t, filepath.Join(root, "README.md"))["For real: three roles as processes"]
 	script := []string{
-		"set -eu",
-		"trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT",
-		"healthy() { for i in $(seq 1800); do \"$@\" >/dev/null 2>&1 && return; sleep 0.05; done; \"$@\"; }",
 		"apart() { [ \"$(readlink /proc/$1/ns/net)\" != \"$(readlink /proc/self/ns/net)\" ]; }",
-		"export AWS_ENDPOINT_URL=http://10.0.0.4:4566 AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test",
+		"export AWS_ENDPOINT_URL=http://10.0.0.4:4566",
 		"ip link add br0 type bridge && ip addr add 10.0.0.4/24 dev br0 && ip link set br0 up",
 		"bin/landfall-dev cloud --dir cloud --listen 10.0.0.4:4566 &",
 		"healthy bin/landfall-dev health --cloud http://10.0.0.4:4566",
@@ -71,19 +66,10 @@ func TestReadmeThreeHosts(t *testing.T) {
 	if !copied {
 		t.Fatal("nothing to run: has a heading of the README changed?")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), timeout)
-	defer cancel()
-	c := exec.CommandContext(ctx, "bash", "-c", strings.Join(script, "\n"))
-	c.Dir = dir
-	c.WaitDelay = time.Second // a daemon that outlives the shell holds the pipe
-	out, err := c.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	out := shell(t, dir, script)
 	for _, want := range []string{"region-a-builds", "region-b-builds"} {
-		if !strings.Contains(string(out), want) {
+		if !strings.Contains(out, want) {
 			t.Errorf("nothing is said of %s:\n%s", want, out)
 		}
 	}
-	t.Logf("%s", out)
 }

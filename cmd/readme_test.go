@@ -1,7 +1,6 @@
 package cmd_test
 
 import (
-	"bytes"
 	"context"
 	"maps"
 	"os"
@@ -9,9 +8,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/landfall-dist/landfall/internal/processtest"
 )
 
 // TestReadme runs the README's code blocks with the demo running, in order, as they
@@ -24,20 +25,19 @@ func TestReadme(t *testing.T) {
 	dir, build := workplace(t)
 	blocks := blocksOf(t, filepath.Join(root, "README.md"))
 
-	demo := background(t, dir, "bin/landfall-dev", "--publish", build)
-	demo.until(t, "Ctrl-C stops all of it")
+	demo := startDemo(t, dir, build)
 	// The third region's line is the one that the demo prints.
 	printed := ""
-	for line := range strings.Lines(demo.out.String()) {
+	for line := range strings.Lines(demo.Said()) {
 		if rest, ok := strings.CutPrefix(strings.TrimSpace(line), "bin/seeder init"); ok {
 			printed = "bin/seeder init" + rest
 		}
 	}
 	if !strings.Contains(printed, "bin/agent run --region region-c") {
-		t.Errorf("the demo prints no line for a third region:\n%s", demo.out.String())
+		t.Errorf("the demo prints no line for a third region:\n%s", demo.Said())
 	}
 	run(t, dir, blocks["With the demo running"])
-	demo.stop(t)
+	interrupt(t, demo)
 }
 
 // TestHTTPExamples runs all blocks of docs/http.md with the demo running.
@@ -49,8 +49,7 @@ func TestHTTPExamples(t *testing.T) {
 	dir, build := workplace(t)
 	blocks := blocksOf(t, filepath.Join(root, "docs", "http.md"))
 
-	demo := background(t, dir, "bin/landfall-dev", "--publish", build)
-	demo.until(t, "Ctrl-C stops all of it")
+	demo := startDemo(t, dir, build)
 	var lines []string
 	for _, heading := range []string{"Publish", "Look", "Cancel, and send again", "Follow", "Health and metrics", "With an operator token"} {
 		if len(blocks[heading]) == 0 {
@@ -62,7 +61,7 @@ func TestHTTPExamples(t *testing.T) {
 		t.Errorf("%d of %d lines are run: a heading is new", len(lines), all)
 	}
 	run(t, dir, lines)
-	demo.stop(t)
+	interrupt(t, demo)
 }
 
 // workplace is a directory with what the examples find in a clone after make build, and
@@ -114,10 +113,7 @@ func run(t *testing.T, dir string, lines []string) {
 		t.Fatal("nothing to run: has a heading of the README changed?")
 	}
 	script := []string{
-		"set -eu",
-		"trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT",
-		"healthy() { for i in $(seq 1800); do \"$@\" >/dev/null 2>&1 && return; sleep 0.05; done; \"$@\"; }",
-		"export AWS_ENDPOINT_URL=http://127.0.0.1:4566 AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test",
+		"export AWS_ENDPOINT_URL=http://127.0.0.1:4566",
 		"healthy bin/landfall-dev health",
 	}
 	for _, line := range lines {
@@ -144,6 +140,18 @@ func run(t *testing.T, dir string, lines []string) {
 			script = append(script, line)
 		}
 	}
+	shell(t, dir, script)
+}
+
+// shell runs lines of bash, which may start daemons, and returns what is said.
+func shell(t *testing.T, dir string, lines []string) string {
+	t.Helper()
+	script := append([]string{
+		"set -eu",
+		"trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT",
+		"healthy() { for i in $(seq 1800); do \"$@\" >/dev/null 2>&1 && return; sleep 0.05; done; \"$@\"; }",
+		"export AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test",
+	}, lines...)
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
 	c := exec.CommandContext(ctx, "bash", "-c", strings.Join(script, "\n"))
@@ -154,6 +162,7 @@ func run(t *testing.T, dir string, lines []string) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	t.Logf("%s", out)
+	return string(out)
 }
 
 // listens is the URL of a daemon's HTTP side.
@@ -166,69 +175,29 @@ func listens(line, usual string) string {
 
 func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// process is a daemon started by the test.
-type process struct {
-	cmd *exec.Cmd
-	out *output
-}
-
-func background(t *testing.T, dir, name string, args ...string) *process {
+// startDemo starts the demo with a build, and returns when it is up.
+func startDemo(t *testing.T, dir, build string) *processtest.Process {
 	t.Helper()
-	p := &process{cmd: exec.Command(filepath.Join(dir, name), args...), out: &output{wrote: make(chan struct{}, 1)}}
-	p.cmd.Dir = dir
-	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
-	if err := p.cmd.Start(); err != nil {
+	demo, err := processtest.Start(processtest.Config{
+		Name: "landfall-dev", Log: filepath.Join(dir, "demo.log"), Dir: dir, Args: []string{filepath.Join(dir, "bin/landfall-dev"), "--publish", build},
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { p.cmd.Process.Kill() }) // nothing, once it has ended
-	return p
+	t.Cleanup(func() { demo.End(syscall.SIGKILL) }) // nothing, once it has ended
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	if err := demo.WaitFor(ctx, "Ctrl-C stops all of it"); err != nil {
+		t.Fatalf("%v\n%s", err, demo.Said())
+	}
+	return demo
 }
 
-// until waits for text in the output.
-func (p *process) until(t *testing.T, text string) {
+// interrupt ends the demo as Ctrl-C does; it must end with status 0.
+func interrupt(t *testing.T, demo *processtest.Process) {
 	t.Helper()
-	deadline := time.After(timeout)
-	for !strings.Contains(p.out.String(), text) {
-		select {
-		case <-p.out.wrote:
-		case <-deadline:
-			t.Fatalf("not in %s: %q in\n%s", timeout, text, p.out.String())
-		}
+	demo.Signal(syscall.SIGINT)
+	if <-demo.Ended; demo.Err != nil {
+		t.Errorf("%s: %v\n%s", demo.Name, demo.Err, demo.Said())
 	}
-}
-
-// stop ends the process as Ctrl-C does; it must end with status 0.
-func (p *process) stop(t *testing.T) {
-	t.Helper()
-	err := p.cmd.Process.Signal(os.Interrupt)
-	if err == nil {
-		err = p.cmd.Wait()
-	}
-	if err != nil {
-		t.Errorf("%s: %v\n%s", p.cmd, err, p.out.String())
-	}
-}
-
-// output collects what a process writes.
-type output struct {
-	wrote chan struct{}
-	mu    sync.Mutex
-	buf   bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.buf.Write(p)
-	select {
-	case o.wrote <- struct{}{}:
-	default:
-	}
-	return len(p), nil
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
 }

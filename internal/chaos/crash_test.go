@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/processtest"
 )
 
 const (
@@ -247,18 +248,18 @@ func TestTerminateTwice(t *testing.T) {
 	v := w.Put("build.zip", several)
 	for _, m := range w.Members() {
 		p := m.take()
-		p.signal(syscall.SIGTERM)
+		p.Signal(syscall.SIGTERM)
 		began := time.Now()
 		w.Until(m.Name+" ends at the second signal", func() bool {
-			p.signal(syscall.SIGTERM)
+			p.Signal(syscall.SIGTERM)
 			select {
-			case <-p.ended:
+			case <-p.Ended:
 				return true
 			default:
 				return false
 			}
 		})
-		if took := time.Since(began); took > endTimeout/2 {
+		if took := time.Since(began); took > processtest.EndTimeout/2 {
 			t.Errorf("%s took %s to end", m.Name, took)
 		}
 	}

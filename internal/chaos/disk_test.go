@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/processtest"
 )
 
 // smallDisk puts a member's data on a disk of its own; the cache leaves 64 MiB of
@@ -91,18 +92,18 @@ func TestNoDisk(t *testing.T) {
 	m := w.Agents[1]
 	refused := func(t *testing.T, uid int, args []string, reason string) {
 		t.Helper()
-		p, err := startProcess(processConfig{name: m.Name, log: m.log(), dir: w.dir, uid: uid, args: args, env: m.env()})
+		p, err := processtest.Start(processtest.Config{Name: m.Name, Log: m.log(), Dir: w.dir, UID: uid, Args: args, Env: m.env()})
 		if err != nil {
 			t.Fatal(err)
 		}
 		select {
-		case <-p.ended:
+		case <-p.Ended:
 		case <-time.After(Timeout):
-			p.end(unix.SIGKILL)
+			p.End(unix.SIGKILL)
 			t.Fatal("it runs")
 		}
-		if code := p.cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(p.said(), reason) {
-			t.Errorf("exit code %d, %s", code, p.said())
+		if code := p.Cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(p.Said(), reason) {
+			t.Errorf("exit code %d, %s", code, p.Said())
 		}
 	}
 	w.Sub(t, "in use", func(t *testing.T) {

@@ -80,7 +80,7 @@ type shared struct {
 	once  sync.Once
 	err   error
 	dir   string
-	cloud *process
+	cloud *processtest.Process
 	// keep says that a test has failed: the logs stay.
 	mu     sync.Mutex
 	keep   bool
@@ -103,9 +103,9 @@ func (s *shared) start() error {
 		if s.err = processtest.Build(s.bin("")); s.err != nil {
 			return
 		}
-		s.cloud, s.err = startProcess(processConfig{
-			name: "cloud", log: filepath.Join(s.dir, "cloud.log"), dir: s.dir,
-			args: []string{s.bin("landfall-dev"), "cloud", "--listen", cloudAddr, "--dir", filepath.Join(s.dir, "cloud")},
+		s.cloud, s.err = processtest.Start(processtest.Config{
+			Name: "cloud", Log: filepath.Join(s.dir, "cloud.log"), Dir: s.dir,
+			Args: []string{s.bin("landfall-dev"), "cloud", "--listen", cloudAddr, "--dir", filepath.Join(s.dir, "cloud")},
 		})
 	})
 	return s.err
@@ -130,7 +130,7 @@ func (s *shared) failed() {
 
 func (s *shared) close() {
 	if s.cloud != nil {
-		s.cloud.end(syscall.SIGTERM)
+		s.cloud.End(syscall.SIGTERM)
 	}
 	if s.keep {
 		os.RemoveAll(filepath.Join(s.dir, "cloud"))

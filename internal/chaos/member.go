@@ -3,22 +3,19 @@
 package chaos
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha1"
 	"errors"
-	"fmt"
-	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/processtest"
 	"github.com/landfall-dist/landfall/seeder/client"
 )
 
@@ -49,7 +46,7 @@ type Member struct {
 	linked bool
 
 	mu      sync.Mutex
-	process *process // nil when it was told to end
+	process *processtest.Process // nil when it was told to end
 	started time.Time
 	stopped bool // by SIGSTOP
 	retries int  // failed starts, with a store in trouble
@@ -67,8 +64,8 @@ func (m *Member) run() {
 	if m.process != nil {
 		return
 	}
-	p, err := startProcess(processConfig{
-		name: m.Name, log: m.log(), dir: m.w.dir, uid: m.uid, args: m.args, env: m.env(), onEnd: m.ended,
+	p, err := processtest.Start(processtest.Config{
+		Name: m.Name, Log: m.log(), Dir: m.w.dir, UID: m.uid, Args: m.args, Env: m.env(), OnEnd: m.ended,
 	})
 	if err != nil {
 		m.w.owner.Error(err)
@@ -78,15 +75,15 @@ func (m *Member) run() {
 }
 
 // ended is called when the process has ended by itself.
-func (m *Member) ended(p *process) {
+func (m *Member) ended(p *processtest.Process) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.process != p {
 		return
 	}
 	m.process = nil
-	said := p.said()
-	if p.cmd.ProcessState.ExitCode() == 1 && !strings.Contains(said, m.upLine) && m.Gate.Troubled(m.started) {
+	said := p.Said()
+	if p.Cmd.ProcessState.ExitCode() == 1 && !strings.Contains(said, m.upLine) && m.Gate.Troubled(m.started) {
 		m.retries++
 		time.AfterFunc(restartPause, func() {
 			if !m.w.ending.Load() {
@@ -95,11 +92,11 @@ func (m *Member) ended(p *process) {
 		})
 		return
 	}
-	m.w.owner.Errorf("%s ended by itself: %s\n%s", m.Name, p.cmd.ProcessState, lastLines(said))
+	m.w.owner.Errorf("%s ended by itself: %s\n%s", m.Name, p.Cmd.ProcessState, lastLines(said))
 }
 
 // take forgets the process, so that its end is no surprise.
-func (m *Member) take() *process {
+func (m *Member) take() *processtest.Process {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p := m.process
@@ -110,14 +107,14 @@ func (m *Member) take() *process {
 // Kill ends the member by SIGKILL.
 func (m *Member) Kill() {
 	if p := m.take(); p != nil {
-		p.end(syscall.SIGKILL)
+		p.End(syscall.SIGKILL)
 	}
 }
 
 // Terminate ends the member by SIGTERM, which must not take long.
 func (m *Member) Terminate() {
-	if p := m.take(); p != nil && !p.end(syscall.SIGTERM) {
-		m.w.owner.Errorf("%s did not end within %s of SIGTERM\n%s", m.Name, endTimeout, lastLines(p.said()))
+	if p := m.take(); p != nil && !p.End(syscall.SIGTERM) {
+		m.w.owner.Errorf("%s did not end within %s of SIGTERM\n%s", m.Name, processtest.EndTimeout, lastLines(p.Said()))
 	}
 }
 
@@ -132,7 +129,7 @@ func (m *Member) pause(sig syscall.Signal, stopped bool) {
 	defer m.mu.Unlock()
 	if m.process != nil && m.stopped != stopped {
 		m.stopped = stopped
-		_ = m.process.cmd.Process.Signal(sig) // it may have ended
+		_ = m.process.Cmd.Process.Signal(sig) // it may have ended
 	}
 }
 
@@ -164,17 +161,14 @@ func (m *Member) Said() string {
 	if m.process == nil {
 		return ""
 	}
-	return m.process.said()
+	return m.process.Said()
 }
 
 func (m *Member) log() string { return filepath.Join(m.w.dir, m.Name+".log") }
 
 // env is the member's environment.
 func (m *Member) env() []string {
-	return []string{
-		"AWS_ENDPOINT_URL=http://" + m.stores, "AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test",
-		"AWS_REGION=us-east-1", "AWS_EC2_METADATA_DISABLED=true", "HOME=" + m.Dir,
-	}
+	return append(processtest.AWSEnv("http://"+m.stores), "HOME="+m.Dir, "PATH="+os.Getenv("PATH"), "TMPDIR="+os.TempDir())
 }
 
 // Harm harms the member's connections to the stores until its Gate is healed.
@@ -207,25 +201,9 @@ type Levels struct {
 
 // Levels asks the process.
 func (m *Member) Levels() (l Levels, err error) {
-	client := &http.Client{Timeout: askTimeout, Transport: m.HTTP.Transport}
-	res, err := client.Get(m.URL + "/metrics")
-	if err != nil {
-		return l, err
-	}
-	defer res.Body.Close()
-	found := map[string]float64{}
-	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
-		if name, value, ok := strings.Cut(lines.Text(), " "); ok {
-			if v, err := strconv.ParseFloat(value, 64); err == nil {
-				found[name] = v
-			}
-		}
-	}
-	l = Levels{int(found["go_goroutines"]), int(found["process_open_fds"]), int64(found["process_resident_memory_bytes"])}
-	if l.Goroutines == 0 || l.Files == 0 || l.Resident == 0 {
-		return l, fmt.Errorf("%s: its metrics lack goroutines, files or memory", m.Name)
-	}
-	return l, nil
+	const goroutines, files, resident = "go_goroutines", "process_open_fds", "process_resident_memory_bytes"
+	found, err := processtest.Metrics(context.Background(), m.HTTP, m.URL+"/metrics", goroutines, files, resident)
+	return Levels{int(found[goroutines]), int(found[files]), int64(found[resident])}, err
 }
 
 // cached is how many builds the member's cache holds, whole or not.

@@ -1,5 +1,5 @@
-// Package processtest is what tests that run Landfall's real programs have in
-// common: building them, and a network of their own to run them in.
+// Package processtest is what tests and benchmarks that run real programs have in
+// common: building Landfall's, running and watching one, and a network of their own.
 package processtest
 
 import (
