@@ -19,7 +19,7 @@ func report(w io.Writer, c cell, all []result) {
 	}
 	fmt.Fprintf(w, "\n%s   file %d MiB, uplink %d Mbit/s, bound %.2f s\n", c, c.size()/mib, c.Rate/1e6, c.bound().Seconds())
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "SYSTEM\tRUNS\tLANDED/BOUND\tDOWNLOADED/BOUND\tLAST BYTE TO OBJECT, s\tSEEDER SENT/F\tON THE WIRE/F\tCPU\tPEAK MEMORY, MiB")
+	fmt.Fprintln(t, "SYSTEM\tRUNS\tLANDED/BOUND\tDOWNLOADED/BOUND\tLAST BYTE TO OBJECT, s\tSEEDER SENT/F\tON THE WIRE/F\tCPU, ALL\tOWN\tPEAK MEMORY, MiB")
 	var names []string
 	for _, r := range results {
 		if !slices.Contains(names, r.System) {
@@ -29,7 +29,7 @@ func report(w io.Writer, c cell, all []result) {
 	for _, name := range names {
 		of := ofSystem(results, name)
 		size := float64(c.size())
-		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, len(of),
+		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, len(of),
 			spread(of, func(r result) float64 {
 				if len(r.Landed) == 0 {
 					return 0
@@ -41,6 +41,7 @@ func report(w io.Writer, c cell, all []result) {
 			spread(of, func(r result) float64 { return float64(r.SeederPayload) / size }),
 			spread(of, func(r result) float64 { return float64(r.SeederWire) / size }),
 			spread(of, func(r result) float64 { return r.CPU }),
+			spread(of, func(r result) float64 { return r.OwnCPU }),
 			memory(of))
 	}
 	t.Flush()

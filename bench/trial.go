@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -192,6 +193,7 @@ type trial struct {
 	started    time.Time
 	sentFirst  int64
 	cpuFirst   cpuTimes
+	ownFirst   time.Duration
 	result     result
 	err        error // of begin and end
 }
@@ -270,8 +272,10 @@ type result struct {
 	SeederPayload int64 `json:"seederPayload,omitempty"`
 	// Named is how many members had called the bad one bad by the end.
 	Named int `json:"named,omitempty"`
-	// CPU is the share of all cores that was busy.
-	CPU float64 `json:"cpu"`
+	// CPU is the share of all cores that was busy, OwnCPU with what the system's own
+	// programs and the switch did.
+	CPU    float64 `json:"cpu"`
+	OwnCPU float64 `json:"ownCPU"`
 	// Memory is each program's peak, the largest of its kind.
 	Memory map[string]int64 `json:"memory"`
 }
@@ -379,6 +383,7 @@ func (r *trial) begin() {
 	r.sentFirst, err = r.seeder.sent()
 	r.cpuFirst, cpuErr = readCPU()
 	r.err = errors.Join(r.err, err, cpuErr)
+	r.ownFirst = r.ownCPU()
 	r.started = time.Now()
 }
 
@@ -390,10 +395,19 @@ func (r *trial) end() {
 	r.err = errors.Join(r.err, err, cpuErr)
 	r.result.SeederWire = sent - r.sentFirst
 	r.result.CPU = cpu.busySince(r.cpuFirst)
+	r.result.OwnCPU = (r.ownCPU() - r.ownFirst).Seconds() / r.result.Makespan / float64(runtime.NumCPU())
 	for _, p := range r.processes {
 		kind, _, _ := strings.Cut(p.Name, "-")
 		r.result.Memory[kind] = max(r.result.Memory[kind], p.Memory("VmHWM"))
 	}
+}
+
+// ownCPU is how long the trial's programs and the switch have kept cores busy.
+func (r *trial) ownCPU() (all time.Duration) {
+	for _, p := range append(slices.Clone(r.processes), r.net.joiner) {
+		all += p.CPU()
+	}
+	return all
 }
 
 func (r *trial) downloaded(m *member, at time.Time) {

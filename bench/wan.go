@@ -270,7 +270,7 @@ func measureCell(c *cli.Context, p plan, o wanOptions, file string, done *[]resu
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(os.Stderr, "%.3f of the bound, CPU %.2f\n", r.Makespan/r.Bound, r.CPU)
+			fmt.Fprintf(os.Stderr, "%.3f of the bound, CPU %.2f, %.2f of it its own\n", r.Makespan/r.Bound, r.CPU, r.OwnCPU)
 			r.Round, r.Version = round, version()
 			*done = append(*done, r)
 			if err := appendResult(file, r); err != nil {
