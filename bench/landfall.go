@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/landfall-dist/landfall/internal/announce"
@@ -46,12 +45,9 @@ func regionalBucket(m *member) string { return fmt.Sprintf("region-%d-builds", m
 
 // cloudOf speaks to the cloud beside a member.
 func cloudOf(m *member) aws.Config {
-	return aws.Config{
-		Region:       "us-east-1",
-		BaseEndpoint: aws.String(cloudURL),
-		Credentials:  credentials.NewStaticCredentialsProvider("test", "test", ""),
-		HTTPClient:   m.client(),
-	}
+	cfg := processtest.AWS(cloudURL)
+	cfg.HTTPClient = m.client()
+	return cfg
 }
 
 // startClouds gives every region and the seeder an S3 of its own, the last one with

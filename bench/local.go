@@ -17,8 +17,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sync/errgroup"
 
@@ -123,10 +121,7 @@ func freeAddr() (string, error) {
 // seeder's key.
 func (s *stack) cloud(ctx context.Context, addr string, regions int) error {
 	s.cloudURL = "http://" + addr
-	cfg := aws.Config{
-		Region: "us-east-1", BaseEndpoint: aws.String(s.cloudURL),
-		Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
-	}
+	cfg := processtest.AWS(s.cloudURL)
 	cloud, err := s.start("cloud", "landfall-dev", "cloud", "--listen", addr, "--dir", filepath.Join(s.dir, "cloud-data"))
 	if err != nil {
 		return err

@@ -99,10 +99,7 @@ func script(t *testing.T, file string) {
 		Files: []string{filepath.Join(root, "cmd", "testdata", file)},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("PATH", os.Getenv("LANDFALL_TEST_BIN")+string(os.PathListSeparator)+e.Getenv("PATH"))
-			e.Setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:4566")
-			e.Setenv("AWS_REGION", "us-east-1")
-			e.Setenv("AWS_ACCESS_KEY_ID", "test")
-			e.Setenv("AWS_SECRET_ACCESS_KEY", "test")
+			e.Vars = append(e.Vars, processtest.AWSEnv("http://127.0.0.1:4566")...)
 			e.Setenv("BUILD", filepath.Join(root, "testdata", "builds", "hello-1.0.0.zip"))
 			return nil
 		},

@@ -5,13 +5,14 @@ import (
 	"testing"
 
 	"github.com/landfall-dist/landfall/internal/command/commandtest"
+	"github.com/landfall-dist/landfall/internal/processtest"
 )
 
 func daemon(t *testing.T, endpoint string, more ...string) *commandtest.Daemon {
 	bucket, table, key := cloud.Bucket(t), cloud.Table(t), commandtest.Key(t)
 	args := append([]string{"run", "--region", "r", "--bucket", bucket, "--table", table, "--trust", key + ".pub", "--data-dir", t.TempDir(),
 		"--listen", "127.0.0.1:0", "--log-level", "debug"}, more...)
-	return commandtest.Run(t, binary(commandtest.Env(endpoint), args...))
+	return commandtest.Run(t, binary(processtest.AWSEnv(endpoint), args...))
 }
 
 // A daemon outlives the readers of its log, and a hang-up.

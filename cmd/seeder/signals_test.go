@@ -9,10 +9,11 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/clustertest"
 	"github.com/landfall-dist/landfall/internal/command/commandtest"
+	"github.com/landfall-dist/landfall/internal/processtest"
 )
 
 func daemon(t *testing.T, endpoint string) *commandtest.Daemon {
-	return commandtest.Run(t, binary(commandtest.Env(endpoint), "run", "--bucket", cloud.Bucket(t), "--table", cloud.Table(t), "--signing-key", commandtest.Key(t),
+	return commandtest.Run(t, binary(processtest.AWSEnv(endpoint), "run", "--bucket", cloud.Bucket(t), "--table", cloud.Table(t), "--signing-key", commandtest.Key(t),
 		"--data-dir", t.TempDir(), "--listen", "127.0.0.1:0", "--gossip-listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0", "--log-level", "debug"))
 }
 

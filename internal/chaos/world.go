@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
@@ -26,6 +25,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/operator"
+	"github.com/landfall-dist/landfall/internal/processtest"
 	"github.com/landfall-dist/landfall/seeder/client"
 )
 
@@ -163,12 +163,8 @@ func contains(list []int, n int) bool {
 // openStores makes the world's buckets and table.
 func (w *World) openStores() {
 	w.t().Helper()
-	w.aws = aws.Config{
-		Region:       "us-east-1",
-		BaseEndpoint: aws.String("http://" + cloudAddr),
-		Credentials:  credentials.NewStaticCredentialsProvider("test", "test", ""),
-		HTTPClient:   &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 32, IdleConnTimeout: time.Minute}},
-	}
+	w.aws = processtest.AWS("http://" + cloudAddr)
+	w.aws.HTTPClient = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 32, IdleConnTimeout: time.Minute}}
 	w.S3 = s3.NewFromConfig(w.aws, func(o *s3.Options) {
 		o.UsePathStyle = true
 		o.DisableLogOutputChecksumValidationSkipped = true // of composite checksums

@@ -8,6 +8,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
 )
 
 // Root is the top of the source tree.
@@ -27,4 +30,20 @@ func Build(dir string) error {
 		return fmt.Errorf("building the programs: %w\n%s", err, out)
 	}
 	return nil
+}
+
+// AWS reaches the embedded S3 and DynamoDB at a URL.
+func AWS(endpoint string) aws.Config {
+	return aws.Config{
+		Region: "us-east-1", BaseEndpoint: &endpoint, Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
+	}
+}
+
+// AWSEnv is the environment in which the SDK reaches the embedded S3 and DynamoDB at
+// a URL.
+func AWSEnv(endpoint string) []string {
+	return []string{
+		"AWS_ENDPOINT_URL=" + endpoint, "AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test",
+		"AWS_REGION=us-east-1", "AWS_EC2_METADATA_DISABLED=true",
+	}
 }

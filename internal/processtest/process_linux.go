@@ -21,15 +21,6 @@ const (
 	pollInterval = 25 * time.Millisecond
 )
 
-// AWSEnv is the environment in which the SDK reaches the embedded S3 and DynamoDB at
-// a URL.
-func AWSEnv(endpoint string) []string {
-	return []string{
-		"AWS_ENDPOINT_URL=" + endpoint, "AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test",
-		"AWS_REGION=us-east-1", "AWS_EC2_METADATA_DISABLED=true",
-	}
-}
-
 // Config says what to run and as whom.
 type Config struct {
 	Name string

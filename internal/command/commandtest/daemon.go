@@ -30,11 +30,6 @@ type Daemon struct {
 	log  *bufio.Scanner
 }
 
-// Env is the environment that has a daemon use an endpoint of S3 and DynamoDB.
-func Env(endpoint string) []string {
-	return []string{"AWS_ENDPOINT_URL=" + endpoint, "AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test", "AWS_EC2_METADATA_DISABLED=true"}
-}
-
 // Key writes a signing key and returns its file.
 func Key(t *testing.T) string {
 	t.Helper()
