@@ -4,6 +4,9 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -95,6 +98,31 @@ func TestBoundAndLinks(t *testing.T) {
 		if used := len(r.regions) + 2; len(links) != used+len(r.bad) && r.client == nil || r.client != nil && r.client.index != used {
 			t.Errorf("%s: %d links", test.name, len(links))
 		}
+	}
+}
+
+// What there is no room for is not begun: data are in memory.
+func TestFits(t *testing.T) {
+	c := cell{Members: 8, Rate: 8e6, DownRatio: 1.25, Seconds: 1}
+	if err := fits(c, t.TempDir()); err != nil {
+		t.Error(err)
+	}
+	c.Seconds = 1e9
+	if err := fits(c, t.TempDir()); err == nil || !strings.Contains(err.Error(), "use --dir") {
+		t.Errorf("a petabyte: %v", err)
+	}
+}
+
+func TestRemoveData(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(os.MkdirAll(filepath.Join(dir, "cloud-1", "parts"), 0o755), os.WriteFile(filepath.Join(dir, "cloud-1.log"), nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if err := removeData(dir); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 || left[0].Name() != "cloud-1.log" {
+		t.Errorf("%v left, %v", left, err)
 	}
 }
 

@@ -27,13 +27,38 @@ type reserve struct {
 // releaseInterval is how often as much is released as the machine has used.
 const releaseInterval = 50 * time.Millisecond
 
+// space is how much a cell's data take, in bytes: three copies of the file for each
+// member while it lands, and for the seeder with the global bucket.
+func (c cell) space() int64 { return 3 * int64(c.Members+1) * c.size() }
+
+// fits is an error where a directory, or the memory that it is in, has no room for a
+// cell's data.
+func fits(c cell, dir string) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return fmt.Errorf("looking how much room %s has: %w", dir, err)
+	}
+	free := int64(fs.Bavail) * fs.Bsize
+	if fs.Type == unix.TMPFS_MAGIC {
+		available, err := memInfo("MemAvailable")
+		if err != nil {
+			return err
+		}
+		free = min(free, available)
+	}
+	if need := c.space(); need > free {
+		return fmt.Errorf("%s has room for %d MiB, %s needs %d: use --dir on a larger disk, or a smaller --rate or --seconds", dir, free/mib, c, need/mib)
+	}
+	return nil
+}
+
 // newReserve takes what a cell will use, at most half of what is available.
 func newReserve(c cell) (*reserve, error) {
 	available, err := memInfo("MemAvailable")
 	if err != nil {
 		return nil, err
 	}
-	size := min(3*int64(c.Members+1)*c.size()+(1<<30), available/2)
+	size := min(c.space()+(1<<30), available/2)
 	memory, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return nil, fmt.Errorf("reserving %d MiB: %w", size/mib, err)

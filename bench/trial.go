@@ -282,6 +282,9 @@ type result struct {
 
 // measure runs a system once.
 func measure(ctx context.Context, s system, c cell, o wanOptions) (result, error) {
+	if err := fits(c, o.dir); err != nil {
+		return result{}, err
+	}
 	dir, err := os.MkdirTemp(o.dir, "trial-")
 	if err != nil {
 		return result{}, err
@@ -314,7 +317,11 @@ func measure(ctx context.Context, s system, c cell, o wanOptions) (result, error
 	processtest.EndAll(r.processes)
 	err = errors.Join(err, r.net.Close())
 	if err != nil {
-		return result{}, fmt.Errorf("%s, %s: %w (logs in %s)", s.name(), c, err, dir)
+		err = fmt.Errorf("%s, %s: %w (logs in %s)", s.name(), c, err, dir)
+		if !o.keep {
+			err = errors.Join(err, removeData(dir))
+		}
+		return result{}, err
 	}
 	if r.result.SeederPayload == 0 {
 		r.result.SeederPayload = payloadSaid(r.processes)
@@ -323,6 +330,18 @@ func measure(ctx context.Context, s system, c cell, o wanOptions) (result, error
 		return r.result, nil
 	}
 	return r.result, os.RemoveAll(dir)
+}
+
+// removeData leaves only the logs of a trial that has failed: its data may be most of
+// the machine's memory.
+func removeData(dir string) error {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if e.IsDir() {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
+	}
+	return err
 }
 
 // makeFile writes bytes that do not compress, the same for the same seed and size.

@@ -84,11 +84,12 @@ func defaultCells() []plan {
 	return []plan{
 		{name: "source", cell: with(func(c *cell) { c.Source = 1 }), systems: []system{landfall{}, libtorrent{}, aria2{}}},
 		{name: "source-far", cell: with(func(c *cell) { c.Source, c.Latency = 1, 40*time.Millisecond }), systems: only},
-		{name: "source-long", cell: with(func(c *cell) { c.Source, c.Seconds = 1, 160 }), systems: only, once: true},
+		{name: "source-long", cell: with(func(c *cell) { c.Source, c.Seconds, c.Rate = 1, 160, defaultRate*1e6/4 }), systems: only, once: true},
 		{name: "source-fast", cell: with(func(c *cell) { c.Source = 4 }), systems: only},
 		{name: "publish", cell: with(func(c *cell) { c.Source, c.Publish = 1, ownInterface }), systems: uploaded},
 		{name: "publish-together", cell: with(func(c *cell) { c.Source, c.Publish = 1, sameUplink }), systems: uploaded},
 		{name: "ten", cell: with(func(c *cell) { c.Source, c.Builds = 1, 10 }), systems: only},
+		{name: "ten-swarm", cell: with(func(c *cell) { c.Builds = 10 }), systems: only},
 		{name: "urgent", cell: with(func(c *cell) { c.Source, c.Urgent = 1, true }), systems: only},
 		{name: "swarm", cell: swarm, systems: only},
 		{name: "swarm-far", cell: with(func(c *cell) { c.Latency = 40 * time.Millisecond }), systems: only},
@@ -100,13 +101,12 @@ func defaultCells() []plan {
 // moreCells are run when they are named.
 func moreCells() []plan {
 	swarm := cell{Members: 8, Rate: defaultRate * 1e6, DownRatio: 1.25, Seconds: 40}
-	short, ten, urgent := swarm, swarm, swarm
+	short, urgent := swarm, swarm
 	short.Source, short.Seconds = 1, 10
-	ten.Builds, urgent.Source, urgent.Urgent = 10, 4, true
+	urgent.Source, urgent.Urgent = 4, true
 	many := cell{Members: 64, Rate: 4e6, DownRatio: 1.25, Seconds: 40, Source: 1, Slow: 10}
 	return []plan{
 		{name: "source-short", cell: short, systems: torrents()},
-		{name: "ten-swarm", cell: ten, systems: []system{landfall{}}},
 		{name: "urgent-fast", cell: urgent, systems: []system{landfall{}}},
 		// For the memory that so many connections take; the slow one needs 320 s.
 		{name: "many", cell: many, systems: []system{landfall{}}, once: true},
