@@ -151,7 +151,7 @@ func New(cfg Config) (_ *Agent, err error) {
 		book:           announce.NewBook(cfg.Trust, nil),
 		slots:          make(chan struct{}, cfg.LandParallel),
 		active:         make(chan struct{}, cfg.MaxActive),
-		puller:         source.NewPuller(cfg.Cache),
+		puller:         source.NewPuller(cfg.Cache, cfg.Logger),
 		metrics:        newMetrics(),
 		store:          newStore(),
 		landedNow:      make(chan struct{}, 1),

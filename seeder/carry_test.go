@@ -199,7 +199,7 @@ func TestEndOfProcessAndOfExecution(t *testing.T) {
 	s := &Seeder{
 		cfg:   Config{Logger: slog.New(slog.NewTextHandler(&log, nil)), ArrivalTimeout: time.Hour, Cache: disk, Bucket: global},
 		index: newIndex(), metrics: newMetrics(nil), running: ctx, group: group,
-		puller: source.NewPuller(disk), sources: source.NewBuckets(config, global),
+		puller: source.NewPuller(disk, slog.New(slog.DiscardHandler)), sources: source.NewBuckets(config, global),
 	}
 	s.index.put(r)
 	s.start(ctx, r, asAccepted)

@@ -185,7 +185,7 @@ func New(cfg Config) (_ *Seeder, err error) {
 		cfg:      cfg,
 		book:     announce.NewBook(trust, nil),
 		index:    newIndex(),
-		puller:   source.NewPuller(cfg.Cache),
+		puller:   source.NewPuller(cfg.Cache, cfg.Logger),
 		sources:  source.NewBuckets(cfg.AWS, cfg.Bucket),
 		metrics:  newMetrics(cfg.Destinations),
 		reserved: newReservations(),

@@ -15,6 +15,10 @@ import (
 func (s *Seeder) probe(ctx context.Context) error {
 	for wait := firstRetry; ; wait = min(2*wait, maxRetry) {
 		found, err := s.cfg.Bucket.ProbeRead(ctx)
+		var sums bucket.Sums
+		if err == nil {
+			sums, err = s.cfg.Bucket.CheckSums(ctx, "")
+		}
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -22,6 +26,7 @@ func (s *Seeder) probe(ctx context.Context) error {
 			for _, w := range found {
 				s.cfg.Logger.Warn("the bucket's store is weaker than S3", "bucket", s.cfg.Bucket.Name(), "store", string(w), "guaranteeLost", w.Grave())
 			}
+			s.cfg.Logger.Info("looked for the checksums that source objects have", "bucket", s.cfg.Bucket.Name(), "found", sums.String())
 			return s.cfg.Bucket.Refuse(found, s.cfg.AllowWeakStore)
 		}
 		s.cfg.Logger.Debug("the bucket's store could not be checked yet", "bucket", s.cfg.Bucket.Name(), "error", err)

@@ -56,6 +56,13 @@ func checkCommand() *cli.Command {
 					return err
 				}
 				weak = showStore(os.Stdout, name, found) || weak
+				if name == c.String("bucket") {
+					sums, err := b.CheckSums(c.Context, "")
+					if err != nil {
+						return err
+					}
+					fmt.Printf("bucket %s: %s\n", name, sums)
+				}
 			}
 			if weak {
 				return errWeakStore

@@ -47,6 +47,10 @@ type Object struct {
 	Headers
 	// LastModified is zero in the answer to an upload.
 	LastModified time.Time
+	// Checksum is what the store says of the bytes; only Head asks for it.
+	Checksum Checksum
+
+	md5 Checksum // the ETag, where it can be one
 }
 
 // Options are the choices that Open leaves to its caller.
@@ -63,6 +67,7 @@ type Bucket struct {
 	region string
 	// uploads is what the streams under way hold of memory.
 	uploads memory
+	etags   etags
 }
 
 // Open finds the bucket and its region with HeadBucket. Addresses are path-style
@@ -116,7 +121,7 @@ func newClient(cfg aws.Config, region string) *s3.Client {
 		o.UsePathStyle = o.BaseEndpoint != nil
 		o.HTTPClient = answers.S3(o.HTTPClient)
 		// Only ranges are read, which carry no checksum that could be verified;
-		// the digests of a build are computed over what was read.
+		// what was read is compared with that of the whole object (see Checksum).
 		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 	})
 }
@@ -165,7 +170,12 @@ func (b *Bucket) head(ctx context.Context) (region string, err error) {
 
 // Head returns the object of that key, or ErrNotFound.
 func (b *Bucket) Head(ctx context.Context, key string) (*Object, error) {
-	out, err := b.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &b.name, Key: &key})
+	in := &s3.HeadObjectInput{Bucket: &b.name, Key: &key, ChecksumMode: types.ChecksumModeEnabled}
+	out, err := b.client.HeadObject(ctx, in)
+	if awserr.Status(err) == http.StatusNotImplemented { // a store that knows no checksums
+		in.ChecksumMode = ""
+		out, err = b.client.HeadObject(ctx, in)
+	}
 	if err != nil {
 		return nil, b.wrap("looking for", key, b.reason(ctx, key, err), nil)
 	}
@@ -175,6 +185,8 @@ func (b *Bucket) Head(ctx context.Context, key string) (*Object, error) {
 		Size:         aws.ToInt64(out.ContentLength),
 		Headers:      headersOf(out),
 		LastModified: aws.ToTime(out.LastModified),
+		Checksum:     checksumOf(out),
+		md5:          md5Of(out),
 	}, nil
 }
 

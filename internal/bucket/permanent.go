@@ -49,7 +49,7 @@ var refusals = map[string]refusal{
 // Permanent reports whether an error is S3's word, or this package's, that cannot
 // change by trying again.
 func Permanent(err error) bool {
-	if errors.Is(err, ErrHeaders) {
+	if errors.Is(err, ErrHeaders) || errors.Is(err, ErrChecksum) {
 		return true
 	}
 	r, ok := refusals[awserr.Code(err)]

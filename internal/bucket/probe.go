@@ -49,6 +49,7 @@ const (
 	NoComposite   Weakness = "does not say an object's composite SHA-256"
 	NoPartSums    Weakness = "does not say the SHA-256 of an upload's parts"
 	NoMD5         Weakness = "has ETags that are no MD5"
+	NoWholeSum    Weakness = "does not say the SHA-256 of an object that was stored with it"
 )
 
 // grave are the weaknesses without which readers could be given what is no build, or
@@ -230,6 +231,13 @@ func (b *Bucket) CheckWrites(ctx context.Context) ([]Weakness, error) {
 	}
 	if sum := md5.Sum(checkBody); etag != `"`+hex.EncodeToString(sum[:])+`"` {
 		found.add(NoMD5)
+	}
+	object, err = b.Head(ctx, checkKey)
+	if err != nil {
+		return nil, err
+	}
+	if object.Checksum.Algorithm != SHA256 {
+		found.add(NoWholeSum)
 	}
 	return found, nil
 }

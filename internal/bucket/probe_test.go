@@ -92,7 +92,7 @@ var weakened = map[string]struct {
 	},
 	"HEAD without a sum": {
 		store:  weaken{after: func(_ *http.Request, w *http.Response) { w.Header.Del("X-Amz-Checksum-Sha256") }},
-		writes: []bucket.Weakness{bucket.NoComposite},
+		writes: []bucket.Weakness{bucket.NoComposite, bucket.NoWholeSum},
 	},
 	"metadata is lost": {
 		store: weaken{after: func(r *http.Request, w *http.Response) {

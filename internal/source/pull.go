@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -45,6 +46,7 @@ const (
 // for concurrent use.
 type Puller struct {
 	cache  *cache.Cache
+	logger *slog.Logger
 	pulls  chan struct{}
 	blocks chan []byte // free ones; nil means one not made yet
 	read   atomic.Int64
@@ -54,9 +56,9 @@ type Puller struct {
 // left does not count.
 func (p *Puller) BytesRead() int64 { return p.read.Load() }
 
-// NewPuller pulls into a cache.
-func NewPuller(c *cache.Cache) *Puller {
-	p := &Puller{cache: c, pulls: make(chan struct{}, maxPulls), blocks: make(chan []byte, maxBlocks)}
+// NewPuller pulls into a cache, and says what each build was compared with.
+func NewPuller(c *cache.Cache, logger *slog.Logger) *Puller {
+	p := &Puller{cache: c, logger: logger, pulls: make(chan struct{}, maxPulls), blocks: make(chan []byte, maxBlocks)}
 	for range maxBlocks {
 		p.blocks <- nil
 	}
@@ -89,19 +91,12 @@ type block struct {
 	lanes  atomic.Int32  // that have not hashed it yet
 }
 
-// Pull fetches an object in parallel ranges, each If-Match on the ETag, writes
-// it to the cache and hashes it in order as it comes, each digest at its own
-// pace. An object that changes underneath is bucket.ErrChanged, never a mix of
-// two. A build of 0 bytes has a manifest and no entry.
-//
-// What a pull that broke off has brought, in this process or a former one, is not
-// fetched again by the next of that name, as long as the object is the same.
-// cache.ForgetPull removes it.
+// pull is Pull with one try.
 //
 // Blocks are taken from the common store in the order of the object, so the
 // next one to be hashed always has its block and several pulls cannot block each
 // other.
-func (p *Puller) Pull(ctx context.Context, from *bucket.Bucket, o *bucket.Object, name string, progress func(pulled int64)) (*manifest.Manifest, *cache.Entry, error) {
+func (p *Puller) pull(ctx context.Context, from *bucket.Bucket, o *bucket.Object, name string, progress func(pulled int64)) (*manifest.Manifest, *cache.Entry, error) {
 	hasher, err := manifest.NewHasher(o.Size, o.ContentType, o.Metadata)
 	if err != nil {
 		return nil, nil, err
@@ -114,15 +109,22 @@ func (p *Puller) Pull(ctx context.Context, from *bucket.Bucket, o *bucket.Object
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := p.copy(ctx, from, o, file, hasher.Lanes(), progress); err != nil {
-		if errors.Is(err, bucket.ErrChanged) || errors.Is(err, bucket.ErrNotFound) {
-			return nil, nil, errors.Join(err, file.Abort())
+	stored := compare(from, o)
+	var m *manifest.Manifest
+	err = p.copy(ctx, from, o, file, stored.lanes(hasher.Lanes()), progress)
+	if err == nil {
+		m, err = hasher.Manifest()
+	}
+	if err == nil {
+		err = stored.check(ctx, m, p.logger.With("executionId", name))
+	}
+	if err != nil {
+		for _, of := range []error{bucket.ErrChanged, bucket.ErrNotFound, bucket.ErrChecksum, manifest.ErrInvalid} {
+			if errors.Is(err, of) { // what is here is of no use
+				return nil, nil, errors.Join(err, file.Abort())
+			}
 		}
 		return nil, nil, errors.Join(err, file.Leave())
-	}
-	m, err := hasher.Manifest()
-	if err != nil {
-		return nil, nil, errors.Join(err, file.Abort())
 	}
 	entry, err := file.Commit(m)
 	return m, entry, err

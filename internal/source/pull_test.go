@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -46,7 +48,7 @@ func object(t *testing.T, content []byte) (*Puller, *bucket.Bucket, *bucket.Obje
 			t.Error(err)
 		}
 	})
-	return NewPuller(c), b, o
+	return NewPuller(c, slog.New(slog.DiscardHandler)), b, o
 }
 
 func put(t *testing.T, b *bucket.Bucket, content []byte) {
@@ -224,8 +226,9 @@ func TestPieces(t *testing.T) {
 }
 
 // BenchmarkPull compares what the seeder does with a new object to fetching it
-// alone: the same ranges in parallel to the same disk, nothing hashed. Source and
-// puller share the machine's cores.
+// alone: the same ranges in parallel to the same disk, nothing hashed; and what comparing
+// with the source's checksum costs beside the hashing. Source and puller share the
+// machine's cores; cpu-s/GiB is what both of them use.
 func BenchmarkPull(b *testing.B) {
 	const size = 256 << 20
 	ctx := b.Context()
@@ -242,14 +245,20 @@ func BenchmarkPull(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer c.Close()
-	p := NewPuller(c)
+	p := NewPuller(c, slog.New(slog.DiscardHandler))
 	for name, lanes := range map[string]func(h *manifest.Hasher) []io.Writer{
-		"alone":  func(*manifest.Hasher) []io.Writer { return []io.Writer{io.Discard} },
-		"hashed": (*manifest.Hasher).Lanes,
+		"alone":                 func(*manifest.Hasher) []io.Writer { return []io.Writer{io.Discard} },
+		"hashed":                (*manifest.Hasher).Lanes,
+		"compared by CRC64NVME": func(h *manifest.Hasher) []io.Writer { return append(h.Lanes(), bucket.CRC64NVME.New()) },
+		"compared by CRC32":     func(h *manifest.Hasher) []io.Writer { return append(h.Lanes(), bucket.CRC32.New()) },
+		"compared by MD5":       func(h *manifest.Hasher) []io.Writer { return append(h.Lanes(), bucket.ETagMD5.New()) },
 	} {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(size)
+			before, gib := cpu(b), 0.0
+			defer func() { b.ReportMetric((cpu(b)-before)/gib, "cpu-s/GiB") }()
 			for b.Loop() {
+				gib += float64(size) / (1 << 30)
 				h, err := manifest.NewHasher(size, "", nil)
 				if err != nil {
 					b.Fatal(err)
@@ -267,4 +276,13 @@ func BenchmarkPull(b *testing.B) {
 			}
 		})
 	}
+}
+
+// cpu is what this process has used, in seconds.
+func cpu(b *testing.B) float64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -74,7 +75,7 @@ func TestGetsThatHang(t *testing.T) {
 				t.Error(err)
 			}
 		}()
-		p := NewPuller(c)
+		p := NewPuller(c, slog.New(slog.DiscardHandler))
 		pull := func(ctx context.Context, key string) error {
 			release, err := p.Slot(ctx)
 			if err != nil {
