@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,8 +33,6 @@ import (
 const (
 	// Timeout bounds every wait but that for the end of all executions.
 	Timeout = 90 * time.Second
-	// pollInterval is how often a wait looks.
-	pollInterval = 40 * time.Millisecond
 	// listingInterval is the seeder's --poll: its 5 s are for buckets that cost
 	// money.
 	listingInterval = "200ms"
@@ -117,7 +116,7 @@ func Start(t testing.TB, o Options) *World {
 		o.Before(w)
 	}
 	for i, m := range w.Members() {
-		if i == 0 || !contains(o.Down, i-1) {
+		if i == 0 || !slices.Contains(o.Down, i-1) {
 			m.Run()
 		}
 	}
@@ -149,15 +148,6 @@ func (w *World) Sub(t *testing.T, name string, f func(t *testing.T)) {
 		defer w.running.Store(before)
 		f(t)
 	})
-}
-
-func contains(list []int, n int) bool {
-	for _, v := range list {
-		if v == n {
-			return true
-		}
-	}
-	return false
 }
 
 // openStores makes the world's buckets and table.
@@ -349,17 +339,9 @@ func (w *World) Until(what string, condition func() bool) {
 
 // within waits for a condition; false when the time is up.
 func (w *World) within(d time.Duration, condition func() bool) bool {
-	deadline := time.After(d)
-	ticker := time.NewTicker(pollInterval)
-	defer ticker.Stop()
-	for !condition() {
-		select {
-		case <-ticker.C:
-		case <-deadline:
-			return condition()
-		}
-	}
-	return true
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	return processtest.Until(ctx, "", func() (bool, error) { return condition(), nil }) == nil || condition()
 }
 
 // end stops the world, and says what its members have logged where the test has
