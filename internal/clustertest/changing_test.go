@@ -52,7 +52,9 @@ func (r *restless) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // An object with another ETag at each look begins executions at growing intervals,
-// which is said once, and the others arrive meanwhile.
+// which is said, not each time, and the others arrive meanwhile. That it is said once is
+// for who has a clock of his own (seeder TestChangesBackOff): one that is not looked at for some
+// seconds has calmed down.
 func TestObjectThatChangesAtEachLook(t *testing.T) {
 	log := &lines{}
 	cfg := cloud.AWS.Copy()
@@ -66,7 +68,7 @@ func TestObjectThatChangesAtEachLook(t *testing.T) {
 	c.Holds("calm.zip", content)
 	begun := len(log.of("execution accepted"))
 	c.Until("one more execution began", func() bool { return len(log.of("execution accepted")) > begun })
-	if n := len(log.of(said)); n != 1 {
-		t.Errorf("said %d times", n)
+	if n, m := len(log.of(said)), len(log.of("execution accepted")); n >= m-1 {
+		t.Errorf("said %d times of %d executions", n, m)
 	}
 }
