@@ -36,6 +36,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/retry"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/tracing"
@@ -312,10 +313,8 @@ func (a *Agent) tell(id string, key ledger.Key, e event) {
 
 // beginAgain takes up a build after a fault in its machine, unless that was done already.
 func (a *Agent) beginAgain(ctx context.Context, b *build) {
-	select {
-	case <-ctx.Done():
+	if !retry.Wait(ctx, rand.N(firstRetry)+firstRetry/10) {
 		return
-	case <-time.After(rand.N(firstRetry) + firstRetry/10):
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

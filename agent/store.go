@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/landing"
+	"github.com/landfall-dist/landfall/internal/retry"
 )
 
 // maxProbeRetry bounds the wait before a store that was not reached is asked again:
@@ -52,37 +52,34 @@ func (s *store) ready() error {
 // probe finds out whether the bucket's store refuses what it has to. Its error ends the
 // agent: a guarantee lacks. One that cannot be reached is asked again.
 func (a *Agent) probe(ctx context.Context) error {
-	for wait := firstRetry; ; wait = min(2*wait, maxProbeRetry) {
-		asking, stop := context.WithTimeout(ctx, probeTimeout)
-		found, err := a.cfg.Bucket.Probe(asking)
-		stop()
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err == nil {
-			if err := a.cfg.Bucket.Refuse(found, a.cfg.AllowWeakStore); err != nil {
-				return err
-			}
-			for _, w := range found {
-				a.cfg.Logger.Warn("the bucket's store is weaker than S3", "bucket", a.cfg.Bucket.Name(), "store", string(w), "guaranteeLost", w.Grave())
-			}
-			a.store.weaknesses = found
-			if a.cfg.Notes != "" && slices.Contains(found, bucket.NoPartSums) {
-				if a.store.notes, err = landing.OpenNotes(a.cfg.Notes); err != nil {
-					a.cfg.Logger.Warn("parts are sent again after a restart: the store does not say their SHA-256, and they cannot be noted", "error", err)
-				}
-			}
-			close(a.store.known)
-			a.tellAll(storeKnown{})
-			return nil
-		}
+	var found []bucket.Weakness
+	again := retry.Policy{First: firstRetry, Max: maxProbeRetry, Failed: func(_ int, err error) {
 		if a.store.err.Swap(&err) == nil {
 			a.cfg.Logger.Warn("the bucket's store could not be checked yet, nothing lands before", "bucket", a.cfg.Bucket.Name(), "error", err)
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(rand.N(wait) + firstRetry/10):
+	}}
+	err := again.Do(ctx, func() (err error) {
+		asking, stop := context.WithTimeout(ctx, probeTimeout)
+		defer stop()
+		found, err = a.cfg.Bucket.Probe(asking)
+		return err
+	})
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err = a.cfg.Bucket.Refuse(found, a.cfg.AllowWeakStore); err != nil {
+		return err
+	}
+	for _, w := range found {
+		a.cfg.Logger.Warn("the bucket's store is weaker than S3", "bucket", a.cfg.Bucket.Name(), "store", string(w), "guaranteeLost", w.Grave())
+	}
+	a.store.weaknesses = found
+	if a.cfg.Notes != "" && slices.Contains(found, bucket.NoPartSums) {
+		if a.store.notes, err = landing.OpenNotes(a.cfg.Notes); err != nil {
+			a.cfg.Logger.Warn("parts are sent again after a restart: the store does not say their SHA-256, and they cannot be noted", "error", err)
 		}
 	}
+	close(a.store.known)
+	a.tellAll(storeKnown{})
+	return nil
 }

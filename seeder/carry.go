@@ -14,6 +14,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/owner"
+	"github.com/landfall-dist/landfall/internal/retry"
 	"github.com/landfall-dist/landfall/internal/survive"
 	"github.com/landfall-dist/landfall/internal/tracing"
 )
@@ -77,12 +78,11 @@ func (c *carrier) run(ctx context.Context) {
 		return
 	}
 	c.index.publish(c.id, live{phase: c.machine.live.phase, err: err})
-	select {
-	case <-ctx.Done():
-	case <-time.After(jitter(firstRetry)):
-		if r := c.index.abandon(c.id); r != nil {
-			c.start(ctx, r, asResumed)
-		}
+	if !retry.Wait(ctx, jitter(firstRetry)) {
+		return
+	}
+	if r := c.index.abandon(c.id); r != nil {
+		c.start(ctx, r, asResumed)
 	}
 }
 
@@ -297,10 +297,8 @@ func (c *carrier) failThem(ctx context.Context, failures []failure) error {
 func (c *carrier) renew(ctx context.Context, r *ledger.Record, cause error) error {
 	if wait := c.changesAgain(c.key); wait > 0 {
 		c.owner.Tell(delayed{time.Now().Add(wait)})
-		select {
-		case <-ctx.Done():
+		if !retry.Wait(ctx, wait) {
 			return ctx.Err()
-		case <-time.After(wait):
 		}
 	}
 	from, err := c.sources.Get(ctx, c.key.SourceBucket)

@@ -3,6 +3,7 @@ package seeder
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"runtime/debug"
 	"slices"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/retry"
 )
 
 const (
@@ -36,23 +38,18 @@ func (s *Seeder) load(ctx context.Context) error {
 		causes[cause]++
 		return causes[cause] <= maxSaid
 	}
-	for wait := firstRetry; ; wait = min(2*wait, maxRetry) {
-		err := s.readTable(ctx, say)
-		if err == nil {
-			break
+	again := retry.Policy{
+		First: firstRetry, Max: maxRetry, Failed: func(_ int, err error) { s.setReady(err) },
+		Logger: s.cfg.Logger.With("table", s.cfg.Ledger.Table()), Level: slog.LevelError, Message: "table not read, trying again",
+	}
+	err := again.Do(ctx, func() error {
+		if err := s.readTable(ctx, say); err != nil {
+			return fmt.Errorf("reading what was distributed before: %w", err)
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		err = fmt.Errorf("reading what was distributed before: %w", err)
-		s.setReady(err)
-		delay := jitter(wait)
-		s.cfg.Logger.Error("table not read, trying again", "table", s.cfg.Ledger.Table(), "error", err, "retryIn", delay.Round(time.Millisecond).String())
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(delay):
-		}
+		return nil
+	})
+	if err != nil {
+		return ctx.Err()
 	}
 	s.mu.Lock()
 	s.loaded = true // from here on membersChanged sees to whoever comes

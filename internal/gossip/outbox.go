@@ -1,21 +1,22 @@
 package gossip
 
 import (
-	"math/rand/v2"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/memberlist"
+
+	"github.com/landfall-dist/landfall/internal/retry"
 )
 
 const (
 	// maxWaiting bounds what waits to be sent to one member, in bytes: announcements
 	// by the hundred. For who lags behind further an exchange of states does.
 	maxWaiting = 256 << 10
-	// firstAgain and maxAgain bound the wait before a member that could not be
-	// reached is tried again; it doubles in between.
-	firstAgain, maxAgain = time.Second, 30 * time.Second
 )
+
+// again is when a member that could not be reached is tried again.
+var again = retry.Policy{First: time.Second, Max: 30 * time.Second}
 
 // outbox sends messages to members over TCP: a queue and a goroutine for each, so
 // that one that does not answer keeps nobody waiting, least of all the sender. The
@@ -127,8 +128,7 @@ func (o *outbox) next(name string, q *queue) (*parcel, bool) {
 // catchUp exchanges states with a member until that works. It reports false when the
 // member is gone.
 func (o *outbox) catchUp(to memberlist.Node, q *queue) bool {
-	wait := firstAgain
-	for {
+	for try := 1; ; try++ {
 		o.mu.Lock()
 		dropped := q.waiting
 		q.waiting, q.bytes, q.behind = nil, 0, false // before the exchange, which brings it
@@ -138,13 +138,7 @@ func (o *outbox) catchUp(to memberlist.Node, q *queue) bool {
 				p.tried()
 			}
 		}
-		select {
-		case <-o.g.ctx.Done():
-			return false
-		case <-time.After(wait/2 + rand.N(wait/2)):
-		}
-		wait = min(2*wait, maxAgain)
-		if !o.g.roster.alive(to.Name) {
+		if !retry.Wait(o.g.ctx, again.Delay(try)) || !o.g.roster.alive(to.Name) {
 			return false
 		}
 		if err := o.g.exchange(to.Address()); err == nil {

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -15,6 +15,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/retry"
 	"github.com/landfall-dist/landfall/internal/tracing"
 )
 
@@ -181,21 +182,14 @@ func (l *landing) sendPart(ctx context.Context, part int) (sent bucket.Part, err
 // retry calls op until it succeeds, or fails in a way that another try does not
 // change, or ctx is over.
 func (j *Job) retry(ctx context.Context, step string, op func() error) error {
-	for try := 1; ; try++ {
-		err := op()
-		if err == nil || settled(err) || ctx.Err() != nil || try == maxTries {
-			return err
-		}
-		delay := rand.N(firstBackoff << (try - 1))
-		tracing.Failed(ctx, "retry", err, attribute.String("landfall.step", step), attribute.Int("landfall.try", try))
-		j.logger().Warn("landing tries again", "key", j.Key.FileKey, "executionId", j.ExecutionID,
-			"bucket", j.Bucket.Name(), "step", step, "try", try, "error", err, "retryIn", delay)
-		select {
-		case <-time.After(delay):
-		case <-ctx.Done():
-			return err
-		}
-	}
+	return retry.Policy{
+		First: firstBackoff, Max: firstBackoff << maxTries, Tries: maxTries, Settled: settled,
+		Failed: func(try int, err error) {
+			tracing.Failed(ctx, "retry", err, attribute.String("landfall.step", step), attribute.Int("landfall.try", try))
+		},
+		Logger: j.logger().With("key", j.Key.FileKey, "executionId", j.ExecutionID, "bucket", j.Bucket.Name(), "step", step),
+		Level:  slog.LevelWarn, Message: "landing tries again",
+	}.Do(ctx, op)
 }
 
 // settled reports whether an error is an answer rather than a failure to get

@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	mathrand "math/rand/v2"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -26,6 +25,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/awserr"
 	"github.com/landfall-dist/landfall/internal/executionid"
+	"github.com/landfall-dist/landfall/internal/retry"
 )
 
 const (
@@ -107,10 +107,8 @@ func (l *Ledger) Create(ctx context.Context) (created bool, err error) {
 		if err == nil && status != types.TableStatusCreating {
 			return exists == nil, nil
 		}
-		select {
-		case <-ctx.Done():
+		if !retry.Wait(ctx, createInterval) {
 			return false, fmt.Errorf("waiting for table %s: %w", l.table, errors.Join(ctx.Err(), err))
-		case <-time.After(createInterval):
 		}
 	}
 }
@@ -548,18 +546,12 @@ func (l *Ledger) refused(err error) error {
 
 // withRetry calls f again as long as it meets a conflict.
 func (l *Ledger) withRetry(ctx context.Context, k Key, f func() error) error {
-	wait := firstBackoff
-	for range maxTries {
-		err := f()
-		if !isConflict(err) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(mathrand.N(wait)):
-			wait = min(2*wait, maxBackoff)
-		}
+	err := retry.Policy{First: firstBackoff, Max: maxBackoff, Tries: maxTries, Settled: func(err error) bool { return !isConflict(err) }}.Do(ctx, f)
+	switch {
+	case !isConflict(err):
+		return err
+	case ctx.Err() != nil:
+		return ctx.Err()
 	}
 	return fmt.Errorf("table %s: item of %s changes faster than it can be written", l.table, k.FileKey)
 }

@@ -20,7 +20,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"sync"
@@ -29,6 +28,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
+
+	"github.com/landfall-dist/landfall/internal/retry"
 )
 
 const (
@@ -194,12 +195,9 @@ func (b *outbox) deliver(ctx, sending context.Context, m *message) {
 			b.failed.Add(1)
 			return
 		}
-		delay := rand.N(min(maxBackoff, b.firstBackoff<<(try-1)))
+		delay := retry.Policy{First: b.firstBackoff, Max: maxBackoff}.Delay(try)
 		logger.Warn("notice not sent, trying again", "try", try, "error", err, "retryIn", delay.Round(time.Millisecond).String())
-		select {
-		case <-ctx.Done():
-		case <-time.After(delay):
-		}
+		retry.Wait(ctx, delay)
 	}
 }
 
