@@ -341,7 +341,7 @@ func (a *Agent) seedCached(infohash manifest.InfoHash, logger *slog.Logger) {
 	}
 	defer entry.Unpin()
 	if entry.Whole() {
-		if _, err := a.swarm.Seed(entry, false); err != nil {
+		if _, err := a.swarm.Seed(entry); err != nil {
 			logger.Warn("cached build not seeded", "error", err)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/handout"
 	"github.com/landfall-dist/landfall/internal/landing"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
@@ -71,7 +72,7 @@ func (c *carrier) fetch(ctx context.Context, r *ledger.Record, before *held) (d 
 	}
 	found := done{content: h.content(), held: h}
 	if h.entry != nil {
-		torrent, err := c.swarm.Seed(h.entry, c.receivers(r) > 1)
+		torrent, err := c.swarm.HandOut(h.entry, handout.Place{Execution: c.id}, c.receivers(r) == 1)
 		if err != nil {
 			return done{err: err}
 		}

@@ -39,8 +39,15 @@ type conn struct {
 
 // link is the connection's place in a torrent's queue.
 type link struct {
+	set   *Set
 	queue *queue
 	peer  *peer
+}
+
+func (l *link) leave() {
+	l.set.mu.Lock()
+	defer l.set.mu.Unlock()
+	l.queue.leave(l.peer)
 }
 
 func newConn(c net.Conn, s *Set) *conn {
@@ -83,42 +90,45 @@ func (c *conn) depart() {
 	c.departOnce.Do(func() {
 		close(c.departed)
 		if l := c.link.Load(); l != nil {
-			l.queue.leave(l.peer)
+			l.leave()
 		}
 	})
 }
 
 // greeted makes the connection a peer of its torrent's queue.
 func (c *conn) greeted(infohash manifest.InfoHash) (pieces int) {
-	q := c.set.queue(infohash)
-	if q == nil {
+	l, pieces := c.set.connect(infohash, c.offer)
+	switch {
+	case pieces == 0:
 		return 0
-	}
-	p := q.connect(c.offer)
-	if p == nil {
+	case l == nil:
 		c.set.logger.Warn("too many peers, one is refused",
 			"infohash", hex.EncodeToString(infohash[:]), "peer", c.RemoteAddr().String(), "limit", maxPeers)
 		_ = c.Conn.Close() // the engine sees its next read fail
 		return 0
 	}
-	c.link.Store(&link{q, p})
+	c.link.Store(l)
 	select {
 	case <-c.departed: // meanwhile, without seeing the link
-		q.leave(p)
+		l.leave()
 		return 0
 	default:
 	}
 	go c.inject()
-	return q.pieces
+	return pieces
 }
 
 func (c *conn) announced(piece int) {
 	l := c.link.Load()
+	l.set.mu.Lock()
+	defer l.set.mu.Unlock()
 	l.queue.have(l.peer, piece)
 }
 
 func (c *conn) opened(has bitmap) {
 	l := c.link.Load()
+	l.set.mu.Lock()
+	defer l.set.mu.Unlock()
 	l.queue.join(l.peer, has)
 }
 

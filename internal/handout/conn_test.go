@@ -94,7 +94,7 @@ func (p *pair) expect(want []byte) {
 
 func newTestSet(pieces int) *Set {
 	s := NewSet(Config{})
-	s.Add(testHash, pieces, 256<<10)
+	s.Add(testHash, Place{}, false, pieces, 256<<10)
 	return s
 }
 
@@ -311,7 +311,7 @@ func TestNothingFollowsACutMessage(t *testing.T) {
 
 func TestTooManyConnections(t *testing.T) {
 	s := newTestSet(8)
-	q := s.queue(testHash)
+	q := s.queues[testHash]
 	for range maxPeers {
 		q.connect(func(...int) {})
 	}
@@ -361,7 +361,7 @@ func TestSetRemove(t *testing.T) {
 	s := newTestSet(8)
 	p := newPair(t, s, testHash)
 	p.toEngine(message(kindHaveNone))
-	s.Add(testHash, 99, 1) // changes nothing
+	s.Add(testHash, Place{}, false, 99, 1) // changes nothing
 	if st := s.mustStats(t); st.Pieces != 8 || st.Peers != 1 {
 		t.Errorf("%+v", st)
 	}

@@ -116,7 +116,7 @@ func newSeeder(t *testing.T) *seeder {
 	client := startEngine(t, c)
 	t.Cleanup(func() { l.Close() }) // the engine does not
 	client.AddListener(wrapping{l, s.set})
-	s.set.Add(manifest.InfoHash(s.hash), info.NumPieces(), enginePiece)
+	s.set.Add(manifest.InfoHash(s.hash), Place{}, false, info.NumPieces(), enginePiece)
 	s.Torrent, _ = client.AddTorrentOpt(torrent.AddTorrentOpts{InfoHash: s.hash, InfoBytes: s.info, ChunkSize: enginePiece})
 	if err := s.VerifyDataContext(t.Context()); err != nil {
 		t.Fatal(err)

@@ -36,8 +36,14 @@ type Set struct {
 	logger *slog.Logger
 	now    func() time.Time
 
-	mu     sync.Mutex
+	mu     sync.Mutex // held for no I/O
 	queues map[manifest.InfoHash]*queue
+	order  []*queue // by place
+	// outstanding is the length of all that is offered and not announced yet; rate is
+	// how fast that comes back, in bytes/s, taken what did since lastTick.
+	outstanding, taken int64
+	rate               float64
+	lastTick           time.Time
 }
 
 // NewSet returns a Set without torrents. Run must run for as long as connections
@@ -50,18 +56,31 @@ func NewSet(cfg Config) *Set {
 	if s.now == nil {
 		s.now = time.Now
 	}
+	s.lastTick = s.now()
 	return s
 }
 
 // Add prepares for a torrent of so many pieces of pieceLength bytes, both greater
-// than 0. The engine must not have it yet, or early peers are shown everything. A
-// torrent that is there stays as it is.
-func (s *Set) Add(infohash manifest.InfoHash, pieces int, pieceLength int64) {
+// than 0. The engine must not have it yet, or early peers are shown everything. Of a
+// torrent that is there only the place changes, to the earlier one, and whether there
+// is one receiver, alone.
+func (s *Set) Add(infohash manifest.InfoHash, place Place, alone bool, pieces int, pieceLength int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.queues[infohash] == nil {
-		s.queues[infohash] = newQueue(pieces, pieceLength, s.now)
+	q := s.queues[infohash]
+	switch {
+	case q == nil:
+		q = newQueue(s, place, pieces, pieceLength)
+		s.queues[infohash] = q
+	case place.Compare(q.place) < 0:
+		s.take(q)
+		q.place = place
+	default:
+		q.lone = alone
+		return
 	}
+	q.lone = alone
+	s.insert(q)
 }
 
 // Remove forgets a torrent; one that is not there is fine. Connections made before
@@ -70,13 +89,29 @@ func (s *Set) Add(infohash manifest.InfoHash, pieces int, pieceLength int64) {
 func (s *Set) Remove(infohash manifest.InfoHash) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.queues, infohash)
+	if q := s.queues[infohash]; q != nil {
+		delete(s.queues, infohash)
+		s.take(q)
+		q.gone = true
+		s.outstanding -= int64(q.outstanding) * q.pieceLength
+		s.fill()
+	}
 }
 
-func (s *Set) queue(infohash manifest.InfoHash) *queue {
+// connect makes a connection a peer of a torrent; nil, and the torrent's length in
+// pieces, when that has too many, and 0 pieces when it is not in the Set.
+func (s *Set) connect(infohash manifest.InfoHash, offer func(pieces ...int)) (*link, int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.queues[infohash]
+	q := s.queues[infohash]
+	if q == nil {
+		return nil, 0
+	}
+	p := q.connect(offer)
+	if p == nil {
+		return nil, q.pieces
+	}
+	return &link{s, q, p}, q.pieces
 }
 
 // Wrap puts the hand-out into a connection that the engine accepts, above TLS if
@@ -107,16 +142,19 @@ func (s *Set) Run(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 		}
-		s.mu.Lock()
-		queues := make([]*queue, 0, len(s.queues))
-		for _, q := range s.queues {
-			queues = append(queues, q)
-		}
-		s.mu.Unlock()
-		for _, q := range queues {
-			q.tick()
-		}
+		s.tick()
 	}
+}
+
+func (s *Set) tick() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	s.measure(now)
+	for _, q := range s.order {
+		q.tick(now)
+	}
+	s.fill()
 }
 
 // Stats are counters of one torrent since it was added, in pieces but for Peers.
@@ -131,7 +169,9 @@ type Stats struct {
 
 // Stats returns the counters; false for a torrent that is not in the Set.
 func (s *Set) Stats(infohash manifest.InfoHash) (Stats, bool) {
-	q := s.queue(infohash)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	q := s.queues[infohash]
 	if q == nil {
 		return Stats{}, false
 	}

@@ -15,6 +15,8 @@ const (
 	// initialBytes together.
 	initialWindow = 5
 	initialBytes  = 8 << 20
+	// loneBytes may be outstanding at a single receiver whatever the rate, in bytes.
+	loneBytes = 8 << 20
 	// stallAfter is the least time after which an outstanding piece is offered
 	// to somebody else as well. A peer that is merely slow gets paceFactor
 	// times what it usually takes for a piece, up to maxSlack times as much.
@@ -34,12 +36,8 @@ const (
 	rateTime = time.Second
 )
 
-// tick measures the rate, and finds stalls and peers that nobody serves.
-func (q *queue) tick() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	now := q.now()
-	q.measure(now)
+// tick finds stalls and peers that nobody serves.
+func (q *queue) tick(now time.Time) {
 	least := q.leastLimit()
 	for p := range q.peers {
 		if !p.joined && now.Sub(p.since) > helloTimeout {
@@ -55,39 +53,20 @@ func (q *queue) tick() {
 			q.covered = time.Time{} // who left gives it nothing
 		}
 	}
-	if _, ok := q.nextOpen(); ok {
+	if q.hasOpen() {
 		q.exhausted = time.Time{}
 	} else if q.exhausted.IsZero() {
 		q.exhausted = now
-	}
-	q.fillAll()
-}
-
-func (q *queue) measure(now time.Time) {
-	elapsed := now.Sub(q.lastTick)
-	if elapsed <= 0 {
-		return
-	}
-	newest := float64(q.taken) * float64(q.pieceLength) / elapsed.Seconds()
-	idle := q.taken == 0 && q.outstanding == 0
-	q.taken, q.lastTick = 0, now
-	switch {
-	case q.working == 0:
-		q.rate = 0 // what comes next may be another network
-	case newest > 2*q.rate:
-		q.rate = newest // open up at once
-	case !idle:
-		q.rate += min(1, elapsed.Seconds()/rateTime.Seconds()) * (newest - q.rate)
 	}
 }
 
 // leastLimit is how long every offer may take: four times what the seeder needs
 // for all that is outstanding.
 func (q *queue) leastLimit() time.Duration {
-	ahead := float64(q.outstanding+minWindow) * float64(q.pieceLength)
-	backlog := time.Duration(ahead / max(q.rate, leastRate) * float64(time.Second))
+	ahead := float64(q.set.outstanding + minWindow*q.pieceLength)
+	backlog := time.Duration(ahead / max(q.set.rate, leastRate) * float64(time.Second))
 	least := stallAfter
-	if !q.exhausted.IsZero() {
+	if q.set.exhausted() {
 		least = tailStallAfter
 	}
 	return max(least, paceFactor*targetDelay, paceFactor*backlog)
@@ -120,15 +99,13 @@ func (p *peer) look(now time.Time) {
 	p.taken, p.others, p.lastLook = 0, 0, now
 }
 
-// budget is how many pieces may be outstanding at all peers together.
-func (q *queue) budget() int {
-	if q.rate == 0 {
-		return q.working * int(min(initialWindow, initialBytes/q.pieceLength))
+// window is how many pieces may be outstanding at each peer, when the queue has a share
+// of so many bytes. A single receiver has nobody to trade with, so it is bounded only
+// so that what is more urgent need not wait long.
+func (q *queue) window(share int64) int {
+	least := minWindow
+	if q.lone {
+		least = int(max(minWindow, loneBytes/q.pieceLength))
 	}
-	return int(q.rate * targetDelay.Seconds() / float64(q.pieceLength))
-}
-
-// window is how many pieces may be outstanding at each peer.
-func (q *queue) window() int {
-	return min(max(q.budget()/max(q.working, 1), minWindow), maxWindow)
+	return min(max(int(share/q.pieceLength)/max(q.working, 1), least), maxWindow)
 }

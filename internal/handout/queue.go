@@ -3,7 +3,6 @@ package handout
 import (
 	"cmp"
 	"slices"
-	"sync"
 	"time"
 )
 
@@ -13,6 +12,9 @@ const (
 	// peers together even when targetDelay comes to fewer.
 	secondWindow = 2
 	minSecond    = 16
+	// starvedShare is how many times what is offered to starved peers of one torrent
+	// fits into what may be outstanding, while others have first copies to hand out.
+	starvedShare = 4
 	// tailPatience is how long the last pieces may be outstanding before the
 	// second phase begins without them, for one slow peer has them.
 	tailPatience = 2 * time.Second
@@ -29,7 +31,8 @@ const (
 	maxPeers = 2000
 )
 
-// queue decides which piece is offered to which peer of one torrent.
+// queue decides which piece is offered to which peer of one torrent, within what its
+// place among the others leaves to it (order.go).
 //
 // A piece is owned when a connected peer has announced it; it is open when it is
 // neither owned nor outstanding anywhere. Open pieces are offered in order, each
@@ -39,12 +42,17 @@ const (
 // Whatever the peers say or do, every live one finishes: an offer is never taken
 // back at the wire, a piece that is outstanding for too long becomes open again,
 // and the second phase opens up to a peer whom nobody else gives anything.
+//
+// Its fields and methods are guarded by the Set's mutex.
 type queue struct {
+	set         *Set
+	place       Place
+	lone        bool // there is one receiver
+	gone        bool // from the Set
 	pieces      int
 	pieceLength int64
 	now         func() time.Time
 
-	mu       sync.Mutex
 	owners   []uint16 // peers that announced it, by piece
 	assigned []uint16 // peers it is outstanding at in good time, by piece
 	open     bitmap
@@ -62,9 +70,6 @@ type queue struct {
 	// exhausted is since when no piece is open; zero while one is.
 	exhausted time.Time
 
-	rate     float64 // bytes/s that come back announced
-	taken    int     // offers taken up since the last tick
-	lastTick time.Time
 	counters Stats
 }
 
@@ -103,25 +108,24 @@ type offered struct {
 	expired bool // others may have it as well
 }
 
-func newQueue(pieces int, pieceLength int64, now func() time.Time) *queue {
+func newQueue(s *Set, place Place, pieces int, pieceLength int64) *queue {
 	return &queue{
+		set:         s,
+		place:       place,
 		pieces:      pieces,
 		pieceLength: pieceLength,
-		now:         now,
+		now:         s.now,
 		owners:      make([]uint16, pieces),
 		assigned:    make([]uint16, pieces),
 		open:        fullBitmap(pieces),
 		unowned:     pieces,
 		peers:       make(map[*peer]struct{}),
-		lastTick:    now(),
 	}
 }
 
 // connect takes a peer in; nil when there are too many. It is offered nothing
 // before it joins.
 func (q *queue) connect(offer func(pieces ...int)) *peer {
-	q.mu.Lock()
-	defer q.mu.Unlock()
 	if len(q.peers) >= maxPeers {
 		return nil
 	}
@@ -144,8 +148,6 @@ func (q *queue) connect(offer func(pieces ...int)) *peer {
 
 // join says what the peer has from the start; it can be offered pieces now.
 func (q *queue) join(p *peer, has bitmap) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
 	if _, ok := q.peers[p]; !ok {
 		return
 	}
@@ -157,8 +159,6 @@ func (q *queue) join(p *peer, has bitmap) {
 
 // have takes an announcement: the peer has verified a piece.
 func (q *queue) have(p *peer, i int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
 	if _, ok := q.peers[p]; !ok {
 		return
 	}
@@ -200,11 +200,11 @@ func (q *queue) settle(p *peer, i int) {
 	delete(p.outstanding, i)
 	if !o.expired {
 		q.assigned[i]--
-		q.outstanding--
+		q.out(-1)
 	}
 	p.stalled = false
 	p.taken++
-	q.taken++
+	q.set.taken += q.pieceLength
 	took := now.Sub(o.at)
 	if p.pace == 0 {
 		p.pace = took
@@ -216,8 +216,6 @@ func (q *queue) settle(p *peer, i int) {
 // its copies count no longer; those of a peer that had everything do for a
 // while.
 func (q *queue) leave(p *peer) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
 	if _, ok := q.peers[p]; !ok {
 		return
 	}
@@ -234,13 +232,22 @@ func (q *queue) leave(p *peer) {
 		q.missing -= q.pieces - p.count
 	}
 	p.has.each(q.disown)
-	q.fillAll()
+	q.fillAll(!q.set.othersOpen(q))
+}
+
+// out counts what is outstanding, here and in all queues.
+func (q *queue) out(n int) {
+	q.outstanding += n
+	if q.gone {
+		return
+	}
+	q.set.outstanding += int64(n) * q.pieceLength
 }
 
 // takeBack ends an offer that was not taken up.
 func (q *queue) takeBack(i int) {
 	q.counters.Requeued++
-	q.outstanding--
+	q.out(-1)
 	if q.assigned[i]--; q.assigned[i] == 0 && q.owners[i] == 0 {
 		q.reopen(i)
 	}
@@ -275,19 +282,22 @@ func (q *queue) second() bool {
 // refill offers pieces after an announcement of p, before which so many pieces
 // had no owner.
 func (q *queue) refill(p *peer, unownedBefore int) {
+	seconds := !q.set.othersOpen(q)
 	switch {
 	case q.unowned == 0 && unownedBefore > 0:
-		q.fillAll() // the second phase begins
+		q.fillAll(seconds) // the second phase begins
 	case !p.starved && q.second() && q.working*secondWindow > q.secondBudget() && (q.pieces-p.count)*q.working < q.missing:
 		// There is not enough for all: who has more than the others waits
 		// until the next tick has served them.
 	default:
-		q.fill(p)
+		q.fill(p, seconds)
 	}
+	q.set.passOn(q)
 }
 
-// fillAll offers pieces to everyone, those furthest behind first.
-func (q *queue) fillAll() {
+// fillAll offers pieces to everyone, those furthest behind first; second copies only
+// where seconds is set.
+func (q *queue) fillAll(seconds bool) {
 	if q.working == 0 {
 		return
 	}
@@ -301,22 +311,24 @@ func (q *queue) fillAll() {
 		return cmp.Or(cmp.Compare(a.count, b.count), cmp.Compare(a.seq, b.seq))
 	})
 	for _, p := range peers {
-		q.fill(p)
+		q.fill(p, seconds)
 	}
 }
 
 // fill offers a peer pieces up to its window.
-func (q *queue) fill(p *peer) {
+func (q *queue) fill(p *peer, seconds bool) {
 	if !p.joined || p.stalled || p.count == q.pieces {
 		return
 	}
-	window := q.window()
+	share, first := q.set.share(q)
+	window := q.window(share)
 	if len(p.outstanding) >= window {
 		return
 	}
+	may := func() bool { return first || int64(q.outstanding+1)*q.pieceLength <= share }
 	var offers []int
 	if q.covered.IsZero() || !q.now().Before(q.covered) {
-		for len(p.outstanding) < window {
+		for len(p.outstanding) < window && may() {
 			i, ok := q.nextOpen()
 			if !ok {
 				break
@@ -326,19 +338,25 @@ func (q *queue) fill(p *peer) {
 			offers = append(offers, i)
 		}
 	}
-	offers = q.fillSecond(p, min(p.second, window), offers)
+	if seconds || p.starved {
+		offers = q.fillSecond(p, min(p.second, window), offers)
+	}
 	if len(offers) > 0 {
 		p.offer(offers...)
 	}
 }
 
-// fillSecond adds what the second phase has for a peer to its offers.
+// fillSecond adds what the second phase has for a peer to its offers. While others have
+// first copies to hand out, a starved peer has a share of what may be outstanding.
 func (q *queue) fillSecond(p *peer, window int, offers []int) []int {
 	if len(p.outstanding) >= window || !p.starved && !q.second() {
 		return offers
 	}
-	budget := q.secondBudget()
-	for len(p.outstanding) < window && (p.starved || q.outstanding < budget) {
+	budget, starved := q.secondBudget(), p.starved
+	if q.set.othersOpen(q) {
+		budget, starved = max(budget/starvedShare, secondWindow), false
+	}
+	for len(p.outstanding) < window && (starved || q.outstanding < budget) {
 		i, ok := q.rarest(p)
 		if !ok {
 			break
@@ -350,12 +368,19 @@ func (q *queue) fillSecond(p *peer, window int, offers []int) []int {
 	return offers
 }
 
-func (q *queue) secondBudget() int { return max(q.budget(), minSecond) }
+func (q *queue) secondBudget() int {
+	return max(int(q.set.budget()/q.pieceLength), minSecond)
+}
+
+func (q *queue) hasOpen() bool {
+	_, ok := q.nextOpen()
+	return ok
+}
 
 func (q *queue) assign(p *peer, i int) {
 	q.open.clear(i)
 	q.assigned[i]++
-	q.outstanding++
+	q.out(1)
 	p.outstanding[i] = offered{at: q.now()}
 }
 
@@ -392,8 +417,6 @@ func (q *queue) rarest(p *peer) (int, bool) {
 }
 
 func (q *queue) stats() Stats {
-	q.mu.Lock()
-	defer q.mu.Unlock()
 	s := q.counters
 	s.Pieces, s.Peers, s.Owned = q.pieces, len(q.peers), q.pieces-q.unowned
 	return s

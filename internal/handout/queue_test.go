@@ -19,7 +19,9 @@ type bench struct {
 
 func newBench(t testing.TB, pieces int) *bench {
 	b := &bench{t: t, now: time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)}
-	b.queue = newQueue(pieces, 256<<10, func() time.Time { return b.now })
+	set := NewSet(Config{Now: func() time.Time { return b.now }})
+	set.Add(testHash, Place{}, false, pieces, 256<<10)
+	b.queue = set.queues[testHash]
 	return b
 }
 
@@ -69,7 +71,7 @@ func (c *client) take(n int) {
 func (b *bench) later(d time.Duration) {
 	for range int(d / tick) {
 		b.now = b.now.Add(tick)
-		b.tick()
+		b.set.tick()
 	}
 }
 
@@ -143,7 +145,7 @@ func TestSecondPhaseServesLaggardsFirst(t *testing.T) {
 		}
 		ahead = append(ahead, b.client(has...))
 	}
-	b.rate = 1 // so that no more than minSecond may be outstanding
+	b.set.rate = 1 // so that no more than minSecond may be outstanding
 	for _, c := range ahead[minSecond/2:] {
 		c.take(-1)
 	}
@@ -153,7 +155,7 @@ func TestSecondPhaseServesLaggardsFirst(t *testing.T) {
 	if b.outstanding >= minSecond {
 		t.Fatalf("%d outstanding", b.outstanding)
 	}
-	b.taken = 0 // so that it stays so
+	b.set.taken = 0 // so that it stays so
 	b.later(tick)
 	if len(behind.offered) == 0 {
 		t.Error("who is behind is not served")
@@ -224,8 +226,8 @@ func TestLateJoinerTakesPart(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	b.later(tick)
-	if b.rate != 3*256<<10/tick.Seconds() {
-		t.Errorf("rate %.0f counts what was there before", b.rate)
+	if b.set.rate != 3*256<<10/tick.Seconds() {
+		t.Errorf("rate %.0f counts what was there before", b.set.rate)
 	}
 }
 
@@ -274,8 +276,8 @@ func TestStalledPeerGetsNothingNew(t *testing.T) {
 	b := newBench(t, 1000)
 	stuck := b.client()
 	b.later(stallAfter + time.Second)
-	b.rate = 100e6
-	b.fillAll()
+	b.set.rate = 100e6
+	b.fillAll(true)
 	stuck.expect(0, 1, 2, 3, 4)
 	stuck.take(1)
 	if len(stuck.offered) < 100 {
@@ -403,15 +405,15 @@ func TestWindowFollowsTheRate(t *testing.T) {
 		}
 		b.later(tick)
 	}
-	if w := b.window(); w != maxWindow {
-		t.Errorf("window is %d pieces at %.0f MB/s", w, b.rate/1e6)
+	if w := b.window(b.set.budget()); w != maxWindow {
+		t.Errorf("window is %d pieces at %.0f MB/s", w, b.set.rate/1e6)
 	}
 	for range 100 { // 4 pieces a second
 		x.take(1)
 		b.later(tick)
 	}
-	if w := b.window(); w > 2*minWindow {
-		t.Errorf("window is %d pieces at %.0f MB/s", w, b.rate/1e6)
+	if w := b.window(b.set.budget()); w > 2*minWindow {
+		t.Errorf("window is %d pieces at %.0f MB/s", w, b.set.rate/1e6)
 	}
 }
 
@@ -421,16 +423,18 @@ func TestWindowIsSharedAmongPeers(t *testing.T) {
 		b.client()
 	}
 	b.full() // needs no share
-	b.rate = 100 * 256 << 10
-	if w := b.window(); w != 60/8 {
+	b.set.rate = 100 * 256 << 10
+	if w := b.window(b.set.budget()); w != 60/8 {
 		t.Errorf("window is %d pieces", w)
 	}
 }
 
 func TestLargePiecesBeginWithFewer(t *testing.T) {
-	q := newQueue(100, 128<<20, time.Now)
+	s := NewSet(Config{})
+	q := newQueue(s, Place{}, 100, 128<<20)
+	s.insert(q)
 	q.connect(func(...int) {})
-	if w := q.window(); w != minWindow {
+	if w := q.window(s.budget()); w != minWindow {
 		t.Errorf("window is %d pieces", w)
 	}
 }
@@ -457,7 +461,7 @@ func BenchmarkQueueHave(b *testing.B) {
 	const peers, pieces = 1000, 40_000
 	fresh := func() (*bench, []*client) {
 		q := newBench(b, pieces)
-		q.rate = 100e6
+		q.set.rate = 100e6
 		all := make([]*client, peers)
 		for i := range all {
 			all[i] = q.client()
@@ -505,6 +509,6 @@ func BenchmarkQueueTick(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		q.tick()
+		q.set.tick()
 	}
 }

@@ -314,7 +314,7 @@ func (n *node) whole(t *testing.T, content []byte, m *manifest.Manifest) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.Seed(e, false); err != nil {
+	if _, err := n.Seed(e); err != nil {
 		t.Fatal(err)
 	}
 }

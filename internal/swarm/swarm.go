@@ -228,18 +228,25 @@ func (s *Swarm) Torrent(infohash manifest.InfoHash) (*Torrent, bool) {
 	return t, ok
 }
 
-// Seed adds a whole entry, or returns the torrent that is there. With handOut, its
-// pieces are handed out where the Swarm was made for that. A single receiver has
-// nobody to trade with: shown everything, it was measured to be 1.7 times faster.
-func (s *Swarm) Seed(e *cache.Entry, handOut bool) (*Torrent, error) {
+// Seed adds a whole entry, or returns the torrent that is there. Peers are shown all of
+// it.
+func (s *Swarm) Seed(e *cache.Entry) (*Torrent, error) {
 	if !e.Whole() {
 		return nil, fmt.Errorf("seeding %s: pieces are missing", e.InfoHash())
 	}
-	if s.handout != nil && handOut {
-		// Before the engine has it, or early peers are shown everything.
-		s.handout.Add(e.InfoHash(), e.Manifest().NumPieces(), e.Manifest().PieceLength)
-	}
 	return s.add(Fetch{InfoHash: e.InfoHash(), Size: e.Manifest().Size}, e)
+}
+
+// HandOut is Seed where the Swarm was made for it: pieces are handed out, in the
+// torrent's place among all. alone says that there is one receiver, which has nobody to
+// trade with: while nothing else is handed out either, it is shown everything, which was
+// measured to be 1.7 times faster.
+func (s *Swarm) HandOut(e *cache.Entry, place handout.Place, alone bool) (*Torrent, error) {
+	if s.handout != nil && e.Whole() && !(alone && s.handout.Idle()) {
+		// Before the engine has it, or early peers are shown everything.
+		s.handout.Add(e.InfoHash(), place, alone, e.Manifest().NumPieces(), e.Manifest().PieceLength)
+	}
+	return s.Seed(e)
 }
 
 // Fetch names a build to be downloaded.

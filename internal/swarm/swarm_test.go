@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/handout"
 	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
@@ -94,7 +95,7 @@ func seed(t *testing.T, size int, change func(*Config)) (*node, *Torrent, []byte
 	if err != nil {
 		t.Fatal(err)
 	}
-	torrent, err := n.Seed(e, true)
+	torrent, err := n.HandOut(e, handout.Place{}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +181,7 @@ func TestOneToOne(t *testing.T) {
 	if !ok || !e.Whole() {
 		t.Fatal("the entry left the cache")
 	}
-	if _, err := n.Seed(e, true); err != nil {
+	if _, err := n.Seed(e); err != nil {
 		t.Errorf("seeded after it was dropped: %v", err)
 	}
 }
@@ -218,7 +219,7 @@ func TestOneReceiverIsShownEverything(t *testing.T) {
 	s, dropped, content, m := seed(t, size, handOut)
 	e, _ := s.cache.Entry(dropped.InfoHash())
 	dropped.Drop()
-	from, err := s.Seed(e, false)
+	from, err := s.HandOut(e, handout.Place{}, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,7 +231,7 @@ func TestOneReceiverIsShownEverything(t *testing.T) {
 	if _, counted := s.handout.Stats(from.InfoHash()); counted {
 		t.Error("its pieces were handed out")
 	}
-	if again, err := s.Seed(e, true); err != nil || again != from {
+	if again, err := s.HandOut(e, handout.Place{}, false); err != nil || again != from {
 		t.Fatalf("seeded again: %v, %v", again, err)
 	}
 	finish(t, start(t, "second", t.TempDir(), nil).fetch(t, from, size, nil), content, s.addr)
@@ -447,7 +448,7 @@ func TestSeedNeedsAll(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.Seed(e, true); err == nil {
+	if _, err := n.Seed(e); err == nil {
 		t.Error("a build with pieces missing was seeded")
 	}
 	if err := errors.Join(n.Close(), n.Close()); err != nil {
