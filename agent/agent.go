@@ -208,7 +208,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		"http", a.cfg.HTTP.Addr().String(), "peers", a.cfg.Peers.Addr().String(), "gossip", a.gossip.Addr())
 	// Before the gossip begins, so that no end is heard before what it ends.
 	if err := a.recall(); err != nil {
-		a.cfg.Logger.Warn("announcements of before the start are not known, the others may bring them", "error", err)
+		a.cfg.Logger.Warn("announcements from before the start are not known, other members may send them again", "error", err)
 	}
 	group.Go(func() error { return a.gossip.Run(ctx) })
 	group.Go(func() error { return web.Serve(ctx, a.cfg.HTTP, a.handler(), a.cfg.Logger) })

@@ -42,7 +42,7 @@ func (a *Agent) registry() *prometheus.Registry {
 		a.metrics.queued, a.metrics.downloads, a.metrics.landing,
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "landfall_source_read_bytes_total",
-			Help: "Bytes of builds read from source buckets: by the seeder, or by an agent for want of peers.",
+			Help: "Bytes of builds read from source buckets: by the seeder, or by an agent that no peer serves.",
 		}, func() float64 { return float64(a.sourceRead.Load()) }),
 	)
 	for _, state := range []string{api.StateQueued, api.StateDownloading, api.StateLanding, api.StateLanded, api.StateFailed} {

@@ -254,7 +254,7 @@ func (s *Seeder) retire(k ledger.Key, id, reason string) {
 		err = s.gossip.Broadcast(wire, nil)
 	}
 	if err != nil {
-		s.cfg.Logger.Warn("end of execution not told", "key", k.FileKey, "executionId", id, "error", err)
+		s.cfg.Logger.Warn("end notice not sent", "key", k.FileKey, "executionId", id, "error", err)
 	}
 }
 

@@ -194,7 +194,7 @@ func (c *carrier) keepWhole(ctx context.Context, r *ledger.Record, h *held) {
 				})
 		}
 		if err != nil && ctx.Err() == nil {
-			c.logger.Warn("damaged pieces are not here again yet", "error", err, "retryIn", lookInterval.String())
+			c.logger.Warn("damaged pieces not read again yet", "error", err, "retryIn", lookInterval.String())
 		}
 	}
 }

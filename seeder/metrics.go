@@ -69,7 +69,7 @@ func newMetrics(destinations []string) *metrics {
 	}
 	m := &metrics{
 		ended: prometheus.NewCounterVec(counter("executions_ended_total",
-			"Executions that have ended, by how; one that is sent again may end again."), []string{"status"}),
+			"Executions that have ended, by status; one that is sent again may end again."), []string{"status"}),
 		arrivals: prometheus.NewHistogramVec(histogram("arrival_seconds",
 			"From the start of an execution to the arrival in a destination, by the seeder's clock.", arrivalTimes), []string{"bucket"}),
 		failures: prometheus.NewCounterVec(counter("destination_failures_total",
@@ -77,7 +77,7 @@ func newMetrics(destinations []string) *metrics {
 		pulls: prometheus.NewHistogram(histogram("pull_seconds",
 			"Pulls of builds from their source bucket, hashing included.", pullTimes)),
 		announcements: prometheus.NewHistogram(histogram("announce_seconds",
-			"From an announcement to the last member that could be told.", announceTimes)),
+			"From an announcement to its delivery to the last member that could be reached.", announceTimes)),
 		pollFailures: prometheus.NewCounter(counter("poll_failures_total",
 			"Listings of the global bucket that failed after all of the SDK's tries.")),
 		lastPoll: prometheus.NewGauge(prometheus.GaugeOpts{
@@ -86,10 +86,10 @@ func newMetrics(destinations []string) *metrics {
 		}),
 		unread: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "landfall_unread_objects",
-			Help: "Objects of the global bucket that could not be taken up and are tried again, less and less often.",
+			Help: "Objects of the global bucket for which no execution could be begun; they are tried again at growing intervals.",
 		}),
 		unreadFailures: prometheus.NewCounter(counter("unread_object_failures_total",
-			"Tries to take up an object of the global bucket that failed.")),
+			"Tries to begin an execution for an object of the global bucket that failed.")),
 		buckets: make(map[string]bool),
 	}
 	for _, status := range []string{string(ledger.Completed), string(ledger.Failed), string(ledger.Cancelled), superseded} {
@@ -195,8 +195,8 @@ var (
 	progressDesc   = prometheus.NewDesc("landfall_execution_progress_ratio", "How much of an execution has landed, over all destinations, for the 20 newest executions.", []string{"execution_id", "key"}, nil)
 	agentsDesc     = prometheus.NewDesc("landfall_destination_agents", "Living agents that serve each of --destinations and trust this seeder's key.", []string{"bucket"}, nil)
 	distrustDesc   = prometheus.NewDesc("landfall_distrusting_agents", "Living agents of each of --destinations that do not trust this seeder's key.", []string{"bucket"}, nil)
-	itemsDesc      = prometheus.NewDesc("landfall_table_items", "Items that the table had when the seeder read it at its start: its own executions, those of others, and skipped ones that are none.", []string{"kind"}, nil)
-	readDesc       = prometheus.NewDesc("landfall_source_read_bytes_total", "Bytes of builds read from source buckets: by the seeder, or by an agent for want of peers.", nil, nil)
+	itemsDesc      = prometheus.NewDesc("landfall_table_items", "Items that the table had when the seeder read it at its start: its own executions, those of others, and skipped items that are no executions.", []string{"kind"}, nil)
+	readDesc       = prometheus.NewDesc("landfall_source_read_bytes_total", "Bytes of builds read from source buckets: by the seeder, or by an agent that no peer serves.", nil, nil)
 )
 
 // collector reads what is the case when it is asked.

@@ -76,7 +76,7 @@ func (u unread) listed() {
 func (w *watcher) notTaken(o bucket.Object, most time.Duration, err error) {
 	w.metrics.unreadFailures.Inc()
 	if w.unread.failed(o, time.Now(), most) {
-		w.cfg.Logger.Error("object cannot be taken up; it is tried again, less and less often", "key", o.Key, "error", err)
+		w.cfg.Logger.Error("no execution could be begun for the object; it is tried again at growing intervals", "key", o.Key, "error", err)
 	}
 	w.metrics.unread.Set(float64(len(w.unread)))
 }

@@ -111,7 +111,7 @@ func publishCommand() *cli.Command {
 			tokenFlag(),
 			command.String("key", "", "`KEY` in the global bucket (default: the file's name)"),
 			command.Strings("to", "destination `BUCKET`,… (default: the seeder's)"),
-			command.Bool("force", "take destinations that the seeder does not know and no living agent serves: the build waits for one"),
+			command.Bool("force", "accept destinations that the seeder does not know and no living agent serves: the build waits for an agent"),
 			command.Bool("no-wait", "return as soon as the execution is recorded"),
 			command.Output(),
 		},

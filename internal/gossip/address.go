@@ -269,10 +269,10 @@ func (p place) say(logger *slog.Logger, told string) {
 	addr := p.advertise.Addr()
 	switch {
 	case addr.IsLoopback() && p.wide:
-		logger.Warn("the others are told a loopback address, which they cannot reach; --advertise gives another", "advertised", told)
+		logger.Warn("the advertised address is loopback, other members cannot reach it; --advertise gives another", "advertised", told)
 	case !addr.IsPrivate() && !addr.IsLoopback() && !shared.Contains(addr):
-		logger.Warn("the others are told a public address; --advertise gives another", "advertised", told)
+		logger.Warn("the advertised address is public; --advertise gives another", "advertised", told)
 	case p.chosen, len(p.others) > 0 && p.wide:
-		logger.Info("address that the others are told; --advertise gives another", "advertised", told, "others", listOf(p.others))
+		logger.Info("address advertised to other members; --advertise gives another", "advertised", told, "others", listOf(p.others))
 	}
 }

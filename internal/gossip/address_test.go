@@ -147,7 +147,7 @@ func TestEveryWayBeyondLoopbackNeedsAKey(t *testing.T) {
 	if host, port, err := net.SplitHostPort(n.Addr()); err != nil || host != "10.0.0.5" || port == "0" {
 		t.Errorf("the others are told %s", n.Addr())
 	}
-	log.line(t, "address that the others are told", "--advertise", "10.0.0.5")
+	log.line(t, "address advertised to other members", "--advertise", "10.0.0.5")
 	for _, addr := range []string{"203.0.113.9", "10.0.0.6", "100.64.0.1"} {
 		log := listen()
 		p, err := hostWith("10.0.0.5", addr).placeOf(t.Context(), addr+":7946", "")

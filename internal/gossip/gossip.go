@@ -178,7 +178,7 @@ func New(cfg Config) (*Gossip, error) {
 	}
 	before, err := remember(cfg.Remember, time.Now())
 	if err != nil {
-		cfg.Logger.Warn("members of before the start are not known, the others are found by --join alone", "error", err)
+		cfg.Logger.Warn("members from before the start are not known, others are found by --join alone", "error", err)
 	}
 	name := cfg.ID + "-" + before.start
 	g := &Gossip{

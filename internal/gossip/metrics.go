@@ -4,10 +4,10 @@ import "github.com/prometheus/client_golang/prometheus"
 
 var (
 	membersDesc = prometheus.NewDesc("landfall_members", "Members of the cluster that are not dead, this one included, by role and state.", []string{"role", "state"}, nil)
-	refusedDesc = prometheus.NewDesc("landfall_documents_refused_total", "Announcements and ends from other members that were not taken, by why: signed by a key that is not trusted, malformed, or too many.", []string{"reason"}, nil)
+	refusedDesc = prometheus.NewDesc("landfall_documents_refused_total", "Announcements and ends from other members that were refused, by reason: signed by a key that is not trusted, malformed, or too many.", []string{"reason"}, nil)
 	joinDesc    = prometheus.NewDesc("landfall_join_unreached", "Addresses of --join at which no member is reached.", nil, nil)
-	keptOutDesc = prometheus.NewDesc("landfall_members_refused_total", "Members not taken in because there are as many as can be.", nil, nil)
-	droppedDesc = prometheus.NewDesc("landfall_gossip_dropped_total", "Messages not worked on because too many came at once.", nil, nil)
+	keptOutDesc = prometheus.NewDesc("landfall_members_refused_total", "Members refused because there are as many as are allowed.", nil, nil)
+	droppedDesc = prometheus.NewDesc("landfall_gossip_dropped_total", "Gossip messages dropped because too many came at once.", nil, nil)
 )
 
 // Collector reads the membership's metrics when it is asked.

@@ -414,7 +414,7 @@ func (l *landing) look(ctx context.Context) (c bucket.Condition, present bool, e
 	other := object.Metadata[executionMetadata]
 	err = executionid.Check(other, l.now())
 	if errors.Is(err, executionid.ErrAhead) {
-		l.logger().Warn("object's execution is of the future and counts for nothing", "key", l.Key.FileKey, "executionId", l.ExecutionID,
+		l.logger().Warn("object names an execution from the future, which is ignored", "key", l.Key.FileKey, "executionId", l.ExecutionID,
 			"bucket", l.Bucket.Name(), "found", other)
 	}
 	if err == nil && other > l.ExecutionID {

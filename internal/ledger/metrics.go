@@ -3,8 +3,8 @@ package ledger
 import "github.com/prometheus/client_golang/prometheus"
 
 var (
-	errorsDesc    = prometheus.NewDesc("landfall_table_errors_total", "Calls of the table that failed after all of the SDK's tries, conflicts left out.", nil, nil)
-	conflictsDesc = prometheus.NewDesc("landfall_table_conflicts_total", "Writes that came after another one of the same item and were tried again.", nil, nil)
+	errorsDesc    = prometheus.NewDesc("landfall_table_errors_total", "Calls of the table that failed after all of the SDK's tries, without conflicts.", nil, nil)
+	conflictsDesc = prometheus.NewDesc("landfall_table_conflicts_total", "Conditional writes that found the item changed by another, and were tried again.", nil, nil)
 )
 
 // Collector reads the table's metrics when it is asked.

@@ -2,7 +2,7 @@ package notify
 
 import "github.com/prometheus/client_golang/prometheus"
 
-var noticesDesc = prometheus.NewDesc("landfall_notices_total", "Notices of failed destinations, counted for each receiver, by what became of them.", []string{"result"}, nil)
+var noticesDesc = prometheus.NewDesc("landfall_notices_total", "Notices of failed destinations, counted for each receiver, by result.", []string{"result"}, nil)
 
 // Collector reads the notifier's metrics when it is asked.
 func Collector(n *Notifier) prometheus.Collector { return collector{n} }

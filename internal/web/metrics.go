@@ -15,7 +15,7 @@ func NewRegistry(version string, ready func() error) *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "landfall_build_info",
-		Help:        "Always 1; the labels say which Landfall this is.",
+		Help:        "Always 1; the labels name the version.",
 		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
 	})
 	info.Set(1)
