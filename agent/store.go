@@ -58,7 +58,7 @@ func (a *Agent) probe(ctx context.Context) error {
 			a.cfg.Logger.Warn("the bucket's store could not be checked yet, nothing lands before", "bucket", a.cfg.Bucket.Name(), "error", err)
 		}
 	}}
-	err := again.Do(ctx, func() (err error) {
+	_ = again.Do(ctx, func() (err error) { // until it succeeds, or ctx ends
 		asking, stop := context.WithTimeout(ctx, probeTimeout)
 		defer stop()
 		found, err = a.cfg.Bucket.Probe(asking)
@@ -67,7 +67,8 @@ func (a *Agent) probe(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	if err = a.cfg.Bucket.Refuse(found, a.cfg.AllowWeakStore); err != nil {
+	err := a.cfg.Bucket.Refuse(found, a.cfg.AllowWeakStore)
+	if err != nil {
 		return err
 	}
 	for _, w := range found {
