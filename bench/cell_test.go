@@ -113,6 +113,23 @@ func TestFits(t *testing.T) {
 	}
 }
 
+func TestAlone(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "lock")
+	first, err := alone(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := alone(file); err == nil || !strings.Contains(err.Error(), "another bench wan") {
+		t.Errorf("a second run: %v", err)
+	}
+	first.Close()
+	next, err := alone(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next.Close()
+}
+
 func TestRemoveData(t *testing.T) {
 	dir := t.TempDir()
 	if err := errors.Join(os.MkdirAll(filepath.Join(dir, "cloud-1", "parts"), 0o755), os.WriteFile(filepath.Join(dir, "cloud-1.log"), nil, 0o644)); err != nil {

@@ -234,6 +234,20 @@ func (n *network) Close() error {
 	return removeLeftovers()
 }
 
+// alone holds a file as long as it is open: the namespaces of two runs would have the
+// same names, and each would remove the other's.
+func alone(file string) (*os.File, error) {
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("holding %s: %w: is another bench wan running on this machine? Wait until it has ended", file, err)
+	}
+	return f, nil
+}
+
 func removeLeftovers() error {
 	out, err := output("ip", "netns", "list")
 	if err != nil {

@@ -192,6 +192,11 @@ func wan(c *cli.Context) error {
 	if err := os.MkdirAll(o.dir, 0o755); err != nil {
 		return err
 	}
+	lock, err := alone(filepath.Join(os.TempDir(), nsPrefix+"lock"))
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	plans := defaultCells()
 	switch {
 	case c.Int("members") > 0:
