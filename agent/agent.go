@@ -35,7 +35,9 @@ import (
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/limits"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/operator"
 	"github.com/landfall-dist/landfall/internal/retry"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/swarm"
@@ -79,6 +81,11 @@ type Config struct {
 	// Hosts are names, beside those of loopback and this machine's addresses, that the
 	// HTTP side answers to.
 	Hosts []string
+	// OperatorToken is needed to change limits over HTTP; empty for no token, and then
+	// they are changed on loopback alone.
+	OperatorToken operator.Token
+	// Limits are how fast bytes may pass; nil for none, until somebody sets some.
+	Limits *limits.Limits
 	// Sources are where the bytes of a build can be read when no peer has them;
 	// nil for nowhere. FallbackAfter defaults to DefaultFallbackAfter.
 	Sources       *source.Buckets
@@ -147,6 +154,12 @@ func New(cfg Config) (_ *Agent, err error) {
 	cfg.LandParallel = cmp.Or(max(cfg.LandParallel, 0), DefaultLandParallel)
 	cfg.MaxActive = cmp.Or(max(cfg.MaxActive, 0), DefaultMaxActive)
 	cfg.FallbackAfter = cmp.Or(max(cfg.FallbackAfter, 0), DefaultFallbackAfter)
+	if cfg.Limits == nil {
+		cfg.Limits = limits.New(true)
+	}
+	if cfg.Sources != nil {
+		cfg.Sources.Limit(cfg.Limits.Source)
+	}
 	a := &Agent{
 		cfg:            cfg,
 		book:           announce.NewBook(cfg.Trust, nil),
@@ -184,6 +197,8 @@ func New(cfg Config) (_ *Agent, err error) {
 		Name:      a.gossip.Name(),
 		AllowPeer: gossip.PeerPolicy(a.gossip, cfg.AllowPeers),
 		Member:    gossip.PeerNames(a.gossip, swarm.PeerID),
+		Upload:    cfg.Limits.Upload,
+		Download:  cfg.Limits.Download,
 		Logger:    cfg.Logger,
 	})
 	if err != nil {
@@ -410,6 +425,9 @@ func (a *Agent) tick(ctx context.Context) error {
 			members := a.gossip.Members()
 			for _, d := range a.allDownloads() {
 				d.measure(now.Sub(last))
+				if d.torrent.Arriving(last) {
+					d.arrives(now)
+				}
 				if d.stuck(now) {
 					a.cfg.Logger.Warn("nothing comes from the peers, connecting to them anew", "infohash", d.infohash.String())
 					d.torrent.Disconnect()

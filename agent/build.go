@@ -139,7 +139,7 @@ func (b *build) log() *slog.Logger {
 	return b.logger
 }
 
-// move notes that pieces have come.
+// move notes that pieces have come, or are coming.
 func (b *build) move() {
 	if b.moving.CompareAndSwap(false, true) {
 		b.owner.Tell(moved{})
@@ -218,10 +218,10 @@ func (b *build) worker(w work) func(ctx context.Context, f *finished) {
 		if m.record != nil {
 			r.etag = m.record.SourceETag
 		}
-		return func(ctx context.Context, f *finished) { f.err = r.read(member.span.In(ctx)) }
+		return func(ctx context.Context, f *finished) { f.err = r.read(b.limited(member.span.In(ctx))) }
 	case land:
 		job := b.landing()
-		return func(ctx context.Context, f *finished) { b.land(ctx, job, ann, f) }
+		return func(ctx context.Context, f *finished) { b.land(b.limited(ctx), job, ann, f) }
 	case giveUp:
 		cause := m.hopeless
 		return func(ctx context.Context, f *finished) { f.err = b.giveUp(ctx, cause) }

@@ -20,7 +20,9 @@ func (a *Agent) handler() http.Handler {
 		Logger:  a.cfg.Logger,
 	})
 	mux.JSON("GET /status", func(*http.Request) (int, any, error) { return http.StatusOK, a.status(), nil })
-	return web.Protection{Addr: a.cfg.HTTP.Addr(), Hosts: a.cfg.Hosts, Logger: a.cfg.Logger}.Wrap(mux)
+	protection := web.Protection{Addr: a.cfg.HTTP.Addr(), Hosts: a.cfg.Hosts, Token: a.cfg.OperatorToken, Logger: a.cfg.Logger}
+	mux.Limits(a.cfg.Limits, protection.Open())
+	return protection.Wrap(mux)
 }
 
 func (a *Agent) status() *api.AgentStatus {
@@ -35,6 +37,7 @@ func (a *Agent) status() *api.AgentStatus {
 		Builds:   []api.Build{},
 		BadPeers: swarm.View(a.swarm.BadPeers()),
 		Cache:    cache.View(a.cfg.Cache),
+		Limits:   a.cfg.Limits.Rates(),
 	}
 	for _, b := range a.allBuilds() {
 		s.Builds = append(s.Builds, b.seen.Load().view(names))

@@ -48,6 +48,7 @@ func (b *build) newJob() *landing.Job {
 		Agent:       a.cfg.Gossip.ID,
 		Region:      a.cfg.Region,
 		Slots:       a.slots,
+		Limit:       a.cfg.Limits.Landing,
 		Started:     started,
 		Logger:      a.cfg.Logger.With("infohash", ann.InfoHash.String()),
 		Progress:    func(bytes int64) { b.owner.Tell(landedBytes(bytes)) },

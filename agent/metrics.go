@@ -8,6 +8,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/landing"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/limits"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/web"
 )
@@ -38,7 +39,7 @@ func newMetrics() *metrics {
 func (a *Agent) registry() *prometheus.Registry {
 	r := web.NewRegistry(a.cfg.Version, a.ready)
 	r.MustRegister(
-		gossip.Collector(a.gossip), cache.Collector(a.cfg.Cache), swarm.Collector(a.swarm), ledger.Collector(a.cfg.Ledger),
+		gossip.Collector(a.gossip), cache.Collector(a.cfg.Cache), swarm.Collector(a.swarm), ledger.Collector(a.cfg.Ledger), limits.Collector(a.cfg.Limits),
 		a.metrics.queued, a.metrics.downloads, a.metrics.landing,
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "landfall_source_read_bytes_total",

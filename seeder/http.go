@@ -36,6 +36,7 @@ func (s *Seeder) handler() http.Handler {
 	})
 	mux.JSON("POST /deploy", s.postDeploy)
 	mux.JSON("POST /builds", s.postBuild)
+	mux.Limits(s.cfg.Limits, false)
 	mux.Costly("GET /executions", mux.Answer(s.getExecutions))
 	mux.JSON("GET /executions/{id}", s.getExecution)
 	mux.JSON("POST /executions/{id}/cancel", func(r *http.Request) (int, any, error) {

@@ -14,6 +14,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/limits"
 	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/web"
@@ -174,7 +175,7 @@ func (s *Seeder) registry() *prometheus.Registry {
 	r := web.NewRegistry(s.cfg.Version, s.isReady)
 	m := s.metrics
 	r.MustRegister(
-		gossip.Collector(s.gossip), cache.Collector(s.cfg.Cache), swarm.Collector(s.swarm), ledger.Collector(s.cfg.Ledger),
+		gossip.Collector(s.gossip), cache.Collector(s.cfg.Cache), swarm.Collector(s.swarm), ledger.Collector(s.cfg.Ledger), limits.Collector(s.cfg.Limits),
 		m.ended, m.arrivals, m.failures, m.pulls, m.announcements, m.pollFailures, m.lastPoll,
 		m.unread, m.unreadFailures,
 		collector{s},

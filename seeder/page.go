@@ -47,7 +47,8 @@ type about struct {
 	Skipped    int64          `json:"skipped,omitempty"` // items of the table that are none
 	Loading    bool           `json:"loading,omitempty"`
 	// Insecure: everybody who reaches the HTTP side may change something.
-	Insecure bool `json:"insecure,omitempty"`
+	Insecure bool       `json:"insecure,omitempty"`
+	Limits   api.Limits `json:"limits"`
 }
 
 // listed is an execution as the page's list shows it.
@@ -82,6 +83,7 @@ func (s *Seeder) state() iter.Seq2[string, any] {
 			Skipped:      s.items.skipped.Load(),
 			Loading:      !s.isLoaded(),
 			Insecure:     s.protection().Open(),
+			Limits:       s.cfg.Limits.Rates(),
 		}) && yield(membersValue, gossip.View(s.gossip.Members())) && yield(badPeersValue, swarm.View(s.swarm.BadPeers()))
 		for _, l := range shown {
 			ok = ok && yield(listedValue+l.ID, l)

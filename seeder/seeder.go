@@ -30,6 +30,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/limits"
 	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/operator"
 	"github.com/landfall-dist/landfall/internal/seldom"
@@ -68,6 +69,8 @@ type Config struct {
 	// OperatorToken is needed to publish, cancel and send again over HTTP; empty for
 	// no token.
 	OperatorToken operator.Token
+	// Limits are how fast bytes may pass; nil for none, until somebody sets some.
+	Limits *limits.Limits
 	// Hosts are names, beside those of loopback and this machine's addresses, that the
 	// HTTP side answers to.
 	Hosts []string
@@ -172,6 +175,9 @@ func New(cfg Config) (_ *Seeder, err error) {
 	if cfg.MaxFetch <= 0 {
 		cfg.MaxFetch = DefaultMaxFetch
 	}
+	if cfg.Limits == nil {
+		cfg.Limits = limits.New(false)
+	}
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
@@ -195,6 +201,7 @@ func New(cfg Config) (_ *Seeder, err error) {
 		agents:   make(map[string]bool),
 		distrust: seldom.New(distrustInterval, maxDistrust),
 	}
+	s.sources.Limit(cfg.Limits.Source)
 	g := cfg.Gossip
 	g.Role, g.Key = gossip.Seeder, s.keyID()
 	g.PeerPort, g.HTTPPort = port(cfg.Peers), port(cfg.HTTP)
@@ -212,6 +219,8 @@ func New(cfg Config) (_ *Seeder, err error) {
 		HandOut:   true,
 		AllowPeer: gossip.PeerPolicy(s.gossip, cfg.AllowPeers),
 		Member:    gossip.PeerNames(s.gossip, swarm.PeerID),
+		Upload:    cfg.Limits.Upload,
+		Download:  cfg.Limits.Download,
 		Logger:    cfg.Logger,
 	})
 	if err != nil {

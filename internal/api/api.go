@@ -232,6 +232,7 @@ type AgentStatus struct {
 	// BadPeers are left alone now, the newest first.
 	BadPeers []BadPeer `json:"badPeers"`
 	Cache    Cache     `json:"cache"`
+	Limits   Limits    `json:"limits"`
 }
 
 // Cache is what an agent keeps on its disk, in bytes.

@@ -18,7 +18,7 @@ func TestFieldsAreDocumented(t *testing.T) {
 	}
 	for _, v := range []any{
 		api.Execution{}, api.Destination{}, api.Executions{}, api.Unserved{}, api.DeployAnswer{},
-		api.AgentStatus{}, api.Member{}, api.Build{}, api.Peer{}, api.BadPeer{},
+		api.AgentStatus{}, api.Member{}, api.Build{}, api.Peer{}, api.BadPeer{}, api.Limits{},
 	} {
 		of := reflect.TypeOf(v)
 		for i := range of.NumField() {

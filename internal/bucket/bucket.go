@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -25,6 +26,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/answers"
 	"github.com/landfall-dist/landfall/internal/awserr"
+	"github.com/landfall-dist/landfall/internal/limits"
 )
 
 const (
@@ -68,6 +70,8 @@ type Bucket struct {
 	// uploads is what the streams under way hold of memory.
 	uploads memory
 	etags   etags
+	// reads is the limit of what GetRange reads; nil for none.
+	reads atomic.Pointer[limits.Limiter]
 }
 
 // Open finds the bucket and its region with HeadBucket. Addresses are path-style
@@ -125,6 +129,9 @@ func newClient(cfg aws.Config, region string) *s3.Client {
 		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 	})
 }
+
+// LimitReads has what is read by GetRange come no faster than a limit; nil for none.
+func (b *Bucket) LimitReads(l *limits.Limiter) { b.reads.Store(l) }
 
 // Name is the bucket's name.
 func (b *Bucket) Name() string { return b.name }
@@ -280,5 +287,5 @@ func (b *Bucket) GetRange(ctx context.Context, key, etag string, offset, length 
 		return nil, fmt.Errorf("reading %s in %s: asked for %s, got %d bytes of range %q",
 			key, b.name, bytes, got, aws.ToString(out.ContentRange))
 	}
-	return out.Body, nil
+	return b.reads.Load().ReadCloser(ctx, out.Body), nil
 }

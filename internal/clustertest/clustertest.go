@@ -65,12 +65,14 @@ type Options struct {
 	BuildSource string
 	// Webhook is the URL that the seeder's notices go to; empty for none.
 	Webhook string
-	// OperatorToken is the seeder's, and that of Cluster.Seeder; empty for none.
+	// OperatorToken is the members', and that of Cluster.Seeder and Agents; empty for none.
 	OperatorToken operator.Token
 	// Contract is what HTTP is held to; nil for one of the cluster's own.
 	Contract *apitest.Contract
 	// Uplink is the seeder's, in bytes/s; 0 for not known.
 	Uplink int64
+	// Limits are each member's.
+	Limits api.LimitsChange
 	// AllowWeakStore is all members'.
 	AllowWeakStore bool
 	// Tracer draws the work of all members; nil draws nothing.
@@ -126,6 +128,7 @@ func Start(t testing.TB, cloud *cloudtest.Cloud, o Options) *Cluster {
 		FallbackAfter:  o.FallbackAfter,
 		Uplink:         o.Uplink,
 		AllowWeakStore: o.AllowWeakStore,
+		Limits:         o.Limits,
 		Tracer:         o.Tracer,
 		Version:        "test",
 		Logger:         slog.New(slog.NewTextHandler(newLogTo(t), &slog.HandlerOptions{Level: slog.LevelInfo})),
@@ -197,7 +200,6 @@ func (c *Cluster) start() {
 		wg.Wait()
 	})
 	c.Seeder = c.client("seeder", cluster.SeederURL)
-	c.Seeder.Token = string(c.opts.OperatorToken)
 	c.Agents = nil
 	c.Until("everyone is ready", func() bool { return c.opts.Unready || c.Seeder.Ready(c.t.Context()) == nil })
 	for _, u := range cluster.AgentURLs {
@@ -208,7 +210,7 @@ func (c *Cluster) start() {
 }
 
 func (c *Cluster) client(role, url string) *client.Client {
-	return &client.Client{URL: url, HTTP: &http.Client{Transport: c.opts.Contract.Transport(c.t, role, http.DefaultTransport)}}
+	return &client.Client{URL: url, Token: string(c.opts.OperatorToken), HTTP: &http.Client{Transport: c.opts.Contract.Transport(c.t, role, http.DefaultTransport)}}
 }
 
 // background runs something until stop is called.

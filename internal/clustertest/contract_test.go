@@ -112,6 +112,18 @@ func TestContract(t *testing.T) {
 	} {
 		a.ask(c.Seeder, "POST", "/builds", body, code)
 	}
+	for _, to := range []*client.Client{c.Seeder, c.Agents[0]} {
+		a.ask(to, "GET", "/limits", "", 200)
+		for body, code := range map[string]int{
+			`{"uploadRate":"200MB","sourceRate":125000,"downloadRate":null}`: 200, `{"uploadRate":0,"sourceRate":"0"}`: 200, `{}`: 200,
+			`{`: 400, `{"uploadRate":1}`: 400, `{"uploadRate":"2TB"}`: 400, `{"uploadRate":[]}`: 400, `{"rate":0}`: 400, tooLong: 413,
+		} {
+			a.ask(to, "POST", "/limits", body, code)
+		}
+		a.ask(to, "POST", "/limits", "{}", 401, "Authorization", "Bearer wrong")
+	}
+	a.ask(c.Seeder, "POST", "/limits", `{"landingRate":0}`, 400)
+	a.ask(c.Agents[0], "POST", "/limits", `{"landingRate":0}`, 200)
 	a.ask(c.Seeder, "PUT", "/uploads/dir/a%20b.zip", "bytes", 200)
 	a.ask(c.Seeder, "PUT", "/uploads/", "bytes", 400)
 	a.ask(c.Seeder, "PUT", "/uploads/dir/a%20b.zip", "bytes", 412, "If-None-Match", "*")

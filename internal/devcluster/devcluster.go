@@ -22,11 +22,13 @@ import (
 	"github.com/landfall-dist/landfall/agent"
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/answers"
+	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/awsmetrics"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/limits"
 	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/operator"
 	"github.com/landfall-dist/landfall/internal/source"
@@ -57,7 +59,7 @@ type Config struct {
 	SeederHTTP, SeederGossip, SeederPeers string
 	// AgentHTTP returns the address of the i-th region's agent; nil for any.
 	AgentHTTP func(i int) string
-	// OperatorToken is the seeder's; empty for none.
+	// OperatorToken is all members'; empty for none.
 	OperatorToken operator.Token
 	// BuildSource is the seeder's.
 	BuildSource string
@@ -69,6 +71,8 @@ type Config struct {
 	Poll, ArrivalTimeout time.Duration
 	// Uplink is the seeder's, in bytes/s; 0 for not known.
 	Uplink int64
+	// Limits are each member's.
+	Limits api.LimitsChange
 	// AllowWeakStore is all members'.
 	AllowWeakStore bool
 	// Tracer draws the work of all members; nil draws nothing.
@@ -256,6 +260,10 @@ func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 	if gossipAddr == "" {
 		gossipAddr = "127.0.0.1:0"
 	}
+	rates, err := cfg.limits(false)
+	if err != nil {
+		return nil, errors.Join(err, store.Close(), p.http.Close(), p.peers.Close())
+	}
 	var destinations []string
 	for _, r := range cfg.Regions {
 		destinations = append(destinations, BucketOf(r))
@@ -270,6 +278,7 @@ func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 		Gossip:         gossip.Config{Meta: gossip.Meta{ID: "seeder"}, Listen: gossipAddr},
 		SigningKey:     c.Key,
 		OperatorToken:  cfg.OperatorToken,
+		Limits:         rates,
 		SourceBuckets:  cfg.SourceBuckets,
 		Destinations:   destinations,
 		Poll:           cfg.Poll,
@@ -292,6 +301,15 @@ func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 	c.SeederGossip = s.GossipAddr()
 	c.gossip = append(c.gossip, c.SeederGossip)
 	return &member{s.Run, func() error { return errors.Join(s.Close(), store.Close()) }}, nil
+}
+
+// limits are a new member's.
+func (cfg Config) limits(lands bool) (*limits.Limits, error) {
+	l, change := limits.New(lands), cfg.Limits
+	if !lands {
+		change.LandingRate = nil
+	}
+	return l, l.Change(change)
 }
 
 // newNotifier is nil where nobody is to be told.
@@ -321,7 +339,13 @@ func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url strin
 	if err != nil {
 		return "", member{}, errors.Join(err, store.Close())
 	}
+	rates, err := cfg.limits(true)
+	if err != nil {
+		return "", member{}, errors.Join(err, store.Close(), p.http.Close(), p.peers.Close())
+	}
 	a, err := agent.New(agent.Config{
+		OperatorToken:  cfg.OperatorToken,
+		Limits:         rates,
 		AllowWeakStore: cfg.AllowWeakStore,
 		Region:         region,
 		Bucket:         regional,

@@ -28,6 +28,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/executionid"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/limits"
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/tracing"
 )
@@ -101,6 +102,8 @@ type Job struct {
 	// puts a value in while it is sent. Its capacity, at least 1, is also the
 	// most parts of this build at a time. Nil only for a build of 0 bytes.
 	Slots chan struct{}
+	// Limit is how fast all parts together may go up; nil for no limit.
+	Limit *limits.Limiter
 	// Started is when the work on the build began; zero leaves the result
 	// without seconds.
 	Started time.Time

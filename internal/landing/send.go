@@ -15,6 +15,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/limits"
 	"github.com/landfall-dist/landfall/internal/retry"
 	"github.com/landfall-dist/landfall/internal/tracing"
 )
@@ -166,11 +167,15 @@ func (l *landing) sendPart(ctx context.Context, part int) (sent bucket.Part, err
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		try, cancel := context.WithTimeout(ctx, partGrace+time.Duration(length/slowestRate)*time.Second)
+		within := partGrace + time.Duration(length/slowestRate)*time.Second
+		try, cancel := limits.WithTimeout(ctx, within)
 		defer cancel()
-		body := io.NewSectionReader(l.Content, offset, length)
+		body := l.Limit.ReadSeeker(try, io.NewSectionReader(l.Content, offset, length))
 		begun := time.Now()
 		sent.ETag, err = l.Bucket.UploadPart(try, l.Key.FileKey, l.uploadID, part, body, length, sent.SHA256)
+		if err != nil && ctx.Err() == nil && try.Err() != nil {
+			err = fmt.Errorf("it took more than %s: %w", within, context.Cause(try))
+		}
 		if tries++; ctx.Err() == nil { // else nobody waits for it any more
 			l.Metrics.sent(time.Since(begun), length, tries > 1, err)
 		}

@@ -8,6 +8,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 
 	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/limits"
 )
 
 const (
@@ -22,7 +23,8 @@ const (
 // Buckets are the buckets that builds come from: the global one, and others that
 // somebody named. It is safe for concurrent use.
 type Buckets struct {
-	aws aws.Config
+	aws   aws.Config
+	reads *limits.Limiter // nil for no limit
 
 	mu   sync.Mutex // never held over a call
 	open map[string]*openBucket
@@ -43,6 +45,17 @@ func NewBuckets(cfg aws.Config, open ...*bucket.Bucket) *Buckets {
 		s.open[b.Name()] = &openBucket{Bucket: b, given: true}
 	}
 	return s
+}
+
+// Limit has all reads of builds from these buckets, those given too, come no faster than
+// a limit. It is to be called before Get.
+func (s *Buckets) Limit(l *limits.Limiter) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reads = l
+	for _, b := range s.open {
+		b.LimitReads(l)
+	}
 }
 
 // Get opens a bucket, or returns it when it is open. Errors are bucket.Open's, which
@@ -80,6 +93,7 @@ func (s *Buckets) keep(b *bucket.Bucket) *bucket.Bucket {
 	if other := s.open[b.Name()]; other != nil {
 		return other.Bucket // opened by another meanwhile
 	}
+	b.LimitReads(s.reads)
 	if len(s.open) >= maxBuckets {
 		var oldest *openBucket
 		for _, o := range s.open {

@@ -86,6 +86,7 @@ type exchange struct {
 
 	// Of the tick alone.
 	read int64
+	held time.Duration
 	wait wait
 }
 
@@ -94,7 +95,7 @@ func (s *Swarm) added(c *torrent.PeerConn) {
 	x := &exchange{id: c.PeerID, peer: c, asked: make(map[int]int)}
 	if w, ok := s.conns.Load(connKey{c.RemoteAddr.String(), c.Torrent().InfoHash()}); ok {
 		x.conn = w.(*watched)
-		x.read = x.conn.in.Load()
+		x.read, x.held = x.conn.in.Load(), x.conn.heldBack.until(time.Now())
 	}
 	s.exchanges.Store(&c.Peer, x)
 }
@@ -247,10 +248,11 @@ func (s *Swarm) look(elapsed time.Duration) {
 		*exchange
 		bytes  int64
 		chunks int
+		held   time.Duration
 	}
 	var waiting []seen
 	peers := make(map[*torrent.Torrent]int)
-	quiet := true
+	quiet, now := true, time.Now()
 	s.exchanges.Range(func(_, v any) bool {
 		x := v.(*exchange)
 		if x.conn == nil {
@@ -260,6 +262,9 @@ func (s *Swarm) look(elapsed time.Duration) {
 		read := x.conn.in.Load()
 		bytes := read - x.read
 		x.read = read
+		until := x.conn.heldBack.until(now)
+		held := until - x.held
+		x.held = until
 		x.mu.Lock()
 		chunks, due := x.chunks, x.owed > 0 && x.reached()
 		x.chunks = 0
@@ -269,7 +274,7 @@ func (s *Swarm) look(elapsed time.Duration) {
 			s.conduct.delivered(x.id)
 		}
 		if due {
-			waiting = append(waiting, seen{x, bytes, chunks})
+			waiting = append(waiting, seen{x, bytes, chunks, held})
 		} else {
 			x.wait.over(false)
 		}
@@ -282,7 +287,8 @@ func (s *Swarm) look(elapsed time.Duration) {
 	for _, x := range waiting {
 		t := x.peer.Torrent()
 		least := s.patience.leastRate * min(1, float64(s.patience.sharers)/float64(peers[t]))
-		late, stalled := x.wait.judge(s.patience, elapsed, x.bytes, x.chunks, least)
+		// While it is not read, for the own limit's sake, nothing can come.
+		late, stalled := x.wait.judge(s.patience, max(0, elapsed-x.held), x.bytes, x.chunks, least)
 		if stalled {
 			x.conn.blame(s.patience.stall())
 		} else if late {

@@ -83,7 +83,10 @@ type messages struct {
 	have   int     // bytes of the header that are there
 	left   uint32  // of the present message, to be skipped
 	earned int64   // bytes written that were counted
-	pieces []uint64
+	// content is how many bytes of chunks have come, of those not yet whole too.
+	content int64
+	chunk   bool // what is skipped is one
+	pieces  []uint64
 }
 
 func newMessages(now time.Time) *messages {
@@ -101,6 +104,9 @@ func (m *messages) feed(b []byte, written int64, now time.Time) (useful bool) {
 			n := min(uint32(len(b)), m.left)
 			m.left -= n
 			b = b[n:]
+			if m.chunk {
+				m.content += int64(n)
+			}
 			continue
 		}
 		n := copy(m.header[m.have:m.need()], b)
@@ -136,12 +142,14 @@ func (m *messages) length() uint32 { return binary.BigEndian.Uint32(m.header[:4]
 func (m *messages) spend() (useful bool) {
 	length := m.length()
 	if length == 0 { // a keep-alive
-		m.left = 0
+		m.left, m.chunk = 0, false
 		m.allowance.left--
 		return false
 	}
 	m.left = length - uint32(m.have-4)
-	switch kind := pp.MessageType(m.header[4]); {
+	kind := pp.MessageType(m.header[4])
+	m.chunk = kind == pp.Piece
+	switch {
 	case kind == pp.Piece:
 		m.allowance.left--
 		m.earn(int64(length))

@@ -23,6 +23,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/handout"
+	"github.com/landfall-dist/landfall/internal/limits"
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/turns"
 )
@@ -70,7 +71,10 @@ type Config struct {
 	// It must not call the Swarm. Nil: who is a member is not known, and strangers
 	// are not bounded.
 	Member func(id [20]byte) (name, region string)
-	Logger *slog.Logger
+	// Upload and Download limit what goes to peers and what comes from them, over all
+	// builds and with the protocol's own bytes; nil for no limit.
+	Upload, Download *limits.Limiter
+	Logger           *slog.Logger
 
 	// patience is shortened by tests; the zero value means defaultPatience.
 	patience patience

@@ -55,6 +55,12 @@ type watched struct {
 	// Unix nanoseconds; 0 for never.
 	heard, useful atomic.Int64
 
+	// owed are bytes that were read and not waited for yet; of the one who reads.
+	owed     int
+	heldBack heldBack
+	// content is when bytes of a chunk came last, in Unix nanoseconds; 0 for never.
+	content atomic.Int64
+
 	in atomic.Int64 // bytes read
 	// begun counts writes, done those that have returned, written their bytes.
 	begun, done, written atomic.Int64
@@ -86,8 +92,13 @@ func (w *watched) Read(b []byte) (int, error) {
 	if w.messages != nil {
 		b = w.slowed(b)
 	}
+	b, err := w.afford(b)
+	if err != nil {
+		return 0, err
+	}
 	n, err := w.Conn.Read(b)
 	w.in.Add(int64(n))
+	w.owe(n)
 	if n == 0 {
 		return n, err
 	}
@@ -110,8 +121,12 @@ func (w *watched) Read(b []byte) (int, error) {
 
 // follow takes what came after the handshake.
 func (w *watched) follow(b []byte, now time.Time) {
+	before := w.messages.content
 	if w.messages.feed(b, w.written.Load(), now) {
 		w.useful.Store(now.UnixNano())
+	}
+	if w.messages.content > before {
+		w.content.Store(now.UnixNano())
 	}
 }
 
@@ -221,10 +236,8 @@ func (w *watched) admitted() error {
 
 func (w *watched) write(b []byte) (int, error) {
 	w.begun.Add(1)
-	n, err := w.Conn.Write(b)
-	w.written.Add(int64(n))
-	w.done.Add(1)
-	return n, err
+	defer w.done.Add(1)
+	return w.writeWithin(b)
 }
 
 // acknowledged is how many of the written bytes have reached the peer's machine.

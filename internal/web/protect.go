@@ -68,7 +68,7 @@ func (p Protection) Wrap(next http.Handler) http.Handler {
 			if r.Header.Get("Authorization") != "" {
 				what = "the operator token is wrong"
 			}
-			refuse(w, http.StatusUnauthorized, what+": this seeder was started with --operator-token and takes changes only from those who have it")
+			refuse(w, http.StatusUnauthorized, what+": this daemon was started with --operator-token and takes changes only from those who have it")
 		default:
 			next.ServeHTTP(w, r)
 		}

@@ -22,12 +22,12 @@ import (
 // maxAnswer bounds a JSON answer in bytes.
 const maxAnswer = 64 << 20
 
-// Client speaks to a seeder, or with Healthy, Ready and AgentStatus to an agent. It may
-// be used by several goroutines at once.
+// Client speaks to a seeder, or with Healthy, Ready, AgentStatus, Limits and SetLimits to
+// an agent. It may be used by several goroutines at once.
 type Client struct {
 	// URL is the base, such as http://127.0.0.1:7070.
 	URL string
-	// Token is the seeder's operator token, for the calls that change something;
+	// Token is the daemon's operator token, for the calls that change something;
 	// empty where it wants none.
 	Token string
 	// HTTP may be nil for http.DefaultClient. A Transport of one's own should set
@@ -154,6 +154,17 @@ func (c *Client) Swarm(ctx context.Context, id string) (*SwarmView, error) {
 // AgentStatus returns an agent's status.
 func (c *Client) AgentStatus(ctx context.Context) (*AgentStatus, error) {
 	return call[AgentStatus](ctx, c, http.MethodGet, "/status", nil)
+}
+
+// Limits returns how fast bytes may pass at a seeder or an agent.
+func (c *Client) Limits(ctx context.Context) (*Limits, error) {
+	return call[Limits](ctx, c, http.MethodGet, "/limits", nil)
+}
+
+// SetLimits changes the limits of a seeder or an agent that the change names, and returns
+// those that hold then.
+func (c *Client) SetLimits(ctx context.Context, change LimitsChange) (*Limits, error) {
+	return call[Limits](ctx, c, http.MethodPost, "/limits", change)
 }
 
 // Healthy asks for /healthz.

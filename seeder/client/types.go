@@ -16,6 +16,9 @@ type (
 	UploadAnswer  = api.UploadAnswer
 	SwarmView     = api.SwarmView
 	AgentStatus   = api.AgentStatus
+	Limits        = api.Limits
+	LimitsChange  = api.LimitsChange
+	Rate          = api.Rate
 )
 
 // StatusError is an answer that is not a success: its HTTP status, and the seeder's

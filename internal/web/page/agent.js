@@ -1,5 +1,5 @@
 // The agent's page: its builds with their peers, its cache, the members.
-import { $, Pace, attribute, badPeers, bar, clock, connection, el, keyed, members, percent, seconds, size, stage, table, text } from "./dom.js";
+import { $, Pace, attribute, badPeers, bar, clock, connection, el, keyed, limits, members, percent, seconds, size, stage, table, text } from "./dom.js";
 import { Feed } from "./feed.js";
 
 const paces = new Map();
@@ -40,6 +40,7 @@ function updateBuild(li, b) {
 function patched(names) {
   const about = feed.values.get("about");
   if (names.has("about") && about) text($("about"), `${about.region} · ${about.bucket} · ${about.node} · ${about.version}`);
+  if (names.has("about") && about) limits(about.limits);
   if (names.has("members")) members(feed.values.get("members"));
   if (names.has("badPeers")) badPeers(feed.values.get("badPeers"));
   if (names.has("cache")) showCache(feed.values.get("cache"));

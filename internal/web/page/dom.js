@@ -130,6 +130,14 @@ export function table(body, rows, keyOf) {
   });
 }
 
+// limits says which limits there are of how fast bytes may pass.
+export function limits(l) {
+  const said = Object.entries({ upload: l?.uploadRate, download: l?.downloadRate, source: l?.sourceRate, landing: l?.landingRate })
+    .filter(([, rate]) => rate > 0).map(([name, rate]) => `${name} ${size(rate)}/s`);
+  $("limits").hidden = said.length === 0;
+  text($("limits"), "Limited: " + said.join(", "));
+}
+
 // shared shows what both pages have: members, bad peers, the connection.
 export function members(list) {
   table($("members"), (list || []).map((m) => [m.name, m.role, m.region, m.addr, m.state]), (r) => r[0]);

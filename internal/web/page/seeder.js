@@ -1,6 +1,6 @@
 // The seeder's page: the list of executions, and all about the one that is chosen by
 // the address (#executionId).
-import { $, Pace, ago, attribute, badPeers, bar, clock, connection, el, keyed, members, percent, seconds, size, stage, text } from "./dom.js";
+import { $, Pace, ago, attribute, badPeers, bar, clock, connection, el, keyed, limits, members, percent, seconds, size, stage, text } from "./dom.js";
 import { Feed } from "./feed.js";
 import * as graph from "./graph.js";
 import * as pieces from "./pieces.js";
@@ -365,6 +365,7 @@ function patched(changed) {
   const about = feed.values.get("about");
   if (changed.has("about") && about) {
     $("insecure").hidden = !about.insecure;
+    limits(about.limits);
     const unserved = about.unserved || [];
     $("unserved").hidden = unserved.length === 0;
     text($("unserved"), unserved.map((u) => `No agent serves ${u.bucket}${u.error ? `: ${u.error}` : ""}.`).join(" ") + " What is sent there waits.");
