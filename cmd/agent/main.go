@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,6 +42,7 @@ func app() *cli.App {
 		Commands: append([]*cli.Command{
 			runCommand(),
 			statusCommand(),
+			limitsCommand(),
 			command.Health("agent", "agent", defaultURL),
 			command.Man(),
 		}, command.Completion("agent", nil)...),
@@ -54,7 +56,7 @@ func runCommand() *cli.Command {
 		Description: "Example, beside a seeder on this machine:\n\n" +
 			"  agent run --region region-c --bucket region-c-builds --join 127.0.0.1:7946 --trust seeder.key.pub\n\n" +
 			"S3 and DynamoDB are found by the AWS SDK's own settings (AWS_REGION, AWS_ENDPOINT_URL, profiles, roles).",
-		Flags: append([]cli.Flag{
+		Flags: slices.Concat([]cli.Flag{
 			command.Required("region", "Landfall's `NAME` for this place"),
 			command.Required("bucket", "regional `BUCKET` that builds land in"),
 			command.Strings("trust", "public `KEY` of a seeder, or a file of them; announcements signed by others are refused"),
@@ -63,7 +65,8 @@ func runCommand() *cli.Command {
 			command.Bool("allow-weak-store", "land in a store that lacks a guarantee, such as refusing a part with a wrong SHA-256"),
 			command.Int("land-parallel", agent.DefaultLandParallel, "parts uploaded at a time"),
 			command.Int("max-active", agent.DefaultMaxActive, "builds worked on at a time"),
-		}, command.MemberFlags("127.0.0.1:7080", "127.0.0.1:0", "127.0.0.1:0", "landfall-agent")...),
+			command.File("operator-token", "`FILE` with the token that is then needed to change limits (make one with `seeder keygen --operator-token`)"),
+		}, command.LimitFlags(true), command.MemberFlags("127.0.0.1:7080", "127.0.0.1:0", "127.0.0.1:0", "landfall-agent")),
 		Action: run,
 	}
 }
@@ -74,11 +77,19 @@ func run(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	token, err := command.OperatorToken(c)
+	if err != nil {
+		return err
+	}
 	m, err := command.OpenMember(c, "agent")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
+	limits, err := command.OpenLimits(c, m.Logger, true)
+	if err != nil {
+		return err
+	}
 	bucket, err := command.OpenBucket(c.Context, m.AWS, c.String("bucket"), c.String("bucket-region"))
 	if err != nil {
 		return err
@@ -88,16 +99,20 @@ func run(c *cli.Context) (err error) {
 		sources = source.NewBuckets(m.AWS)
 	}
 	cfg := agent.Config{
-		Region:       c.String("region"),
-		Bucket:       bucket,
-		Ledger:       m.Ledger,
-		Cache:        m.Cache,
-		Peers:        m.Peers,
-		HTTP:         m.HTTP,
-		Gossip:       m.Gossip,
-		Trust:        trust,
-		AllowPeers:   m.AllowPeers,
-		Hosts:        m.Hosts,
+		Region:     c.String("region"),
+		Bucket:     bucket,
+		Ledger:     m.Ledger,
+		Cache:      m.Cache,
+		Peers:      m.Peers,
+		HTTP:       m.HTTP,
+		Gossip:     m.Gossip,
+		Trust:      trust,
+		AllowPeers: m.AllowPeers,
+		Hosts:      m.Hosts,
+
+		OperatorToken: token,
+		Limits:        limits,
+
 		Sources:      sources,
 		Memory:       filepath.Join(m.DataDir, "announced"),
 		Notes:        filepath.Join(m.DataDir, "parts"),
@@ -157,6 +172,38 @@ func status(c *cli.Context) error {
 		return terminal.JSON(os.Stdout, s)
 	}
 	return terminal.AgentStatus(os.Stdout, s)
+}
+
+func limitsCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "limits",
+		Usage: "show how fast an agent's bytes may pass, or change that while it runs",
+		Description: "What is set holds until the agent ends, or is told to read its --limits-file again (SIGHUP).\n\n" +
+			"Examples:\n\n  agent limits\n  agent limits --upload-rate 50MB --landing-rate 1Gbit\n  agent limits --upload-rate 0",
+		Flags: append(command.ChangeFlags(true),
+			command.URL("agent", "", "`URL` of the agent (default: "+defaultURL+", or "+demoURL+" when nothing answers there)"),
+			command.OperatorTokenFlag("agent"),
+			command.Output(),
+		),
+		Action: func(c *cli.Context) error {
+			asJSON, err := command.JSONWanted(c)
+			if err != nil {
+				return err
+			}
+			client, err := find(c.Context, c.String("agent"))
+			if err != nil {
+				return err
+			}
+			l, err := command.ChangeLimits(c, client)
+			if err != nil {
+				return explain(c, client, err)
+			}
+			if asJSON {
+				return terminal.JSON(os.Stdout, l)
+			}
+			return terminal.Limits(os.Stdout, l)
+		},
+	}
 }
 
 // explain adds what to do when nobody answers.

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sync/errgroup"
@@ -32,12 +33,12 @@ func app() *cli.App {
 		Description: "Starts S3 and DynamoDB on " + cloudAddr + ", a seeder, and an agent for each region; with --publish, distributes a\n" +
 			"build and shows it arrive. Ctrl-C stops all of it; the data stay in --dir.\n\n" +
 			"Examples:\n\n  landfall-dev --publish build.zip\n  landfall-dev --regions eu,us,ap --publish build.zip --exit",
-		Flags: append([]cli.Flag{
+		Flags: slices.Concat([]cli.Flag{
 			command.String("dir", ".landfall", "`DIR` for all data"),
 			command.Strings("regions", "`NAME`,… of the regions (default region-a,region-b)"),
 			command.String("publish", "", "`FILE` to distribute at the start"),
 			command.Bool("exit", "end when the published build has arrived everywhere"),
-		}, command.LogFlags()...),
+		}, command.RateFlags(true), command.LogFlags()),
 		Action: demo,
 		Commands: append([]*cli.Command{
 			cloudCommand(),
@@ -99,6 +100,10 @@ func demo(c *cli.Context) (err error) {
 	} else if c.Bool("exit") {
 		return command.Usagef("--exit goes with --publish")
 	}
+	limits, err := command.Rates(c)
+	if err != nil {
+		return err
+	}
 	regions := c.StringSlice("regions")
 	if len(regions) == 0 {
 		regions = []string{"region-a", "region-b"}
@@ -134,6 +139,7 @@ func demo(c *cli.Context) (err error) {
 		regions: regions,
 		publish: publish,
 		exit:    c.Bool("exit"),
+		limits:  limits,
 		logger:  logger,
 		tracer:  tracer,
 	}

@@ -55,6 +55,7 @@ type show struct {
 	regions []string
 	publish string
 	exit    bool
+	limits  api.LimitsChange
 	logger  *slog.Logger
 	tracer  *tracing.Tracer
 }
@@ -76,6 +77,7 @@ func (s *show) config() devcluster.Config {
 		SeederPeers:  seederPeers,
 		AgentHTTP:    func(i int) string { return fmt.Sprintf("127.0.0.1:%d", firstAgentPort+i) },
 		BuildSource:  source.String(),
+		Limits:       s.limits,
 		Tracer:       s.tracer,
 		Version:      command.Version(),
 		Logger:       s.logger,

@@ -29,9 +29,7 @@ const (
 )
 
 // tokenFlag is for the commands that change something.
-func tokenFlag() cli.Flag {
-	return command.File("operator-token", "`FILE` with the seeder's operator token, where it wants one")
-}
+func tokenFlag() cli.Flag { return command.OperatorTokenFlag("seeder") }
 
 func seederFlag() cli.Flag { return command.URL("seeder", defaultURL, "`URL` of the seeder") }
 
@@ -40,7 +38,7 @@ func connect(c *cli.Context) *client.Client { return clientOf(c.String("seeder")
 
 // operate is connect with the token.
 func operate(c *cli.Context) (*client.Client, error) {
-	token, err := operatorToken(c)
+	token, err := command.OperatorToken(c)
 	if err != nil {
 		return nil, err
 	}

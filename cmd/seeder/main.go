@@ -45,6 +45,7 @@ func app() *cli.App {
 			statusCommand(),
 			cancelCommand(),
 			retryCommand(),
+			limitsCommand(),
 			initCommand(),
 			checkCommand(),
 			keygenCommand(),
@@ -61,11 +62,11 @@ func runCommand() *cli.Command {
 		Description: "Example:\n\n" +
 			"  seeder run --bucket global-builds --destinations region-a-builds,region-b-builds --signing-key seeder.key\n\n" +
 			"S3 and DynamoDB are found by the AWS SDK's own settings (AWS_REGION, AWS_ENDPOINT_URL, profiles, roles).",
-		Flags: append([]cli.Flag{
+		Flags: slices.Concat([]cli.Flag{
 			command.Required("bucket", "global `BUCKET` to watch"),
 			command.Strings("destinations", "destination `BUCKET`,… of builds for which none are named"),
 			command.Required("signing-key", "`FILE` with the key that signs announcements (make one with `seeder keygen`)"),
-			command.File("operator-token", "`FILE` with the token that is then needed to publish, cancel and retry (make one with `seeder keygen --operator-token`)"),
+			command.File("operator-token", "`FILE` with the token that is then needed to publish, cancel, retry and change limits (make one with `seeder keygen --operator-token`)"),
 			command.Bool("insecure", "let everybody who reaches --listen publish, cancel and retry, where that is beyond loopback and there is no --operator-token"),
 			command.Strings("trust", "public `KEY` of another seeder, or a file of them"),
 			command.Duration("poll", seeder.DefaultPoll, "`TIME` from the end of one listing of the bucket to the next"),
@@ -83,7 +84,7 @@ func runCommand() *cli.Command {
 			command.String("max-fetch", "20GiB", "largest `SIZE` of a build taken from --build-source"),
 			command.Strings("source-buckets", "`BUCKET`,… that builds may be published from beside --bucket"),
 			command.String("source-region", "", "AWS `REGION` of the bucket (default: what HeadBucket answers, then AWS_REGION)"),
-		}, command.MemberFlags("127.0.0.1:7070", "127.0.0.1:7946", "127.0.0.1:6881", "landfall-seeder")...),
+		}, command.LimitFlags(false), command.MemberFlags("127.0.0.1:7070", "127.0.0.1:7946", "127.0.0.1:6881", "landfall-seeder")),
 		Action: run,
 	}
 }
@@ -119,7 +120,7 @@ func run(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	token, err := operatorToken(c)
+	token, err := command.OperatorToken(c)
 	if err != nil {
 		return err
 	}
@@ -132,6 +133,10 @@ func run(c *cli.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
+	limits, err := command.OpenLimits(c, m.Logger, false)
+	if err != nil {
+		return err
+	}
 	source, err := command.OpenBucket(c.Context, m.AWS, c.String("bucket"), c.String("source-region"))
 	if err != nil {
 		return err
@@ -152,6 +157,7 @@ func run(c *cli.Context) (err error) {
 		Trust:          trust,
 		AllowPeers:     m.AllowPeers,
 		OperatorToken:  token,
+		Limits:         limits,
 		Hosts:          m.Hosts,
 		Destinations:   c.StringSlice("destinations"),
 		Poll:           c.Duration("poll"),
@@ -177,15 +183,6 @@ func run(c *cli.Context) (err error) {
 		return err
 	}
 	return s.Run(c.Context)
-}
-
-// operatorToken reads the token that the flag names a file of; empty without one.
-func operatorToken(c *cli.Context) (operator.Token, error) {
-	file := c.String("operator-token")
-	if file == "" {
-		return "", nil
-	}
-	return operator.ReadToken(file)
 }
 
 // receivers reads where notices go.

@@ -12,9 +12,9 @@ import (
 	"github.com/landfall-dist/landfall/internal/processtest"
 )
 
-func daemon(t *testing.T, endpoint string) *commandtest.Daemon {
-	return commandtest.Run(t, binary(processtest.AWSEnv(endpoint), "run", "--bucket", cloud.Bucket(t), "--table", cloud.Table(t), "--signing-key", commandtest.Key(t),
-		"--data-dir", t.TempDir(), "--listen", "127.0.0.1:0", "--gossip-listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0", "--log-level", "debug"))
+func daemon(t *testing.T, endpoint string, more ...string) *commandtest.Daemon {
+	return commandtest.Run(t, binary(processtest.AWSEnv(endpoint), append([]string{"run", "--bucket", cloud.Bucket(t), "--table", cloud.Table(t), "--signing-key", commandtest.Key(t),
+		"--data-dir", t.TempDir(), "--listen", "127.0.0.1:0", "--gossip-listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0", "--log-level", "debug"}, more...)...))
 }
 
 // A daemon outlives the readers of its log, and a hang-up.

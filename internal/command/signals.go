@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -13,7 +15,12 @@ import (
 )
 
 // hangUps is what a hang-up (SIGHUP) does; nil for the end of the process.
-type hangUps struct{ do atomic.Pointer[func()] }
+type hangUps struct {
+	do atomic.Pointer[func()]
+
+	mu   sync.Mutex
+	read []func() error // what is read anew
+}
 
 type hangUpsKey struct{}
 
@@ -52,17 +59,38 @@ func untilTold() (ctx context.Context, stop func()) {
 // ends with its reader, as others do.
 func OutliveReaders() { signal.Ignore(syscall.SIGPIPE) }
 
+// OnHangUp has read called at each hang-up that a Daemon takes, one after the other; its
+// error is logged, and is to say that nothing has changed. ctx is a command's.
+func OnHangUp(ctx context.Context, read func() error) {
+	if h, ok := ctx.Value(hangUpsKey{}).(*hangUps); ok {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.read = append(h.read, read)
+	}
+}
+
 // Daemon has the process outlive the readers of its log, and take a hang-up for a
-// question after new settings, of which there are none yet; unless its input is a
-// terminal: then a hang-up is that terminal's end, which what runs in it ends with.
-// ctx is a command's.
+// question after new settings (OnHangUp); unless its input is a terminal: then a hang-up
+// is that terminal's end, which what runs in it ends with. ctx is a command's.
 func Daemon(ctx context.Context, logger *slog.Logger) {
 	OutliveReaders()
 	h, ok := ctx.Value(hangUpsKey{}).(*hangUps)
 	if !ok || term.IsTerminal(int(os.Stdin.Fd())) {
 		return
 	}
-	do := func() { logger.Info("SIGHUP: there is nothing to read anew, going on; SIGTERM ends the process") }
+	do := func() {
+		h.mu.Lock()
+		read := slices.Clone(h.read)
+		h.mu.Unlock()
+		if len(read) == 0 {
+			logger.Info("SIGHUP: there is nothing to read anew, going on; SIGTERM ends the process")
+		}
+		for _, f := range read {
+			if err := f(); err != nil {
+				logger.Error("SIGHUP: not read anew, going on as before", "error", err)
+			}
+		}
+	}
 	h.do.Store(&do)
 }
 

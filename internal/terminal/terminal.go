@@ -178,6 +178,9 @@ func verified(n, of int64, state string) string {
 // AgentStatus prints what an agent knows.
 func AgentStatus(w io.Writer, s *api.AgentStatus) error {
 	say(w, serves(s))
+	if limited := limited(&s.Limits); limited != "" {
+		fmt.Fprintln(w, limited)
+	}
 	fmt.Fprintln(w)
 	var members [][]string
 	for _, m := range s.Members {

@@ -68,17 +68,18 @@ func Run(t *testing.T, cmd *exec.Cmd) *Daemon {
 	return d
 }
 
-// until reads the log up to a line with the text.
-func (d *Daemon) until(text string) {
+// until reads the log up to a line with the text, and returns that.
+func (d *Daemon) until(text string) string {
 	d.t.Helper()
 	var all strings.Builder
 	for d.log.Scan() {
 		all.WriteString(d.log.Text() + "\n")
 		if strings.Contains(d.log.Text(), text) {
-			return
+			return d.log.Text()
 		}
 	}
 	d.t.Fatalf("the log ends without %q: %v\n%s", text, d.cmd.Wait(), &all)
+	return ""
 }
 
 // signal sends a signal.
