@@ -82,7 +82,7 @@ func TestSlowByALimitIsNotStuck(t *testing.T) {
 	// A chunk of 128 KiB takes longer than an agent waits for a peer.
 	const builds, size, patience = 8, 256 << 10, 6 * time.Second
 	log := &lines{}
-	c := Start(t, cloud, Options{Regions: 2, FallbackAfter: patience, Log: log,
+	c := Start(t, cloud, Options{Regions: 1, FallbackAfter: patience, Log: log,
 		Limits: api.LimitsChange{DownloadRate: rate(limits.MinRate)}})
 	var ids []string
 	for i := range builds {
