@@ -14,6 +14,12 @@ import (
 // the other instead of all at the end; and as soon as one has nothing left to give, or
 // nobody who takes it, the next one has the rest: the uplink never rests.
 
+// signOfLife is how long a torrent that others go before is handed out nothing at most:
+// then one piece is, whatever the budget. Its agents would take it for dead otherwise,
+// connect anew, and read it from the source. It is well below the least of their
+// patience, 15 s, since the piece has to come to all of them.
+const signOfLife = 5 * time.Second
+
 // Place says when a torrent is handed out among others.
 type Place struct {
 	// High goes before everything that is not.
@@ -113,8 +119,14 @@ func (s *Set) exhausted() bool {
 	return !slices.ContainsFunc(s.order, func(q *queue) bool { return q.working > 0 && q.exhausted.IsZero() })
 }
 
-// fill offers what may be offered, in order.
+// fill offers what may be offered, in order, and to those whose turn is far a sign of life.
 func (s *Set) fill() {
+	now := s.now()
+	for _, q := range s.order {
+		if q.working > 0 && q.outstanding == 0 && now.Sub(q.handed) >= signOfLife && q.hasOpen() {
+			q.fillOne()
+		}
+	}
 	for _, high := range []bool{true, false} {
 		for _, seconds := range []bool{false, true} {
 			for _, q := range s.order {

@@ -145,6 +145,38 @@ func TestFullWindowsHoldNobodyBack(t *testing.T) {
 	}
 }
 
+// A build whose turn is far is given a sign of life, so that nobody takes it for dead, and
+// that costs next to nothing.
+func TestSignOfLife(t *testing.T) {
+	l := newLine(t, 4000, place("a", 0), place("b", 0), place("c", 0))
+	var clients []*client
+	for _, b := range l.benches {
+		clients = append(clients, b.client())
+	}
+	const seconds, rate = 60, 40 // pieces a second
+	last, longest := make([]time.Time, 3), make([]time.Duration, 3)
+	for i := range last {
+		last[i] = l.now
+	}
+	for range seconds * int(time.Second/tick) {
+		for i, c := range clients {
+			n := len(c.offered)
+			if c.take(rate / int(time.Second/tick)); n > 0 {
+				longest[i], last[i] = max(longest[i], l.now.Sub(last[i])), l.now
+			}
+		}
+		l.tick()
+	}
+	for i, pause := range longest[1:] {
+		if got := l.benches[i+1].stats().Handed; pause > signOfLife+time.Second || got < seconds/5-1 || got > 2*seconds/5 {
+			t.Errorf("build %d was handed %d pieces, after pauses of up to %s", i+1, got, pause)
+		}
+	}
+	if got := l.benches[0].stats().Handed; got < seconds*rate*9/10 {
+		t.Errorf("the first was handed %d pieces", got)
+	}
+}
+
 // First copies of a later build go before second ones of an earlier, but for a share
 // for those whom nobody gives anything.
 func TestFirstCopiesGoBeforeSecondOnes(t *testing.T) {

@@ -69,6 +69,8 @@ type queue struct {
 	covered time.Time
 	// exhausted is since when no piece is open; zero while one is.
 	exhausted time.Time
+	// handed is when a first copy was offered last, at first when a peer came.
+	handed time.Time
 
 	counters Stats
 }
@@ -141,7 +143,9 @@ func (q *queue) connect(offer func(pieces ...int)) *peer {
 		lastLook:    now,
 	}
 	q.peers[p] = struct{}{}
-	q.working++
+	if q.working++; q.working == 1 {
+		q.handed = now
+	}
 	q.missing += q.pieces
 	return p
 }
@@ -333,8 +337,7 @@ func (q *queue) fill(p *peer, seconds bool) {
 			if !ok {
 				break
 			}
-			q.counters.Handed++
-			q.assign(p, i)
+			q.hand(p, i)
 			offers = append(offers, i)
 		}
 	}
@@ -343,6 +346,27 @@ func (q *queue) fill(p *peer, seconds bool) {
 	}
 	if len(offers) > 0 {
 		p.offer(offers...)
+	}
+}
+
+// hand assigns the first copy of a piece.
+func (q *queue) hand(p *peer, i int) {
+	q.counters.Handed++
+	q.handed = q.now()
+	q.assign(p, i)
+}
+
+// fillOne offers one open piece to the peer that is furthest behind, whatever the budget.
+func (q *queue) fillOne() {
+	var to *peer
+	for p := range q.peers {
+		if p.joined && !p.stalled && p.count < q.pieces && (to == nil || p.count < to.count || p.count == to.count && p.seq < to.seq) {
+			to = p
+		}
+	}
+	if i, ok := q.nextOpen(); ok && to != nil {
+		q.hand(to, i)
+		to.offer(i)
 	}
 }
 
