@@ -20,6 +20,9 @@ const (
 	// progressAge is how old an agent's report may be and still be shown as
 	// the present.
 	progressAge = 10 * time.Second
+	// lateInterval is how often the table is looked at for one execution that nobody
+	// carries, whatever agents say.
+	lateInterval = time.Second
 	// maxReporters bounds the agents of one bucket whose reports are kept.
 	maxReporters = 16
 	// maxLinks bounds the links kept, of one execution and of all: 64 agents have
@@ -66,6 +69,8 @@ type execution struct {
 	reports map[string]map[string]report
 	// links are where the agents' bytes came from.
 	links map[ends]link
+	// late is when the table was looked at last because an agent says that it has landed.
+	late time.Time
 }
 
 type report struct {
@@ -359,7 +364,8 @@ func (x *index) heard(p gossip.Progress, b gossip.BuildProgress, now time.Time) 
 	landed := b.State == api.StateLanded && !slices.Contains(e.record.Successful, p.Bucket)
 	failed := b.State == api.StateFailed && !slices.Contains(e.record.Failed, p.Bucket)
 	e.tell(reported{bucket: p.Bucket, node: p.Node, complaint: b.Error, moved: moved, news: landed || failed})
-	if landed && e.owner == nil {
+	if landed && e.owner == nil && now.Sub(e.late) >= lateInterval {
+		e.late = now
 		return e.record
 	}
 	return nil

@@ -167,6 +167,25 @@ func TestFailedDestinationThatMovesAgain(t *testing.T) {
 	}
 }
 
+// However often agents say that they have landed what has ended, the table is looked at
+// once in a while.
+func TestLateWordsAreBounded(t *testing.T) {
+	x := newIndex()
+	r := record(1, "k", 1)
+	r.Failed = []string{"a-builds"}
+	x.put(r)
+	looks, now := 0, time.Now()
+	for i := range 100 {
+		landed := gossip.BuildProgress{ExecutionID: id(1), State: api.StateLanded}
+		if x.heard(gossip.Progress{Node: "n", Bucket: "a-builds"}, landed, now.Add(time.Duration(i)*lateInterval/50)) != nil {
+			looks++
+		}
+	}
+	if looks != 2 {
+		t.Errorf("looked %d times in two intervals", looks)
+	}
+}
+
 // Where an agent records arrivals in another table, the destination says so.
 func TestRecordElsewhere(t *testing.T) {
 	x := newIndex()
