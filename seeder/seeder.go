@@ -238,6 +238,10 @@ func (s *Seeder) Run(ctx context.Context) error {
 	s.mu.Lock()
 	s.running, s.group = ctx, group
 	s.mu.Unlock()
+	if s.protection().Open() {
+		s.cfg.Logger.Warn("everybody who reaches the HTTP side may publish, cancel and send again: it listens beyond loopback without an operator token (--insecure)",
+			"http", s.cfg.HTTP.Addr().String())
+	}
 	group.Go(func() error { return web.Serve(ctx, s.cfg.HTTP, s.handler(), s.cfg.Logger) })
 	group.Go(func() error { return s.gossip.Run(ctx) })
 	group.Go(func() error { return s.probe(ctx) })
@@ -253,10 +257,6 @@ func (s *Seeder) Run(ctx context.Context) error {
 	group.Go(func() error {
 		if err := s.load(ctx); err != nil {
 			return quietAtEnd(ctx, err)
-		}
-		if s.protection().Open() {
-			s.cfg.Logger.Warn("everybody who reaches the HTTP side may publish, cancel and send again: it listens beyond loopback without an operator token (--insecure)",
-				"http", s.cfg.HTTP.Addr().String())
 		}
 		s.cfg.Logger.Info("seeder is up", "bucket", s.cfg.Bucket.Name(), "destinations", s.cfg.Destinations,
 			"http", s.cfg.HTTP.Addr().String(), "peers", s.cfg.Peers.Addr().String(), "gossip", s.gossip.Addr())
