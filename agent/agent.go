@@ -281,7 +281,7 @@ func (a *Agent) announced(heard announce.Added) {
 	logger := a.cfg.Logger.With("key", ann.Key, "executionId", ann.ExecutionID)
 	switch name := a.cfg.Bucket.Name(); {
 	case !slices.Contains(ann.Destinations, name):
-		a.seedCached(ann.InfoHash, logger) // for the others' sake
+		a.seedCached(ann, logger) // for the others' sake
 		return
 	case ann.SourceBucket == name:
 		logger.Error("announcement refused: the build comes from this agent's own bucket and would take its own object's place",
@@ -348,17 +348,19 @@ func (a *Agent) tellAll(e event) {
 	}
 }
 
-// seedCached puts a whole build of the cache into the engine.
-func (a *Agent) seedCached(infohash manifest.InfoHash, logger *slog.Logger) {
-	entry, ok := a.cfg.Cache.Pinned(infohash)
-	if !ok {
-		return
-	}
-	defer entry.Unpin()
-	if entry.Whole() {
-		if _, err := a.swarm.Seed(entry); err != nil {
-			logger.Warn("cached build not seeded", "error", err)
+// seedCached puts the segments of a build that the cache has whole into the engine.
+func (a *Agent) seedCached(ann *announce.Announcement, logger *slog.Logger) {
+	for i := range ann.InfoHashes.Len() {
+		entry, ok := a.cfg.Cache.Pinned(ann.InfoHashes.At(i))
+		if !ok {
+			continue
 		}
+		if entry.Whole() {
+			if _, err := a.swarm.Seed(entry); err != nil {
+				logger.Warn("cached segment not seeded", "segment", i, "error", err)
+			}
+		}
+		entry.Unpin()
 	}
 }
 
@@ -425,6 +427,7 @@ func (a *Agent) tick(ctx context.Context) error {
 			members := a.gossip.Members()
 			for _, d := range a.allDownloads() {
 				d.measure(now.Sub(last))
+				d.hangUp(now)
 				if d.torrent.Arriving(last) {
 					d.arrives(now)
 				}
@@ -487,8 +490,8 @@ func (a *Agent) report() {
 			b.reports--
 		}
 		progress = append(progress, s.progress())
-		if s.download != nil {
-			for _, l := range gossip.PackLinks(a.cfg.Gossip.ID, b.id, s.download.links(names)) {
+		if s.member != nil {
+			for _, l := range gossip.PackLinks(a.cfg.Gossip.ID, b.id, s.member.links(names)) {
 				a.gossip.ReportLinks(l)
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/landing"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/owner"
@@ -84,7 +85,7 @@ func (b *build) run(ctx context.Context) error {
 	b.span.End(context.Canceled) // where it has not ended
 	if b.member != nil {
 		b.member.span.End(context.Canceled)
-		b.leave(b.member)
+		b.member.leave()
 	}
 	if m.hasTurn {
 		b.agent.releaseTurn()
@@ -134,7 +135,7 @@ func (b *build) Over() bool {
 // log is the build's, with its infohash once that is known: an end may come first.
 func (b *build) log() *slog.Logger {
 	if s := b.seen.Load(); s != nil {
-		return b.logger.With("infohash", s.ann.InfoHash.String())
+		return b.logger.With("infohash", firstInfoHash(s.ann))
 	}
 	return b.logger
 }
@@ -151,6 +152,9 @@ func (b *build) keep(f finished) {
 	switch got := f.got.(type) {
 	case *membership:
 		b.member = got
+		got.revise(b.machine.ann) // which may be newer than what it has joined with
+	case *cache.Room:
+		b.member.room = got
 	case swarm.Stats:
 		b.traffic = got
 	}
@@ -164,9 +168,7 @@ func (b *build) publish() {
 	if s.ann == nil {
 		return
 	}
-	if s.traffic = b.traffic; b.member != nil {
-		s.download = b.member.download
-	}
+	s.traffic, s.member = b.traffic, b.member
 	b.seen.Store(&s)
 	if s.state == api.StateLanded && last != nil && last.state != s.state {
 		ask(b.agent.landedNow)
@@ -188,6 +190,10 @@ func (b *build) do(actions []action) {
 			b.owner.Cancel(string(a.work))
 		case releaseTurn:
 			b.agent.releaseTurn()
+		case revised:
+			if b.member != nil {
+				b.member.revise(b.machine.ann)
+			}
 		case say:
 			b.say(a)
 		}
@@ -210,26 +216,23 @@ func (b *build) worker(w work) func(ctx context.Context, f *finished) {
 	case openEntry:
 		member.begun = time.Now()
 		_, member.span = tracing.StartAt(b.span.In(context.Background()), member.joined, "swarm")
-		return func(ctx context.Context, f *finished) { b.open(ctx, *member, ann.Size, f) }
+		return func(ctx context.Context, f *finished) { b.open(ctx, member, ann.Size, f) }
 	case steer:
 		return func(ctx context.Context, f *finished) { f.whole, f.err = b.steer(ctx, member) }
 	case readSource:
-		r := sourceRead{build: b, ann: ann, torrent: member.download.torrent, late: m.now.Sub(m.moved) - m.fallbackAfter}
-		if m.record != nil {
-			r.etag = m.record.SourceETag
-		}
+		r := sourceRead{build: b, ann: ann, member: member, late: m.now.Sub(m.moved) - m.fallbackAfter}
 		return func(ctx context.Context, f *finished) { f.err = r.read(b.limited(member.span.In(ctx))) }
 	case land:
 		job := b.landing()
-		return func(ctx context.Context, f *finished) { b.land(b.limited(ctx), job, ann, f) }
+		return func(ctx context.Context, f *finished) { b.land(b.limited(ctx), job, f) }
 	case giveUp:
 		cause := m.hopeless
 		return func(ctx context.Context, f *finished) { f.err = b.giveUp(ctx, cause) }
 	case leaveSwarm:
 		member.span.End(cmp.Or(m.err, context.Canceled))
-		return func(_ context.Context, f *finished) { f.got = b.leave(member) }
+		return func(_ context.Context, f *finished) { f.got = member.leave() }
 	case seedCached:
-		return func(context.Context, *finished) { a.seedCached(ann.InfoHash, b.log()) }
+		return func(context.Context, *finished) { a.seedCached(ann, b.log()) }
 	case discard:
 		job := b.job
 		return func(ctx context.Context, _ *finished) {
@@ -248,7 +251,7 @@ func (b *build) worker(w work) func(ctx context.Context, f *finished) {
 		}
 	case forget:
 		return func(context.Context, *finished) {
-			if err := errors.Join(a.memory.forget(b.id), a.cfg.Cache.ForgetPull(b.id)); err != nil {
+			if err := errors.Join(a.memory.forget(b.id), a.cfg.Cache.ForgetPull(b.id, false)); err != nil {
 				b.log().Warn("an execution that is over is looked at once more after a restart", "error", err)
 			}
 		}

@@ -5,9 +5,9 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/swarm"
@@ -27,19 +27,25 @@ const (
 	stuckBytes           = 8 << 10
 )
 
+// hangUpAfter is how long a whole segment keeps connections with peers that have all of it,
+// too: shorter, and those who are about to say so would look like lost copies.
+const hangUpAfter = 5 * time.Second
+
 // rateWeight is the share of the newest second in a rate shown to people.
 const rateWeight = 0.3
 
-// download is one infohash being fetched or seeded; the executions of the same
-// bytes share it.
+// download is one infohash being fetched or seeded; the segments of the same
+// bytes share it, in whatever build they are.
 type download struct {
 	infohash manifest.InfoHash
 	torrent  *swarm.Torrent
 	self     string // this member's name
+	// urgent: it is the first that a build lacks. Those after it may wait for their turn.
+	urgent atomic.Bool
 
 	mu           sync.Mutex
 	destinations []string // of all executions that hold it
-	onPieces     map[*build]func(piece int, verified bool)
+	onPieces     map[*segment]func(piece int, verified bool)
 	last         swarm.Stats
 	senders      senders
 	downRate     float64
@@ -49,39 +55,40 @@ type download struct {
 	heard    int64
 	heardAt  time.Time
 	patience time.Duration
+	wholeAt  time.Time // zero while it is not
 }
 
-// acquire returns the download of a build, starting it if b is the first to ask.
-func (a *Agent) acquire(ctx context.Context, b *build, ann *announce.Announcement) (*download, error) {
-	release, err := a.turns.Take(ctx, ann.InfoHash)
+// acquire returns the download of a segment, starting it if s is the first to ask.
+func (a *Agent) acquire(ctx context.Context, s *segment, infohash manifest.InfoHash, shape manifest.Shape, destinations []string) (*download, error) {
+	release, err := a.turns.Take(ctx, infohash)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
 	a.mu.Lock()
-	d := a.downloads[ann.InfoHash]
+	d := a.downloads[infohash]
 	a.mu.Unlock()
 	if d == nil {
 		d = &download{
-			infohash: ann.InfoHash,
+			infohash: infohash,
 			self:     a.gossip.Name(),
-			onPieces: make(map[*build]func(int, bool)),
+			onPieces: make(map[*segment]func(int, bool)),
 			senders:  make(senders),
 			heardAt:  time.Now(),
 			patience: stuckAfter,
 		}
-		d.torrent, err = a.swarm.Fetch(swarm.Fetch{InfoHash: ann.InfoHash, Size: ann.Size, OnPiece: d.onPiece})
+		d.torrent, err = a.swarm.Fetch(swarm.Fetch{InfoHash: infohash, Shape: shape, OnPiece: d.onPiece})
 		if err != nil {
 			return nil, err
 		}
 		a.mu.Lock()
-		a.downloads[ann.InfoHash] = d
+		a.downloads[infohash] = d
 		a.mu.Unlock()
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.onPieces[b] = func(int, bool) { b.move() }
-	for _, name := range ann.Destinations {
+	d.onPieces[s] = func(int, bool) { s.move() }
+	for _, name := range destinations {
 		if !slices.Contains(d.destinations, name) {
 			d.destinations = append(d.destinations, name)
 		}
@@ -89,23 +96,23 @@ func (a *Agent) acquire(ctx context.Context, b *build, ann *announce.Announcemen
 	return d, nil
 }
 
-// subscribe has a build hear of its pieces, as swarm.Fetch says, until the release.
+// subscribe has a segment hear of its pieces, as swarm.Fetch says, until the release.
 // onPiece must not block.
-func (d *download) subscribe(b *build, onPiece func(piece int, verified bool)) {
+func (d *download) subscribe(s *segment, onPiece func(piece int, verified bool)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.onPieces[b] = onPiece
+	d.onPieces[s] = onPiece
 }
 
-// release ends one execution's interest. A whole build stays in the engine and
+// release ends one segment's interest. A whole one stays in the engine and
 // is seeded until the cache evicts it; an unfinished one that nobody wants any
 // more leaves the engine, its pieces stay on disk.
-func (a *Agent) release(d *download, b *build) {
+func (a *Agent) release(d *download, s *segment) {
 	// Whoever has the turn is at the disk, and comes to an end.
 	done, _ := a.turns.Take(context.Background(), d.infohash)
 	defer done()
 	d.mu.Lock()
-	delete(d.onPieces, b)
+	delete(d.onPieces, s)
 	last := len(d.onPieces) == 0
 	d.mu.Unlock()
 	if !last {
@@ -183,7 +190,7 @@ func (d *download) stuck(now time.Time) bool {
 	defer d.mu.Unlock()
 	if d.last.WireBytes-d.heard >= stuckBytes {
 		d.patience = stuckAfter
-	} else if len(d.last.Peers) > 0 && !d.torrent.Done() {
+	} else if len(d.last.Peers) > 0 && d.urgent.Load() && !d.torrent.Done() {
 		if now.Sub(d.heardAt) < d.patience {
 			return false
 		}
@@ -192,6 +199,23 @@ func (d *download) stuck(now time.Time) bool {
 	}
 	d.heard, d.heardAt = d.last.WireBytes, now
 	return false
+}
+
+// hangUp ends the connections with peers that have all of a segment as well, once it was
+// whole for a while: a build has many segments, and each connection costs memory.
+func (d *download) hangUp(now time.Time) {
+	d.mu.Lock()
+	switch {
+	case !d.torrent.Done():
+		d.wholeAt = time.Time{}
+	case d.wholeAt.IsZero():
+		d.wholeAt = now
+	}
+	due := !d.wholeAt.IsZero() && now.Sub(d.wholeAt) >= hangUpAfter
+	d.mu.Unlock()
+	if due {
+		d.torrent.DisconnectComplete()
+	}
 }
 
 // rates returns bytes/s down and up.

@@ -48,6 +48,9 @@ type (
 	moved       struct{ fromSource int64 } // pieces have come; so many bytes of them
 	landedBytes int64                      // are in the upload
 	completed   struct{}                   // the object, in the bucket
+	// caughtUp: all that is announced is here, and the source is waited for; or not any
+	// more.
+	caughtUp bool
 
 	// finished is the last word of a worker.
 	finished struct {
@@ -69,6 +72,7 @@ type (
 	begin       struct{ work work }
 	cancel      struct{ work work }
 	releaseTurn struct{}
+	revised     struct{} // the announcement: whoever downloads is told
 	// say makes something known, in the log, the trace, the metrics.
 	say struct {
 		what  string
@@ -86,11 +90,12 @@ type shown struct {
 	retryAt    time.Time
 	times      times
 	landed     int64 // bytes
+	waits      bool  // for the source: all that is announced is here
 	landedAt   time.Time
 	landedBy   string // the agent's name, as the table has it
 	came       origins
 	fromSource int64 // bytes
 	// The owner knows the rest.
-	download *download // nil out of the swarm
-	traffic  swarm.Stats
+	member  *membership // nil out of the swarm
+	traffic swarm.Stats
 }

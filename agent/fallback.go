@@ -5,15 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/source"
-	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/tracing"
 )
 
@@ -36,25 +35,34 @@ const (
 // destinations share that: each group of pieces has an order of agents, from a hash that
 // all of them know, and only the first reads it as long as it arrives.
 type sourceRead struct {
-	build   *build
-	ann     *announce.Announcement
-	torrent *swarm.Torrent
-	etag    string // of the source object; empty for any
+	build  *build
+	ann    *announce.Announcement
+	member *membership
 	// late is how long ago the first readers' time has come.
 	late time.Duration
 }
 
-// read reads this agent's share of what is missing now.
+// read reads this agent's share of what is announced and missing now.
 func (r sourceRead) read(ctx context.Context) error {
-	a := r.build.agent
-	if r.torrent.Done() {
-		return nil
+	for _, s := range r.member.all() {
+		if s.download.torrent.Done() {
+			continue
+		}
+		if err := r.segment(ctx, s); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+func (r sourceRead) segment(ctx context.Context, s *segment) error {
+	a := r.build.agent
 	each := a.cfg.FallbackAfter / turnsPerPatience // the next readers have their turn after it
-	entry, infoKnown := a.cfg.Cache.Pinned(r.ann.InfoHash)
+	offset, length := r.ann.Layout().SegmentRange(s.index)
+	entry, infoKnown := a.cfg.Cache.Pinned(s.download.infohash)
 	if !infoKnown {
-		each += time.Duration(r.ann.Size/wholeRate) * time.Second
-		if a.turnToRead(r.ann, "info") > int(r.late/each) {
+		each += time.Duration(length/wholeRate) * time.Second
+		if a.turnToRead(r.ann, s.download.infohash.String()+"/info") > int(r.late/each) {
 			return nil
 		}
 		return r.whole(ctx)
@@ -62,10 +70,10 @@ func (r sourceRead) read(ctx context.Context) error {
 	defer entry.Unpin()
 	turn := int(r.late / each)
 	mine := make(map[int]bool)
-	missing := slices.DeleteFunc(r.torrent.Missing(), func(piece int) bool {
+	missing := slices.DeleteFunc(s.download.torrent.Missing(), func(piece int) bool {
 		group := piece / fallbackGroup
 		if _, known := mine[group]; !known {
-			mine[group] = a.turnToRead(r.ann, strconv.Itoa(group)) <= turn
+			mine[group] = a.turnToRead(r.ann, fmt.Sprintf("%s/%d", s.download.infohash, group)) <= turn
 		}
 		return !mine[group]
 	})
@@ -77,15 +85,17 @@ func (r sourceRead) read(ctx context.Context) error {
 		return fallbackError(err)
 	}
 	tracing.Event(ctx, "read from the source bucket", attribute.Int("landfall.pieces", len(missing)))
-	r.build.log().Info("no peer has what is missing, reading it from the source bucket", "bucket", r.ann.SourceBucket, "pieces", len(missing), "turn", turn)
-	return fallbackError(source.Pieces(ctx, from, r.ann.Key, r.etag, entry.Manifest(), missing, func(ctx context.Context, piece int, content []byte) error {
+	r.build.log().Info("no peer has what is missing, reading it from the source bucket", "bucket", r.ann.SourceBucket,
+		"segment", s.index, "pieces", len(missing), "turn", turn)
+	return fallbackError(source.Pieces(ctx, from, r.ann.Key, r.ann.ETag, offset, entry.Manifest(), missing, func(ctx context.Context, piece int, content []byte) error {
 		a.sourceRead.Add(int64(len(content)))
 		r.build.owner.Tell(moved{int64(len(content))})
-		return r.torrent.Put(ctx, piece, content)
+		return s.download.torrent.Put(ctx, piece, content)
 	}))
 }
 
-// whole pulls the build as a seeder does, when not even its info is to be had.
+// whole pulls the build as a seeder does, when not even the info of what is missing is to
+// be had.
 func (r sourceRead) whole(ctx context.Context) error {
 	a, ann := r.build.agent, r.ann
 	from, err := a.cfg.Sources.Get(ctx, ann.SourceBucket)
@@ -96,23 +106,36 @@ func (r sourceRead) whole(ctx context.Context) error {
 	if err != nil {
 		return fallbackError(err)
 	}
-	if object.Size != ann.Size || r.etag != "" && object.ETag != r.etag {
-		return fallbackError(fmt.Errorf("%s in %s: %w", ann.Key, ann.SourceBucket, bucket.ErrChanged))
+	changed := func(what string) error {
+		return fallbackError(fmt.Errorf("%s in %s: %w: %s", ann.Key, ann.SourceBucket, bucket.ErrChanged, what))
+	}
+	if object.Size != ann.Size || ann.ETag != "" && object.ETag != ann.ETag {
+		return changed("it has another size or ETag")
 	}
 	tracing.Event(ctx, "read from the source bucket", attribute.Int64("landfall.bytes", object.Size))
 	r.build.log().Info("no peer has the build, reading it from the source bucket", "bucket", ann.SourceBucket, "bytes", object.Size)
-	a.evict(object.Size)
-	m, entry, err := a.puller.Pull(ctx, from, object, ann.ExecutionID, func(int64) { r.build.move() })
-	if err != nil {
-		return fallbackError(err)
-	}
-	defer entry.Unpin()
-	a.sourceRead.Add(object.Size)
-	r.build.owner.Tell(moved{object.Size})
-	if entry.InfoHash() != ann.InfoHash {
-		return fallbackError(fmt.Errorf("%s in %s: %w: it has infohash %s", ann.Key, ann.SourceBucket, bucket.ErrChanged, entry.InfoHash()))
-	}
-	return r.torrent.Pulled(m)
+	before := a.puller.BytesRead()
+	_, err = a.puller.Pull(ctx, source.Pull{
+		From: from, Object: object, Layout: ann.Layout(), Name: ann.ExecutionID,
+		Progress: func(int64) { r.build.move() },
+		Segment: func(i int, e *cache.Entry) error {
+			defer e.Unpin()
+			if i >= ann.InfoHashes.Len() {
+				return nil // it was not announced yet
+			}
+			if e.InfoHash() != ann.InfoHashes.At(i) {
+				return changed(fmt.Sprintf("segment %d has infohash %s", i, e.InfoHash()))
+			}
+			_, length := ann.Layout().SegmentRange(i)
+			r.build.owner.Tell(moved{length})
+			if t, ok := a.swarm.Torrent(e.InfoHash()); ok {
+				return t.Pulled(e.Manifest())
+			}
+			return nil
+		},
+	})
+	a.sourceRead.Add(a.puller.BytesRead() - before)
+	return fallbackError(err)
 }
 
 // fallbackError says what kind of attempt has failed.
@@ -124,7 +147,7 @@ func fallbackError(err error) error {
 }
 
 // turnToRead is this agent's place, from 0, in the order of the living agents that read
-// a group of a build's pieces.
-func (a *Agent) turnToRead(ann *announce.Announcement, group string) int {
-	return rendezvousRank(ann.InfoHash.String()+"/"+group, a.cfg.Gossip.ID, a.agentsOf(ann.Destinations...))
+// something of a build.
+func (a *Agent) turnToRead(ann *announce.Announcement, what string) int {
+	return rendezvousRank(what, a.cfg.Gossip.ID, a.agentsOf(ann.Destinations...))
 }

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/landing"
 	"github.com/landfall-dist/landfall/internal/ledger"
@@ -16,7 +15,7 @@ import (
 
 // present records the arrival of a build that the bucket already holds.
 func (b *build) present(ctx context.Context, job *landing.Job, record *ledger.Record, f *finished) {
-	_, present, err := landing.Present(ctx, job.Bucket, record)
+	_, present, err := landing.Present(ctx, job.Bucket, record, "")
 	if f.err = err; err != nil || !present {
 		return
 	}
@@ -26,13 +25,8 @@ func (b *build) present(ctx context.Context, job *landing.Job, record *ledger.Re
 	}
 }
 
-// land lands a build, one of 0 bytes by what its announcement says.
-func (b *build) land(ctx context.Context, job *landing.Job, ann *announce.Announcement, f *finished) {
-	if ann.Size == 0 {
-		if job.Manifest, f.err = manifest.ParseInline(ann.Landfall); f.err != nil {
-			return
-		}
-	}
+// land lands a build.
+func (b *build) land(ctx context.Context, job *landing.Job, f *finished) {
 	f.result, f.err = job.Run(ctx)
 	f.arrived = f.err == nil
 }
@@ -50,7 +44,8 @@ func (b *build) newJob() *landing.Job {
 		Slots:       a.slots,
 		Limit:       a.cfg.Limits.Landing,
 		Started:     started,
-		Logger:      a.cfg.Logger.With("infohash", ann.InfoHash.String()),
+		Headers:     ann.Headers,
+		Logger:      a.cfg.Logger,
 		Progress:    func(bytes int64) { b.owner.Tell(landedBytes(bytes)) },
 		Completed: func() {
 			b.owner.Tell(completed{})
@@ -70,7 +65,10 @@ func (b *build) landing() *landing.Job {
 	}
 	b.job.Started = b.machine.started
 	if m := b.member; m != nil {
-		b.job.Manifest, b.job.Content, b.job.Tracker, b.job.Verify = m.entry.Manifest(), m.entry, m.tracker, m.download.torrent.Verify
+		b.job.Build, b.job.Content, b.job.Tracker, b.job.Verify = m.known, m, m.tracker, m.verify
+	} else { // of 0 bytes
+		b.job.Build = manifest.NewBuild(b.machine.ann.Layout())
+		b.job.Build.Seal(b.machine.ann.SHA256)
 	}
 	return b.job
 }

@@ -14,8 +14,8 @@ func (d *download) arrives(now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.heard, d.heardAt, d.patience = d.last.WireBytes, now, stuckAfter
-	for b := range d.onPieces {
-		b.move()
+	for s := range d.onPieces {
+		s.move()
 	}
 }
 

@@ -129,9 +129,14 @@ func (m *machine) take(e event) {
 		m.announced(e)
 	case ended:
 		m.end(e.cause)
+	case caughtUp:
+		if m.waits = bool(e); !m.waits {
+			m.moved = m.now
+		}
+		m.tableAt = m.now.Add(endInterval/2 + m.jitter(endInterval))
 	case othersWait: // a build that makes no progress gives its turn to them
 		switch {
-		case !m.hasTurn || m.ending || m.over != nil || m.now.Sub(m.moved) <= turnPatience:
+		case !m.hasTurn || m.ending || m.over != nil || m.now.Sub(m.moved) <= turnPatience && !m.waits:
 		case m.arrived:
 			m.serves = false
 		default:
@@ -171,9 +176,13 @@ func (m *machine) announced(e announced) {
 	m.round++
 	m.wire, m.remembered = e.wire, false
 	if m.over == nil && m.ann != nil {
+		if more := e.ann.InfoHashes.Len() > m.ann.InfoHashes.Len() || e.ann.Sealed() && !m.ann.Sealed(); more {
+			m.moved, m.waits = m.now, false
+		}
 		// Whoever announces it again believes in it: what has failed is tried at once.
 		m.ann, m.hopeless = e.ann, nil
 		m.attempts, m.landings, m.reads, m.retryAt = retries{}, retries{}, retries{}, time.Time{}
+		m.out = append(m.out, revised{})
 		return
 	}
 	if m.ann != nil && !m.arrived && m.state != api.StateFailed {
@@ -314,6 +323,8 @@ func (m *machine) read(f finished, stale bool) {
 	case f.err == nil && slices.Contains(f.record.Successful, m.bucket):
 		m.serves = m.infoKnown
 		m.arrive(f.record.Results[m.bucket])
+	case !m.hasTurn, m.works(land): // it was read while the source was waited for
+		m.tableAt = m.now.Add(endInterval/2 + m.jitter(endInterval))
 	case f.err != nil && m.checked:
 		m.retry(&m.landings, f.err)
 	case f.err != nil:
@@ -393,6 +404,13 @@ func (m *machine) pursue() {
 	case m.hopeless != nil, m.works(giveUp):
 		m.begin(giveUp)
 		return
+	case !m.hasTurn && m.waits && !m.inSwarm:
+		// The next revision begins another attempt. Until then the table alone may say that
+		// nothing more comes.
+		if m.state = api.StateQueued; m.reached(m.tableAt) {
+			m.begin(readTable)
+		}
+		return
 	case !m.hasTurn:
 		if m.reached(m.attempts.at) {
 			// The seeder's clock stands still for a queued build, so one that fails
@@ -434,6 +452,9 @@ func (m *machine) pursue() {
 	case m.noStore != nil:
 		m.err = m.noStore
 	case m.works(land), m.works(discard), m.works(clearUploads):
+		if m.waits && m.reached(m.tableAt) { // which says so when nothing more comes
+			m.begin(readTable)
+		}
 	case m.reached(m.landings.at):
 		m.begin(readTable)
 	}
@@ -441,7 +462,7 @@ func (m *machine) pursue() {
 
 // fallBack reads from the source when nothing has come from any peer for too long.
 func (m *machine) fallBack() {
-	if m.fallbackAfter > 0 && m.reached(m.moved.Add(m.fallbackAfter)) && m.reached(m.reads.at) {
+	if m.fallbackAfter > 0 && !m.waits && m.reached(m.moved.Add(m.fallbackAfter)) && m.reached(m.reads.at) {
 		m.begin(readSource)
 	}
 }
@@ -472,7 +493,7 @@ func (m *machine) quit(stays bool) bool {
 // end may never come when the seeder is gone.
 func (m *machine) seed() {
 	if !m.recorded {
-		if m.serves && !m.whole {
+		if m.serves && !m.whole && !m.waits {
 			m.begin(steer)
 			m.fallBack()
 			return

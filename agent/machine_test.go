@@ -117,7 +117,7 @@ func TestAnnouncedAgainIsTriedAtOnce(t *testing.T) {
 	d.hear(0, finished{work: readTable, leads: true, record: record})
 	denied := errors.New("access denied")
 	d.does(t, d.hear(0, finished{work: land, err: denied}), say{"failed", denied, firstRetry + firstRetry/10})
-	d.does(t, d.hear(0, announced{ann: d.ann}), begin{readTable}, begin{remember})
+	d.does(t, d.hear(0, announced{ann: d.ann}), revised{}, begin{readTable}, begin{remember})
 	d.does(t, d.hear(0, finished{work: readTable, leads: true, record: record}), begin{land})
 }
 

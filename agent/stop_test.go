@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/sha1"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
@@ -29,6 +31,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/survive"
 	"github.com/landfall-dist/landfall/internal/tracing"
@@ -135,8 +138,10 @@ func listenAnywhere(t *testing.T) net.Listener {
 func (a *testAgent) announce(id string) *build {
 	a.t.Helper()
 	now := time.Now()
+	shape, sum := manifest.ShapeOf(1000), sha256.Sum256([]byte(id))
 	ann := &announce.Announcement{ExecutionID: id, Key: "k-" + id, SourceBucket: testSource, Destinations: []string{testBucket},
-		Size: 1000, InfoHash: sha1.Sum([]byte(id)), Issued: now, Expires: now.Add(time.Hour)}
+		Size: shape.Size, Scheme: manifest.Ramp, PieceLength: shape.PieceLength, PartLength: shape.PartLength,
+		InfoHashes: announce.InfoHashes(nil).Append(sha1.Sum([]byte(id))), SHA256: hex.EncodeToString(sum[:]), Issued: now, Expires: now.Add(time.Hour)}
 	wire, err := announce.Sign(a.key, ann)
 	if err != nil {
 		a.t.Fatal(err)

@@ -23,7 +23,7 @@ func (b *build) say(s say) {
 			attribute.String("landfall.key", m.ann.Key),
 			attribute.String("landfall.source_bucket", m.ann.SourceBucket),
 			attribute.Int64("landfall.size", m.ann.Size),
-			attribute.String("landfall.infohash", m.ann.InfoHash.String()),
+			attribute.String("landfall.infohash", firstInfoHash(m.ann)),
 			attribute.String("landfall.bucket", a.cfg.Bucket.Name()),
 			attribute.String("landfall.region", a.cfg.Region),
 			attribute.String("landfall.node", a.cfg.Gossip.ID))

@@ -3,107 +3,379 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/landing"
+	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/tracing"
 )
 
-// membership is a build's part in its swarm. Workers read it.
+// maxOpenSegments bounds the segments of a build that are downloaded at a time: the oldest
+// ones are wanted, the others not yet.
+const maxOpenSegments = 8
+
+// membership is a build's part in its swarms, one for each segment. It is safe for
+// concurrent use.
 type membership struct {
-	download *download
-	entry    *cache.Entry     // pinned; nil before it is known
-	tracker  *landing.Tracker // nil before the info dictionary is known
-	progress chan struct{}    // has a value when the tracker has changed
+	build    *build
+	known    *manifest.Build
+	tracker  *landing.Tracker
 	joined   time.Time
-	begun    time.Time     // asking for pieces; zero before
-	span     *tracing.Span // since joined, until the download is whole
+	progress chan struct{} // has a value when there is something to look at
+	// Of the owner: room is the disk that was reserved, nil before; begun is when asking
+	// for pieces began, zero before; span lasts since joined until the download is whole.
+	room  *cache.Room
+	begun time.Time
+	span  *tracing.Span
+
+	newest atomic.Pointer[announce.Announcement]
+
+	mu       sync.Mutex
+	segments []*segment // the first ones, as far as they were begun
+	// waiting: all that is announced is here, and more is to come.
+	waiting bool
 }
 
-// join takes part in the build's swarm.
+// segment is one of a build's torrents.
+type segment struct {
+	index    int
+	download *download
+	entry    *cache.Entry // pinned; nil before its info dictionary is here
+	whole    bool
+	move     func() // notes that its pieces come
+}
+
+// join takes part in the build's swarms.
 func (b *build) join(ctx context.Context, ann *announce.Announcement, f *finished) {
-	m := &membership{joined: time.Now(), progress: make(chan struct{}, 1)}
-	m.entry, _ = b.agent.cfg.Cache.Pinned(ann.InfoHash)
+	m := &membership{
+		build: b, known: manifest.NewBuild(ann.Layout()), tracker: landing.NewTracker(ann.Layout().Shape),
+		joined: time.Now(), progress: make(chan struct{}, 1),
+	}
+	m.newest.Store(ann)
 	defer func() {
-		if f.got == nil && m.entry != nil { // after a panic, too
-			m.entry.Unpin()
+		if f.got == nil { // after a panic, too
+			m.leave()
 		}
 	}()
-	if m.download, f.err = b.agent.acquire(ctx, b, ann); f.err == nil {
-		f.got = m
-		m.download.addPeers(b.agent.gossip.Members())
+	for range maxOpenSegments { // so that peers are met meanwhile
+		if more, err := m.begin(ctx); err != nil {
+			f.err = err
+			return
+		} else if !more {
+			break
+		}
 	}
+	f.got = m
 }
 
-// leave returns what has gone to and fro, without the peers.
-func (b *build) leave(m *membership) swarm.Stats {
-	traffic := m.download.torrent.Stats()
-	traffic.Peers = nil
-	if m.entry != nil {
-		m.entry.Unpin()
+// begin begins with the next segment that is announced; more is false when there is none.
+func (m *membership) begin(ctx context.Context) (more bool, err error) {
+	ann := m.newest.Load()
+	m.mu.Lock()
+	s := &segment{index: len(m.segments), move: m.build.move}
+	m.mu.Unlock()
+	if s.index >= ann.InfoHashes.Len() {
+		return false, nil
 	}
-	b.agent.release(m.download, b)
-	b.agent.evict(0)
+	a := m.build.agent
+	// Before it can be evicted.
+	held, _ := a.cfg.Cache.Pinned(ann.InfoHashes.At(s.index))
+	s.download, err = a.acquire(ctx, s, ann.InfoHashes.At(s.index), ann.Layout().SegmentShape(s.index), ann.Destinations)
+	if err != nil {
+		if held != nil {
+			held.Unpin()
+		}
+		return false, err
+	}
+	s.entry = held
+	m.mu.Lock()
+	m.segments = append(m.segments, s)
+	m.mu.Unlock()
+	s.download.addPeers(a.gossip.Members())
+	return true, nil
+}
+
+// all are the segments that were begun.
+func (m *membership) all() []*segment {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return append([]*segment(nil), m.segments...)
+}
+
+// revise has a newer announcement of the build followed.
+func (m *membership) revise(ann *announce.Announcement) {
+	m.newest.Store(ann)
+	ask(m.progress)
+}
+
+// leave gives back what is held, and returns what has gone to and fro, without the peers.
+func (m *membership) leave() (traffic swarm.Stats) {
+	traffic = m.stats()
+	traffic.Peers = nil
+	for _, s := range m.all() {
+		if s.entry != nil {
+			s.entry.Unpin()
+		}
+		m.build.agent.release(s.download, s)
+	}
+	if m.room != nil {
+		m.room.Free()
+	}
+	m.build.agent.evict(0)
 	return traffic
 }
 
-// open waits until the info dictionary is here and there is room for the build, and
-// begins to track its pieces.
-func (b *build) open(ctx context.Context, m membership, size int64, f *finished) {
-	entry, err := m.download.torrent.Entry(ctx)
+// stats are those of all segments together.
+func (m *membership) stats() (all swarm.Stats) {
+	peers := make(map[[20]byte]int)
+	for _, s := range m.all() {
+		of := s.download.torrent.Stats()
+		all.VerifiedBytes += of.VerifiedBytes
+		all.DownloadedBytes += of.DownloadedBytes
+		all.UploadedBytes += of.UploadedBytes
+		all.WireBytes += of.WireBytes
+		for _, p := range of.Peers {
+			i, ok := peers[p.ID]
+			if !ok {
+				peers[p.ID] = len(all.Peers)
+				all.Peers = append(all.Peers, p)
+				continue
+			}
+			sum := &all.Peers[i]
+			sum.Downloaded += p.Downloaded
+			sum.Uploaded += p.Uploaded
+			sum.Has += p.Has
+			sum.DownRate += p.DownRate
+		}
+	}
+	return all
+}
+
+// rates are those of all segments together, in bytes/s.
+func (m *membership) rates() (down, up int64) {
+	for _, s := range m.all() {
+		d, u := s.download.rates()
+		down, up = down+d, up+u
+	}
+	return down, up
+}
+
+// links are those who sent the build so far.
+func (m *membership) links(names map[[20]byte]gossip.Member) []gossip.Link {
+	of := make(map[string]gossip.Link)
+	for _, s := range m.all() {
+		for _, l := range s.download.links(names) {
+			sum := of[l.ID]
+			of[l.ID] = gossip.Link{ID: l.ID, Bytes: sum.Bytes + l.Bytes, Rate: sum.Rate + l.Rate}
+		}
+	}
+	links := make([]gossip.Link, 0, len(of))
+	for _, l := range of {
+		links = append(links, l)
+	}
+	return links
+}
+
+// origins are where the bytes came from.
+func (m *membership) origins(names map[[20]byte]gossip.Member) (o origins) {
+	for _, s := range m.all() {
+		of := s.download.origins(names)
+		o.seeders, o.agents, o.gone = o.seeders+of.seeders, o.agents+of.agents, o.gone+of.gone
+	}
+	return o
+}
+
+// verify hashes pieces of the build once more, from first up to but without end; those
+// that are damaged are fetched again.
+func (m *membership) verify(first, end int) (damaged int, err error) {
+	for _, s := range m.all() {
+		from, to := m.known.SegmentPieces(s.index)
+		if from, to = max(from, first), min(to, end); from >= to {
+			continue
+		}
+		base, _ := m.known.SegmentPieces(s.index)
+		n, err := s.download.torrent.Verify(from-base, to-base)
+		if damaged += n; err != nil {
+			return damaged, err
+		}
+	}
+	return damaged, nil
+}
+
+// ReadAt reads the build's bytes, within one segment, as they are on disk.
+func (m *membership) ReadAt(p []byte, offset int64) (int, error) {
+	i := m.known.SegmentOf(int(offset / m.known.PartLength))
+	m.mu.Lock()
+	var entry *cache.Entry
+	if i < len(m.segments) {
+		entry = m.segments[i].entry
+	}
+	m.mu.Unlock()
+	if entry == nil {
+		return 0, fmt.Errorf("segment %d is not here", i)
+	}
+	start, length := m.known.SegmentRange(i)
+	if most := start + length - offset; int64(len(p)) > most {
+		p = p[:most]
+	}
+	return entry.ReadAt(p, offset-start)
+}
+
+// open reserves the disk for the build, and waits until its first segment is known.
+func (b *build) open(ctx context.Context, m *membership, size int64, f *finished) {
+	var here int64 // in entries, which count for themselves, whole or not
+	ann := m.newest.Load()
+	for i := range ann.InfoHashes.Len() {
+		if _, ok := b.agent.cfg.Cache.Entry(ann.InfoHashes.At(i)); ok {
+			_, length := m.known.SegmentRange(i)
+			here += length
+		}
+	}
+	room, err := b.agent.cfg.Cache.Reserve(max(0, size-here))
 	if errors.Is(err, cache.ErrNoSpace) {
 		b.agent.evict(size) // for the next try
 	}
 	if f.err = err; err != nil {
 		return
 	}
-	held := m.entry
 	defer func() {
-		if f.got == nil || held == entry { // after a panic; or one pin is enough
-			entry.Unpin()
+		if f.got == nil {
+			room.Free()
 		}
 	}()
-	m.entry, m.tracker = entry, landing.NewTracker(entry.Manifest())
-	m.download.subscribe(b, func(piece int, verified bool) {
-		b.move()
+	segments := m.all()
+	if f.err = m.know(ctx, segments[0], room); f.err == nil {
+		f.got = room
+	}
+}
+
+// know waits until a segment's info dictionary is here, and begins to follow its pieces.
+func (m *membership) know(ctx context.Context, s *segment, room *cache.Room) error {
+	entry, err := s.download.torrent.Entry(ctx, room)
+	if err != nil {
+		return err
+	}
+	if err := m.known.Know(s.index, entry.Manifest()); err != nil {
+		entry.Unpin()
+		return err
+	}
+	m.mu.Lock()
+	if s.entry != nil {
+		s.entry.Unpin() // one pin is enough
+	}
+	s.entry = entry
+	m.mu.Unlock()
+	base, _ := m.known.SegmentPieces(s.index)
+	s.download.subscribe(s, func(piece int, verified bool) {
+		m.build.move()
 		if verified {
-			m.tracker.Verified(piece)
+			m.tracker.Verified(base + piece)
 		} else {
-			m.tracker.Invalid(piece)
+			m.tracker.Invalid(base + piece)
 		}
 		ask(m.progress)
 	})
 	for piece := range entry.Manifest().NumPieces() {
 		if entry.Complete(piece) {
-			m.tracker.Verified(piece)
+			m.tracker.Verified(base + piece)
 		}
 	}
-	f.got = &m
+	ask(m.progress)
+	return nil
 }
 
-// steer keeps the first incomplete parts of a download at high priority until it is whole.
-// It returns where the bytes came from: once others have them all too, connections end.
+// steer downloads the segments as they are announced, the oldest first, and keeps the
+// first incomplete parts at high priority, until the build is whole. It returns where the
+// bytes came from: once others have them all too, connections end.
 func (b *build) steer(ctx context.Context, m *membership) (*origins, error) {
-	manifest, tracker := m.entry.Manifest(), m.tracker
-	for !tracker.Whole() {
-		if err := ctx.Err(); err != nil {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var asking sync.WaitGroup
+	defer func() {
+		cancel(nil)
+		asking.Wait()
+	}()
+	asked := make(map[int]bool)
+	for {
+		if err := context.Cause(ctx); err != nil {
 			return nil, err
 		}
-		var high [][2]int
-		for _, part := range tracker.Window(partsAhead) {
-			first, end := manifest.PartPieces(part)
-			high = append(high, [2]int{first, end})
+		ann := m.newest.Load()
+		if ann.Sealed() {
+			m.known.Seal(ann.SHA256)
 		}
-		m.download.torrent.Prioritize(high)
+		open, lacking := 0, false
+		for _, s := range m.all() {
+			s.whole = s.entry != nil && m.known.Segment(s.index) != nil && s.entry.Whole()
+			s.download.urgent.Store(!s.whole && !lacking)
+			if s.whole {
+				continue
+			}
+			lacking = true
+			if open++; open > maxOpenSegments || asked[s.index] || m.known.Segment(s.index) != nil {
+				continue
+			}
+			asked[s.index] = true
+			asking.Go(func() {
+				if err := m.know(ctx, s, m.room); err != nil {
+					cancel(err)
+				}
+			})
+		}
+		for open < maxOpenSegments {
+			more, err := m.begin(ctx)
+			if err != nil {
+				return nil, err
+			}
+			if !more {
+				break
+			}
+			open, lacking = open+1, true
+			ask(m.progress) // for it to be asked for
+		}
+		if !lacking && ann.Sealed() {
+			break
+		}
+		m.wait(!lacking)
+		m.prioritize()
 		select {
 		case <-ctx.Done():
 		case <-m.progress:
 		}
 	}
-	came := m.download.origins(gossip.ByPeerID(b.agent.gossip.Members(), swarm.PeerID))
+	m.wait(false)
+	came := m.origins(gossip.ByPeerID(b.agent.gossip.Members(), swarm.PeerID))
 	return &came, nil
+}
+
+// wait takes note whether the next segment is waited for.
+func (m *membership) wait(waits bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.waiting != waits {
+		m.waiting = waits
+		m.build.owner.Tell(caughtUp(waits))
+	}
+}
+
+// prioritize asks for the first incomplete parts before all others.
+func (m *membership) prioritize() {
+	high := make(map[int][][2]int)
+	for _, part := range m.tracker.Window(partsAhead) {
+		i := m.known.SegmentOf(part)
+		base, _ := m.known.SegmentPieces(i)
+		first, end := m.known.PartPieces(part)
+		high[i] = append(high[i], [2]int{first - base, end - base})
+	}
+	for _, s := range m.all() {
+		if m.known.Segment(s.index) != nil && !s.whole {
+			s.download.torrent.Prioritize(high[s.index])
+		}
+	}
 }

@@ -3,8 +3,10 @@ package agent
 import (
 	"time"
 
+	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
 // progress is what the seeders are told.
@@ -34,11 +36,12 @@ func (s *shown) view(names map[[20]byte]gossip.Member) api.Build {
 		Key:          s.ann.Key,
 		SourceBucket: s.ann.SourceBucket,
 		ExecutionID:  s.ann.ExecutionID,
-		InfoHash:     s.ann.InfoHash.String(),
+		InfoHash:     firstInfoHash(s.ann),
 		Size:         s.ann.Size,
 		State:        s.state,
 		LandedBytes:  s.landed,
 		Recording:    s.state == api.StateLanding && !s.times[complete].IsZero() && s.times[recorded].IsZero(),
+		Waiting:      s.waits && s.state != api.StateLanded && s.state != api.StateFailed,
 		SourceBytes:  s.fromSource,
 		Peers:        []api.Peer{},
 	}
@@ -55,10 +58,10 @@ func (s *shown) view(names map[[20]byte]gossip.Member) api.Build {
 		v.VerifiedBytes = s.ann.Size // found present, there was no download
 	}
 	stats := s.traffic
-	if s.download != nil {
-		stats = s.download.torrent.Stats()
+	if s.member != nil {
+		stats = s.member.stats()
 		v.VerifiedBytes = stats.VerifiedBytes
-		v.DownRate, v.UpRate = s.download.rates()
+		v.DownRate, v.UpRate = s.member.rates()
 	}
 	v.DownloadedBytes, v.UploadedBytes = stats.DownloadedBytes, stats.UploadedBytes
 	for _, p := range stats.Peers {
@@ -76,4 +79,12 @@ func (s *shown) view(names map[[20]byte]gossip.Member) api.Build {
 		v.Peers = append(v.Peers, peer)
 	}
 	return v
+}
+
+// firstInfoHash is that of a build's first segment; zeros for 0 bytes.
+func firstInfoHash(ann *announce.Announcement) string {
+	if ann.InfoHashes.Len() == 0 {
+		return manifest.InfoHash{}.String()
+	}
+	return ann.InfoHashes.At(0).String()
 }

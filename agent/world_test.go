@@ -21,6 +21,7 @@ import (
 const (
 	worldID, newerID = "01K0Z4V5QW8TQ0H6Q9M3N7R2XD", "01K0Z4V5QW8TQ0H6Q9M3N7R2XE"
 	otherBucket      = "region-b-builds"
+	worldSegments    = 3
 )
 
 var (
@@ -31,14 +32,16 @@ var (
 // world is all that a machine works in: its agent, the table, the bucket, the disk and
 // the others, as far as a machine can tell. It does what the machine says, and checks it.
 type world struct {
-	rng     *rand.Rand
-	now     time.Time
-	m       *machine
-	size    int64
-	expires time.Time
-	events  int
-	log     func(format string, args ...any) // of all that happens; nil for none
-	failure error
+	rng  *rand.Rand
+	now  time.Time
+	m    *machine
+	size int64
+	// segments are those that the seeder has read from the source, so far.
+	segments int
+	expires  time.Time
+	events   int
+	log      func(format string, args ...any) // of all that happens; nil for none
+	failure  error
 
 	// The faults, and what others do.
 	tableAway, bucketAway, sourceAway         bool
@@ -88,6 +91,9 @@ func newWorld(seed, schedule uint64) *world {
 			Key: ledger.Key{FileKey: "k", SourceBucket: testSource}, ExecutionID: worldID, Status: ledger.InProgress,
 			Destinations: []string{testBucket, otherBucket}, Results: map[string]ledger.Result{}, SHA256: "s", SourceETag: "e",
 		},
+	}
+	if w.segments = worldSegments; w.chance(0.4) {
+		w.segments = 1
 	}
 	if w.chance(0.9) {
 		w.size = 1000
@@ -140,9 +146,31 @@ func (w *world) start() {
 }
 
 func (w *world) announce() {
-	w.notices = append(w.notices, announced{ann: &announce.Announcement{
+	w.notices = append(w.notices, announced{ann: w.announcement()})
+}
+
+// announcement is what the seeder says of the build now.
+func (w *world) announcement() *announce.Announcement {
+	ann := &announce.Announcement{
 		ExecutionID: worldID, Key: "k", SourceBucket: testSource, Destinations: w.table.Destinations, Size: w.size, Expires: w.expires,
-	}})
+		InfoHashes: make([]byte, 20*w.segments),
+	}
+	if w.segments == worldSegments || w.size == 0 {
+		ann.SHA256 = "s"
+	}
+	return ann
+}
+
+// sealed reports whether this agent has heard of all of the build.
+func (w *world) sealed() bool { return w.m.ann != nil && w.m.ann.Sealed() }
+
+// here has the pieces come of all that is announced.
+func (w *world) here() {
+	if w.sealed() {
+		w.whole = true
+	} else if !w.m.waits && w.workers[steer] != nil {
+		w.tell(caughtUp(true))
+	}
 }
 
 // tell has the machine hear an event, does what it says, and checks that.
@@ -238,6 +266,9 @@ func (w *world) begin(b begin) {
 			w.fail("joins a swarm that it is in")
 		}
 	case openEntry, readSource:
+		if b.work == readSource && w.m.waits {
+			w.fail("reads from the source what the seeder has not announced yet")
+		}
 		if !w.joined {
 			w.fail("begins to %s outside of the swarm", b.work)
 		}
@@ -305,14 +336,17 @@ func (w *world) check() {
 		}
 		return
 	}
-	if len(w.workers) == 0 && m.due.IsZero() && (m.ann != nil || m.over != nil) && (m.noStore == nil || m.err == nil) {
+	if m.waits && w.turn && w.yielded && len(w.workers) == 0 {
+		w.fail("keeps the turn that it has yielded")
+	}
+	if len(w.workers) == 0 && m.due.IsZero() && (m.ann != nil || m.over != nil) && (m.noStore == nil || m.err == nil) && !m.waits {
 		w.fail("nothing is at work and nothing is due")
 	}
 	if !m.due.IsZero() && !m.due.After(w.now) {
 		w.fail("due at a time that has come")
 	}
 	waiting := m.ann != nil && m.over == nil && !m.arrived && w.busy(ofAttempt...) == ""
-	if waiting && w.busy(leaveSwarm, discard, clearUploads) == "" && m.err == nil && !m.standby {
+	if waiting && w.busy(leaveSwarm, discard, clearUploads) == "" && m.err == nil && !m.standby && !m.waits {
 		w.fail("waits and does not say for what")
 	}
 	if (m.state == api.StateLanded) != m.arrived || m.state == api.StateFailed && m.over == nil {
@@ -454,7 +488,7 @@ func (w *world) succeed(o *simulated, f *finished) {
 			f.err = errAway
 		} else {
 			w.tell(moved{1})
-			w.whole = true
+			w.here()
 		}
 	case land:
 		if f.err = w.fence(); f.err != nil {
@@ -524,7 +558,9 @@ func (w *world) move() {
 	case n < 14:
 		w.pass(time.Duration(w.rng.Int64N(int64(20 * time.Second))))
 	case n < 15 && w.joined && !w.noPeers:
-		w.whole = w.whole || w.entry && w.chance(0.3)
+		if w.entry && w.chance(0.3) {
+			w.here()
+		}
 		w.tell(moved{})
 	case n < 16:
 		w.tell(othersWait{})
@@ -576,8 +612,7 @@ func (w *world) trouble() {
 			w.announce() // by the seeder, to who comes back
 		}
 		if w.kept {
-			w.notices = slices.Insert(w.notices, 0, event(announced{ann: &announce.Announcement{
-				ExecutionID: worldID, Key: "k", SourceBucket: testSource, Size: w.size, Expires: w.expires}}))
+			w.notices = slices.Insert(w.notices, 0, event(announced{ann: w.announcement()}))
 			w.tell(w.notices[0])
 			w.notices = w.notices[1:]
 		}
@@ -599,6 +634,9 @@ func (w *world) operate() {
 			w.announce()
 		}
 	case n < 3 && w.table.Status == ledger.InProgress:
+		if w.segments < worldSegments && w.chance(0.5) {
+			w.segments++
+		}
 		w.announce()
 	case n < 5 && !arrived && w.table.Status == ledger.InProgress:
 		w.failed(ledger.Result{Error: ledger.CancelledError})
@@ -630,12 +668,19 @@ func (w *world) heal() {
 	w.healthy = true
 	w.tableAway, w.bucketAway, w.sourceAway, w.full, w.noPeers, w.othersHaveTurn, w.refuses = false, false, false, false, false, false, false
 	w.tell(storeKnown{})
+	w.segments = worldSegments
+	switch { // an exchange of all that is known brings what was lost
+	case w.table.ExecutionID == worldID && w.table.Status == ledger.InProgress:
+		w.announce()
+	case w.m.ann != nil && w.m.over == nil && w.table.ExecutionID == worldID && !w.sealed():
+		w.notices = append(w.notices, ended{errFailed})
+	}
 	if w.othersLead {
 		w.othersLead = false
 		w.tell(membersChanged{})
 	}
 	until := w.now.Add(2 * endInterval)
-	for i := 0; w.failure == nil && (w.now.Before(until) || len(w.workers) > 0); i++ {
+	for i := 0; w.failure == nil && (w.now.Before(until) || len(w.workers) > 0 && !w.m.waits); i++ {
 		if i > 10_000 {
 			w.fail("does not come to rest")
 			return
@@ -653,8 +698,8 @@ func (w *world) heal() {
 			w.tell(e)
 		case len(can) > 0:
 			w.end(can[w.rng.IntN(len(can))])
-		case w.entry && !w.whole:
-			w.whole = true
+		case w.entry && !w.whole && (w.sealed() || !w.m.waits && w.workers[steer] != nil):
+			w.here()
 			w.tell(moved{})
 		case w.m.due.IsZero():
 			w.now = until
@@ -686,7 +731,7 @@ func (w *world) atRest() {
 			w.fail("the upload of a build that is over is left")
 		}
 	}
-	if w.turn {
+	if w.turn && !m.waits {
 		w.fail("has its turn at rest")
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -23,6 +22,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/manifest/manifesttest"
 	"github.com/landfall-dist/landfall/internal/swarm"
 )
 
@@ -156,12 +156,12 @@ func engineCommands() []*cli.Command {
 				}
 				return withEngine(c, "agent", false, func(e *engine) error {
 					started := time.Now()
-					t, err := e.Fetch(swarm.Fetch{InfoHash: infohash, Size: oneSize})
+					t, err := e.Fetch(swarm.Fetch{InfoHash: infohash, Shape: manifest.ShapeOf(oneSize)})
 					if err != nil {
 						return err
 					}
 					t.AddPeers([]swarm.PeerAddr{{ID: swarm.PeerID("seeder"), Addr: from}})
-					if _, err := t.Entry(c.Context); err != nil {
+					if _, err := t.Entry(c.Context, nil); err != nil {
 						return err
 					}
 					select {
@@ -202,27 +202,18 @@ func withEngine(c *cli.Context, name string, handOut bool, f func(*engine) error
 	return f(&engine{s, store, l.Addr()})
 }
 
-// fill puts a file into the cache.
+// fill puts a file into the cache, as one segment.
 func (e *engine) fill(file string) (*cache.Entry, error) {
-	f, err := os.Open(file)
+	content, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	h, err := manifest.NewHasher(oneSize, "application/zip", nil)
+	p, err := e.cache.Pull("build", 0, "", oneSize, nil)
 	if err != nil {
 		return nil, err
 	}
-	p, err := e.cache.Pull("build", "", oneSize)
-	if err != nil {
+	if _, err := p.WriteAt(content, 0); err != nil {
 		return nil, err
 	}
-	if _, err := io.Copy(io.MultiWriter(h, io.NewOffsetWriter(p, 0)), f); err != nil {
-		return nil, err
-	}
-	m, err := h.Manifest()
-	if err != nil {
-		return nil, err
-	}
-	return p.Commit(m)
+	return p.Commit(manifesttest.Segment(content))
 }

@@ -64,15 +64,10 @@ func (s *Seeder) newCarrier(r *ledger.Record) *carrier {
 // fault of its own it begins anew.
 func (c *carrier) run(ctx context.Context) {
 	err := survive.Run(c.logger, func() error { c.owner.Run(ctx, c); return nil })
-	for _, e := range c.owner.Left() {
-		if d, ok := e.(done); ok && d.held != nil {
-			c.hold(d.held)
-		}
-	}
 	if c.machine.doing != idle {
 		c.logger.Info("execution is left, the next start goes on with it", "seconds", since(c.machine.since))
 	}
-	c.held.unpin()
+	c.held.release()
 	c.span.End(ctx.Err())
 	if err == nil {
 		return
@@ -88,13 +83,8 @@ func (c *carrier) run(ctx context.Context) {
 
 // Hear, Due, Wake and Over are for the owner.
 func (c *carrier) Hear(now time.Time, e event) {
-	if d, ok := e.(done); ok {
-		if d.held != nil {
-			c.hold(d.held)
-		}
-		if d.err != nil && c.owner.Ending() {
-			return
-		}
+	if d, ok := e.(done); ok && d.err != nil && c.owner.Ending() {
+		return
 	}
 	c.perform(c.machine.step(now, e))
 }
@@ -150,9 +140,16 @@ func (c *carrier) worker(w worker) func(ctx context.Context) done {
 	r, held, span := c.machine.record, c.held, c.span
 	switch w {
 	case fetchWorker:
+		if held == nil {
+			var err error
+			if held, err = newHeld(r.Size); err != nil {
+				return func(context.Context) done { return done{err: err} }
+			}
+			c.held, c.machine.live.sent = held, held.sent
+		}
 		return func(ctx context.Context) done { return c.fetch(ctx, r, held) }
 	case announceWorker:
-		return func(ctx context.Context) done { return done{err: c.announce(ctx, r, held, span)} }
+		return func(ctx context.Context) done { return c.announce(ctx, r, held, span) }
 	case lookWorker:
 		of := c.machine.content
 		return func(ctx context.Context) done { c.readTable(ctx, of); return done{} }
@@ -164,30 +161,27 @@ func (c *carrier) worker(w worker) func(ctx context.Context) done {
 		return func(ctx context.Context) done { return done{err: c.renew(ctx, r, cause)} }
 	case leaveWorker:
 		c.held = nil
-		return func(context.Context) done { c.leave(held); return done{} }
+		return func(context.Context) done { c.leave(r, held); return done{} }
 	case mendWorker:
 		return func(ctx context.Context) done { c.keepWhole(ctx, r, held); return done{} }
 	}
 	panic("nobody knows how to " + string(w))
 }
 
-// hold keeps what was fetched until release.
-func (c *carrier) hold(h *held) {
-	c.held.unpin()
-	c.held = h
-}
-
 // leave gives back what the execution has held, and what a pull that was broken off has
 // left on the disk.
-func (c *carrier) leave(h *held) {
+func (c *carrier) leave(r *ledger.Record, h *held) {
 	if h != nil {
-		if h.torrent != nil {
-			h.torrent.DisconnectComplete()
+		segments, _ := h.all()
+		for _, s := range segments {
+			s.torrent.DisconnectComplete()
 		}
-		h.unpin()
+		h.release()
 		c.evict(0)
 	}
-	if err := c.cfg.Cache.ForgetPull(c.id); err != nil {
+	// Its segments need not be read again where it is sent again, or asked for as a whole.
+	_, keepList := c.index.get(c.id)
+	if err := c.cfg.Cache.ForgetPull(c.id, keepList); err != nil {
 		c.logger.Warn("disk space is not freed", "error", err)
 	}
 }
@@ -207,36 +201,41 @@ func (s *Seeder) receivers(r *ledger.Record) int {
 	return n
 }
 
-// announce tells the cluster.
-func (c *carrier) announce(ctx context.Context, r *ledger.Record, h *held, span *tracing.Span) (err error) {
+// announce tells the cluster what is here so far.
+func (c *carrier) announce(ctx context.Context, r *ledger.Record, h *held, span *tracing.Span) (d done) {
 	_, sub := tracing.Start(ctx, "announce")
-	defer func() { sub.End(err) }()
+	defer func() { sub.End(d.err) }()
+	segments, sha256 := h.all()
 	a := &announce.Announcement{
 		ExecutionID:  c.id,
 		Key:          c.key.FileKey,
 		SourceBucket: c.key.SourceBucket,
 		Destinations: r.Destinations,
-		Size:         h.manifest.Size,
+		Size:         h.layout.Size,
+		ETag:         r.SourceETag,
+		Scheme:       h.layout.Scheme,
+		PieceLength:  h.layout.PieceLength,
+		PartLength:   h.layout.PartLength,
+		Headers:      r.Headers,
+		SHA256:       sha256,
 		TraceParent:  announce.TraceParent(span.TraceParent()),
 		Issued:       c.book.Issue(c.id),
 	}
 	a.Expires = a.Issued.Add(announce.Lifetime)
-	if h.entry == nil {
-		a.Landfall = h.manifest.InlineBytes()
-	} else {
-		a.InfoHash = h.entry.InfoHash()
+	for _, s := range segments {
+		a.InfoHashes = a.InfoHashes.Append(s.entry.InfoHash())
 	}
+	d = done{segments: len(segments), sealed: a.Sealed()}
 	wire, err := announce.Sign(c.cfg.SigningKey, a)
-	if err != nil {
-		return err
+	if err == nil {
+		begun := time.Now()
+		err = c.gossip.Broadcast(wire, func() { c.metrics.announcements.Observe(time.Since(begun).Seconds()) })
 	}
-	begun := time.Now()
-	tried := func() { c.metrics.announcements.Observe(time.Since(begun).Seconds()) }
-	if err := c.gossip.Broadcast(wire, tried); err != nil {
-		return err
+	if d.err = err; err != nil {
+		return d
 	}
-	c.logger.Info("announced", "infohash", a.InfoHash.String(), "destinations", a.Destinations)
-	return nil
+	c.logger.Info("announced", "segments", d.segments, "of", h.layout.NumSegments(), "sealed", d.sealed, "destinations", a.Destinations)
+	return d
 }
 
 // retire sends the signed notice that an execution is over.

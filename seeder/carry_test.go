@@ -172,7 +172,7 @@ func TestEndOfProcessAndOfExecution(t *testing.T) {
 	}
 	defer disk.Close()
 	r := record(1, "k", 1)
-	pull, err := disk.Pull(r.ExecutionID, "etag", 1000)
+	pull, err := disk.Pull(r.ExecutionID, 0, "etag", 1000, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +211,7 @@ func TestEndOfProcessAndOfExecution(t *testing.T) {
 	if text := log.String(); strings.Contains(text, "WARN") || !strings.Contains(text, "the next start goes on with it") || left() == 0 {
 		t.Errorf("%d files are left, and the log says\n%s", left(), text)
 	}
-	s.newCarrier(r).leave(nil)
+	s.newCarrier(r).leave(r, nil)
 	if left() > 0 {
 		t.Errorf("%d files of an execution that is over are left", left())
 	}

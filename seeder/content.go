@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -21,70 +23,148 @@ import (
 	"github.com/landfall-dist/landfall/internal/tracing"
 )
 
-// held is a build's bytes as an execution has them.
+// mendInterval is how often it is looked whether a segment was found damaged on this disk.
+const mendInterval = time.Second
+
+// held is a build's bytes as an execution has them, segment by segment. It is safe for
+// concurrent use.
 type held struct {
-	manifest *manifest.Manifest
-	// entry is pinned, and torrent seeds it; nil for a build of 0 bytes.
-	entry   *cache.Entry
-	torrent *swarm.Torrent
+	layout *manifest.Layout
+
+	mu       sync.Mutex
+	segments []segment
+	sha256   string // empty while there are more to come
+	former   int64  // bytes that were sent of segments that are not held any more
+	released bool
 }
 
-func (h *held) unpin() {
-	if h != nil && h.entry != nil {
-		h.entry.Unpin()
+// segment is pinned, and its torrent seeds it.
+type segment struct {
+	entry   *cache.Entry
+	torrent *swarm.Torrent
+	before  int64 // bytes that were sent when this execution came to the torrent
+}
+
+// sent is how many bytes went to peers for this execution, or others at the same time.
+func (s segment) sent() int64 { return s.torrent.Stats().UploadedBytes - s.before }
+
+func newHeld(size int64) (*held, error) {
+	layout, err := manifest.NewLayout(manifest.Ramp, size)
+	if err != nil {
+		return nil, err
 	}
+	return &held{layout: layout}, nil
+}
+
+// put takes in a segment, in place of the one that was there.
+func (h *held) put(i int, s segment) {
+	s.before = s.torrent.Stats().UploadedBytes
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.released:
+		s.entry.Unpin()
+	case i < len(h.segments):
+		h.former += h.segments[i].sent()
+		h.segments[i].entry.Unpin()
+		h.segments[i] = s
+	default:
+		h.segments = append(h.segments, s)
+	}
+}
+
+func (h *held) seal(sha256 string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.sha256 = sha256
+}
+
+// all returns the segments so far, and the whole's SHA-256 once it is known.
+func (h *held) all() ([]segment, string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.segments), h.sha256
+}
+
+// sent is how many bytes went to peers since the execution has the segments.
+func (h *held) sent() (bytes int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	bytes = h.former
+	for _, s := range h.segments {
+		bytes += s.sent()
+	}
+	return bytes
+}
+
+// release gives back what is held; nil holds nothing. What was sent is known still.
+func (h *held) release() {
+	if h == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, s := range h.segments {
+		h.former += s.sent()
+		s.entry.Unpin()
+	}
+	h.segments, h.released = nil, true
 }
 
 // content is what the table says of them.
 func (h *held) content() content {
-	c := content{size: h.manifest.Size, sha256: h.manifest.SHA256Hex()}
-	if h.entry != nil {
-		c.infohash = h.entry.InfoHash().String()
+	segments, sha256 := h.all()
+	c := content{size: h.layout.Size, sha256: sha256}
+	if len(segments) > 0 {
+		c.infohash = segments[0].entry.InfoHash().String()
 	}
 	return c
 }
 
-// fetch has the build ready to be seeded: from the cache, or pulled. before is what the
-// execution has of it, nil for nothing.
-func (c *carrier) fetch(ctx context.Context, r *ledger.Record, before *held) (d done) {
-	var h *held
-	defer func() {
-		if d.held == nil { // after a panic, too
-			h.unpin()
-		}
-	}()
+// fetch has the build ready to be seeded: from the cache, or pulled. Each segment is
+// handed out as soon as it is here.
+func (c *carrier) fetch(ctx context.Context, r *ledger.Record, h *held) done {
 	if err := bucket.ParseHeaders(r.Headers).Check(landing.AddedMetadata); err != nil {
 		return done{err: err}
 	}
-	if h = c.cached(r.InfoHash); h == nil {
-		var err error
-		if h, err = c.pull(ctx, r, before); err != nil {
-			return done{err: err}
+	take := func(i int, entry *cache.Entry) error {
+		place := handout.Place{Execution: c.id, Segment: i}
+		torrent, err := c.swarm.HandOut(entry, place, c.receivers(r) == 1)
+		if err != nil {
+			entry.Unpin()
+			return err
 		}
-		err = c.noteContent(ctx, h.content())
-		switch {
-		case errors.Is(err, ledger.ErrSuperseded), ctx.Err() != nil:
-			return done{err: err}
-		case err != nil:
-			// The agents can download meanwhile; it is written when the table is read.
-			c.logger.Warn("table not written, announcing all the same", "error", err)
-		}
+		h.put(i, segment{entry: entry, torrent: torrent})
+		c.owner.Tell(here{i + 1})
+		return nil
 	}
-	found := done{content: h.content(), held: h}
-	if h.entry != nil {
-		torrent, err := c.swarm.HandOut(h.entry, handout.Place{Execution: c.id}, c.receivers(r) == 1)
+	if _, sha256 := h.all(); sha256 == "" {
+		var err error
+		if sha256, err = c.cached(r, h.layout, take); sha256 == "" && err == nil {
+			sha256, err = c.pull(ctx, r, h.layout, take)
+		}
 		if err != nil {
 			return done{err: err}
 		}
-		sent := torrent.Stats().UploadedBytes
-		h.torrent, found.sent = torrent, func() int64 { return torrent.Stats().UploadedBytes - sent }
-		c.evict(0)
+		h.seal(sha256)
 	}
-	return found
+	err := c.noteContent(ctx, h.content())
+	switch {
+	case errors.Is(err, ledger.ErrSuperseded), ctx.Err() != nil:
+		return done{err: err}
+	case err != nil:
+		// The agents can download meanwhile; it is written when the table is read.
+		c.logger.Warn("table not written, announcing all the same", "error", err)
+	}
+	c.evict(0)
+	return done{content: h.content()}
 }
 
 // noteContent adds what the pull has found to the record.
 func (c *carrier) noteContent(ctx context.Context, of content) error {
+	if r, ok := c.index.get(c.id); ok && r.SHA256 == of.sha256 && r.InfoHash == of.infohash {
+		return nil
+	}
 	updated, err := c.cfg.Ledger.SetContent(ctx, c.key, c.id, of.infohash, of.sha256)
 	if err == nil {
 		c.put(updated)
@@ -92,53 +172,70 @@ func (c *carrier) noteContent(ctx context.Context, of content) error {
 	return err
 }
 
-// pull brings the build here, unless that was done before and the table does not know.
-func (c *carrier) pull(ctx context.Context, r *ledger.Record, before *held) (*held, error) {
-	if before != nil && before.entry == nil {
-		return before, nil
-	}
-	if before != nil {
-		if h := c.cached(before.content().infohash); h != nil {
-			return h, nil
-		}
-	}
+// pull brings the build here, segment by segment, and returns its SHA-256.
+func (c *carrier) pull(ctx context.Context, r *ledger.Record, layout *manifest.Layout, take func(int, *cache.Entry) error) (string, error) {
 	c.owner.Tell(turned{api.PhaseQueued})
 	// Before it has its turn, which a bucket that does not answer would waste.
 	from, err := c.sources.Get(ctx, r.SourceBucket)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	release, err := c.puller.Slot(ctx)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	defer release()
 	c.owner.Tell(turned{api.PhasePulling})
 	object, err := from.Head(ctx, r.FileKey)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	if object.ETag != r.SourceETag {
-		return nil, fmt.Errorf("%w: ETag is %s, was %s", bucket.ErrChanged, object.ETag, r.SourceETag)
+		return "", fmt.Errorf("%w: ETag is %s, was %s", bucket.ErrChanged, object.ETag, r.SourceETag)
 	}
 	if names := differ(r, object); len(names) > 0 {
-		return nil, fmt.Errorf("%w: it has other headers now: %s", bucket.ErrChanged, strings.Join(names, ", "))
+		return "", fmt.Errorf("%w: it has other headers now: %s", bucket.ErrChanged, strings.Join(names, ", "))
 	}
-	c.logger.Info("pulling", "bytes", r.Size, "sourceBucket", r.SourceBucket)
+	c.logger.Info("pulling", "bytes", r.Size, "sourceBucket", r.SourceBucket, "segments", layout.NumSegments())
 	started := time.Now()
 	ctx, span := tracing.Start(ctx, "pull", attribute.Int64("landfall.bytes", r.Size))
-	m, entry, err := c.puller.Pull(ctx, from, object, c.id, func(bytes int64) { c.owner.Tell(pulled{bytes}) })
+	sha256, err := c.puller.Pull(ctx, source.Pull{
+		From: from, Object: object, Layout: layout, Name: c.id,
+		Progress: func(bytes int64) { c.owner.Tell(pulled{bytes}) },
+		Segment:  take,
+	})
 	span.End(err)
 	if err != nil {
 		if errors.Is(err, cache.ErrNoSpace) {
 			c.evict(r.Size) // for the next try
 		}
-		return nil, fmt.Errorf("pulling %s from %s: %w", r.FileKey, r.SourceBucket, err)
+		return "", fmt.Errorf("pulling %s from %s: %w", r.FileKey, r.SourceBucket, err)
 	}
 	took := time.Since(started)
 	c.metrics.pulls.Observe(took.Seconds())
-	c.logger.Info("pulled", "bytes", m.Size, "seconds", took.Seconds())
-	return &held{manifest: m, entry: entry}, nil
+	c.logger.Info("pulled", "bytes", r.Size, "seconds", took.Seconds())
+	return sha256, nil
+}
+
+// cached takes the segments of a build that was pulled before and is in the cache whole,
+// and returns its SHA-256; empty when it is not.
+func (c *carrier) cached(r *ledger.Record, layout *manifest.Layout, take func(int, *cache.Entry) error) (sha256 string, err error) {
+	if r.SHA256 == "" || layout.NumSegments() == 0 {
+		return "", nil
+	}
+	entries, err := c.segmentsOf(r, layout)
+	if entries == nil {
+		return "", err
+	}
+	for i, e := range entries {
+		if err := take(i, e); err != nil {
+			for _, e := range entries[i+1:] {
+				e.Unpin()
+			}
+			return "", err
+		}
+	}
+	return r.SHA256, nil
 }
 
 // differ names the headers that an object has otherwise than its execution knows;
@@ -150,51 +247,41 @@ func differ(r *ledger.Record, o *bucket.Object) []string {
 	return bucket.ParseHeaders(r.Headers).Differ(o.Headers)
 }
 
-// cached is the whole entry of a build that was pulled before, nil where there is none.
-func (c *carrier) cached(hex string) *held {
-	infohash, err := manifest.ParseInfoHash(hex)
-	if err != nil { // not known yet, or none
-		return nil
-	}
-	entry, ok := c.cfg.Cache.Pinned(infohash)
-	if !ok {
-		return nil
-	}
-	if !entry.Whole() {
-		entry.Unpin()
-		return nil
-	}
-	return &held{manifest: entry.Manifest(), entry: entry}
-}
-
 // keepWhole reads from the source again what is found damaged on this disk, until ctx
 // ends.
 func (c *carrier) keepWhole(ctx context.Context, r *ledger.Record, h *held) {
-	if h.torrent == nil {
-		return
-	}
-	ticker := time.NewTicker(lookInterval)
+	ticker := time.NewTicker(mendInterval)
 	defer ticker.Stop()
+	rest := time.Time{}
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-h.torrent.Lost():
-		case <-ticker.C:
+		case now := <-ticker.C:
+			if now.Before(rest) {
+				continue
+			}
 		}
-		if h.torrent.Done() {
-			continue
-		}
-		from, err := c.sources.Get(ctx, r.SourceBucket)
-		if err == nil {
-			err = source.Pieces(ctx, from, r.FileKey, r.SourceETag, h.manifest, h.torrent.Missing(),
-				func(ctx context.Context, piece int, b []byte) error {
-					c.metrics.repaired.Add(int64(len(b)))
-					return h.torrent.Put(ctx, piece, b)
-				})
-		}
-		if err != nil && ctx.Err() == nil {
-			c.logger.Warn("damaged pieces not read again yet", "error", err, "retryIn", lookInterval.String())
+		segments, _ := h.all()
+		for i, s := range segments {
+			if s.torrent.Done() {
+				s.torrent.DisconnectComplete() // each connection costs memory, and there are many
+				continue
+			}
+			offset, _ := h.layout.SegmentRange(i)
+			from, err := c.sources.Get(ctx, r.SourceBucket)
+			if err == nil {
+				err = source.Pieces(ctx, from, r.FileKey, r.SourceETag, offset, s.entry.Manifest(), s.torrent.Missing(),
+					func(ctx context.Context, piece int, b []byte) error {
+						c.metrics.repaired.Add(int64(len(b)))
+						return s.torrent.Put(ctx, piece, b)
+					})
+			}
+			if err != nil && ctx.Err() == nil {
+				c.logger.Warn("damaged pieces not read again yet", "error", err, "retryIn", lookInterval.String())
+				rest = time.Now().Add(lookInterval)
+				break
+			}
 		}
 	}
 }
@@ -202,26 +289,86 @@ func (c *carrier) keepWhole(ctx context.Context, r *ledger.Record, h *held) {
 // evict brings the cache below its limit, and makes room for a build of so many
 // bytes if it can.
 func (s *Seeder) evict(room int64) {
+	evicted := false
 	err := s.cfg.Cache.Evict(room, func(infohash manifest.InfoHash) {
+		evicted = true
+		s.swarm.DropSegment(infohash)
 		if t, ok := s.swarm.Torrent(infohash); ok {
 			t.Drop()
 		}
 	})
+	if evicted {
+		err = errors.Join(err, s.forgetPulls())
+	}
 	if err != nil {
 		s.cfg.Logger.Warn("cache not cleaned", "error", err)
 	}
 }
 
+// forgetPulls removes what pulls have left of executions that have arrived everywhere and
+// whose segments the cache does not have any more, and of those that nobody knows.
+func (s *Seeder) forgetPulls() error {
+	return s.cfg.Cache.ForgetPulls(func(id string) bool {
+		r, ok := s.index.get(id)
+		if !ok || r.Status != ledger.Completed {
+			return ok
+		}
+		infohash, err := manifest.ParseInfoHash(r.InfoHash)
+		if err != nil {
+			return false
+		}
+		_, here := s.cfg.Cache.Entry(infohash)
+		return here
+	})
+}
+
 // torrentFile returns the bencoded .torrent of an execution (BEP 3), for
-// ordinary clients.
+// ordinary clients, and seeds the build as that.
 func (s *Seeder) torrentFile(r *ledger.Record) ([]byte, error) {
-	infohash, err := manifest.ParseInfoHash(r.InfoHash)
-	if err != nil {
+	if r.SHA256 == "" || r.Size == 0 {
 		return nil, errors.New("the build was not pulled yet, or has 0 bytes")
 	}
-	entry, ok := s.cfg.Cache.Entry(infohash)
-	if !ok {
+	layout, err := manifest.NewLayout(manifest.Ramp, r.Size)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := s.segmentsOf(r, layout)
+	if err != nil {
+		return nil, err
+	}
+	if entries == nil {
 		return nil, errors.New("the build is not in the seeder's cache any more")
 	}
-	return swarm.TorrentFile(entry.Manifest()), nil
+	defer func() {
+		for _, e := range entries {
+			e.Unpin()
+		}
+	}()
+	return s.swarm.SeedWhole(r.SHA256, layout.Shape, entries)
+}
+
+// segmentsOf are the segments of a build that was pulled before, pinned; nil when the cache
+// has not all of them whole.
+func (s *Seeder) segmentsOf(r *ledger.Record, layout *manifest.Layout) ([]*cache.Entry, error) {
+	list, err := s.cfg.Cache.PulledSegments(r.ExecutionID, source.Tag(r.SourceETag, layout))
+	if err != nil {
+		return nil, err
+	}
+	known := list.Known
+	if err := list.Close(); err != nil || len(known) < layout.NumSegments() {
+		return nil, err
+	}
+	var entries []*cache.Entry
+	for _, infohash := range known {
+		if e, ok := s.cfg.Cache.Pinned(infohash); ok {
+			entries = append(entries, e)
+		}
+	}
+	if len(entries) < len(known) || slices.ContainsFunc(entries, func(e *cache.Entry) bool { return !e.Whole() }) {
+		for _, e := range entries {
+			e.Unpin()
+		}
+		return nil, nil
+	}
+	return entries, nil
 }

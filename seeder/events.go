@@ -66,15 +66,18 @@ type (
 	// turned: the pull has come to this phase; pulled: it has come so far.
 	turned struct{ phase string }
 	pulled struct{ bytes int64 }
+	// here: so many segments are here, and handed out.
+	here struct{ segments int }
 	// delayed: an object that changes again and again is looked at then.
 	delayed struct{ until time.Time }
 	// done is a worker's last word.
 	done struct {
 		worker  worker
 		err     error
-		content content      // of fetch
-		sent    func() int64 // of fetch: bytes so far
-		held    *held        // of fetch, for the owner
+		content content // of fetch
+		// segments were announced; sealed: that is all of them.
+		segments int
+		sealed   bool
 	}
 )
 

@@ -66,7 +66,7 @@ func (s *Seeder) load(ctx context.Context) error {
 	for _, a := range s.book.Active() {
 		s.retireEnded(a)
 	}
-	if err := s.cfg.Cache.ForgetPulls(func(id string) bool { return running[id] }); err != nil {
+	if err := s.forgetPulls(); err != nil {
 		s.cfg.Logger.Warn("disk space is not freed", "error", err)
 	}
 	if resumed > 0 {

@@ -55,6 +55,12 @@ type machine struct {
 	failures []failure
 	// content is what was found in this run; nil before.
 	content *content
+	// here counts the segments that are here, told those that were announced in this
+	// attempt.
+	here, told int
+	// tellAt is when an announcement that has failed while the rest was on its way is
+	// tried again; zero for not at all.
+	tellAt time.Time
 	// farthest is how many bytes were pulled at most, pulling when that last grew or all
 	// of them were here, when this run began, or a retry was asked for.
 	farthest int64
@@ -136,6 +142,12 @@ func (m *machine) step(now time.Time, e event) []action {
 			m.farthest, m.pulling = e.bytes, now
 		}
 		m.live.pulled = e.bytes
+	case here:
+		m.here = max(m.here, e.segments)
+		if m.doing == fetching {
+			m.work(mendWorker)
+		}
+		m.announceMore()
 	case delayed:
 		m.live.retryAt = e.until
 	case done:
@@ -153,6 +165,8 @@ func (m *machine) step(now time.Time, e event) []action {
 // due is when wake is to be called; zero for never.
 func (m *machine) due() time.Time {
 	switch m.doing {
+	case fetching:
+		return m.tellAt
 	case resting:
 		return m.until
 	case following:
@@ -166,6 +180,9 @@ func (m *machine) wake(now time.Time) []action {
 	m.actions = nil
 	switch due := m.due(); {
 	case due.IsZero() || now.Before(due):
+	case m.doing == fetching:
+		m.tellAt = time.Time{}
+		m.announceMore()
 	case m.doing == resting:
 		m.attempt(now)
 	default:
@@ -221,6 +238,7 @@ func (m *machine) begin(now time.Time, a asked) {
 	}
 	m.recall()
 	m.content, m.farthest, m.pulling, m.wait = nil, 0, now, firstRetry
+	m.here, m.told = 0, 0
 	m.do(begun{a})
 	m.attempt(now)
 }
@@ -239,7 +257,9 @@ func (m *machine) recall() {
 // attempt begins anew, with what is there.
 func (m *machine) attempt(now time.Time) {
 	m.request, m.doing, m.left, m.live.retryAt = nil, fetching, false, time.Time{}
+	m.tellAt = time.Time{}
 	m.work(fetchWorker)
+	m.announceMore()
 }
 
 func (m *machine) know(now time.Time, r *ledger.Record) {
@@ -272,6 +292,9 @@ func (m *machine) report(now time.Time, r reported) {
 // ended takes a worker's last word.
 func (m *machine) ended(now time.Time, d done) {
 	delete(m.working, d.worker)
+	if d.worker == leaveWorker {
+		m.here, m.told = 0, 0
+	}
 	if m.doing == finishing {
 		m.finished(now)
 		return
@@ -280,9 +303,7 @@ func (m *machine) ended(now time.Time, d done) {
 	case fetchWorker:
 		m.fetched(now, d)
 	case announceWorker:
-		if m.doing == announcing {
-			m.told(now, d.err)
-		}
+		m.toldOf(now, d)
 	case lookWorker:
 		switch m.doing {
 		case idle:
@@ -307,19 +328,42 @@ func (m *machine) fetched(now time.Time, d done) {
 		m.live.whole = now
 	}
 	m.content, m.pulling, m.live.gone = &d.content, now, false
-	m.live.pulled, m.live.sent = d.content.size, d.sent
+	m.live.pulled = d.content.size
 	m.work(mendWorker)
 	m.announce()
 }
 
+// announceMore tells the cluster what has come since it was told last, while the rest is
+// on its way here.
+func (m *machine) announceMore() {
+	if m.doing == fetching && m.here > m.told && m.tellAt.IsZero() {
+		m.work(announceWorker)
+	}
+}
+
 func (m *machine) announce() {
-	m.doing = announcing
+	m.doing, m.tellAt = announcing, time.Time{}
 	m.work(announceWorker)
 }
 
-func (m *machine) told(now time.Time, err error) {
-	if err != nil {
-		m.fail(now, err)
+// toldOf follows an announcement.
+func (m *machine) toldOf(now time.Time, d done) {
+	switch {
+	case m.doing == fetching && d.err != nil:
+		m.live.err, m.tellAt = d.err, now.Add(m.jitter(firstRetry))
+		m.do(complain{d.err, m.tellAt.Sub(now)})
+		return
+	case m.doing == fetching:
+		m.told, m.live.err = max(m.told, d.segments), nil
+		m.announceMore()
+		return
+	case m.doing != announcing:
+		return
+	case d.err != nil:
+		m.fail(now, d.err)
+		return
+	case !d.sealed: // it was begun before all was here
+		m.work(announceWorker)
 		return
 	}
 	if m.announced.IsZero() {

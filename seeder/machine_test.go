@@ -79,8 +79,8 @@ func (v *told) hear(e event) []action { return v.step(v.now, e) }
 
 // announced has the bytes here and the cluster told.
 func (v *told) announced() {
-	v.hear(done{worker: fetchWorker, content: content{size: 100, infohash: "infohash", sha256: "sha256"}, sent: func() int64 { return 0 }})
-	v.hear(done{worker: announceWorker})
+	v.hear(done{worker: fetchWorker, content: content{size: 100, infohash: "infohash", sha256: "sha256"}})
+	v.hear(done{worker: announceWorker, segments: 1, sealed: true})
 }
 
 func (v *told) write(change func(r *ledger.Record)) {

@@ -17,9 +17,10 @@ import (
 )
 
 const (
-	simSteps   = 400 // of trouble in one order of events
-	simCalm    = 4000
-	simTimeout = 10 * time.Minute
+	simSteps    = 400 // of trouble in one order of events
+	simCalm     = 4000
+	simSegments = 3
+	simTimeout  = 10 * time.Minute
 )
 
 // sim is the world around one machine: a table, agents, people, a source, and a clock.
@@ -40,8 +41,12 @@ type sim struct {
 	cancelled map[worker]bool
 	// announced while agents know of it.
 	announced bool
-	calm      bool // nothing goes wrong any more
-	events    int
+	// here are the segments that this process has, whole says that it has all of them;
+	// telling are those that the announcement under way is of.
+	here, telling int
+	whole, seals  bool
+	calm          bool // nothing goes wrong any more
+	events        int
 
 	// What the properties need.
 	carried  bool            // between begun and concluded
@@ -131,7 +136,7 @@ func (s *sim) hear() {
 	switch e := e.(type) {
 	case done:
 		delete(s.running, e.worker)
-		if e.worker == announceWorker && e.err == nil {
+		if e.worker == announceWorker && e.err == nil && e.sealed {
 			s.owes = false
 			if s.m.announced.IsZero() {
 				s.told = s.now
@@ -151,6 +156,12 @@ func (s *sim) hear() {
 	s.perform(s.m.step(s.now, e))
 	if s.m.doing == following {
 		s.owes = false
+		if !s.seals {
+			s.fail("it waits for the destinations, and the build is not sealed")
+		}
+	}
+	if s.m.doing == fetching && s.m.here > s.m.told && s.running[announceWorker] == nil && s.m.due().IsZero() {
+		s.fail("%d segments are here, %d are announced, and nobody is told", s.m.here, s.m.told)
 	}
 	if slices.Contains([]doing{fetching, renewing, resting}, s.m.doing) && !wanted(s.m.record) {
 		s.fail("it goes on though nobody waits for it")
@@ -224,7 +235,7 @@ func (s *sim) begin(w worker) {
 	if s.running[w] == nil {
 		s.running[w] = []failure{}
 	}
-	alone := []worker{fetchWorker, announceWorker, renewWorker}
+	alone := []worker{fetchWorker, renewWorker}
 	for _, other := range alone {
 		if slices.Contains(alone, w) && other != w && s.running[other] != nil {
 			s.fail("%s begins beside %s", w, other)
@@ -232,13 +243,16 @@ func (s *sim) begin(w worker) {
 	}
 	switch w {
 	case leaveWorker:
-		s.holds = false
+		s.holds, s.here, s.whole = false, 0, false
 	case fetchWorker:
 		s.owes, s.holds = false, true
 		if !wanted(s.m.record) {
 			s.fail("fetched though nobody waits for it")
 		}
 	case announceWorker:
+		if s.telling, s.seals = s.here, s.whole; s.here == 0 {
+			s.fail("announces nothing")
+		}
 		if s.m.successor != "" {
 			s.fail("announced after it was superseded")
 		}
@@ -272,9 +286,14 @@ func (s *sim) work(w worker) {
 	}
 	switch w {
 	case fetchWorker:
-		if !s.calm && s.rng.IntN(3) == 0 {
+		if s.rng.IntN(3) == 0 {
 			s.mail(turned{api.PhasePulling})
 			s.mail(pulled{s.rng.Int64N(100)})
+		}
+		if s.here < simSegments && s.rng.IntN(3) > 0 && !s.cancelled[w] { // one more, and it goes on
+			s.here++
+			s.mail(here{s.here})
+			return
 		}
 		switch {
 		case s.taken && s.rng.IntN(2) == 0:
@@ -282,13 +301,19 @@ func (s *sim) work(w worker) {
 		case trouble:
 			d.err = []error{errPasses, errPasses, bucket.ErrNotFound, bucket.ErrChanged}[s.rng.IntN(4)]
 		default:
-			d.content, d.sent = content{size: 100, infohash: "infohash", sha256: "sha256"}, func() int64 { return 0 }
+			d.content = content{size: 100, infohash: "infohash", sha256: "sha256"}
+			for s.here < simSegments {
+				s.here++
+				s.mail(here{s.here})
+			}
+			s.whole = true
 		}
 	case announceWorker:
 		if trouble {
 			d.err = errPasses
 			break
 		}
+		d.segments, d.sealed = s.telling, s.seals
 		s.announced = true
 	case lookWorker:
 		if !trouble || s.m.doing == finishing {
@@ -429,6 +454,7 @@ func (s *sim) pass(d time.Duration) {
 
 // crash loses all that is not in the table; the next start reads it.
 func (s *sim) crash() {
+	s.here, s.whole = 0, false
 	s.owned, s.carried, s.owes, s.mailbox, s.running, s.cancelled = false, false, false, nil, make(map[worker][]failure), make(map[worker]bool)
 	if s.index = s.table; s.index.Status == ledger.InProgress {
 		s.ask(asResumed)

@@ -4,22 +4,27 @@
 //
 // A document travels as
 //
-//	"landfall-announcement-v1\n" or "landfall-end-v1\n"
+//	"landfall-announcement-v2\n" or "landfall-end-v1\n"
 //	32 bytes  Ed25519 public key
 //	64 bytes  Ed25519 signature over the first line and the body
 //	JSON      body
 //
 // so the signature covers the exact bytes sent, and a body of one kind or
 // version can never be taken for another.
+//
+// An announcement grows by revisions while its build is read from the source: each names
+// all segments so far, and the last one, the seal, the whole's SHA-256.
 package announce
 
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -31,7 +36,7 @@ import (
 
 const (
 	// MaxLength bounds a document on the wire in bytes.
-	MaxLength = 16 << 10
+	MaxLength = 24 << 10
 	// MaxKeyLength is S3's limit on an object's key in bytes.
 	MaxKeyLength = 1024
 	// MaxDestinations bounds the destination buckets of one execution.
@@ -44,7 +49,13 @@ const (
 	// maxBucketName is S3's limit on the length of a bucket's name.
 	maxBucketName = 63
 
-	announcementPrefix = "landfall-announcement-v1\n"
+	// maxHeaders bounds the names and values of the source object's headers in bytes:
+	// S3's 2 KiB of user metadata, and 1 KiB of content headers.
+	maxHeaders = 4 << 10
+	// maxETag bounds an ETag in bytes.
+	maxETag = 256
+
+	announcementPrefix = "landfall-announcement-v2\n"
 	endPrefix          = "landfall-end-v1\n"
 )
 
@@ -55,25 +66,91 @@ var (
 	// ErrUntrusted is wrapped when the signature is not one of a trusted key; together
 	// with ErrInvalid when a trusted key is named and the signature is wrong.
 	ErrUntrusted = errors.New("untrusted document")
+	// ErrContradiction is wrapped when a document says of an execution what contradicts
+	// an earlier one.
+	ErrContradiction = errors.New("contradicts what was announced before")
 	// ErrExpired is wrapped when a document's time is over.
 	ErrExpired = errors.New("expired document")
 )
 
 // Announcement makes the agents of its destinations fetch and land a build.
 type Announcement struct {
-	ExecutionID  string            `json:"executionId"` // ULID
-	Key          string            `json:"key"`
-	SourceBucket string            `json:"sourceBucket"`
-	Destinations []string          `json:"destinationBuckets"`
-	InfoHash     manifest.InfoHash `json:"infohash"`
-	Size         int64             `json:"size"` // bytes
-	// Landfall is the bencoded landfall dictionary of a build of 0 bytes,
-	// which has no swarm to get it from; nil for any other.
-	Landfall []byte `json:"landfall,omitempty"`
+	ExecutionID string `json:"executionId"` // ULID
+	// Term is the seeder's; 0 where there is one seeder.
+	Term         int64    `json:"term,omitempty"`
+	Key          string   `json:"key"`
+	SourceBucket string   `json:"sourceBucket"`
+	Destinations []string `json:"destinationBuckets"`
+	Size         int64    `json:"size"` // bytes
+	// ETag is the source object's; empty while it has none.
+	ETag string `json:"etag,omitempty"`
+	// Scheme cuts the build into segments, of pieces and parts of these lengths in bytes.
+	Scheme      manifest.Scheme `json:"scheme"`
+	PieceLength int64           `json:"pieceLength"`
+	PartLength  int64           `json:"partLength"`
+	// Headers are the source object's, as bucket.Headers.Map has them.
+	Headers map[string]string `json:"headers,omitempty"`
+	// High goes before what is not.
+	High bool `json:"high,omitempty"`
+	// InfoHashes are those of the segments so far, one after the other.
+	InfoHashes InfoHashes `json:"infohashes,omitempty"`
+	// SHA256 is the whole's in hexadecimal; empty before the seal.
+	SHA256 string `json:"sha256,omitempty"`
 	// TraceParent is the seeder's span of the execution; empty where it has none.
 	TraceParent TraceParent `json:"traceparent,omitempty"`
 	Issued      time.Time   `json:"issued"`
 	Expires     time.Time   `json:"expires"`
+
+	layout *manifest.Layout
+}
+
+// InfoHashes are infohashes one after the other, in JSON as one base64 string.
+type InfoHashes []byte
+
+// Len is how many they are.
+func (h InfoHashes) Len() int { return len(h) / len(manifest.InfoHash{}) }
+
+// At returns one.
+func (h InfoHashes) At(i int) manifest.InfoHash {
+	const length = len(manifest.InfoHash{})
+	return manifest.InfoHash(h[i*length : (i+1)*length])
+}
+
+// Append returns them with one more.
+func (h InfoHashes) Append(next manifest.InfoHash) InfoHashes {
+	return append(slices.Clip(h), next[:]...)
+}
+
+// Sealed reports whether the build is known to its end.
+func (a *Announcement) Sealed() bool { return a.SHA256 != "" }
+
+// Layout is how the build is cut.
+func (a *Announcement) Layout() *manifest.Layout { return a.layout }
+
+// extends reports whether a later revision says what an earlier one says, and perhaps
+// more; a shorter one may say less. Else the error wraps ErrContradiction.
+func (a *Announcement) extends(before *Announcement) error {
+	short := min(len(a.InfoHashes), len(before.InfoHashes))
+	switch {
+	case a.Key != before.Key || a.SourceBucket != before.SourceBucket || a.Size != before.Size:
+		return fmt.Errorf("%w: it is another object", ErrContradiction)
+	case a.Scheme != before.Scheme || a.PieceLength != before.PieceLength || a.PartLength != before.PartLength:
+		return fmt.Errorf("%w: it is cut otherwise", ErrContradiction)
+	case a.ETag != before.ETag && before.ETag != "":
+		return fmt.Errorf("%w: its ETag was %s and is %s", ErrContradiction, before.ETag, a.ETag)
+	case !bytes.Equal(a.InfoHashes[:short], before.InfoHashes[:short]):
+		return fmt.Errorf("%w: one of its first %d segments is another", ErrContradiction, short/len(manifest.InfoHash{}))
+	case a.Sealed() && before.Sealed() && a.SHA256 != before.SHA256:
+		return fmt.Errorf("%w: its SHA-256 was %s and is %s", ErrContradiction, before.SHA256, a.SHA256)
+	case a.Term < before.Term:
+		return fmt.Errorf("%w: of term %d, which term %d has followed", ErrContradiction, a.Term, before.Term)
+	}
+	return nil
+}
+
+// less reports whether a revision says less of the build than an earlier one.
+func (a *Announcement) less(before *Announcement) bool {
+	return len(a.InfoHashes) < len(before.InfoHashes) || before.Sealed() && !a.Sealed()
 }
 
 // Reasons of an End.
@@ -112,10 +189,13 @@ func Sign(key ed25519.PrivateKey, doc any) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("%w: cannot sign a %T", ErrInvalid, doc)
 	}
-	body, err := json.Marshal(doc)
-	if err != nil {
+	var encoded bytes.Buffer
+	encoder := json.NewEncoder(&encoded)
+	encoder.SetEscapeHTML(false) // which makes six bytes of one
+	if err := encoder.Encode(doc); err != nil {
 		return nil, fmt.Errorf("encoding %T: %w", doc, err)
 	}
+	body := encoded.Bytes()
 	signed := append([]byte(prefix), body...)
 	out := make([]byte, 0, len(signed)+ed25519.PublicKeySize+ed25519.SignatureSize)
 	out = append(out, prefix...)
@@ -216,15 +296,41 @@ func (a *Announcement) check() error {
 			return err
 		}
 	}
-	switch {
-	case a.Size < 0 || a.Size > manifest.MaxSize:
-		return fmt.Errorf("%w: size %d", ErrInvalid, a.Size)
-	case (a.Size == 0) != (len(a.Landfall) > 0):
-		return fmt.Errorf("%w: the landfall dictionary goes with a build of 0 bytes only", ErrInvalid)
-	case (a.Size == 0) != (a.InfoHash == manifest.InfoHash{}):
-		return fmt.Errorf("%w: infohash of a build of %d bytes", ErrInvalid, a.Size)
+	layout, err := manifest.NewLayout(a.Scheme, a.Size)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
+	headers := 0
+	for name, value := range a.Headers {
+		headers += len(name) + len(value)
+	}
+	segments := a.InfoHashes.Len()
+	switch {
+	case a.PieceLength != layout.PieceLength || a.PartLength != layout.PartLength:
+		return fmt.Errorf("%w: pieces of %d and parts of %d bytes in a build of %d", ErrInvalid, a.PieceLength, a.PartLength, a.Size)
+	case len(a.InfoHashes)%len(manifest.InfoHash{}) != 0 || segments > layout.NumSegments():
+		return fmt.Errorf("%w: %d bytes of infohashes for %d segments", ErrInvalid, len(a.InfoHashes), layout.NumSegments())
+	case a.Sealed() && (segments < layout.NumSegments() || !isSHA256(a.SHA256)):
+		return fmt.Errorf("%w: sealed with %d of %d segments and SHA-256 %q", ErrInvalid, segments, layout.NumSegments(), a.SHA256)
+	case !a.Sealed() && segments == 0:
+		return fmt.Errorf("%w: nothing is announced", ErrInvalid)
+	case a.Size == 0 && a.SHA256 != emptySHA256:
+		return fmt.Errorf("%w: SHA-256 %s of a build of 0 bytes", ErrInvalid, a.SHA256)
+	case headers > maxHeaders:
+		return fmt.Errorf("%w: %d bytes of headers", ErrInvalid, headers)
+	case len(a.ETag) > maxETag:
+		return fmt.Errorf("%w: ETag of %d bytes", ErrInvalid, len(a.ETag))
+	case a.Term < 0:
+		return fmt.Errorf("%w: term %d", ErrInvalid, a.Term)
+	}
+	a.layout = layout
 	return nil
+}
+
+const emptySHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+func isSHA256(text string) bool {
+	return len(text) == 2*sha256.Size && strings.Trim(text, "0123456789abcdef") == ""
 }
 
 func (e *End) expires() time.Time { return e.Expires }

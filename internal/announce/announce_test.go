@@ -33,17 +33,32 @@ func id(n byte) string {
 	return u.String()
 }
 
+// announcement is one of three segments, sealed.
 func announcement(n byte) *Announcement {
+	shape := manifest.ShapeOf(2*manifest.MinPartLength + 42)
 	return &Announcement{
 		ExecutionID:  id(n),
 		Key:          "releases/build ü+%.zip",
 		SourceBucket: "global-builds",
 		Destinations: []string{"region-a-builds", "region-b-builds"},
-		InfoHash:     manifest.InfoHash{1},
-		Size:         42,
+		Size:         shape.Size,
+		ETag:         `"etag"`,
+		Scheme:       manifest.Ramp,
+		PieceLength:  shape.PieceLength,
+		PartLength:   shape.PartLength,
+		Headers:      map[string]string{"content-type": "application/zip", "x-amz-meta-commit": "abc"},
+		InfoHashes:   InfoHashes(nil).Append(manifest.InfoHash{1}).Append(manifest.InfoHash{2}).Append(manifest.InfoHash{3}),
+		SHA256:       strings.Repeat("0f", 32),
 		Issued:       noon,
 		Expires:      noon.Add(Lifetime),
 	}
+}
+
+// revision is announcement before the seal, with so many segments, so much later.
+func revision(n byte, segments int, later time.Duration) *Announcement {
+	a := announcement(n)
+	a.InfoHashes, a.SHA256, a.Issued = a.InfoHashes[:20*segments], "", noon.Add(later)
+	return a
 }
 
 func end(n byte, issued time.Time) *End {
@@ -65,7 +80,7 @@ func TestSignAndOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a := got.(*Announcement); a.Key != want.Key || a.InfoHash != want.InfoHash || len(a.Destinations) != 2 {
+	if a := got.(*Announcement); a.Key != want.Key || a.InfoHashes.At(2) != (manifest.InfoHash{3}) || a.Layout().NumSegments() != 3 || len(a.Destinations) != 2 || a.Headers["x-amz-meta-commit"] != "abc" {
 		t.Errorf("got %+v", a)
 	}
 	if got, err := Open(sign(t, end(1, noon)), trust, noon); err != nil || got.(*End).Reason != "completed" {
@@ -122,15 +137,25 @@ func TestOpenRefuses(t *testing.T) {
 
 func TestSignRefuses(t *testing.T) {
 	for name, spoil := range map[string]func(*Announcement){
-		"no key":             func(a *Announcement) { a.Key = "" },
-		"long key":           func(a *Announcement) { a.Key = strings.Repeat("k", MaxKeyLength+1) },
-		"key is not UTF-8":   func(a *Announcement) { a.Key = "\xff" },
-		"no ULID":            func(a *Announcement) { a.ExecutionID = "1" },
-		"no destination":     func(a *Announcement) { a.Destinations = nil },
-		"odd bucket":         func(a *Announcement) { a.Destinations = []string{"../etc"} },
-		"negative size":      func(a *Announcement) { a.Size = -1 },
-		"empty, no manifest": func(a *Announcement) { a.Size, a.InfoHash = 0, manifest.InfoHash{} },
-		"no infohash":        func(a *Announcement) { a.InfoHash = manifest.InfoHash{} },
+		"no key":              func(a *Announcement) { a.Key = "" },
+		"long key":            func(a *Announcement) { a.Key = strings.Repeat("k", MaxKeyLength+1) },
+		"key is not UTF-8":    func(a *Announcement) { a.Key = "\xff" },
+		"no ULID":             func(a *Announcement) { a.ExecutionID = "1" },
+		"no destination":      func(a *Announcement) { a.Destinations = nil },
+		"odd bucket":          func(a *Announcement) { a.Destinations = []string{"../etc"} },
+		"negative size":       func(a *Announcement) { a.Size = -1 },
+		"other pieces":        func(a *Announcement) { a.PieceLength *= 2 },
+		"other parts":         func(a *Announcement) { a.PartLength *= 2 },
+		"unknown scheme":      func(a *Announcement) { a.Scheme = "even" },
+		"half an infohash":    func(a *Announcement) { a.InfoHashes = a.InfoHashes[:50] },
+		"too many segments":   func(a *Announcement) { a.InfoHashes = a.InfoHashes.Append(manifest.InfoHash{4}) },
+		"sealed too early":    func(a *Announcement) { a.InfoHashes = a.InfoHashes[:40] },
+		"odd SHA-256":         func(a *Announcement) { a.SHA256 = "abc" },
+		"no segment":          func(a *Announcement) { a.InfoHashes, a.SHA256 = nil, "" },
+		"empty, wrong digest": func(a *Announcement) { a.Size, a.InfoHashes = 0, nil },
+		"long headers":        func(a *Announcement) { a.Headers = map[string]string{"x-amz-meta-a": strings.Repeat("b", maxHeaders)} },
+		"long ETag":           func(a *Announcement) { a.ETag = strings.Repeat("e", maxETag+1) },
+		"negative term":       func(a *Announcement) { a.Term = -1 },
 	} {
 		a := announcement(1)
 		spoil(a)
@@ -140,15 +165,79 @@ func TestSignRefuses(t *testing.T) {
 	}
 }
 
+// The most of everything fits: a build of 5 TiB, or any other, in MaxSegments, for
+// MaxDestinations, with S3's longest key and all headers.
 func TestLongestAnnouncementFits(t *testing.T) {
 	a := announcement(1)
-	a.Key = strings.Repeat("\"", MaxKeyLength) // two bytes each in JSON
+	shape := manifest.ShapeOf(manifest.MaxSize)
+	a.Size, a.PieceLength, a.PartLength = shape.Size, shape.PieceLength, shape.PartLength
+	a.Key = strings.Repeat("\x01", MaxKeyLength) // six bytes each in JSON
+	a.ETag = strings.Repeat("e", maxETag)
+	a.TraceParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	a.Term = 1 << 62
+	a.High = true
+	a.Headers = map[string]string{"x-amz-meta-a": strings.Repeat("<", 2<<10), "cache-control": strings.Repeat("&", 1<<10)}
 	a.Destinations = nil
 	for range MaxDestinations {
 		a.Destinations = append(a.Destinations, strings.Repeat("b", maxBucketName))
 	}
-	if n := len(sign(t, a)); n > MaxLength {
+	layout, err := manifest.NewLayout(a.Scheme, a.Size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.InfoHashes = bytes.Repeat([]byte{0xff}, 20*layout.NumSegments())
+	// What a scheme may have beyond those of this one, in base64.
+	more := (manifest.MaxSegments - layout.NumSegments()) * 20 * 4 / 3
+	if n := len(sign(t, a)) + more; n > MaxLength {
 		t.Errorf("%d bytes", n)
+	}
+}
+
+// A revision only extends what is known: a shorter one, of a seeder that has begun again,
+// takes nothing away, a contradiction is refused.
+func TestRevisions(t *testing.T) {
+	b := NewBook(trust, func() time.Time { return noon })
+	add := func(a *Announcement, news bool, want error) {
+		t.Helper()
+		added, err := b.Add(sign(t, a))
+		if !errors.Is(err, want) || (added.Announcement != nil) != news {
+			t.Errorf("%d segments, sealed %v: news %v, %v", a.InfoHashes.Len(), a.Sealed(), added.Announcement != nil, err)
+		}
+	}
+	sealed := func(later time.Duration) *Announcement {
+		a := announcement(1)
+		a.Issued = noon.Add(later)
+		return a
+	}
+	add(revision(1, 2, 2*time.Second), true, nil)
+	add(revision(1, 1, time.Second), false, nil)
+	add(revision(1, 1, 3*time.Second), false, nil)
+	add(revision(1, 2, 4*time.Second), true, nil) // announced again: try at once
+	if a := b.Active()[0]; a.InfoHashes.Len() != 2 {
+		t.Errorf("%d segments", a.InfoHashes.Len())
+	}
+	add(sealed(5*time.Second), true, nil)
+	add(revision(1, 3, 6*time.Second), false, nil)
+	add(sealed(7*time.Second), true, nil)
+	for name, spoil := range map[string]func(*Announcement){
+		"segment": func(a *Announcement) { a.InfoHashes = bytes.Clone(a.InfoHashes); a.InfoHashes[0]++ },
+		"digest":  func(a *Announcement) { a.SHA256 = strings.Repeat("1e", 32) },
+		"ETag":    func(a *Announcement) { a.ETag = "other" },
+		"key":     func(a *Announcement) { a.Key = "other" },
+		"source":  func(a *Announcement) { a.SourceBucket = "other" },
+	} {
+		a := sealed(8 * time.Second)
+		if spoil(a); !errors.Is(a.extends(sealed(0)), ErrContradiction) {
+			t.Errorf("another %s is none", name)
+		}
+		add(a, false, ErrContradiction)
+	}
+	later := sealed(9 * time.Second)
+	later.Term = 2
+	add(later, true, nil)
+	add(sealed(10*time.Second), false, ErrContradiction) // of an older term
+	if a := b.Active(); len(a) != 1 || !a[0].Sealed() || a[0].Term != 2 {
+		t.Errorf("%+v", a)
 	}
 }
 

@@ -136,8 +136,15 @@ func (b *Book) Add(wire []byte) (Added, error) {
 			b.ended.remove(d.ExecutionID) // announced again, after the end
 		}
 		old, known := b.active.of[d.ExecutionID]
-		if known && !d.Issued.After(old.doc.(*Announcement).Issued) {
-			return Added{}, nil
+		if known {
+			before := old.doc.(*Announcement)
+			if err := d.extends(before); err != nil {
+				return Added{}, fmt.Errorf("announcement of %s: %w", d.ExecutionID, err)
+			}
+			// One that says less is of a seeder that has begun again; it comes to more.
+			if !d.Issued.After(before.Issued) || d.less(before) {
+				return Added{}, nil
+			}
 		}
 		if !known && len(b.active.of) >= maxActive || b.active.bytes-len(old.wire)+len(wire) > maxActiveBytes {
 			return Added{}, fmt.Errorf("%w: %d of %d bytes are active, at most %d of %d", ErrFull, len(b.active.of), b.active.bytes, maxActive, maxActiveBytes)

@@ -286,6 +286,7 @@ type Build struct {
 	VerifiedBytes   int64      `json:"verifiedBytes"`
 	LandedBytes     int64      `json:"landedBytes"`
 	Recording       bool       `json:"recording,omitempty"` // complete in the bucket, not yet in the table
+	Waiting         bool       `json:"waiting,omitempty"`   // for the source: all that the seeder has announced is here
 	DownloadedBytes int64      `json:"downloadedBytes"`
 	UploadedBytes   int64      `json:"uploadedBytes"`
 	SourceBytes     int64      `json:"sourceBytes"` // read from the source bucket, for want of peers

@@ -47,6 +47,9 @@ type Object struct {
 	Size int64
 	// Headers are empty in a listing.
 	Headers
+	// Composite is the SHA-256 of its parts' SHA-256 in base64, and their number, as S3
+	// has it of an upload whose parts have one; empty in a listing, and where it keeps none.
+	Composite string
 	// LastModified is zero in the answer to an upload.
 	LastModified time.Time
 	// Checksum is what the store says of the bytes; only Head asks for it.
@@ -191,10 +194,19 @@ func (b *Bucket) Head(ctx context.Context, key string) (*Object, error) {
 		ETag:         aws.ToString(out.ETag),
 		Size:         aws.ToInt64(out.ContentLength),
 		Headers:      headersOf(out),
+		Composite:    compositeOf(aws.ToString(out.ChecksumSHA256)),
 		LastModified: aws.ToTime(out.LastModified),
 		Checksum:     checksumOf(out),
 		md5:          md5Of(out),
 	}, nil
+}
+
+// compositeOf is a checksum that is one of parts.
+func compositeOf(sum string) string {
+	if !strings.Contains(sum, "-") {
+		return ""
+	}
+	return sum
 }
 
 // reason asks once more for an object that HEAD has refused, by a GET of one byte: the

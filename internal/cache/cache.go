@@ -1,5 +1,5 @@
-// Package cache keeps builds on local disk, whole or on their way: for each a
-// directory named by the infohash, with the bytes (data), the info dictionary
+// Package cache keeps the segments of builds on local disk, whole or on their way: for
+// each a directory named by the infohash, with the bytes (data), the info dictionary
 // (info) and a bitmap of the verified pieces (have). All of it survives a kill
 // -9: a bit is written after its piece, and the page cache outlives the process.
 //
@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,9 +24,8 @@ import (
 )
 
 const (
-	// maxEntries bounds the builds kept: each is a torrent in the engine, with
-	// goroutines and hashes in memory.
-	maxEntries = 128
+	// maxEntries bounds the segments kept: each has hashes in memory, and two files open.
+	maxEntries = 4096
 	// minFree is left free on the disk, for logs and everyone else.
 	minFree = 64 << 20
 	pulls   = "pulls"
@@ -51,7 +51,7 @@ type Cache struct {
 	entries map[manifest.InfoHash]*Entry
 	// changing are the entries that come or go; each is closed when that is done.
 	changing map[manifest.InfoHash]chan struct{}
-	promised int64 // bytes of entries that come
+	promised int64 // bytes of entries that come, and of Rooms
 	pulling  map[*Pulling]struct{}
 	evicted  int // so far
 	refused  int // builds that found no room, so far
@@ -234,25 +234,48 @@ func (c *Cache) size() (n int64) {
 	return n
 }
 
-// Create makes the entry of a build whose bytes will come from peers; one that
-// exists is returned as it is. Either is pinned, for the caller to Unpin. The
-// whole length is reserved before: ErrNoSpace.
-func (c *Cache) Create(m *manifest.Manifest) (*Entry, error) {
+// Room is disk that is reserved for the segments of a build.
+type Room struct {
+	cache *Cache
+	left  int64 // guarded by the cache's mutex
+}
+
+// Reserve keeps so many bytes of the disk free for a build's segments: ErrNoSpace. End it
+// with Free.
+func (c *Cache) Reserve(size int64) (*Room, error) {
+	if err := c.take(size, func() { c.promised += size }); err != nil {
+		return nil, err
+	}
+	return &Room{c, size}, nil
+}
+
+// Free gives back what was not used.
+func (r *Room) Free() { r.use(math.MaxInt64) }
+
+// use has so many bytes of it be somebody's who counts for himself. A nil Room has none.
+func (r *Room) use(size int64) {
+	if r == nil {
+		return
+	}
+	r.cache.mu.Lock()
+	defer r.cache.mu.Unlock()
+	size = min(size, r.left)
+	r.left -= size
+	r.cache.promised -= size
+}
+
+// Create makes the entry of a segment whose bytes will come from peers; one that
+// exists is returned as it is. Either is pinned, for the caller to Unpin. Its length
+// comes out of the room.
+func (c *Cache) Create(m *manifest.Manifest, room *Room) (*Entry, error) {
 	info := m.InfoBytes()
 	infohash := hashOf(info)
 	e, done := c.claim(infohash)
+	defer room.use(m.Size)
 	if e != nil {
 		return e, nil
 	}
 	defer done()
-	if err := c.take(m.Size, func() { c.promised += m.Size }); err != nil {
-		return nil, err
-	}
-	defer func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.promised -= m.Size
-	}()
 	dir := c.path(infohash)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cache: %w", err)

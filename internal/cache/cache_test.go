@@ -3,7 +3,6 @@ package cache
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -16,29 +15,19 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/manifest/manifesttest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const piece = manifest.MinPieceLength
 
-// build returns size bytes that differ between seeds, and their manifest.
+// build returns size bytes that differ between seeds, and describes them as a segment.
 func build(t testing.TB, seed byte, size int) ([]byte, *manifest.Manifest) {
 	t.Helper()
 	b := make([]byte, size)
 	rand.NewChaCha8([32]byte{seed}).Read(b)
-	h, err := manifest.NewHasher(int64(size), "", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := h.Write(b); err != nil {
-		t.Fatal(err)
-	}
-	m, err := h.Manifest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b, m
+	return b, manifesttest.Segment(b)
 }
 
 func open(t testing.TB, dir string) *Cache {
@@ -55,7 +44,7 @@ func open(t testing.TB, dir string) *Cache {
 func put(t testing.TB, c *Cache, seed byte, size int) *Entry {
 	t.Helper()
 	b, m := build(t, seed, size)
-	p, err := c.Pull(string(rune('a'+seed)), "etag", int64(size))
+	p, err := c.Pull(string(rune('a'+seed)), 0, "etag", int64(size), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,11 +63,11 @@ func TestEntryOutlivesTheProcess(t *testing.T) {
 	dir := t.TempDir()
 	b, m := build(t, 1, 10*piece+7)
 	c := open(t, dir)
-	e, err := c.Create(m)
+	e, err := c.Create(m, nil)
 	if err != nil || e.Whole() || e.VerifiedBytes() != 0 {
 		t.Fatalf("new entry: %v", err)
 	}
-	if again, err := c.Create(m); err != nil || again != e {
+	if again, err := c.Create(m, nil); err != nil || again != e {
 		t.Errorf("made twice: %v", err)
 	}
 	for _, i := range []int{0, 3, 10} {
@@ -109,7 +98,7 @@ func TestEntryOutlivesTheProcess(t *testing.T) {
 			t.Errorf("piece %d is complete: %v", i, !want)
 		}
 	}
-	if again.VerifiedBytes() != piece+7 || again.Whole() || !again.Manifest().Equal(m) {
+	if again.VerifiedBytes() != piece+7 || again.Whole() || !bytes.Equal(again.Manifest().InfoBytes(), m.InfoBytes()) {
 		t.Errorf("%d bytes verified", again.VerifiedBytes())
 	}
 	got := make([]byte, 7)
@@ -151,7 +140,7 @@ func TestPulls(t *testing.T) {
 	dir := t.TempDir()
 	c := open(t, dir)
 	b, m := build(t, 1, 3*piece)
-	left, err := c.Pull("left-over", "etag", 100)
+	left, err := c.Pull("left-over", 0, "etag", 100, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +152,7 @@ func TestPulls(t *testing.T) {
 	if again := put(t, c, 1, 3*piece); again != whole {
 		t.Error("the same bytes are kept twice")
 	}
-	aborted, err := c.Pull("aborted", "etag", 100)
+	aborted, err := c.Pull("aborted", 0, "etag", 100, nil)
 	if err == nil {
 		err = aborted.Abort()
 	}
@@ -182,7 +171,7 @@ func TestPulls(t *testing.T) {
 	}
 	// What is pulled completes what peers have begun to bring.
 	b2, m2 := build(t, 2, 3*piece)
-	partial, err := c.Create(m2)
+	partial, err := c.Create(m2, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,36 +199,83 @@ func TestOneProcessToADirectory(t *testing.T) {
 	open(t, dir)
 }
 
+// What is promised to a build is promised to nobody else, whether it is a room still,
+// or a segment on its way.
 func TestDiskIsReserved(t *testing.T) {
 	c := open(t, t.TempDir())
 	c.free = func() (int64, error) { return minFree + 10*piece, nil }
-	_, first := build(t, 1, 6*piece)
-	if _, err := c.Create(first); err != nil {
-		t.Fatal(err)
+	refused := 0
+	fits := func(when string, most int64) {
+		t.Helper()
+		room, err := c.Reserve(most)
+		if err != nil {
+			t.Fatalf("%s: %v", when, err)
+		}
+		room.Free()
+		refused++
+		if _, err := c.Reserve(most + 7); !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "7 bytes are missing") {
+			t.Errorf("%s: what is promised to another was given again: %v", when, err)
+		}
 	}
-	_, second := build(t, 2, 6*piece)
-	_, err := c.Create(second)
-	if !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), fmt.Sprintf("%d bytes are missing", 2*piece)) {
-		t.Errorf("what is promised to another was given again: %v", err)
-	}
-	if _, err := c.Pull("x", "etag", 6*piece); !errors.Is(err, ErrNoSpace) {
-		t.Errorf("pull: %v", err)
-	}
-	p, err := c.Pull("x", "etag", 4*piece)
+	fits("at first", 10*piece)
+	room, err := c.Reserve(8 * piece)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Pull("y", "etag", 1); !errors.Is(err, ErrNoSpace) {
-		t.Errorf("beside a pull: %v", err)
+	fits("beside a room", 2*piece)
+	_, m := build(t, 1, 3*piece)
+	for range 2 { // it is one entry, and yet a segment of two
+		e, err := c.Create(m, room)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer e.Unpin()
 	}
+	if room.left != 2*piece {
+		t.Errorf("%d bytes are left of the room", room.left)
+	}
+	fits("two equal segments need the disk of one", 5*piece)
+	p, err := c.Pull("x", 0, "etag", 2*piece, room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fits("beside a pull", 5*piece)
+	if _, err := p.WriteAt(make([]byte, piece), 0); err != nil {
+		t.Fatal(err)
+	}
+	fits("beside what a pull lacks", 6*piece) // this disk does not fill
+	if err := p.Leave(); err != nil {
+		t.Fatal(err)
+	}
+	room.Free()
+	room.Free()
+	fits("beside the entry", 7*piece)
+	// What is left of a pull is not taken out of the room again.
+	if room, err = c.Reserve(4 * piece); err != nil {
+		t.Fatal(err)
+	}
+	if p, err = c.Pull("x", 0, "etag", 2*piece, room); err != nil {
+		t.Fatal(err)
+	}
+	if room.left != 3*piece {
+		t.Errorf("%d bytes are left of the room", room.left)
+	}
+	fits("beside the second half of a pull", 3*piece)
 	if err := p.Abort(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Pull("y", "etag", 4*piece); err != nil {
-		t.Errorf("an aborted pull keeps its room: %v", err)
+	fits("an aborted pull keeps its room", 4*piece)
+	// More than there is in the room.
+	if p, err = c.Pull("y", 0, "etag", 5*piece, room); err != nil {
+		t.Fatal(err)
 	}
-	if c.refused != 3 {
-		t.Errorf("%d refusals were counted, want 3", c.refused)
+	fits("beside a pull longer than its room", 2*piece)
+	if err := p.Abort(); err != nil {
+		t.Fatal(err)
+	}
+	room.Free()
+	if c.promised != 0 || c.refused != refused {
+		t.Errorf("%d bytes are promised, %d refusals were counted, expected %d", c.promised, c.refused, refused)
 	}
 }
 
@@ -292,7 +328,7 @@ func TestCountIsBounded(t *testing.T) {
 	var entries []*Entry
 	for i := range maxEntries + 5 {
 		_, m := build(t, byte(i), 100+i)
-		e, err := c.Create(m)
+		e, err := c.Create(m, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -325,7 +361,7 @@ func TestPinnedFromTheStart(t *testing.T) {
 		return n
 	}
 	b, m := build(t, 1, 100)
-	p, err := c.Pull("one", "etag", 100)
+	p, err := c.Pull("one", 0, "etag", 100, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -336,7 +372,7 @@ func TestPinnedFromTheStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	made, err := c.Create(m)
+	made, err := c.Create(m, nil)
 	if err != nil || made != pulled {
 		t.Fatalf("made twice: %v", err)
 	}
@@ -352,7 +388,7 @@ func TestPinnedFromTheStart(t *testing.T) {
 	}
 	// While it goes, the same build comes again.
 	if err := c.Evict(0, func(manifest.InfoHash) {
-		if _, err := c.Create(m); err != nil {
+		if _, err := c.Create(m, nil); err != nil {
 			t.Error(err)
 		}
 	}); err != nil {
@@ -373,7 +409,7 @@ func TestPinnedFromTheStart(t *testing.T) {
 func TestPiecesFromManyGoroutines(t *testing.T) {
 	c := open(t, t.TempDir())
 	_, m := build(t, 1, 64*piece)
-	e, err := c.Create(m)
+	e, err := c.Create(m, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

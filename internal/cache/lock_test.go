@@ -15,33 +15,22 @@ func TestNobodyWaitsForTheDiskOfAnother(t *testing.T) {
 	c := open(t, t.TempDir())
 	e := put(t, c, 1, 10*piece)
 	free := c.free
-	asked, letGo := make(chan struct{}, 3), make(chan struct{})
+	asked, letGo := make(chan struct{}, 2), make(chan struct{})
 	c.free = func() (int64, error) { asked <- struct{}{}; <-letGo; return free() }
-	_, m := build(t, 2, 10*piece)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		made, err := c.Create(m)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		made.Unpin()
-	})
-	wg.Go(func() {
-		p, err := c.Pull("pull", "etag", piece)
-		if err == nil {
-			err = p.Abort()
-		}
+		room, err := c.Reserve(piece)
 		if err != nil {
 			t.Error(err)
 		}
+		room.Free()
 	})
 	wg.Go(func() {
 		if err := c.Evict(piece, func(manifest.InfoHash) {}); err != nil {
 			t.Error(err)
 		}
 	})
-	for range 3 {
+	for range 2 {
 		<-asked
 	}
 	if got, ok := c.Entry(e.InfoHash()); !ok || got != e {
@@ -51,7 +40,20 @@ func TestNobodyWaitsForTheDiskOfAnother(t *testing.T) {
 		t.Error("an entry is not there to be pinned")
 	}
 	e.Unpin()
-	if n := c.Size(); n != 10*piece {
+	_, m := build(t, 2, piece)
+	made, err := c.Create(m, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made.Unpin()
+	p, err := c.Pull("pull", 0, "etag", piece, nil)
+	if err == nil {
+		err = p.Abort()
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	if n := c.Size(); n != 11*piece {
 		t.Errorf("%d bytes", n)
 	}
 	close(letGo)
@@ -69,7 +71,7 @@ func TestAtTheSameTime(t *testing.T) {
 	for i := range 8 {
 		wg.Go(func() {
 			for range 20 {
-				e, err := c.Create(m)
+				e, err := c.Create(m, nil)
 				if err != nil {
 					t.Error(err)
 					return
@@ -91,7 +93,7 @@ func TestAtTheSameTime(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	e, err := c.Create(m)
+	e, err := c.Create(m, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,10 @@ const (
 	// are on disk: a fingerprint of what is pulled, then a record for each block.
 	journalSuffix = ".blocks"
 	recordLength  = 16 // offset, length, checksum
+	// segmentsSuffix ends the name of the file that lists the segments of a pull that are
+	// entries already, after a fingerprint; maxSegmentsFile bounds it in bytes.
+	segmentsSuffix  = ".segments"
+	maxSegmentsFile = sha256.Size + manifest.MaxSegments*20
 	// maxJournal bounds a journal that is read back, in bytes: the blocks of the
 	// largest build.
 	maxJournal = 32 << 20
@@ -32,7 +36,7 @@ const (
 // SHA-256.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// Pulling is a build being written whose infohash is not known yet.
+// Pulling is a segment being written whose infohash is not known yet.
 type Pulling struct {
 	cache   *Cache
 	file    *os.File
@@ -45,25 +49,43 @@ type Pulling struct {
 
 type keptBlock struct{ length, checksum uint32 }
 
-// Pull begins a build of size bytes under a name unique to it, or goes on with what
-// a former one of that name and tag has left; the tag stands for the bytes, as an
-// ETag does. The whole length is reserved: ErrNoSpace. End it with Commit, Abort or
+// Pull begins a segment of size bytes of what is pulled under a name unique to it, or goes
+// on with what a former one of that name, number and tag has left; the tag stands for the
+// bytes, as an ETag does. What is to come of its length comes out of the room. End it with Commit, Abort or
 // Leave.
-func (c *Cache) Pull(name, tag string, size int64) (*Pulling, error) {
+func (c *Cache) Pull(name string, segment int, tag string, size int64, room *Room) (*Pulling, error) {
 	p := &Pulling{cache: c, size: size}
-	if err := p.open(filepath.Join(c.dir, pulls, name), tag); err != nil {
+	if err := p.open(filepath.Join(c.dir, pulls, fmt.Sprintf("%s.%d", name, segment)), tag); err != nil {
 		return nil, errors.Join(fmt.Errorf("cache: %w", err), p.close())
 	}
 	for _, b := range p.kept {
 		p.written.Add(int64(b.length))
 	}
-	if err := c.take(size-p.written.Load(), func() { c.pulling[p] = struct{}{} }); err != nil {
-		if len(p.kept) == 0 {
-			return nil, errors.Join(err, p.remove())
-		}
-		return nil, errors.Join(err, p.close())
-	}
+	c.mu.Lock()
+	c.pulling[p] = struct{}{}
+	c.mu.Unlock()
+	room.use(max(0, size-p.written.Load()))
 	return p, nil
+}
+
+// Left is how much of a pull of that name is on the disk already, in bytes: it need not
+// be reserved.
+func (c *Cache) Left(name string) (bytes int64) {
+	for _, file := range c.left(name) {
+		if stat, err := os.Stat(file); err == nil {
+			bytes += stat.Size()
+		}
+	}
+	return bytes
+}
+
+// left are the files of a pull.
+func (c *Cache) left(name string) []string {
+	files, err := filepath.Glob(filepath.Join(c.dir, pulls, name+".*"))
+	if err != nil { // of a name that is no ULID
+		return nil
+	}
+	return files
 }
 
 // open opens both files and reads the journal.
@@ -151,10 +173,14 @@ func (p *Pulling) remove() error {
 	return errors.Join(p.close(), os.Remove(p.file.Name()), os.Remove(p.journal.Name()))
 }
 
-// ForgetPull removes what a Pull of that name has left.
-func (c *Cache) ForgetPull(name string) error {
-	for _, file := range []string{name, name + journalSuffix} {
-		if err := os.Remove(filepath.Join(c.dir, pulls, file)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+// ForgetPull removes what a Pull of that name has left, and the list of its segments
+// unless that is to stay.
+func (c *Cache) ForgetPull(name string, keepList bool) error {
+	for _, file := range c.left(name) {
+		if keepList && strings.HasSuffix(file, segmentsSuffix) {
+			continue
+		}
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("cache: %w", err)
 		}
 	}
@@ -168,14 +194,18 @@ func (c *Cache) ForgetPulls(keep func(name string) bool) error {
 	if err != nil {
 		return fmt.Errorf("cache: %w", err)
 	}
+	pullOf := func(file string) string {
+		name, _, _ := strings.Cut(filepath.Base(file), ".")
+		return name
+	}
 	c.mu.Lock()
 	busy := make(map[string]bool)
 	for p := range c.pulling {
-		busy[filepath.Base(p.file.Name())] = true
+		busy[pullOf(p.file.Name())] = true
 	}
 	c.mu.Unlock()
 	for _, f := range left {
-		name := strings.TrimSuffix(f.Name(), journalSuffix)
+		name := pullOf(f.Name())
 		if busy[name] || keep(name) || f.IsDir() {
 			continue
 		}
@@ -186,8 +216,66 @@ func (c *Cache) ForgetPulls(keep func(name string) bool) error {
 	return nil
 }
 
+// Segments are the infohashes of what was pulled whole under a name and tag, in order, for
+// the next process to go on.
+type Segments struct {
+	file  *os.File
+	Known []manifest.InfoHash
+}
+
+// PulledSegments opens the list of a pull's segments; End it with Close.
+func (c *Cache) PulledSegments(name, tag string) (*Segments, error) {
+	file, err := os.OpenFile(filepath.Join(c.dir, pulls, name+segmentsSuffix), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	s := &Segments{file: file}
+	b, err := io.ReadAll(io.LimitReader(file, maxSegmentsFile))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("cache: %w", err), file.Close())
+	}
+	fingerprint := sha256.Sum256([]byte(tag))
+	hashes, same := bytes.CutPrefix(b, fingerprint[:])
+	if !same {
+		hashes = nil
+		err = file.Truncate(0)
+		if err == nil {
+			_, err = file.WriteAt(fingerprint[:], 0)
+		}
+	}
+	for ; len(hashes) >= len(manifest.InfoHash{}); hashes = hashes[len(manifest.InfoHash{}):] {
+		s.Known = append(s.Known, manifest.InfoHash(hashes))
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("cache: %w", err), file.Close())
+	}
+	return s, nil
+}
+
+// Add notes that one more segment was pulled.
+func (s *Segments) Add(infohash manifest.InfoHash) error {
+	at := int64(sha256.Size + len(s.Known)*len(infohash))
+	if _, err := s.file.WriteAt(infohash[:], at); err != nil {
+		return fmt.Errorf("cache: noting a segment: %w", err)
+	}
+	s.Known = append(s.Known, infohash)
+	return nil
+}
+
+// Cut forgets all but the first n.
+func (s *Segments) Cut(n int) error {
+	s.Known = s.Known[:n]
+	if err := s.file.Truncate(int64(sha256.Size + n*len(manifest.InfoHash{}))); err != nil {
+		return fmt.Errorf("cache: %w", err)
+	}
+	return nil
+}
+
+// Close closes the list.
+func (s *Segments) Close() error { return s.file.Close() }
+
 // Commit makes a whole entry of what was written, which must be all of the
-// manifest's build, pinned, for the caller to Unpin. When the cache has that build
+// manifest's segment, pinned, for the caller to Unpin. When the cache has that one
 // whole already, or a part of it, the pulled bytes take over.
 func (p *Pulling) Commit(m *manifest.Manifest) (*Entry, error) {
 	info := m.InfoBytes()

@@ -2,10 +2,13 @@ package cache
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
 // What a pull has left is there for the next one of that name and tag, but for
@@ -39,7 +42,7 @@ func TestPullGoesOn(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			c := open(t, dir)
-			p, err := c.Pull("build", "etag", 4*block)
+			p, err := c.Pull("build", 0, "etag", 4*block, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -54,10 +57,10 @@ func TestPullGoesOn(t *testing.T) {
 			if err := c.Close(); err != nil {
 				t.Fatal(err)
 			}
-			test.damage(t, filepath.Join(dir, pulls, "build"))
+			test.damage(t, filepath.Join(dir, pulls, "build.0"))
 			c = open(t, dir)
 			for round := range 2 { // the second time with what the first has mended
-				if p, err = c.Pull("build", test.tag, 4*block); err != nil {
+				if p, err = c.Pull("build", 0, test.tag, 4*block, nil); err != nil {
 					t.Fatal(err)
 				}
 				var kept []bool
@@ -91,13 +94,158 @@ func TestPullGoesOn(t *testing.T) {
 			if n := left(t, dir); n != 2 {
 				t.Errorf("%d files are left, the pull is to be kept", n)
 			}
-			if err := c.ForgetPull("build"); err != nil {
+			if err := c.ForgetPull("build", false); err != nil {
 				t.Fatal(err)
 			}
 			if n := left(t, dir); n != 0 {
 				t.Errorf("%d files are left", n)
 			}
 		})
+	}
+}
+
+// The list of a pull's segments survives the process, as long as the tag is the same.
+func TestPulledSegments(t *testing.T) {
+	hash := func(b byte) manifest.InfoHash { return manifest.InfoHash{b, 19: b} }
+	list := func(c *Cache, tag string) *Segments {
+		t.Helper()
+		s, err := c.PulledSegments("build", tag)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	for name, test := range map[string]struct {
+		tag    string
+		change func(t *testing.T, s *Segments, file string) error
+		known  []manifest.InfoHash
+	}{
+		"as it was":      {"etag", nil, []manifest.InfoHash{hash(1), hash(2), hash(3)}},
+		"another object": {"other", nil, nil},
+		"cut": {"etag", func(_ *testing.T, s *Segments, _ string) error {
+			return s.Cut(1)
+		}, []manifest.InfoHash{hash(1)}},
+		"cut, and others then": {"etag", func(_ *testing.T, s *Segments, _ string) error {
+			return errors.Join(s.Cut(1), s.Add(hash(4)))
+		}, []manifest.InfoHash{hash(1), hash(4)}},
+		"all of it cut": {"etag", func(_ *testing.T, s *Segments, _ string) error {
+			return s.Cut(0)
+		}, nil},
+		"the last did not reach the disk whole": {"etag", func(t *testing.T, _ *Segments, file string) error {
+			truncate(t, file, 32+2*20+7)
+			return nil
+		}, []manifest.InfoHash{hash(1), hash(2)}},
+		"nonsense": {"etag", func(t *testing.T, _ *Segments, file string) error {
+			write(t, file, 0, "nonsense")
+			return nil
+		}, nil},
+		"cut short in its tag": {"etag", func(t *testing.T, _ *Segments, file string) error {
+			truncate(t, file, 5)
+			return nil
+		}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			c := open(t, dir)
+			s := list(c, "etag")
+			if len(s.Known) != 0 {
+				t.Errorf("a new list has %x", s.Known)
+			}
+			for i := range 3 {
+				if err := s.Add(hash(byte(i + 1))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if test.change != nil {
+				if err := test.change(t, s, filepath.Join(dir, pulls, "build"+segmentsSuffix)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := errors.Join(s.Close(), c.Close()); err != nil {
+				t.Fatal(err)
+			}
+			c = open(t, dir)
+			want := test.known
+			for range 2 { // the second time with what the first has added
+				s = list(c, test.tag)
+				if !slices.Equal(s.Known, want) {
+					t.Errorf("known are %x, expected %x", s.Known, want)
+				}
+				want = append(slices.Clone(s.Known), hash(9))
+				if err := errors.Join(s.Add(hash(9)), s.Close()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := c.ForgetPulls(func(name string) bool { return name == "build" }); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.ForgetPull("build", true); err != nil {
+				t.Fatal(err)
+			}
+			if n := left(t, dir); n != 1 {
+				t.Errorf("%d files are left, the list is to be kept", n)
+			}
+			if err := c.ForgetPull("build", false); err != nil {
+				t.Fatal(err)
+			}
+			if n := left(t, dir); n != 0 {
+				t.Errorf("%d files are left", n)
+			}
+		})
+	}
+}
+
+// Segments of one pull, and pulls whose names begin alike, have files of their own.
+func TestPullsOfManySegments(t *testing.T) {
+	dir := t.TempDir()
+	c := open(t, dir)
+	leave := func(name string, segment int) {
+		t.Helper()
+		p, err := c.Pull(name, segment, "etag", piece, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 100)
+		if p.Kept(b, 0) {
+			t.Errorf("segment %d of %s has another's bytes", segment, name)
+		}
+		if _, err := p.WriteAt(b, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Leave(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for segment := range 12 {
+		leave("build", segment)
+	}
+	leave("build2", 1)
+	const journal = 32 + recordLength
+	if n := c.Left("build"); n != 12*(100+journal) {
+		t.Errorf("%d bytes are left", n)
+	}
+	if n := c.Left("buil"); n != 0 {
+		t.Errorf("%d bytes are left of what was never pulled", n)
+	}
+	if err := c.ForgetPull("build", true); err != nil {
+		t.Fatal(err)
+	}
+	if n := c.Left("build2"); n != 100+journal || left(t, dir) != 2 {
+		t.Errorf("%d bytes of another pull are left", n)
+	}
+	// One that goes on is not forgotten.
+	p, err := c.Pull("build", 3, "etag", piece, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.ForgetPulls(func(string) bool { return false }); err != nil {
+		t.Fatal(err)
+	}
+	if n := left(t, dir); n != 2 {
+		t.Errorf("%d files are left, expected the two of the segment that is pulled", n)
+	}
+	if err := p.Abort(); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -15,13 +15,16 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
 // Version is one content of a key.
 type Version struct {
 	Key, SHA256, ETag string
-	Size              int
-	seed              uint64
+	// Build is how it is cut, and what its segments are.
+	Build *manifest.Build
+	Size  int
+	seed  uint64
 	// foreign says that it is stored by somebody else, without Put's metadata.
 	foreign bool
 }
@@ -70,9 +73,25 @@ func (w *World) expect(v *Version) []byte {
 	content := v.Content()
 	sum := sha256.Sum256(content)
 	v.SHA256 = hex.EncodeToString(sum[:])
+	v.Build = described(content)
 	h := w.history(v.Key)
 	h.versions[v.SHA256], h.now = v, v
 	return content
+}
+
+// described is what a seeder finds out about a content.
+func described(content []byte) *manifest.Build {
+	layout, err := manifest.NewLayout(manifest.Ramp, int64(len(content)))
+	if err != nil {
+		panic(err) // no test has a build that is larger than S3's
+	}
+	h := manifest.NewHasher(layout)
+	_, _ = h.Write(content) // never fails
+	b := manifest.NewBuild(layout)
+	for i := range layout.NumSegments() {
+		_ = b.Know(i, h.Segment(i)) // never fails
+	}
+	return b
 }
 
 // Put stores a new content of so many bytes under a key of the global bucket. With

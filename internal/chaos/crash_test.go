@@ -153,7 +153,7 @@ func TestKill(t *testing.T) {
 				lacking := make(map[*Member]int64)
 				for _, a := range w.Agents {
 					if r := w.Record(key); r != nil && r.InfoHash != "" {
-						lacking[a] = missing(a.Have(r.InfoHash), several)
+						lacking[a] = missing(a.Have(v), v)
 					}
 				}
 				heal()
@@ -198,12 +198,11 @@ func TestSeederGone(t *testing.T) {
 			r = w.Record(v.Key)
 			return false
 		}
-		have := union(r.InfoHash, w.Agents)
-		return len(have) > 0 && missing(have, several) == 0
+		return missing(union(v, w.Agents), v) == 0
 	})
 	w.Seeder.Kill()
 	for _, a := range w.Agents {
-		t.Logf("%s lacks %d bytes", a.Name, missing(a.Have(r.InfoHash), several))
+		t.Logf("%s lacks %d bytes", a.Name, missing(a.Have(v), v))
 	}
 	w.Completed(v)
 	w.OnceUp(v)

@@ -4,13 +4,11 @@ package chaos
 
 import (
 	"context"
-	"math/bits"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/landfall-dist/landfall/internal/api"
-	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
 // Execution is the seeder's view of one; nil when it does not answer.
@@ -22,41 +20,40 @@ func (w *World) Execution(id string) *api.Execution {
 	return e
 }
 
-// Have is the bitmap of the pieces that are verified on a member's disk, as BEP 3
-// writes it; nil where there is none.
-func (m *Member) Have(infohash string) []byte {
-	b, err := os.ReadFile(filepath.Join(m.Dir, "cache", infohash, "have"))
-	if err != nil {
-		return nil
+// Have says of each piece of a build whether it is verified on a member's disk.
+func (m *Member) Have(v *Version) []bool {
+	have := make([]bool, v.Build.NumPieces())
+	for i := range v.Build.NumSegments() {
+		segment := v.Build.Segment(i)
+		first, _ := v.Build.SegmentPieces(i)
+		bitmap, err := os.ReadFile(filepath.Join(m.Dir, "cache", segment.InfoHash().String(), "have")) // as BEP 3 writes it
+		if err != nil {
+			continue // nothing of it
+		}
+		for piece := range segment.NumPieces() {
+			have[first+piece] = piece/8 < len(bitmap) && bitmap[piece/8]&(0x80>>(piece%8)) != 0
+		}
 	}
-	return b
+	return have
 }
 
-// pieces counts those of a bitmap.
-func pieces(have []byte) (n int) {
-	for _, b := range have {
-		n += bits.OnesCount8(b)
+// missing is how many bytes of a build are not there, the last piece counted as if it were
+// whole.
+func missing(have []bool, v *Version) (bytes int64) {
+	for _, there := range have {
+		if !there {
+			bytes += v.Build.PieceLength
+		}
 	}
-	return n
-}
-
-// missing is how many bytes a bitmap lacks of a build, the last piece counted as
-// if it were whole.
-func missing(have []byte, size int) int64 {
-	length := manifest.PieceLength(int64(size))
-	total := (int64(size) + length - 1) / length
-	return (total - int64(pieces(have))) * length
+	return bytes
 }
 
 // union is what members hold between them.
-func union(infohash string, members []*Member) (have []byte) {
+func union(v *Version, members []*Member) []bool {
+	have := make([]bool, v.Build.NumPieces())
 	for _, m := range members {
-		b := m.Have(infohash)
-		if have == nil {
-			have = make([]byte, len(b))
-		}
-		for i := range min(len(have), len(b)) {
-			have[i] |= b[i]
+		for i, there := range m.Have(v) {
+			have[i] = have[i] || there
 		}
 	}
 	return have

@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/landfall-dist/landfall/internal/ledger"
 )
@@ -114,12 +115,12 @@ func (w *World) landed(key string) {
 			w.t().Errorf("%s in %s: %v", key, b, err)
 			continue
 		}
-		head, err := w.S3.HeadObject(context.Background(), &s3.HeadObjectInput{Bucket: &b, Key: &key})
+		head, err := w.S3.HeadObject(context.Background(), &s3.HeadObjectInput{Bucket: &b, Key: &key, ChecksumMode: s3types.ChecksumModeEnabled})
 		if err != nil {
 			w.t().Errorf("%s in %s: %v", key, b, err)
 			continue
 		}
-		if got := head.Metadata["landfall-sha256"]; got != r.SHA256 || h.now != nil && got != h.now.SHA256 {
+		if got := w.sumOf(key, head); got != r.SHA256 || h.now != nil && got != h.now.SHA256 {
 			w.t().Errorf("%s in %s has SHA-256 %s, the table %s", key, b, got, r.SHA256)
 		}
 	}
@@ -172,7 +173,7 @@ func (w *World) restless() (left []string) {
 }
 
 // known are the files that a member may have.
-var known = regexp.MustCompile(`^(name|members\.json|cache/lock|cache/[0-9a-f]{40}/(info|have|data))$`)
+var known = regexp.MustCompile(`^(name|members\.json|cache/lock|cache/pulls/[0-9A-Z]{26}\.segments|cache/[0-9a-f]{40}/(info|have|data))$`)
 
 // strange returns the files of a member that should not be there.
 func (m *Member) strange() (left []string) {

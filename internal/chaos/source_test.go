@@ -3,6 +3,7 @@
 package chaos
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -14,22 +15,33 @@ func TestPullContinues(t *testing.T) {
 	t.Parallel()
 	const (
 		size  = 40 << 20
-		block = 4 << 20 // is what one GET asks for
-		// The journal beside a pull has 32 bytes for what is pulled and 16 for
-		// each block on the disk.
-		fingerprint, record = 32, 16
+		block = 1 << 20 // is what one GET asks for of segments of 8 MiB
+		// The journal beside a segment has 32 bytes for what is pulled and 16 for
+		// each block on the disk, the list of segments that are whole 20 for each.
+		fingerprint, record, listed = 32, 16, 20
 	)
 	w := Start(t, Options{Agents: []int{1}, Seed: 60})
 	slow := w.Seeder.Gate.Break(Rule{When: op("GetObject"), Do: Slow(16 << 20)})
 	v := w.Put("build.zip", size)
 	r := w.Begun(v)
-	journal := filepath.Join(w.Seeder.Dir, "cache", "pulls", r.ExecutionID+".blocks")
-	kept := func() int64 {
-		info, err := os.Stat(journal)
+	pulls := filepath.Join(w.Seeder.Dir, "cache", "pulls", r.ExecutionID)
+	entries := func(file string, length int64) int64 {
+		info, err := os.Stat(file)
 		if err != nil {
 			return 0
 		}
-		return max(0, info.Size()-fingerprint) / record * block
+		return max(0, info.Size()-fingerprint) / length
+	}
+	kept := func() (bytes int64) {
+		whole := entries(pulls+".segments", listed)
+		for i := range v.Build.NumSegments() {
+			if _, length := v.Build.SegmentRange(i); int64(i) < whole {
+				bytes += length
+			} else {
+				bytes += entries(fmt.Sprintf("%s.%d.blocks", pulls, i), record) * block
+			}
+		}
+		return bytes
 	}
 	w.Until("half of it is on the disk", func() bool { return kept() >= size/2 })
 	w.Seeder.Kill()
@@ -60,8 +72,7 @@ func TestSourceIsTheLastResort(t *testing.T) {
 	w.NeedsNetwork()
 	v, _ := progressed(5)(t, w, "build.zip")
 	w.Seeder.Kill()
-	r := w.Record(v.Key)
-	lacking := missing(union(r.InfoHash, w.Agents), v.Size)
+	lacking := missing(union(v, w.Agents), v)
 	if lacking == 0 {
 		t.Fatal("the agents hold all of it between them")
 	}

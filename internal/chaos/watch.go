@@ -134,7 +134,7 @@ func (w *World) whole(ctx context.Context, bucket, key string) error {
 	switch v := w.published(key, sum); {
 	case v == nil:
 		return fmt.Errorf("%d bytes that nobody published (SHA-256 %s, metadata %v)", n, sum, out.Metadata)
-	case out.Metadata["landfall-sha256"] != sum:
+	case out.Metadata["landfall-sha256"] != "" && out.Metadata["landfall-sha256"] != sum:
 		return fmt.Errorf("said to have the SHA-256 %q and has %s", out.Metadata["landfall-sha256"], sum)
 	case out.Metadata["landfall-execution"] == "" || out.Metadata["build-host"] != "chaos" && !v.foreign:
 		return fmt.Errorf("without its metadata: %v", out.Metadata)
@@ -163,8 +163,8 @@ func (v *watch) table() {
 // two looks a newer execution may have begun; then the object may be its.
 func (v *watch) arrival(r *ledger.Record, bucket string) {
 	digest := r.Results[bucket].SHA256
-	head, err := v.w.S3.HeadObject(v.ctx, &s3.HeadObjectInput{Bucket: &bucket, Key: &r.FileKey})
-	if err == nil && head.Metadata["landfall-sha256"] == digest {
+	head, err := v.w.S3.HeadObject(v.ctx, &s3.HeadObjectInput{Bucket: &bucket, Key: &r.FileKey, ChecksumMode: types.ChecksumModeEnabled})
+	if err == nil && v.w.sumOf(r.FileKey, head) == digest {
 		return
 	}
 	again := v.w.Record(r.FileKey)
@@ -173,11 +173,27 @@ func (v *watch) arrival(r *ledger.Record, bucket string) {
 	}
 	found := "nothing"
 	if err == nil {
-		found = "SHA-256 " + head.Metadata["landfall-sha256"] + " of execution " + head.Metadata["landfall-execution"]
+		found = "SHA-256 " + v.w.sumOf(r.FileKey, head) + " of execution " + head.Metadata["landfall-execution"]
 	} else if missing := (*types.NotFound)(nil); !errors.As(err, &missing) {
 		found = err.Error()
 	}
 	v.w.owner.Errorf("%s of execution %s has arrived in %s with SHA-256 %s, says the table; there is %s", r.FileKey, r.ExecutionID, bucket, digest, found)
+}
+
+// sumOf is the SHA-256 of an object as it says itself: in its metadata, where it was known
+// when the landing began, or by the composite of its parts.
+func (w *World) sumOf(key string, head *s3.HeadObjectOutput) string {
+	if sum := head.Metadata["landfall-sha256"]; sum != "" {
+		return sum
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for digest, v := range w.history(key).versions {
+		if sum := v.Build.Composite(); sum != "" && sum == aws.ToString(head.ChecksumSHA256) {
+			return digest
+		}
+	}
+	return ""
 }
 
 // agrees checks an item against itself.

@@ -10,6 +10,7 @@ import (
 	"github.com/anacrolix/torrent/metainfo"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/seeder/client"
 )
 
@@ -118,15 +119,19 @@ func TestUploads(t *testing.T) {
 
 func TestTorrentFile(t *testing.T) {
 	c := Start(t, cloud, Options{Regions: 1})
-	e := c.Publish("build.zip", content(1, 600_000))
+	e := c.Publish("build.zip", content(1, 2*manifest.MinPartLength+1)) // of three segments
 	res, err := c.Seeder.HTTP.Get(c.Seeder.URL + "/executions/" + e.ExecutionID + "/torrent")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer res.Body.Close()
 	file, err := metainfo.Load(res.Body)
-	if err != nil || file.HashInfoBytes().HexString() != e.InfoHash {
-		t.Errorf("%v, want infohash %s", err, e.InfoHash)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := file.UnmarshalInfo()
+	if err != nil || info.Length != e.Size || info.Name != c.Record("build.zip").SHA256 {
+		t.Errorf("%v, %+v", err, info)
 	}
 	empty := c.Publish("empty.zip", nil)
 	for path, code := range map[string]int{

@@ -140,14 +140,19 @@ func TestOneTraceForAnExecution(t *testing.T) {
 			t.Errorf("%s: %s", s.Name, s.Status.Message)
 		}
 	}
-	want := map[string]int{"/execution": 1, "/execution/pull": 1, "/execution/announce": 1}
+	want := map[string]int{"/execution": 1, "/execution/pull": 1}
 	for _, region := range c.Regions {
 		build := "/execution/build " + region
 		for path, n := range map[string]int{"": 1, "/swarm": 1, "/landing": 1, "/landing/part": 3, "/landing/record": 1} {
 			want[build+path] = n
 		}
 	}
-	if got := paths(spans); !maps.Equal(got, want) {
+	got := paths(spans)
+	if got["/execution/announce"] == 0 {
+		t.Error("no span of an announcement")
+	}
+	delete(got, "/execution/announce") // as many as there were segments, or fewer
+	if !maps.Equal(got, want) {
 		t.Errorf("spans %v\nwant %v", got, want)
 	}
 }

@@ -15,28 +15,12 @@ import (
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/manifest/manifesttest"
 	"github.com/landfall-dist/landfall/seeder/client"
 )
 
 // patience is short, for a test that waits for it.
 const patience = 300 * time.Millisecond
-
-// manifestOf hashes a build as the seeder does.
-func manifestOf(t *testing.T, b []byte) *manifest.Manifest {
-	t.Helper()
-	h, err := manifest.NewHasher(int64(len(b)), "application/zip", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := h.Write(b); err != nil {
-		t.Fatal(err)
-	}
-	m, err := h.Manifest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m
-}
 
 // build is how an agent sees a build of the key; nil when it does not know it.
 func (c *Cluster) build(agent *client.Client, key string) *api.Build {
@@ -106,27 +90,32 @@ func TestSeederGoneAndNobodyHasAnything(t *testing.T) {
 func TestSeederGoneWithPiecesMissing(t *testing.T) {
 	b := content(2, 4*manifest.MinPartLength)
 	c := orphan(t, b, 3*time.Second) // both have met by then
-	m := manifestOf(t, b)
-	quarter := m.NumPieces() / 4
+	build := manifesttest.Build(t, b)
+	pieces := build.NumPieces()
+	quarter := pieces / 4
 	for i := range 2 {
 		store, err := cache.Open(filepath.Join(c.Dir(c.Regions[1+i]), "cache"), 1<<40)
 		if err != nil {
 			t.Fatal(err)
 		}
-		e, err := store.Create(m)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for piece := i * quarter; piece < (i+2)*quarter; piece++ {
-			offset, length := m.PieceRange(piece)
-			if _, err := e.WriteAt(b[offset:offset+length], offset); err != nil {
+		for segment := range build.NumSegments() {
+			e, err := store.Create(build.Segment(segment), nil)
+			if err != nil {
 				t.Fatal(err)
 			}
-			if err := e.SetComplete(piece, true); err != nil {
-				t.Fatal(err)
+			first, end := build.SegmentPieces(segment)
+			for piece := max(first, i*quarter); piece < min(end, (i+2)*quarter); piece++ {
+				offset, length := build.PieceRange(piece)
+				at, _ := build.SegmentRange(segment)
+				if _, err := e.WriteAt(b[offset:offset+length], offset-at); err != nil {
+					t.Fatal(err)
+				}
+				if err := e.SetComplete(piece-first, true); err != nil {
+					t.Fatal(err)
+				}
 			}
+			e.Unpin()
 		}
-		e.Unpin()
 		if err := store.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -144,7 +133,7 @@ func TestSeederGoneWithPiecesMissing(t *testing.T) {
 		read += c.build(a, "build.bin").SourceBytes
 		traded += c.build(a, "build.bin").DownloadedBytes
 	}
-	missing := int64(m.NumPieces()-3*quarter) * m.PieceLength
+	missing := int64(pieces-3*quarter) * build.PieceLength
 	if read < missing || read > missing*3/2 {
 		t.Errorf("%d bytes were read from the source, %d were missing", read, missing)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 
 	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/landing"
 )
 
 // refusing answers in S3's place where refuse says with which status and code.
@@ -99,14 +100,15 @@ func TestRefusedForGood(t *testing.T) {
 // User metadata that leaves no room for Landfall's own can land nowhere.
 func TestMetadataThatDoesNotFit(t *testing.T) {
 	c := Start(t, cloud, Options{Regions: 1})
-	h := bucket.Headers{Metadata: map[string]string{"a": strings.Repeat("x", 1920)}}
+	const most = 2<<10 - landing.AddedMetadata // of S3's limit
+	h := bucket.Headers{Metadata: map[string]string{"a": strings.Repeat("x", most-5)}}
 	store(t, c, "fits.zip", []byte("fits"), h)
 	c.Until("it arrives", func() bool { return has(t, c, 0, "fits.zip", h) })
 	h.Metadata["a"] = strings.Repeat("x", 2040)
 	for key, size := range map[string]int{"some.tar": 10, "empty.tar": 0} {
 		store(t, c, key, make([]byte, size), h)
 		e := c.Await(c.Deploy(key).ExecutionID, "FAILED")
-		if got := e.Destinations[0].Error; !strings.Contains(got, "user metadata") || !strings.Contains(got, "at most 1925") {
+		if got := e.Destinations[0].Error; !strings.Contains(got, "user metadata") || !strings.Contains(got, fmt.Sprintf("at most %d", most)) {
 			t.Errorf("%s failed with %q", key, got)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -114,11 +115,26 @@ func receive[T any](t *testing.T, from <-chan T) T {
 
 func announcement(t *testing.T) []byte {
 	t.Helper()
-	now := time.Now()
-	wire, err := announce.Sign(key, &announce.Announcement{
-		ExecutionID: ulid.Make().String(), Key: strings.Repeat("k", announce.MaxKeyLength), SourceBucket: "global-builds",
-		Destinations: []string{"a-builds"}, InfoHash: manifest.InfoHash{1}, Size: 1, Issued: now, Expires: now.Add(announce.Lifetime),
-	})
+	return revision(t, ulid.Make().String(), 3)
+}
+
+// revision announces so many of the three segments of a build; with all of them it is the
+// seal.
+func revision(t *testing.T, execution string, segments int) []byte {
+	t.Helper()
+	now, shape := time.Now(), manifest.ShapeOf(3*manifest.MinPartLength)
+	a := &announce.Announcement{
+		ExecutionID: execution, Key: strings.Repeat("k", announce.MaxKeyLength), SourceBucket: "global-builds",
+		Destinations: []string{"a-builds"}, Size: shape.Size, Scheme: manifest.Ramp,
+		PieceLength: shape.PieceLength, PartLength: shape.PartLength, Issued: now, Expires: now.Add(announce.Lifetime),
+	}
+	for i := range segments {
+		a.InfoHashes = a.InfoHashes.Append(manifest.InfoHash{byte(i)})
+	}
+	if segments == 3 {
+		a.SHA256 = strings.Repeat("0f", sha256.Size)
+	}
+	wire, err := announce.Sign(key, a)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,6 +154,30 @@ func TestDocumentsReachEveryMember(t *testing.T) {
 		if d := receive(t, n.documents); d.Announcement == nil {
 			t.Errorf("%s got %+v", n.Name(), d)
 		}
+	}
+}
+
+// Each revision of an announcement reaches those who have an earlier one, and who comes
+// later has the last.
+func TestRevisionsReachEveryMember(t *testing.T) {
+	s := start(t, seeder("s"), nil)
+	a := start(t, agent("a", "a"), join(s))
+	b := start(t, agent("b", "b"), join(a))
+	s.await(t, 3)
+	execution := ulid.Make().String()
+	for segments := 1; segments <= 3; segments++ {
+		if err := s.Broadcast(revision(t, execution, segments), nil); err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range []*node{a, b} {
+			if d := receive(t, n.documents); d.Announcement == nil || d.Announcement.InfoHashes.Len() != segments {
+				t.Errorf("%s got %+v, want %d segments", n.Name(), d, segments)
+			}
+		}
+	}
+	late := start(t, agent("late", "a"), join(b))
+	if d := receive(t, late.documents); d.Announcement == nil || !d.Announcement.Sealed() {
+		t.Errorf("the latecomer got %+v", d)
 	}
 }
 

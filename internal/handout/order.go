@@ -1,14 +1,15 @@
 package handout
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
 )
 
 // The torrents of a seeder share one uplink, so what all their peers together have in
-// front of them is bounded once, and handed out in one order: first copies before second
-// ones, then by the torrents' places. Each queue may have
+// front of them is bounded once, and handed out in one order: by priority, then first
+// copies before second ones, then by the torrents' places. Each queue may have
 // outstanding what those before it leave of the budget. So the builds come one after
 // the other instead of all at the end; and as soon as one has nothing left to give, or
 // nobody who takes it, the next one has the rest: the uplink never rests.
@@ -21,12 +22,24 @@ const signOfLife = 5 * time.Second
 
 // Place says when a torrent is handed out among others.
 type Place struct {
-	// Execution is the id, which says how old it is.
+	// High goes before everything that is not.
+	High bool
+	// Execution is the id, which says how old it is; Segment the torrent's number in
+	// its build.
 	Execution string
+	Segment   int
 }
 
 // Compare orders places, the first to be handed out first.
-func (p Place) Compare(o Place) int { return strings.Compare(p.Execution, o.Execution) }
+func (p Place) Compare(o Place) int {
+	switch {
+	case p.High != o.High && p.High:
+		return -1
+	case p.High != o.High:
+		return 1
+	}
+	return cmp.Or(strings.Compare(p.Execution, o.Execution), cmp.Compare(p.Segment, o.Segment))
+}
 
 // Idle reports whether nobody waits for anything that is handed out.
 func (s *Set) Idle() bool {
@@ -93,11 +106,11 @@ func (s *Set) share(q *queue) (bytes int64, first bool) {
 	return max(bytes, 0), first
 }
 
-// othersOpen reports whether another queue has first copies to hand out, which go before
-// second ones of q.
+// othersOpen reports whether another queue of the same priority, or a higher one, has
+// first copies to hand out, which go before second ones of q.
 func (s *Set) othersOpen(q *queue) bool {
 	return slices.ContainsFunc(s.order, func(o *queue) bool {
-		return o != q && o.working > 0 && o.hasOpen()
+		return o != q && (o.place.High || !q.place.High) && o.working > 0 && o.hasOpen()
 	})
 }
 
@@ -114,9 +127,13 @@ func (s *Set) fill() {
 			q.fillOne()
 		}
 	}
-	for _, seconds := range []bool{false, true} {
-		for _, q := range s.order {
-			q.fillAll(seconds && (!s.othersOpen(q) || s.outstanding+q.pieceLength <= s.budget()))
+	for _, high := range []bool{true, false} {
+		for _, seconds := range []bool{false, true} {
+			for _, q := range s.order {
+				if q.place.High == high {
+					q.fillAll(seconds && (!s.othersOpen(q) || s.outstanding+q.pieceLength <= s.budget()))
+				}
+			}
 		}
 	}
 }

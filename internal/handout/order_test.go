@@ -76,12 +76,16 @@ func (l *line) run(t *testing.T, rate int, clients [][]*client) []int {
 	return done
 }
 
+func place(execution string, segment int) Place {
+	return Place{Execution: execution, Segment: segment}
+}
+
 // Builds that are sent at once come one after the other, as fast as together.
 func TestBuildsComeOneAfterTheOther(t *testing.T) {
 	const builds, pieces, rate = 10, 200, 20
 	var places []Place
 	for i := range builds {
-		places = append(places, Place{string(rune('a' + i))})
+		places = append(places, place(string(rune('a'+i)), 0))
 	}
 	l := newLine(t, pieces, places...)
 	clients := make([][]*client, builds)
@@ -107,9 +111,27 @@ func TestBuildsComeOneAfterTheOther(t *testing.T) {
 	}
 }
 
+// What is urgent overtakes what is under way.
+func TestHighPriorityOvertakes(t *testing.T) {
+	l := newLine(t, 2000, place("a", 0))
+	clients := [][]*client{{l.benches[0].client(), l.benches[0].client()}}
+	for range 20 {
+		for _, c := range clients[0] {
+			c.take(10)
+		}
+		l.tick()
+	}
+	urgent := l.add(t, manifest.InfoHash{9}, 100, Place{High: true, Execution: "z"})
+	clients = append(clients, []*client{urgent.client(), urgent.client()})
+	done := l.run(t, 20, clients)
+	if alone := 100 / 20; done[1] > 2*alone+3 || done[0] < done[1] {
+		t.Errorf("handed out after %d ticks, alone it takes %d; the large one after %d", done[1], alone, done[0])
+	}
+}
+
 // Peers that take nothing of one build do not keep the next one back.
 func TestFullWindowsHoldNobodyBack(t *testing.T) {
-	l := newLine(t, 400, Place{"a"}, Place{"b"})
+	l := newLine(t, 400, place("a", 0), place("b", 0))
 	stuck := l.benches[0].client() // takes nothing
 	clients := []*client{l.benches[1].client(), l.benches[1].client()}
 	for range 400 {
@@ -126,7 +148,7 @@ func TestFullWindowsHoldNobodyBack(t *testing.T) {
 // A build whose turn is far is given a sign of life, so that nobody takes it for dead, and
 // that costs next to nothing.
 func TestSignOfLife(t *testing.T) {
-	l := newLine(t, 4000, Place{"a"}, Place{"b"}, Place{"c"})
+	l := newLine(t, 4000, place("a", 0), place("b", 0), place("c", 0))
 	var clients []*client
 	for _, b := range l.benches {
 		clients = append(clients, b.client())
@@ -158,7 +180,7 @@ func TestSignOfLife(t *testing.T) {
 // First copies of a later build go before second ones of an earlier, but for a share
 // for those whom nobody gives anything.
 func TestFirstCopiesGoBeforeSecondOnes(t *testing.T) {
-	l := newLine(t, 100, Place{"a"}, Place{"b"})
+	l := newLine(t, 100, place("a", 0), place("b", 0))
 	x, y := l.benches[0].client(), l.benches[0].client()
 	later := l.benches[1].client()
 	for l.benches[0].unowned > 0 { // x and y do not trade
@@ -201,12 +223,12 @@ func TestFirstCopiesGoBeforeSecondOnes(t *testing.T) {
 
 // A torrent that two executions share has the earlier one's place.
 func TestSharedTorrentHasTheEarlierPlace(t *testing.T) {
-	l := newLine(t, 10, Place{"b"}, Place{"c"})
-	l.set.Add(manifest.InfoHash{2}, Place{"a"}, true, 10, 256<<10)
+	l := newLine(t, 10, place("b", 0), place("c", 0))
+	l.set.Add(manifest.InfoHash{2}, place("a", 0), true, 10, 256<<10)
 	if q := l.set.order[0]; q != l.benches[1].queue || !q.lone {
 		t.Errorf("first is %+v", q.place)
 	}
-	l.set.Add(manifest.InfoHash{2}, Place{"z"}, false, 10, 256<<10)
+	l.set.Add(manifest.InfoHash{2}, place("z", 0), false, 10, 256<<10)
 	if q := l.set.order[0]; q != l.benches[1].queue || q.lone || len(l.set.order) != 2 {
 		t.Errorf("first is %+v of %d", q.place, len(l.set.order))
 	}
@@ -216,9 +238,19 @@ func TestSharedTorrentHasTheEarlierPlace(t *testing.T) {
 	}
 }
 
+func TestPlaces(t *testing.T) {
+	inOrder := []Place{
+		{High: true, Execution: "b", Segment: 0}, {High: true, Execution: "b", Segment: 1},
+		{Execution: "a", Segment: 1}, {Execution: "a", Segment: 2}, {Execution: "b", Segment: 0},
+	}
+	if !slices.IsSortedFunc(inOrder, Place.Compare) || inOrder[0].Compare(inOrder[0]) != 0 {
+		t.Error("not in order")
+	}
+}
+
 // What a removed torrent had outstanding counts no longer, whatever its peers do.
 func TestRemovedTorrentCountsNoLonger(t *testing.T) {
-	l := newLine(t, 100, Place{"a"}, Place{"b"})
+	l := newLine(t, 100, place("a", 0), place("b", 0))
 	if !l.set.Idle() {
 		t.Error("nobody is there, and somebody waits")
 	}

@@ -3,8 +3,6 @@ package landing
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +23,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/devcloud/cloudtest"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/manifest/manifesttest"
 )
 
 // cloud serves all tests of the process.
@@ -124,8 +123,18 @@ type site struct {
 	ledger  *ledger.Ledger
 	key     ledger.Key
 	content []byte
-	m       *manifest.Manifest
+	m       *manifest.Build
 	slots   chan struct{}
+	// sealedLate says that the seal comes after the upload has begun.
+	sealedLate bool
+}
+
+// announced are the source object's headers; it was itself landed before.
+var announced = bucket.Headers{
+	ContentType: "application/zip",
+	Metadata: map[string]string{
+		"commit": "abc 123", digestMetadata: "of an earlier landing", executionMetadata: "of an earlier landing", sourceMetadata: "of an earlier landing",
+	},
 }
 
 const parallel = 3
@@ -147,7 +156,7 @@ func newSite(t *testing.T, size int) *site {
 		content: randomBytes(size),
 		slots:   make(chan struct{}, parallel),
 	}
-	s.m = describe(t, s.content)
+	s.m = manifesttest.Build(t, s.content)
 	return s
 }
 
@@ -156,22 +165,6 @@ func randomBytes(n int) []byte {
 	// Seeded: the same build in every run.
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(b)
 	return b
-}
-
-func describe(t *testing.T, content []byte) *manifest.Manifest {
-	t.Helper()
-	h, err := manifest.NewHasher(int64(len(content)), "application/zip", map[string]string{"commit": "abc 123", "landfall-sha256": "of an earlier landing"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := h.Write(content); err != nil {
-		t.Fatal(err)
-	}
-	m, err := h.Manifest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m
 }
 
 // begin starts an execution; another ETag than before supersedes.
@@ -186,7 +179,7 @@ func (s *site) begin(t *testing.T, etag string) string {
 	return begun.Record.ExecutionID
 }
 
-// build is an execution with what the manifest says, not read from the table.
+// build is an execution with what the seal says, not read from the table.
 func (s *site) build(execution string) *ledger.Record {
 	return &ledger.Record{Key: s.key, ExecutionID: execution, SHA256: s.m.SHA256Hex(), Size: s.m.Size}
 }
@@ -198,14 +191,15 @@ func (s *site) job(execution string, verified bool) *Job {
 		Ledger:      s.ledger,
 		Key:         s.key,
 		ExecutionID: execution,
-		Manifest:    s.m,
+		Build:       s.m,
+		Headers:     announced.Map(),
 		Agent:       "agent-1",
 		Region:      "region-a",
 		Slots:       s.slots,
 		Started:     time.Now().Add(-time.Minute),
 	}
 	if s.m.Size > 0 {
-		j.Content, j.Tracker = bytes.NewReader(s.content), NewTracker(s.m)
+		j.Content, j.Tracker = bytes.NewReader(s.content), NewTracker(s.m.Shape)
 	}
 	if verified {
 		for p := range s.m.NumPieces() {
@@ -228,11 +222,7 @@ func (s *site) assertLanded(t *testing.T, execution string, got ledger.Result) {
 		t.Errorf("%d bytes are in the bucket, %v; want the build's %d", len(body), err, len(s.content))
 	}
 	if s.m.Size > 0 {
-		composite := sha256.New()
-		for part := range s.m.NumParts() {
-			composite.Write(s.m.PartSHA256(part))
-		}
-		want := fmt.Sprintf("%s-%d", base64.StdEncoding.EncodeToString(composite.Sum(nil)), s.m.NumParts())
+		want := s.m.Composite()
 		if sum := aws.ToString(object.ChecksumSHA256); sum != want {
 			t.Errorf("composite SHA-256 %q, want %q", sum, want)
 		}
@@ -240,7 +230,14 @@ func (s *site) assertLanded(t *testing.T, execution string, got ledger.Result) {
 	if ct := aws.ToString(object.ContentType); ct != "application/zip" {
 		t.Errorf("content type %q", ct)
 	}
-	want := map[string]string{"commit": "abc 123", "landfall-sha256": s.m.SHA256Hex(), "landfall-execution": execution}
+	record, err := s.ledger.Get(ctx, s.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"commit": "abc 123", "landfall-execution": execution, "landfall-source-etag": record.SourceETag}
+	if !s.sealedLate {
+		want["landfall-sha256"] = s.m.SHA256Hex()
+	}
 	if fmt.Sprint(object.Metadata) != fmt.Sprint(want) {
 		t.Errorf("metadata %v, want %v", object.Metadata, want)
 	}

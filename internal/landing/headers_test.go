@@ -57,7 +57,7 @@ func TestHeadersComeAlong(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := full.With(map[string]string{digestMetadata: s.m.SHA256Hex(), executionMetadata: execution}).Map()
+			want := full.With(map[string]string{digestMetadata: s.m.SHA256Hex(), executionMetadata: execution, sourceMetadata: "etag"}).Map()
 			if got := object.Headers.Map(); !maps.Equal(got, want) {
 				t.Errorf("landed with %v, want %v", got, want)
 			}
@@ -90,11 +90,11 @@ func TestPresentComparesHeaders(t *testing.T) {
 			s := newSite(t, 0)
 			s.land(t, s.accept(t, "etag", full))
 			second := s.accept(t, "etag", c.now)
-			if _, present, err := Present(t.Context(), s.bucket, s.setContent(t, second)); err != nil || present != c.present {
+			if _, present, err := Present(t.Context(), s.bucket, s.setContent(t, second), ""); err != nil || present != c.present {
 				t.Errorf("present: %v, %v", present, err)
 			}
 			s.land(t, second)
-			if _, present, err := Present(t.Context(), s.bucket, s.setContent(t, second)); err != nil || !present {
+			if _, present, err := Present(t.Context(), s.bucket, s.setContent(t, second), ""); err != nil || !present {
 				t.Errorf("present after it has landed: %v, %v", present, err)
 			}
 			object, err := s.bucket.Head(t.Context(), s.key.FileKey)
@@ -110,7 +110,7 @@ func TestHeadersNotKnown(t *testing.T) {
 	s := newSite(t, 0)
 	s.land(t, s.accept(t, "etag", full))
 	second := s.begin(t, "other")
-	if _, present, err := Present(t.Context(), s.bucket, s.setContent(t, second)); err != nil || !present {
+	if _, present, err := Present(t.Context(), s.bucket, s.setContent(t, second), ""); err != nil || !present {
 		t.Errorf("present: %v, %v", present, err)
 	}
 }

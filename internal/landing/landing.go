@@ -34,14 +34,17 @@ import (
 )
 
 const (
-	// digestMetadata and executionMetadata are the user metadata of a landed
-	// object, beside the build's own: the SHA-256 of the whole in hexadecimal,
-	// and the execution that landed it.
+	// These are the user metadata of a landed object, beside the build's own: the
+	// SHA-256 of the whole in hexadecimal, where it was known when the landing began, the
+	// execution that landed it, and the source object's ETag.
 	digestMetadata    = "landfall-sha256"
 	executionMetadata = "landfall-execution"
+	sourceMetadata    = "landfall-source-etag"
 
-	// AddedMetadata is what a landing adds to the user metadata, in bytes.
-	AddedMetadata = len(digestMetadata) + 2*sha256.Size + len(executionMetadata) + ulid.EncodedSize
+	// AddedMetadata is what a landing adds to the user metadata at most, in bytes.
+	AddedMetadata = len(digestMetadata) + 2*sha256.Size + len(executionMetadata) + ulid.EncodedSize + len(sourceMetadata) + maxSourceETag
+	// maxSourceETag bounds the ETag that comes along, in bytes; S3's have up to 40.
+	maxSourceETag = 64
 
 	// maxRounds bounds how often one Run decides again: each round means that
 	// somebody else wrote to the key, or removed the upload, in the meantime.
@@ -82,8 +85,12 @@ type Job struct {
 	Key         ledger.Key
 	ExecutionID string
 
-	// Manifest describes the build; only Record does without.
-	Manifest *manifest.Manifest
+	// Build is what is known of the build so far; only Record does without. Parts are
+	// sent as their segments become known, and the upload is completed after the seal.
+	Build *manifest.Build
+	// Headers are the source object's as they were announced, for where the table does not
+	// name them.
+	Headers map[string]string
 	// Content has the bytes of every piece that the Tracker was told of. Both
 	// are nil for a build of 0 bytes. Run begins by forgetting which parts the
 	// Tracker handed out before; no other Run may use it at the same time.
@@ -146,9 +153,9 @@ func (j *Job) Run(ctx context.Context) (ledger.Result, error) {
 	if j.begun.IsZero() {
 		j.begun = time.Now()
 	}
-	l := &landing{Job: j, digest: j.Manifest.SHA256Hex()}
+	l := &landing{Job: j}
 	ctx, span := tracing.Start(ctx, "landing",
-		attribute.String("landfall.bucket", j.Bucket.Name()), attribute.Int("landfall.parts", j.Manifest.NumParts()))
+		attribute.String("landfall.bucket", j.Bucket.Name()), attribute.Int("landfall.parts", j.Build.NumParts()))
 	result, err := l.run(ctx)
 	span.End(err)
 	if err != nil {
@@ -159,10 +166,13 @@ func (j *Job) Run(ctx context.Context) (ledger.Result, error) {
 
 // Present reports whether the bucket already holds the build of an execution, so
 // that it can be recorded without moving a byte: the key's object has the size, says
-// that it has the SHA-256, and has the source object's headers. One that this very
-// execution has landed was sent with them, and is present whatever the store has kept.
+// that it is these bytes, and has the source object's headers. It says so by the composite
+// of its parts' SHA-256, where that is known and the store keeps it; by the SHA-256 of the
+// whole, by the ETag that its source object had, or by the execution, which completes an
+// upload only of what S3 has verified. One that this very execution has landed was sent
+// with the headers, and is present whatever the store has kept.
 // The object is nil when the key has none.
-func Present(ctx context.Context, b *bucket.Bucket, r *ledger.Record) (*bucket.Object, bool, error) {
+func Present(ctx context.Context, b *bucket.Bucket, r *ledger.Record, composite string) (*bucket.Object, bool, error) {
 	object, err := b.Head(ctx, r.FileKey)
 	if errors.Is(err, bucket.ErrNotFound) {
 		return nil, false, nil
@@ -170,8 +180,12 @@ func Present(ctx context.Context, b *bucket.Bucket, r *ledger.Record) (*bucket.O
 	if err != nil {
 		return nil, false, err
 	}
-	same := r.SHA256 != "" && object.Metadata[digestMetadata] == r.SHA256 && object.Size == r.Size
-	return object, same && (object.Metadata[executionMetadata] == r.ExecutionID || len(lacking(r, object)) == 0), nil
+	own := object.Metadata[executionMetadata] == r.ExecutionID
+	same := object.Size == r.Size && (own ||
+		composite != "" && object.Composite == composite ||
+		r.SHA256 != "" && object.Metadata[digestMetadata] == r.SHA256 ||
+		r.SourceETag != "" && object.Metadata[sourceMetadata] == r.SourceETag && object.Metadata[executionMetadata] != "")
+	return object, same && (own || len(lacking(r, object)) == 0), nil
 }
 
 // lacking names the headers in which an object is not like the source's; none where
@@ -186,7 +200,7 @@ func lacking(r *ledger.Record, object *bucket.Object) []string {
 // Record records the arrival of a build that Present has found; last is the item
 // as it was read last. First it removes every upload of exactly that key, so that
 // nothing can replace the object later, and looks at the object once more. It
-// needs neither Manifest, Content, Tracker nor Slots.
+// needs neither Build, Content, Tracker nor Slots.
 func (j *Job) Record(ctx context.Context, last *ledger.Record) (ledger.Result, error) {
 	result, err := j.record(ctx, last, last)
 	if err != nil {
@@ -209,7 +223,7 @@ func (j *Job) record(ctx context.Context, last, build *ledger.Record) (_ ledger.
 			return ledger.Result{}, err
 		}
 	}
-	object, ok, err := Present(ctx, j.Bucket, build)
+	object, ok, err := Present(ctx, j.Bucket, build, j.composite())
 	if err != nil {
 		return ledger.Result{}, err
 	}
@@ -244,6 +258,14 @@ func (j *Job) record(ctx context.Context, last, build *ledger.Record) (_ ledger.
 	return record.Results[j.Bucket.Name()], nil
 }
 
+// composite is the build's, as far as it is known.
+func (j *Job) composite() string {
+	if j.Build == nil {
+		return ""
+	}
+	return j.Build.Composite()
+}
+
 func (j *Job) now() time.Time {
 	if j.Now == nil {
 		return time.Now()
@@ -261,7 +283,6 @@ func (j *Job) logger() *slog.Logger {
 // landing is one Run of a Job.
 type landing struct {
 	*Job
-	digest string
 	// last is the item as the newest fence has read it.
 	last *ledger.Record
 }
@@ -326,7 +347,7 @@ func (l *landing) round(ctx context.Context) (ledger.Result, error) {
 	if present {
 		return l.record(ctx, l.last, l.build())
 	}
-	if l.Manifest.Size == 0 {
+	if l.Build.Size == 0 {
 		err = l.putEmpty(ctx, condition)
 	} else {
 		err = l.upload(ctx, have, condition)
@@ -403,7 +424,7 @@ func (l *landing) resume(ctx context.Context, record *ledger.Record) ([]bucket.P
 
 // look finds what is at the key: this build, or what the upload may replace.
 func (l *landing) look(ctx context.Context) (c bucket.Condition, present bool, err error) {
-	object, present, err := Present(ctx, l.Bucket, l.build())
+	object, present, err := Present(ctx, l.Bucket, l.build(), l.composite())
 	switch {
 	case err != nil || present:
 		return bucket.Condition{}, present, err
@@ -452,6 +473,11 @@ func (l *landing) upload(ctx context.Context, have []bucket.Part, c bucket.Condi
 	parts, err := l.send(ctx, have)
 	if err != nil {
 		return err
+	}
+	select { // what every part is, is known; that these are all, the seal says
+	case <-l.Build.Sealed():
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	if _, err := l.fence(ctx); err != nil {
 		return err
@@ -515,24 +541,38 @@ func (j *Job) Discard(ctx context.Context) error {
 	return err
 }
 
-// build is the item as the newest fence has read it, with what the manifest says of
-// the build: the table may not have it yet.
+// build is the item as the newest fence has read it, with what is known of the build: the
+// table may not have it yet.
 func (l *landing) build() *ledger.Record {
 	r := l.last.Clone()
-	r.SHA256, r.Size = l.digest, l.Manifest.Size
+	if sum := l.Build.SHA256Hex(); sum != "" {
+		r.SHA256 = sum
+	}
+	r.Size = l.Build.Size
 	return r
 }
 
 // headers are the source object's, and the landing's own user metadata, which wins
-// over what a build that was landed before brings along. An item of an older seeder
-// does not name them; the manifest has some. Too many of them are bucket.ErrHeaders.
+// over what a build that was landed before brings along. Too many of them are
+// bucket.ErrHeaders.
 func (l *landing) headers() (bucket.Headers, error) {
-	h := bucket.Headers{ContentType: l.Manifest.ContentType, Metadata: l.Manifest.Metadata}
+	h := bucket.ParseHeaders(l.Headers)
 	if l.last.Headers != nil {
 		h = bucket.ParseHeaders(l.last.Headers)
 	}
 	if err := h.Check(AddedMetadata); err != nil {
 		return bucket.Headers{}, err
 	}
-	return h.With(map[string]string{digestMetadata: l.digest, executionMetadata: l.ExecutionID}), nil
+	added := map[string]string{executionMetadata: l.ExecutionID}
+	if sum := l.build().SHA256; sum != "" {
+		added[digestMetadata] = sum
+	}
+	if tag := l.last.SourceETag; tag != "" && len(tag) <= maxSourceETag {
+		added[sourceMetadata] = tag
+	}
+	h = h.With(nil)
+	for _, name := range []string{digestMetadata, executionMetadata, sourceMetadata} {
+		delete(h.Metadata, name) // of what is not added, an earlier landing's must not stay
+	}
+	return h.With(added), nil
 }

@@ -179,21 +179,71 @@ func TestPresent(t *testing.T) {
 	for _, size := range []int{0, several} {
 		s := newSite(t, size)
 		first := s.begin(t, "etag")
-		if _, ok, err := Present(t.Context(), s.bucket, s.build(first)); ok || err != nil {
+		if _, ok, err := Present(t.Context(), s.bucket, s.build(first), ""); ok || err != nil {
 			t.Errorf("present before: %v, %v", ok, err)
 		}
 		if _, err := s.job(first, true).Run(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		object, ok, err := Present(t.Context(), s.bucket, s.build(first))
+		object, ok, err := Present(t.Context(), s.bucket, s.build(first), "")
 		if !ok || err != nil || object.Size != s.m.Size {
 			t.Errorf("present after: %+v, %v, %v", object, ok, err)
 		}
-		for sum, n := range map[string]int64{s.m.SHA256Hex(): s.m.Size + 1, strings.Repeat("0", 64): s.m.Size, "": s.m.Size} {
-			if _, ok, err := Present(t.Context(), s.bucket, &ledger.Record{Key: s.key, ExecutionID: first, SHA256: sum, Size: n}); ok || err != nil {
-				t.Errorf("present with %q and %d bytes: %v, %v", sum, n, ok, err)
-			}
+	}
+}
+
+// An object says in one of several ways that it is the build.
+func TestPresentBy(t *testing.T) {
+	const execution, former, etag = "01K0000000000000000000000A", "01J0000000000000000000000A", "etag"
+	landed := newSite(t, several) // as a landing leaves it whose seal came late
+	own := landed.begin(t, etag)
+	j := landed.job(own, true)
+	j.Build = landed.unsealed()
+	landed.know(t, j, 0, 1, 2)
+	j.Progress = func(bytes int64) {
+		if bytes == several {
+			j.Build.Seal(landed.m.SHA256Hex())
 		}
+	}
+	if _, err := j.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	body := strings.Repeat("x", 10)
+	for name, c := range map[string]struct {
+		metadata  map[string]string // of an object of 10 bytes; nil for the landed one
+		record    ledger.Record
+		composite string
+		want      bool
+	}{
+		"nothing known":         {record: ledger.Record{ExecutionID: execution, Size: several}},
+		"own execution":         {record: ledger.Record{ExecutionID: own, Size: several}, want: true},
+		"own, of another size":  {record: ledger.Record{ExecutionID: own, Size: several + 1}},
+		"composite":             {record: ledger.Record{ExecutionID: execution, Size: several}, composite: landed.m.Composite(), want: true},
+		"composite, other size": {record: ledger.Record{ExecutionID: execution, Size: several + 1}, composite: landed.m.Composite()},
+		"another composite":     {record: ledger.Record{ExecutionID: execution, Size: several}, composite: "x" + landed.m.Composite()[1:]},
+		"source ETag":           {record: ledger.Record{ExecutionID: execution, SourceETag: etag, Size: several}, want: true},
+		"another source ETag":   {record: ledger.Record{ExecutionID: execution, SourceETag: "x", Size: several}},
+		"SHA-256 it never knew": {record: ledger.Record{ExecutionID: execution, SHA256: landed.m.SHA256Hex(), Size: several}},
+		"SHA-256 of an older version": {map[string]string{digestMetadata: "sum", executionMetadata: former},
+			ledger.Record{ExecutionID: execution, SHA256: "sum", SourceETag: etag, Size: 10}, landed.m.Composite(), true},
+		"another SHA-256": {map[string]string{digestMetadata: "sum", executionMetadata: former},
+			ledger.Record{ExecutionID: execution, SHA256: "x", SourceETag: etag, Size: 10}, landed.m.Composite(), false},
+		"source ETag, landed by nobody": {map[string]string{sourceMetadata: etag},
+			ledger.Record{ExecutionID: execution, SourceETag: etag, Size: 10}, "", false},
+		"no ETag on either side": {map[string]string{executionMetadata: former},
+			ledger.Record{ExecutionID: execution, Size: 10}, "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := landed
+			if c.metadata != nil {
+				s = newSite(t, 0)
+				s.put(t, body, c.metadata)
+			}
+			c.record.Key = s.key
+			if object, ok, err := Present(t.Context(), s.bucket, &c.record, c.composite); ok != c.want || err != nil {
+				t.Errorf("present: %v, %v; want %v: %+v", ok, err, c.want, object)
+			}
+		})
 	}
 }
 
@@ -203,7 +253,7 @@ func TestPresentIsRecorded(t *testing.T) {
 	for name, record := range map[string]func(*site, *Job, context.Context) (ledger.Result, error){
 		"Run": func(_ *site, j *Job, ctx context.Context) (ledger.Result, error) { return j.Run(ctx) },
 		"Record": func(s *site, j *Job, ctx context.Context) (ledger.Result, error) {
-			j.Manifest, j.Content, j.Tracker, j.Slots = nil, nil, nil, nil
+			j.Build, j.Content, j.Tracker, j.Slots = nil, nil, nil, nil
 			return j.Record(ctx, s.build(j.ExecutionID))
 		},
 	} {

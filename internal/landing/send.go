@@ -43,12 +43,13 @@ const (
 // send uploads the parts that the upload does not have yet, each when it is
 // whole, and returns all of them in order. Nothing is under way when it returns.
 func (l *landing) send(ctx context.Context, have []bucket.Part) ([]bucket.Part, error) {
-	parts := make([]bucket.Part, l.Manifest.NumParts())
+	parts := make([]bucket.Part, l.Build.NumParts())
 	l.Tracker.reset()
 	var notes map[int]note
 	if l.Notes != nil && len(have) > 0 {
 		notes = l.Notes.of(l.uploadID)
 	}
+	there := make(map[int]bucket.Part)
 	for _, p := range have {
 		if len(p.SHA256) == 0 {
 			p.SHA256 = noted(notes, p)
@@ -56,6 +57,8 @@ func (l *landing) send(ctx context.Context, have []bucket.Part) ([]bucket.Part, 
 		if l.agrees(p) {
 			parts[p.Number] = p
 			l.Tracker.Skip(p.Number)
+		} else {
+			there[p.Number] = p // of a segment, perhaps, that is not known yet
 		}
 	}
 	var mu sync.Mutex // of Progress
@@ -77,6 +80,12 @@ func (l *landing) send(ctx context.Context, have []bucket.Part) ([]bucket.Part, 
 				}
 				if err != nil {
 					return err
+				}
+				if p, ok := there[part]; ok && l.agrees(p) {
+					parts[part] = p
+					l.Tracker.Landed(part)
+					progress()
+					continue
 				}
 				parts[part], err = l.sendPart(ctx, part)
 				if errors.Is(err, bucket.ErrDigest) && l.damaged(part) {
@@ -122,7 +131,7 @@ func (l *landing) damaged(part int) bool {
 	if l.Verify == nil || !l.Tracker.refused(part) {
 		return false
 	}
-	n, err := l.Verify(l.Manifest.PartPieces(part))
+	n, err := l.Verify(l.Build.PartPieces(part))
 	if n > 0 {
 		l.logger().Warn("part was damaged on disk and is fetched again", "key", l.Key.FileKey,
 			"executionId", l.ExecutionID, "bucket", l.Bucket.Name(), "part", part, "pieces", n)
@@ -131,20 +140,21 @@ func (l *landing) damaged(part int) bool {
 	return n > 0 && err == nil
 }
 
-// agrees reports whether a part that S3 has is the build's.
+// agrees reports whether a part that S3 has is known to be the build's: nothing is while
+// its segment is not known, or where the store does not say its SHA-256.
 func (l *landing) agrees(p bucket.Part) bool {
-	if p.Number < 0 || p.Number >= l.Manifest.NumParts() {
+	if p.Number < 0 || p.Number >= l.Build.NumParts() {
 		return false
 	}
-	_, length := l.Manifest.PartRange(p.Number)
-	return p.Size == length && bytes.Equal(p.SHA256, l.Manifest.PartSHA256(p.Number))
+	_, length := l.Build.PartRange(p.Number)
+	return p.Size == length && len(p.SHA256) > 0 && bytes.Equal(p.SHA256, l.Build.PartSHA256(p.Number))
 }
 
 // sendPart uploads one part from the content, without holding it in memory. It
 // keeps a slot while it sends, not while it waits to try again.
 func (l *landing) sendPart(ctx context.Context, part int) (sent bucket.Part, err error) {
-	offset, length := l.Manifest.PartRange(part)
-	sent = bucket.Part{Number: part, SHA256: l.Manifest.PartSHA256(part), Size: length}
+	offset, length := l.Build.PartRange(part)
+	sent = bucket.Part{Number: part, SHA256: l.Build.PartSHA256(part), Size: length}
 	began := time.Now()
 	var span *tracing.Span
 	draw := func() (context.Context, *tracing.Span) {

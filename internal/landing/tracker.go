@@ -22,7 +22,7 @@ const (
 // which were handed out to be uploaded, which have landed. It is safe for
 // concurrent use. No method but Next waits for anything.
 type Tracker struct {
-	m *manifest.Manifest
+	m manifest.Shape
 
 	mu       sync.Mutex
 	verified []bool // by piece
@@ -44,7 +44,7 @@ type Tracker struct {
 }
 
 // NewTracker begins with no piece verified.
-func NewTracker(m *manifest.Manifest) *Tracker {
+func NewTracker(m manifest.Shape) *Tracker {
 	t := &Tracker{
 		m:          m,
 		verified:   make([]bool, m.NumPieces()),

@@ -19,11 +19,7 @@ const (
 )
 
 func newTracker(size int64) *Tracker {
-	return NewTracker(&manifest.Manifest{
-		Size:        size,
-		PieceLength: manifest.PieceLength(size),
-		PartLength:  manifest.PartLength(size),
-	})
+	return NewTracker(manifest.ShapeOf(size))
 }
 
 // verify notes all pieces of a part but the first few.

@@ -3,42 +3,29 @@ package manifest
 import (
 	"crypto/sha1"
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"hash"
 	"io"
-	"maps"
 )
 
-// Hasher makes a Manifest from the bytes of a build in one pass: feed it the
-// build in order, with Write or through its Lanes, then call Manifest. It keeps
-// no data.
+// Hasher makes the segments of a build from its bytes in one pass: feed it the build in
+// order, with Write or through its Lanes. It keeps no data.
 type Hasher struct {
-	m      Manifest
+	layout *Layout
 	pieces digester
 	parts  digester
 	whole  digester
 }
 
-// NewHasher prepares for a build of size bytes. The content type and the user
-// metadata become part of the manifest.
-func NewHasher(size int64, contentType string, metadata map[string]string) (*Hasher, error) {
-	h := new(Hasher)
-	h.m = Manifest{
-		Size:        size,
-		PieceLength: PieceLength(size),
-		PartLength:  PartLength(size),
-		ContentType: contentType,
+// NewHasher prepares for a build.
+func NewHasher(l *Layout) *Hasher {
+	return &Hasher{
+		layout: l,
+		pieces: newDigester(sha1.New(), l.PieceLength, l.Size),
+		parts:  newDigester(sha256.New(), l.PartLength, l.Size),
+		whole:  newDigester(sha256.New(), max(l.Size, 1), l.Size),
 	}
-	if len(metadata) > 0 {
-		h.m.Metadata = maps.Clone(metadata) // an empty map would be encoded
-	}
-	if size < 0 || size > MaxSize {
-		return nil, fmt.Errorf("%w: size %d", ErrInvalid, size)
-	}
-	h.pieces = digester{hash: sha1.New(), length: h.m.PieceLength, size: size}
-	h.parts = digester{hash: sha256.New(), length: h.m.PartLength, size: size}
-	h.whole = digester{hash: sha256.New(), length: max(size, 1), size: size}
-	return h, nil
 }
 
 // Lanes returns a writer for each kind of digest. All of them want the whole
@@ -57,22 +44,30 @@ func (h *Hasher) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Manifest returns the finished manifest. It fails when fewer bytes than
-// promised were written, or when what came along is too large.
-func (h *Hasher) Manifest() (*Manifest, error) {
+// Segment returns a segment whose last byte every lane has taken; others may go on
+// meanwhile.
+func (h *Hasher) Segment(i int) *Manifest {
+	firstPiece, endPiece := h.layout.SegmentPieces(i)
+	firstPart, endPart := h.layout.SegmentParts(i)
+	return &Manifest{
+		Shape:  h.layout.SegmentShape(i),
+		Pieces: h.pieces.sums[firstPiece*sha1.Size : endPiece*sha1.Size : endPiece*sha1.Size],
+		Parts:  h.parts.sums[firstPart*sha256.Size : endPart*sha256.Size : endPart*sha256.Size],
+	}
+}
+
+// SHA256Hex returns the digest of the whole. It fails when fewer bytes than promised
+// were written.
+func (h *Hasher) SHA256Hex() (string, error) {
 	for _, d := range []*digester{&h.whole, &h.parts, &h.pieces} {
-		if d.written != h.m.Size {
-			return nil, fmt.Errorf("%w: %d of %d bytes written", ErrInvalid, d.written, h.m.Size)
+		if d.written != h.layout.Size {
+			return "", fmt.Errorf("%w: %d of %d bytes written", ErrInvalid, d.written, h.layout.Size)
 		}
 	}
-	m := h.m
-	m.Pieces, m.Parts = h.pieces.finish(), h.parts.finish()
-	if whole := h.whole.finish(); m.Size > 0 {
-		copy(m.SHA256[:], whole)
-	} else {
-		m.SHA256 = sha256.Sum256(nil)
+	if h.layout.Size == 0 {
+		return hex.EncodeToString(h.whole.hash.Sum(nil)), nil
 	}
-	return &m, m.check()
+	return hex.EncodeToString(h.whole.sums), nil
 }
 
 // digester hashes each stretch of length bytes on its own, size bytes in all.
@@ -80,34 +75,29 @@ type digester struct {
 	hash            hash.Hash
 	length, size    int64
 	written, filled int64
-	sums            []byte
+	done            int    // stretches
+	sums            []byte // of all stretches, in place from the start
+}
+
+func newDigester(h hash.Hash, length, size int64) digester {
+	return digester{hash: h, length: length, size: size, sums: make([]byte, count(size, length)*h.Size())}
 }
 
 func (d *digester) Write(p []byte) (int, error) {
 	if d.written+int64(len(p)) > d.size {
 		return 0, fmt.Errorf("%w: more than the %d bytes promised", ErrInvalid, d.size)
 	}
-	d.written += int64(len(p))
 	for rest := p; len(rest) > 0; {
 		n := min(int64(len(rest)), d.length-d.filled)
 		d.hash.Write(rest[:n])
 		rest = rest[n:]
-		if d.filled += n; d.filled == d.length {
-			d.cut()
+		d.written += n
+		if d.filled += n; d.filled == d.length || d.written == d.size {
+			at := d.done * d.hash.Size()
+			d.hash.Sum(d.sums[at:at])
+			d.hash.Reset()
+			d.done, d.filled = d.done+1, 0
 		}
 	}
 	return len(p), nil
-}
-
-func (d *digester) cut() {
-	d.sums = d.hash.Sum(d.sums)
-	d.hash.Reset()
-	d.filled = 0
-}
-
-func (d *digester) finish() []byte {
-	if d.filled > 0 {
-		d.cut()
-	}
-	return d.sums
 }

@@ -8,18 +8,18 @@ import (
 	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
-// Pieces reads pieces of a build from the object that it was pulled from, in the
-// order given, runs of neighbours with one ranged GET of at most 4 MiB or one
+// Pieces reads pieces of a segment, which begins at an offset of the object that it was
+// pulled from, in the order given, runs of neighbours with one ranged GET of at most 4 MiB or one
 // piece, and passes each to put. The object must have the ETag still:
 // bucket.ErrChanged. The first error ends it.
-func Pieces(ctx context.Context, from *bucket.Bucket, key, etag string, m *manifest.Manifest, pieces []int, put func(ctx context.Context, piece int, b []byte) error) error {
+func Pieces(ctx context.Context, from *bucket.Bucket, key, etag string, at int64, m *manifest.Manifest, pieces []int, put func(ctx context.Context, piece int, b []byte) error) error {
 	most := int(max(1, blockLength/m.PieceLength))
 	for len(pieces) > 0 {
 		n := 1
 		for n < len(pieces) && n < most && pieces[n] == pieces[0]+n {
 			n++
 		}
-		if err := run(ctx, from, key, etag, m, pieces[:n], put); err != nil {
+		if err := run(ctx, from, key, etag, at, m, pieces[:n], put); err != nil {
 			return fmt.Errorf("reading pieces of %s from %s: %w", key, from.Name(), err)
 		}
 		pieces = pieces[n:]
@@ -28,11 +28,11 @@ func Pieces(ctx context.Context, from *bucket.Bucket, key, etag string, m *manif
 }
 
 // run reads neighbouring pieces.
-func run(ctx context.Context, from *bucket.Bucket, key, etag string, m *manifest.Manifest, pieces []int, put func(context.Context, int, []byte) error) error {
+func run(ctx context.Context, from *bucket.Bucket, key, etag string, at int64, m *manifest.Manifest, pieces []int, put func(context.Context, int, []byte) error) error {
 	start, _ := m.PieceRange(pieces[0])
 	offset, length := m.PieceRange(pieces[len(pieces)-1])
-	b := &block{offset: start, buf: make([]byte, offset+length-start)}
-	if err := readRange(ctx, from, &bucket.Object{Key: key, ETag: etag, Size: m.Size}, b); err != nil {
+	b := &block{offset: at + start, buf: make([]byte, offset+length-start)}
+	if err := readRange(ctx, from, &bucket.Object{Key: key, ETag: etag}, b); err != nil {
 		return err
 	}
 	for _, piece := range pieces {

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/landfall-dist/landfall/internal/answers"
 	"github.com/landfall-dist/landfall/internal/bucket"
@@ -29,6 +28,8 @@ const (
 	blockLength = 4 << 20
 	// maxBlocks bounds the blocks in memory over all pulls: 48 MiB.
 	maxBlocks = 12
+	// leastRange is how short a range may be in bytes: shorter ones cost a round trip each.
+	leastRange = 512 << 10
 	// pullParallel is how many ranges of one build are asked for at a time.
 	pullParallel = 6
 	// maxPulls is how many builds are pulled at a time.
@@ -46,10 +47,10 @@ const (
 // for concurrent use.
 type Puller struct {
 	cache  *cache.Cache
-	logger *slog.Logger
 	pulls  chan struct{}
 	blocks chan []byte // free ones; nil means one not made yet
 	read   atomic.Int64
+	logger *slog.Logger
 }
 
 // BytesRead is what was read from buckets so far, in bytes; what a former pull has
@@ -75,143 +76,327 @@ func (p *Puller) Slot(ctx context.Context) (release func(), err error) {
 	}
 }
 
-// store keeps blocks: *cache.Pulling.
+// store keeps the blocks of a segment: *cache.Pulling, or one that is an entry already.
 type store interface {
 	io.WriterAt
 	Kept(b []byte, offset int64) bool
 }
 
+// pulled is a segment that is in the cache already.
+type pulled struct{ *cache.Entry }
+
+func (p pulled) Kept(b []byte, offset int64) bool {
+	_, err := p.ReadAt(b, offset)
+	return err == nil
+}
+
 // block is one range on its way: filled by a GET and written to disk, then
 // hashed in every lane.
 type block struct {
-	offset int64
+	offset int64 // in the object
 	buf    []byte
-	filled chan struct{} // closed when the GET has ended
-	err    error         // how
+	filled chan struct{} // closed when the GET has ended, after a failure has ended the Pull
 	lanes  atomic.Int32  // that have not hashed it yet
 }
 
-// pull is Pull with one try.
+// Pull is one object to be pulled.
+type Pull struct {
+	From   *bucket.Bucket
+	Object *bucket.Object
+	Layout *manifest.Layout
+	// Name is unique to it; with the object's ETag it names what a Pull that broke off
+	// has left.
+	Name string
+	// Progress hears how many bytes are here and hashed.
+	Progress func(bytes int64)
+	// Segment hears of each segment when it is here and hashed, in order, one at a time.
+	// The entry is pinned, for it to Unpin, whatever it returns. An error ends the Pull.
+	Segment func(i int, e *cache.Entry) error
+}
+
+// Pull fetches an object in parallel ranges, each If-Match on the ETag, writes
+// it to the cache segment by segment and hashes it in order as it comes, each digest at
+// its own pace. It returns the SHA-256 of the whole in hexadecimal. An object that
+// changes underneath is bucket.ErrChanged, never a mix of two. What was read is compared
+// with the checksum that the store says of the object: bucket.ErrChecksum.
+//
+// What a pull that broke off has brought, in this process or a former one, is not
+// fetched again by the next of that name, as long as the object is the same.
+// cache.ForgetPull removes it.
 //
 // Blocks are taken from the common store in the order of the object, so the
 // next one to be hashed always has its block and several pulls cannot block each
 // other.
-func (p *Puller) pull(ctx context.Context, from *bucket.Bucket, o *bucket.Object, name string, progress func(pulled int64)) (*manifest.Manifest, *cache.Entry, error) {
-	hasher, err := manifest.NewHasher(o.Size, o.ContentType, o.Metadata)
-	if err != nil {
-		return nil, nil, err
+func (p *Puller) Pull(ctx context.Context, of Pull) (sha256 string, err error) {
+	j := &job{Puller: p, Pull: of, hasher: manifest.NewHasher(of.Layout), stores: make([]store, of.Layout.NumSegments())}
+	if of.Object.Size == 0 {
+		return j.hasher.SHA256Hex()
 	}
-	if o.Size == 0 {
-		m, err := hasher.Manifest()
-		return m, nil, err
+	if j.list, err = p.cache.PulledSegments(of.Name, Tag(of.Object.ETag, of.Layout)); err != nil {
+		return "", err
 	}
-	file, err := p.cache.Pull(name, o.ETag, o.Size)
-	if err != nil {
-		return nil, nil, err
+	defer func() { err = errors.Join(err, j.end(err), j.list.Close()) }()
+	here := j.takeKnown() + p.cache.Left(of.Name)
+	if j.room, err = p.cache.Reserve(max(0, of.Object.Size-here)); err != nil {
+		return "", err
 	}
-	stored := compare(from, o)
-	var m *manifest.Manifest
-	err = p.copy(ctx, from, o, file, stored.lanes(hasher.Lanes()), progress)
-	if err == nil {
-		m, err = hasher.Manifest()
+	defer j.room.Free()
+	stored := compare(of.From, of.Object)
+	if err := j.copy(ctx, stored.lanes(j.hasher.Lanes())); err != nil {
+		return "", err
 	}
-	if err == nil {
-		err = stored.check(ctx, m, p.logger.With("executionId", name))
+	if sha256, err = j.hasher.SHA256Hex(); err == nil {
+		err = stored.check(ctx, sha256, p.logger.With("executionId", of.Name))
 	}
-	if err != nil {
-		for _, of := range []error{bucket.ErrChanged, bucket.ErrNotFound, bucket.ErrChecksum, manifest.ErrInvalid} {
-			if errors.Is(err, of) { // what is here is of no use
-				return nil, nil, errors.Join(err, file.Abort())
-			}
-		}
-		return nil, nil, errors.Join(err, file.Leave())
+	if errors.Is(err, bucket.ErrChecksum) {
+		err = errors.Join(err, j.list.Cut(0)) // all of it is read again
 	}
-	entry, err := file.Commit(m)
-	return m, entry, err
+	return sha256, err
 }
 
-// copy writes the object to the file, and to each writer in order.
-func (p *Puller) copy(ctx context.Context, from *bucket.Bucket, o *bucket.Object, file store, writers []io.Writer, progress func(int64)) error {
-	group, ctx := errgroup.WithContext(ctx)
-	lanes := make([]chan *block, len(writers))
-	var mu sync.Mutex
-	var pulled int64
-	hashed := func(length int) {
-		mu.Lock()
-		defer mu.Unlock()
-		pulled += int64(length)
-		progress(pulled)
-	}
-	for i, w := range writers {
-		lanes[i] = make(chan *block, maxBlocks) // all there are: nobody waits
-		group.Go(func() error { return p.hash(ctx, w, lanes[i], hashed) })
-	}
-	group.Go(func() error {
-		defer func() {
-			for _, lane := range lanes {
-				close(lane)
-			}
-		}()
-		return p.request(ctx, group, from, o, file, lanes)
-	})
-	return group.Wait()
+// Tag stands for the bytes of an object, and for how they are cut, in what a Pull leaves.
+func Tag(etag string, l *manifest.Layout) string {
+	return fmt.Sprintf("%s %d %s", etag, l.Size, l.Scheme)
 }
 
-// request starts the ranged GETs, in order, as blocks and slots come free.
-func (p *Puller) request(ctx context.Context, group *errgroup.Group, from *bucket.Bucket, o *bucket.Object, file store, lanes []chan *block) error {
-	slots := make(chan struct{}, pullParallel)
-	for offset := int64(0); offset < o.Size; offset += blockLength {
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
-			return ctx.Err()
+// job is one Pull under way.
+type job struct {
+	*Puller
+	Pull
+	hasher *manifest.Hasher
+	list   *cache.Segments
+	room   *cache.Room
+
+	// stores are by segment; nil before it is begun, and after its end. request sets one
+	// before it sends a block of it.
+	stores []store
+	// hashed is in bytes, whole counts segments. They are of took, which whoever has a
+	// block last calls: he has had those before, so it is one after the other.
+	hashed int64
+	whole  int
+}
+
+// takeKnown takes the segments that a former Pull has brought, pinned, and returns how
+// many bytes they are.
+func (j *job) takeKnown() (bytes int64) {
+	for i, infohash := range j.list.Known[:min(len(j.list.Known), len(j.stores))] {
+		e, ok := j.cache.Pinned(infohash)
+		switch {
+		case !ok:
+		case e.Whole() && e.Manifest().Shape == j.Layout.SegmentShape(i):
+			j.stores[i] = pulled{e}
+			bytes += e.Manifest().Size
+		default:
+			e.Unpin()
 		}
-		var buf []byte
-		select {
-		case buf = <-p.blocks:
-		case <-ctx.Done():
-			return ctx.Err()
+	}
+	return bytes
+}
+
+// store returns where the blocks of a segment go.
+func (j *job) store(i int) (store, error) {
+	if s := j.stores[i]; s != nil {
+		return s, nil
+	}
+	_, length := j.Layout.SegmentRange(i)
+	s, err := j.cache.Pull(j.Name, i, j.Object.ETag, length, j.room)
+	if err != nil {
+		return nil, err
+	}
+	j.stores[i] = s
+	return s, nil
+}
+
+// took notes that so many bytes more are hashed in every lane, and ends the segments that
+// are whole with them.
+func (j *job) took(bytes int64) error {
+	j.hashed += bytes
+	j.Progress(j.hashed)
+	for j.whole < j.Layout.NumSegments() {
+		offset, length := j.Layout.SegmentRange(j.whole)
+		if j.hashed < offset+length {
+			return nil
 		}
-		if buf == nil {
-			buf = make([]byte, blockLength)
+		if err := j.finish(j.whole); err != nil {
+			return err
 		}
-		b := &block{offset: offset, buf: buf[:min(blockLength, o.Size-offset)], filled: make(chan struct{})}
-		b.lanes.Store(int32(len(lanes)))
-		for _, lane := range lanes {
-			lane <- b
-		}
-		group.Go(func() error {
-			defer func() { <-slots }()
-			defer close(b.filled)
-			if file.Kept(b.buf, b.offset) {
-				return nil
-			}
-			if b.err = readRange(ctx, from, o, b); b.err == nil {
-				p.read.Add(int64(len(b.buf)))
-				_, b.err = file.WriteAt(b.buf, b.offset)
-			}
-			return b.err
-		})
+		j.whole++
 	}
 	return nil
 }
 
-// hash feeds one lane, and gives a block back when it was the last to need it.
-// After a failure it goes on to do so.
-func (p *Puller) hash(ctx context.Context, w io.Writer, blocks <-chan *block, hashed func(length int)) (err error) {
-	for b := range blocks {
-		<-b.filled
-		if err == nil && b.err == nil && ctx.Err() == nil {
-			_, err = w.Write(b.buf)
+// finish makes an entry of a segment whose bytes are here.
+func (j *job) finish(i int) (err error) {
+	m := j.hasher.Segment(i)
+	s := j.stores[i]
+	j.stores[i] = nil
+	var e *cache.Entry
+	switch s := s.(type) {
+	case pulled:
+		if e = s.Entry; e.InfoHash() != m.InfoHash() {
+			return j.damaged(i, e)
 		}
-		if b.lanes.Add(-1) == 0 {
-			if err == nil && b.err == nil && ctx.Err() == nil {
-				hashed(len(b.buf))
-			}
-			p.blocks <- b.buf[:cap(b.buf)]
+	case *cache.Pulling:
+		if e, err = s.Commit(m); err != nil {
+			return err
 		}
 	}
+	if err := j.note(i, e.InfoHash()); err != nil {
+		e.Unpin()
+		return err
+	}
+	return j.Segment(i, e)
+}
+
+// damaged has the next Pull read a segment again that the disk has changed since it was
+// pulled.
+func (j *job) damaged(i int, e *cache.Entry) error {
+	defer e.Unpin()
+	err := fmt.Errorf("segment %d of %s is not on the disk as it was pulled, it is read again", i, j.Object.Key)
+	for piece := range e.Manifest().NumPieces() {
+		if bad := e.Verify(piece); bad != nil && !errors.Is(bad, cache.ErrCorrupt) {
+			err = errors.Join(err, bad)
+		}
+	}
+	if e.Whole() { // it is another one
+		err = errors.Join(err, j.list.Cut(i))
+	}
 	return err
+}
+
+// note has the list say what a segment is.
+func (j *job) note(i int, infohash manifest.InfoHash) error {
+	if i < len(j.list.Known) {
+		if j.list.Known[i] == infohash {
+			return nil
+		}
+		if err := j.list.Cut(i); err != nil {
+			return err
+		}
+	}
+	return j.list.Add(infohash)
+}
+
+// end leaves what was begun for the next pull, unless the object is another one.
+func (j *job) end(err error) error {
+	var errs []error
+	changed := errors.Is(err, bucket.ErrChanged) || errors.Is(err, bucket.ErrNotFound)
+	for _, s := range j.stores {
+		switch s := s.(type) {
+		case pulled:
+			s.Unpin()
+		case *cache.Pulling:
+			if changed {
+				errs = append(errs, s.Abort())
+			} else {
+				errs = append(errs, s.Leave())
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// copy writes the object to the cache, and to each lane in order. The first error ends
+// all of it.
+func (j *job) copy(ctx context.Context, writers []io.Writer) error {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	var running sync.WaitGroup
+	lanes := make([]chan *block, len(writers))
+	for i, w := range writers {
+		lanes[i] = make(chan *block, maxBlocks) // all there are: nobody waits
+		running.Go(func() { j.hash(ctx, fail, w, lanes[i]) })
+	}
+	if err := j.request(ctx, fail, &running, lanes); err != nil {
+		fail(err)
+	}
+	for _, lane := range lanes {
+		close(lane)
+	}
+	running.Wait()
+	return context.Cause(ctx)
+}
+
+// rangeLength is how long the ranges of a segment are, in bytes: those that are asked for
+// together are no longer than the segment, which is waited for whole.
+func rangeLength(segment int64) int64 {
+	length := int64(blockLength)
+	for length > leastRange && length*pullParallel > segment {
+		length /= 2
+	}
+	return length
+}
+
+// request starts the ranged GETs, in order, as blocks and slots come free.
+func (j *job) request(ctx context.Context, fail context.CancelCauseFunc, running *sync.WaitGroup, lanes []chan *block) error {
+	slots := make(chan struct{}, pullParallel)
+	for i := range j.Layout.NumSegments() {
+		first, length := j.Layout.SegmentRange(i)
+		file, err := j.store(i)
+		if err != nil {
+			return err
+		}
+		step := rangeLength(length)
+		for offset := first; offset < first+length; offset += step {
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			var buf []byte
+			select {
+			case buf = <-j.blocks:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			if buf == nil {
+				buf = make([]byte, blockLength)
+			}
+			b := &block{offset: offset, buf: buf[:min(step, first+length-offset)], filled: make(chan struct{})}
+			b.lanes.Store(int32(len(lanes)))
+			for _, lane := range lanes {
+				lane <- b
+			}
+			running.Go(func() {
+				defer func() { <-slots }()
+				defer close(b.filled)
+				if file.Kept(b.buf, b.offset-first) {
+					return
+				}
+				err := readRange(ctx, j.From, j.Object, b)
+				if err == nil {
+					j.read.Add(int64(len(b.buf)))
+					_, err = file.WriteAt(b.buf, b.offset-first)
+				}
+				if err != nil {
+					fail(err)
+				}
+			})
+		}
+	}
+	return nil
+}
+
+// hash feeds one lane, and gives a block back when it was the last to need it. After a
+// failure, of whatever lane or block, it goes on to do that alone.
+func (j *job) hash(ctx context.Context, fail context.CancelCauseFunc, w io.Writer, blocks <-chan *block) {
+	for b := range blocks {
+		<-b.filled
+		if ctx.Err() == nil {
+			if _, err := w.Write(b.buf); err != nil {
+				fail(err)
+			}
+		}
+		if b.lanes.Add(-1) > 0 {
+			continue
+		}
+		if ctx.Err() == nil {
+			if err := j.took(int64(len(b.buf))); err != nil {
+				fail(err)
+			}
+		}
+		j.blocks <- b.buf[:cap(b.buf)]
+	}
 }
 
 // readRange fills a block. A connection that breaks in the middle of a body is

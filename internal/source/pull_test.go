@@ -3,12 +3,17 @@ package source
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -21,13 +26,14 @@ import (
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/devcloud/cloudtest"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/manifest/manifesttest"
 )
 
 var cloud *cloudtest.Cloud
 
 func TestMain(m *testing.M) { cloudtest.VerifyTestMain(m, &cloud) }
 
-// source is an object in a bucket of its own, and a puller to an empty cache.
+// object is an object in a bucket of its own, and a puller to an empty cache.
 func object(t *testing.T, content []byte) (*Puller, *bucket.Bucket, *bucket.Object) {
 	t.Helper()
 	b, err := bucket.Open(t.Context(), cloud.AWS, cloud.Bucket(t), bucket.Options{})
@@ -35,11 +41,12 @@ func object(t *testing.T, content []byte) (*Puller, *bucket.Bucket, *bucket.Obje
 		t.Fatal(err)
 	}
 	put(t, b, content)
-	o, err := b.Head(t.Context(), "build.zip")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := cache.Open(t.TempDir(), 1<<40)
+	return puller(t, t.TempDir()), b, head(t, b)
+}
+
+func puller(t *testing.T, dir string) *Puller {
+	t.Helper()
+	c, err := cache.Open(dir, 1<<40)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +55,57 @@ func object(t *testing.T, content []byte) (*Puller, *bucket.Bucket, *bucket.Obje
 			t.Error(err)
 		}
 	})
-	return NewPuller(c, slog.New(slog.DiscardHandler)), b, o
+	return NewPuller(c, slog.New(slog.DiscardHandler))
+}
+
+func head(t *testing.T, b *bucket.Bucket) *bucket.Object {
+	t.Helper()
+	o, err := b.Head(t.Context(), "build.zip")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+// taken are the segments of a pull, not pinned any more.
+type taken []*cache.Entry
+
+// pullOf is a pull whose segments are taken.
+func pullOf(t *testing.T, b *bucket.Bucket, o *bucket.Object, name string) (Pull, *taken) {
+	t.Helper()
+	l, err := manifest.NewLayout(manifest.Ramp, o.Size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var segments taken
+	return Pull{
+		From: b, Object: o, Layout: l, Name: name,
+		Progress: func(int64) {},
+		Segment: func(i int, e *cache.Entry) error {
+			if i != len(segments) || !e.Whole() || e.Manifest().Shape != l.SegmentShape(i) {
+				t.Errorf("segment %d, of %d bytes, comes after %d others", i, e.Manifest().Size, len(segments))
+			}
+			segments = append(segments, e)
+			e.Unpin()
+			return nil
+		},
+	}, &segments
+}
+
+// are fails the test unless the segments are all of want.
+func (s taken) are(t *testing.T, want []byte) {
+	t.Helper()
+	var got []byte
+	for _, e := range s {
+		b := make([]byte, e.Manifest().Size)
+		if _, err := e.ReadAt(b, 0); err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, b...)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%d segments of %d bytes in all are not what was stored", len(s), len(got))
+	}
 }
 
 func put(t *testing.T, b *bucket.Bucket, content []byte) {
@@ -67,32 +124,112 @@ func random(seed byte, size int) []byte {
 	return b
 }
 
-// allBlocks fails the test unless every block is back in the store.
-func allBlocks(t *testing.T, p *Puller) {
+// allBack fails the test unless every block is back in the store, and nothing is pinned.
+func allBack(t *testing.T, p *Puller) {
 	t.Helper()
 	if n := len(p.blocks); n != maxBlocks {
 		t.Errorf("%d of %d blocks are free", n, maxBlocks)
 	}
+	for _, e := range cache.View(p.cache).Entries {
+		if e.Pinned {
+			t.Errorf("%s is pinned still", e.InfoHash)
+		}
+	}
 }
 
 func TestPull(t *testing.T) {
-	for _, size := range []int{1, blockLength, 5*blockLength + 17} {
+	for _, size := range []int{0, 1, manifest.MinPartLength, manifest.MinPartLength + 1, 5*blockLength + 17} {
 		want := random(1, size)
 		p, b, o := object(t, want)
+		of, segments := pullOf(t, b, o, "one")
 		var progress []int64
-		m, entry, err := p.Pull(t.Context(), b, o, "one", func(n int64) { progress = append(progress, n) })
+		of.Progress = func(n int64) { progress = append(progress, n) }
+		sum, err := p.Pull(t.Context(), of)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := make([]byte, size)
-		if _, err := entry.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) || !entry.Whole() || m.Size != int64(size) {
-			t.Errorf("size %d: %v", size, err)
+		segments.are(t, want)
+		if digest := fmt.Sprintf("%x", sha256.Sum256(want)); sum != digest {
+			t.Errorf("size %d: SHA-256 is %s, expected %s", size, sum, digest)
 		}
-		if n := len(progress); n == 0 || progress[n-1] != int64(size) {
+		if n := len(progress); size > 0 && (n == 0 || progress[n-1] != int64(size)) || !slices.IsSorted(progress) {
 			t.Errorf("size %d: progress %v", size, progress)
 		}
-		allBlocks(t, p)
+		if n := p.BytesRead(); n != int64(size) {
+			t.Errorf("%d of %d bytes were read", n, size)
+		}
+		allBack(t, p)
 	}
+}
+
+// Each segment is handed over as soon as its bytes are hashed, pinned, while those after
+// it are on their way.
+func TestSegmentsComeOneByOne(t *testing.T) {
+	const segments = 8
+	want := random(1, segments*manifest.MinPartLength)
+	p, b, o := object(t, want)
+	of, _ := pullOf(t, b, o, "one")
+	var hashed int64
+	of.Progress = func(n int64) { hashed = n }
+	var entries taken
+	of.Segment = func(i int, e *cache.Entry) error {
+		offset, length := of.Layout.SegmentRange(i)
+		if i != len(entries) || hashed < offset+length || hashed >= offset+length+blockLength {
+			t.Errorf("segment %d comes after %d others, when %d bytes are hashed", i, len(entries), hashed)
+		}
+		if e.InfoHash() != manifesttest.Segment(want[offset:offset+length]).InfoHash() {
+			t.Errorf("segment %d is another one", i)
+		}
+		entries = append(entries, e)
+		return nil
+	}
+	if _, err := p.Pull(t.Context(), of); err != nil {
+		t.Fatal(err)
+	}
+	entries.are(t, want)
+	for _, e := range cache.View(p.cache).Entries {
+		if !e.Pinned {
+			t.Errorf("%s is not pinned", e.InfoHash)
+		}
+	}
+	for _, e := range entries {
+		e.Unpin()
+	}
+	allBack(t, p)
+}
+
+// Whoever does not want a segment ends the pull, soon; the next one begins where it was.
+func TestSegmentRefused(t *testing.T) {
+	const segments = 16
+	want := random(1, segments*manifest.MinPartLength)
+	p, b, o := object(t, want)
+	refused := errors.New("refused")
+	for _, at := range []int{2, 4, segments - 1} {
+		of, taken := pullOf(t, b, o, "one")
+		take := of.Segment
+		of.Segment = func(i int, e *cache.Entry) error {
+			return errors.Join(take(i, e), map[int]error{at: refused}[i])
+		}
+		if _, err := p.Pull(t.Context(), of); !errors.Is(err, refused) || errors.Is(err, context.Canceled) {
+			t.Errorf("ended with %v", err)
+		}
+		if len(*taken) != at+1 {
+			t.Errorf("%d segments were handed over, segment %d was refused", len(*taken), at)
+		}
+		if n, most := p.BytesRead(), int64(at+1)*manifest.MinPartLength+maxBlocks*blockLength; n > most {
+			t.Errorf("%d bytes were read, expected at most %d", n, most)
+		}
+		allBack(t, p)
+	}
+	of, taken := pullOf(t, b, o, "one")
+	if _, err := p.Pull(t.Context(), of); err != nil {
+		t.Fatal(err)
+	}
+	taken.are(t, want)
+	if n := p.BytesRead(); n > int64(len(want))+3*pullParallel*blockLength {
+		t.Errorf("%d bytes were read of %d", n, len(want)) // some were broken off on their way
+	}
+	allBack(t, p)
 }
 
 func TestPullsShareBlocksWithoutBlocking(t *testing.T) {
@@ -100,81 +237,201 @@ func TestPullsShareBlocksWithoutBlocking(t *testing.T) {
 	p, b, o := object(t, want)
 	var wg sync.WaitGroup
 	for _, name := range []string{"one", "two", "three", "four"} {
+		of, segments := pullOf(t, b, o, name)
 		wg.Go(func() {
-			if _, _, err := p.Pull(t.Context(), b, o, name, func(int64) {}); err != nil {
+			if _, err := p.Pull(t.Context(), of); err != nil {
 				t.Error(err)
+				return
 			}
+			segments.are(t, want)
 		})
 	}
 	wg.Wait()
-	allBlocks(t, p)
+	if n := p.cache.Size(); n != int64(len(want)) {
+		t.Errorf("%d bytes are kept of one object of %d", n, len(want))
+	}
+	allBack(t, p)
 }
 
 func TestObjectReplacedWhileItIsPulled(t *testing.T) {
-	p, b, o := object(t, random(1, 3*maxBlocks*blockLength))
+	first, second := random(1, 3*maxBlocks*blockLength), random(2, 1000)
+	p, b, o := object(t, first)
+	of, segments := pullOf(t, b, o, "one")
 	replaced := false
-	_, _, err := p.Pull(t.Context(), b, o, "one", func(int64) {
+	of.Progress = func(int64) {
 		if !replaced {
 			replaced = true
-			put(t, b, random(2, 1000))
+			put(t, b, second)
 		}
-	})
-	if !errors.Is(err, bucket.ErrChanged) {
+	}
+	if _, err := p.Pull(t.Context(), of); !errors.Is(err, bucket.ErrChanged) {
 		t.Errorf("a mix of two objects: %v", err)
 	}
-	if p.cache.Size() != 0 {
-		t.Error("something was kept of it")
+	var bytes int64
+	for _, e := range *segments {
+		bytes += e.Manifest().Size
 	}
-	allBlocks(t, p)
+	segments.are(t, first[:bytes])
+	if n := p.cache.Left("one"); n > 1<<10 {
+		t.Errorf("%d bytes were kept of what is no segment yet", n)
+	}
+	allBack(t, p)
+	of, segments = pullOf(t, b, head(t, b), "one")
+	if _, err := p.Pull(t.Context(), of); err != nil {
+		t.Fatal(err)
+	}
+	segments.are(t, second)
+	allBack(t, p)
 }
 
 func TestPullEnds(t *testing.T) {
 	p, b, o := object(t, random(1, 3*maxBlocks*blockLength))
 	ctx, cancel := context.WithCancel(t.Context())
-	if _, _, err := p.Pull(ctx, b, o, "one", func(int64) { cancel() }); !errors.Is(err, context.Canceled) {
+	of, _ := pullOf(t, b, o, "one")
+	of.Progress = func(int64) { cancel() }
+	if _, err := p.Pull(ctx, of); !errors.Is(err, context.Canceled) {
 		t.Errorf("pull ended with %v", err)
 	}
-	allBlocks(t, p)
+	allBack(t, p)
 }
 
-// A pull that broke off is gone on with: what it has brought is not fetched again.
-func TestPullGoesOn(t *testing.T) {
-	const blocks = 3 * maxBlocks
-	want := random(1, blocks*blockLength)
-	p, from, o := object(t, want)
-	var asked atomic.Int64
+// The ranges of a segment that are asked for together are no longer than it is, and no
+// shorter than need be.
+func TestRangeLength(t *testing.T) {
+	for _, c := range []struct{ segment, want int64 }{
+		{1, leastRange},
+		{pullParallel * leastRange, leastRange},
+		{pullParallel*leastRange + 1, leastRange},
+		{pullParallel * 2 * leastRange, 2 * leastRange},
+		{manifest.MinPartLength, 1 << 20},
+		{2 * manifest.MinPartLength, 2 << 20},
+		{pullParallel*blockLength - 1, 2 << 20},
+		{pullParallel * blockLength, blockLength},
+		{64 << 30, blockLength},
+	} {
+		if got := rangeLength(c.segment); got != c.want {
+			t.Errorf("a segment of %d bytes is read in ranges of %d, expected %d", c.segment, got, c.want)
+		}
+	}
+}
+
+// through opens a bucket of the embedded S3, counting the GETs.
+func through(t *testing.T, name string, asked *atomic.Int64) *bucket.Bucket {
+	t.Helper()
 	cfg := cloud.AWS.Copy()
-	cfg.HTTPClient = &http.Client{Transport: counting{cloud.AWS.HTTPClient.(*http.Client).Transport, &asked}}
-	b, err := bucket.Open(t.Context(), cfg, from.Name(), bucket.Options{})
+	cfg.HTTPClient = &http.Client{Transport: counting{cloud.AWS.HTTPClient.(*http.Client).Transport, asked}}
+	b, err := bucket.Open(t.Context(), cfg, name, bucket.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return b
+}
+
+// A pull that broke off is gone on with, in another process: what it has brought is not
+// fetched again, segments or blocks of the one that it was at.
+func TestPullGoesOn(t *testing.T) {
+	const size = 3 * maxBlocks * blockLength
+	want := random(1, size)
+	p, from, o := object(t, want)
+	dir := t.TempDir()
+	p = puller(t, dir)
+	var asked atomic.Int64
+	b := through(t, from.Name(), &asked)
 	ctx, cancel := context.WithCancel(t.Context())
+	of, segments := pullOf(t, b, o, "one")
+	step := rangeLength(manifest.MinPartLength)
 	var hashed int64
-	_, _, err = p.Pull(ctx, b, o, "one", func(n int64) {
-		if ctx.Err() != nil {
-			return
-		}
-		if hashed = n; n >= blocks*blockLength/2 {
+	of.Progress = func(n int64) {
+		if hashed = n; n >= size/2+step {
 			cancel()
 		}
-	})
-	if !errors.Is(err, context.Canceled) {
+	}
+	if _, err := p.Pull(ctx, of); !errors.Is(err, context.Canceled) {
 		t.Fatalf("pull ended with %v", err)
 	}
-	asked.Store(0)
-	_, entry, err := p.Pull(t.Context(), b, o, "one", func(int64) {})
-	if err != nil {
+	if n := len(*segments); n != size/2/manifest.MinPartLength {
+		t.Errorf("%d segments are here", n)
+	}
+	allBack(t, p)
+	if err := p.cache.Close(); err != nil {
 		t.Fatal(err)
 	}
-	got := make([]byte, len(want))
-	if _, err := entry.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
-		t.Errorf("not the object: %v", err)
+	p = puller(t, dir)
+	asked.Store(0)
+	of, segments = pullOf(t, b, o, "one")
+	if _, err := p.Pull(t.Context(), of); err != nil {
+		t.Fatal(err)
 	}
-	if n, most := asked.Load(), blocks-hashed/blockLength; n > most {
-		t.Errorf("%d blocks were asked for, at most %d were missing", n, most)
+	segments.are(t, want)
+	if n, most := asked.Load(), (size-hashed)/step; n > most {
+		t.Errorf("%d ranges were asked for, at most %d were missing", n, most)
 	}
-	allBlocks(t, p)
+	allBack(t, p)
+}
+
+// A segment that the disk has lost or changed since it was pulled is read again, and
+// none of the others.
+func TestPulledSegmentIsDamagedOnTheDisk(t *testing.T) {
+	const lost, segments = 2, 5
+	want := random(1, segments*manifest.MinPartLength)
+	_, from, o := object(t, want)
+	var asked atomic.Int64
+	b := through(t, from.Name(), &asked)
+	for name, c := range map[string]struct {
+		damage func(dir string) error
+		fails  bool // one pull, which finds it
+		ranges int64
+	}{
+		"nothing":       {damage: func(string) error { return nil }},
+		"evicted":       {os.RemoveAll, false, 8},
+		"cut short":     {func(dir string) error { return os.Truncate(filepath.Join(dir, "data"), 5) }, false, 8},
+		"a piece lacks": {func(dir string) error { return overwrite(filepath.Join(dir, "have"), 3, 0xfe) }, false, 8},
+		"another byte":  {func(dir string) error { return overwrite(filepath.Join(dir, "data"), 12345, want[0]^want[12345]^1) }, true, 8},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			p := puller(t, dir)
+			of, taken := pullOf(t, b, o, "one")
+			if _, err := p.Pull(t.Context(), of); err != nil {
+				t.Fatal(err)
+			}
+			if err := p.cache.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.damage(filepath.Join(dir, (*taken)[lost].InfoHash().String())); err != nil {
+				t.Fatal(err)
+			}
+			p = puller(t, dir)
+			asked.Store(0)
+			if c.fails {
+				of, _ = pullOf(t, b, o, "one")
+				if _, err := p.Pull(t.Context(), of); err == nil || !strings.Contains(err.Error(), "segment 2 of build.zip is not on the disk as it was pulled") {
+					t.Errorf("ended with %v", err)
+				}
+				allBack(t, p)
+			}
+			for range 2 { // what was read again is here for good
+				of, taken = pullOf(t, b, o, "one")
+				if _, err := p.Pull(t.Context(), of); err != nil {
+					t.Fatal(err)
+				}
+				taken.are(t, want)
+				allBack(t, p)
+				if n := asked.Load(); n != c.ranges {
+					t.Errorf("%d ranges were asked for, expected %d", n, c.ranges)
+				}
+			}
+		})
+	}
+}
+
+func overwrite(file string, offset int64, b byte) error {
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt([]byte{b}, offset)
+	return errors.Join(err, f.Close())
 }
 
 // counting counts the GETs.
@@ -194,32 +451,35 @@ func TestPieces(t *testing.T) {
 	const size = 3*blockLength + 12_345
 	want := random(1, size)
 	p, b, o := object(t, want)
-	m, entry, err := p.Pull(t.Context(), b, o, "one", func(int64) {})
-	if err != nil {
+	of, segments := pullOf(t, b, o, "one")
+	if _, err := p.Pull(t.Context(), of); err != nil {
 		t.Fatal(err)
 	}
-	entry.Unpin()
-	last := m.NumPieces() - 1
-	asked := []int{0, 1, 2, 40, 41, last}
-	var got []int
-	err = Pieces(t.Context(), b, o.Key, o.ETag, m, asked, func(_ context.Context, piece int, content []byte) error {
-		got = append(got, piece)
-		offset, length := m.PieceRange(piece)
-		if !bytes.Equal(content, want[offset:offset+length]) {
-			t.Errorf("piece %d is not what it was", piece)
+	for i, e := range *segments {
+		m := e.Manifest()
+		at, _ := of.Layout.SegmentRange(i)
+		asked := []int{0, 1, 2, 20, 21, m.NumPieces() - 1}
+		var got []int
+		err := Pieces(t.Context(), b, o.Key, o.ETag, at, m, asked, func(_ context.Context, piece int, content []byte) error {
+			got = append(got, piece)
+			offset, length := m.PieceRange(piece)
+			if !bytes.Equal(content, want[at+offset:at+offset+length]) {
+				t.Errorf("piece %d of segment %d is not what it was", piece, i)
+			}
+			return nil
+		})
+		if err != nil || !slices.Equal(got, asked) {
+			t.Errorf("got %v, %v", got, err)
 		}
-		return nil
-	})
-	if err != nil || !slices.Equal(got, asked) {
-		t.Errorf("got %v, %v", got, err)
 	}
+	m := (*segments)[0].Manifest()
 	refused := errors.New("refused")
-	err = Pieces(t.Context(), b, o.Key, o.ETag, m, asked, func(context.Context, int, []byte) error { return refused })
+	err := Pieces(t.Context(), b, o.Key, o.ETag, 0, m, []int{0, 1}, func(context.Context, int, []byte) error { return refused })
 	if !errors.Is(err, refused) {
 		t.Errorf("ended with %v", err)
 	}
 	put(t, b, random(2, size))
-	err = Pieces(t.Context(), b, o.Key, o.ETag, m, asked, func(context.Context, int, []byte) error { return nil })
+	err = Pieces(t.Context(), b, o.Key, o.ETag, 0, m, []int{0, 1}, func(context.Context, int, []byte) error { return nil })
 	if !errors.Is(err, bucket.ErrChanged) {
 		t.Errorf("a replaced object: %v", err)
 	}
@@ -246,6 +506,10 @@ func BenchmarkPull(b *testing.B) {
 	}
 	defer c.Close()
 	p := NewPuller(c, slog.New(slog.DiscardHandler))
+	layout, err := manifest.NewLayout(manifest.Ramp, size)
+	if err != nil {
+		b.Fatal(err)
+	}
 	for name, lanes := range map[string]func(h *manifest.Hasher) []io.Writer{
 		"alone":                 func(*manifest.Hasher) []io.Writer { return []io.Writer{io.Discard} },
 		"hashed":                (*manifest.Hasher).Lanes,
@@ -259,18 +523,17 @@ func BenchmarkPull(b *testing.B) {
 			defer func() { b.ReportMetric((cpu(b)-before)/gib, "cpu-s/GiB") }()
 			for b.Loop() {
 				gib += float64(size) / (1 << 30)
-				h, err := manifest.NewHasher(size, "", nil)
-				if err != nil {
+				j := &job{
+					Puller: p,
+					Pull:   Pull{From: from, Object: o, Layout: layout, Name: "bench", Progress: func(int64) {}},
+					hasher: manifest.NewHasher(layout),
+					stores: make([]store, layout.NumSegments()),
+					whole:  layout.NumSegments(), // none is made an entry, or it would be here the next time
+				}
+				if err := j.copy(ctx, lanes(j.hasher)); err != nil {
 					b.Fatal(err)
 				}
-				file, err := c.Pull("bench", "", size)
-				if err != nil {
-					b.Fatal(err)
-				}
-				if err := p.copy(ctx, from, o, file, lanes(h), func(int64) {}); err != nil {
-					b.Fatal(err)
-				}
-				if err := file.Abort(); err != nil {
+				if err := j.end(bucket.ErrChanged); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -16,7 +16,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/answers"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
-	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/manifest/manifesttest"
 )
 
 // stalling is an S3 with one object of which a GET brings the first half, and then
@@ -82,10 +82,8 @@ func TestGetsThatHang(t *testing.T) {
 				return err
 			}
 			defer release()
-			_, entry, err := p.Pull(ctx, b, &bucket.Object{Key: key, ETag: `"1"`, Size: size}, key, func(int64) {})
-			if err == nil {
-				entry.Unpin()
-			}
+			of, _ := pullOf(t, b, &bucket.Object{Key: key, ETag: `"1"`, Size: size}, key)
+			_, err = p.Pull(ctx, of)
 			return err
 		}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -113,7 +111,7 @@ func TestGetsThatHang(t *testing.T) {
 		for range maxPulls {
 			<-ended
 		}
-		allBlocks(t, p)
+		allBack(t, p)
 	})
 }
 
@@ -121,24 +119,11 @@ func TestGetsThatHang(t *testing.T) {
 func TestPiecesThatHang(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		content := random(1, 100_000)
-		h, err := manifest.NewHasher(int64(len(content)), "", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, lane := range h.Lanes() {
-			if _, err := lane.Write(content); err != nil {
-				t.Fatal(err)
-			}
-		}
-		m, err := h.Manifest()
-		if err != nil {
-			t.Fatal(err)
-		}
 		b, err := bucket.Open(t.Context(), pretend(stalling(content)), "global-builds", bucket.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = Pieces(t.Context(), b, "hanging.zip", `"1"`, m, []int{0}, func(context.Context, int, []byte) error { return nil })
+		err = Pieces(t.Context(), b, "hanging.zip", `"1"`, 0, manifesttest.Segment(content), []int{0}, func(context.Context, int, []byte) error { return nil })
 		if !errors.Is(err, answers.ErrStalled) {
 			t.Errorf("ended with %v", err)
 		}

@@ -67,7 +67,7 @@ func (l *told) String() string {
 // known gives an agent the info dictionary, so that it needs nobody for it.
 func (n *node) known(t *testing.T, m *manifest.Manifest) {
 	t.Helper()
-	e, err := n.cache.Create(m)
+	e, err := n.cache.Create(m, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -285,7 +285,7 @@ func TestSlowPeersAreNotBad(t *testing.T) {
 			least := 3 * 10 * defaultPatience().leastRate
 			c.Listener = slowListener{c.Listener, rate.NewLimiter(rate.Limit(least), 1<<10)}
 		})
-		n.whole(t, content, m)
+		n.pull(t, content, m)
 		peers = append(peers, n.addr)
 	}
 	f := agent.fetch(t, from, size, nil)
@@ -300,25 +300,6 @@ func TestSlowPeersAreNotBad(t *testing.T) {
 	}
 }
 
-// whole puts a build into the node's cache and seeds it.
-func (n *node) whole(t *testing.T, content []byte, m *manifest.Manifest) {
-	t.Helper()
-	p, err := n.cache.Pull("x", "etag", m.Size)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := p.WriteAt(content, 0); err != nil {
-		t.Fatal(err)
-	}
-	e, err := p.Commit(m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := n.Seed(e); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // A member that restarts, or leaves in the midst of it, is not bad.
 func TestRestartIsNotBad(t *testing.T) {
 	t.Parallel()
@@ -326,7 +307,7 @@ func TestRestartIsNotBad(t *testing.T) {
 	s, from, content, m := seed(t, size, nil)
 	agent := start(t, "agent", t.TempDir(), nil)
 	other := start(t, "other", t.TempDir(), nil)
-	other.whole(t, content, m)
+	other.pull(t, content, m)
 	agent.known(t, m)
 	first := make(chan struct{})
 	var once sync.Once

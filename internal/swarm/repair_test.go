@@ -79,12 +79,12 @@ func TestPutAndVerify(t *testing.T) {
 	s, torrent, content, m := seed(t, size, nil)
 	s.stop(t)
 	s = start(t, "again", dir, nil)
-	e, err := s.cache.Create(m)
+	e, err := s.cache.Create(m, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	e.Unpin()
-	f, err := s.Fetch(Fetch{InfoHash: torrent.InfoHash(), Size: size})
+	f, err := s.Fetch(Fetch{InfoHash: torrent.InfoHash(), Shape: m.Shape})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,17 +120,17 @@ func TestPulledWhileTheInfoCame(t *testing.T) {
 	s, from, content, m := seed(t, size, nil)
 	s.stop(t)
 	s = start(t, "again", t.TempDir(), nil)
-	e, err := s.cache.Create(m)
+	e, err := s.cache.Create(m, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	e.Unpin()
 	told := 0
-	f, err := s.Fetch(Fetch{InfoHash: from.InfoHash(), Size: size, OnPiece: func(int, bool) { told++ }})
+	f, err := s.Fetch(Fetch{InfoHash: from.InfoHash(), Shape: m.Shape, OnPiece: func(int, bool) { told++ }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := s.cache.Pull("x", "etag", size)
+	p, err := s.cache.Pull("x", 0, "etag", size, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/anacrolix/torrent"
-	"github.com/anacrolix/torrent/bencode"
 	"github.com/anacrolix/torrent/metainfo"
 	pp "github.com/anacrolix/torrent/peer_protocol"
 	"golang.org/x/time/rate"
@@ -119,6 +118,9 @@ type Swarm struct {
 	// asks for it under its own lock, which who holds mu may be waiting for. So has
 	// byEngine for the *Torrent.
 	wanted, byEngine sync.Map
+
+	wholesMu sync.Mutex // not held over the disk
+	wholes   []*whole   // the one that was asked for last at the end
 }
 
 // New starts the engine on the listener. On error the listener stays open.
@@ -238,7 +240,7 @@ func (s *Swarm) Seed(e *cache.Entry) (*Torrent, error) {
 	if !e.Whole() {
 		return nil, fmt.Errorf("seeding %s: pieces are missing", e.InfoHash())
 	}
-	return s.add(Fetch{InfoHash: e.InfoHash(), Size: e.Manifest().Size}, e)
+	return s.add(Fetch{InfoHash: e.InfoHash(), Shape: e.Manifest().Shape}, e)
 }
 
 // HandOut is Seed where the Swarm was made for it: pieces are handed out, in the
@@ -253,12 +255,12 @@ func (s *Swarm) HandOut(e *cache.Entry, place handout.Place, alone bool) (*Torre
 	return s.Seed(e)
 }
 
-// Fetch names a build to be downloaded.
+// Fetch names a segment to be downloaded.
 type Fetch struct {
 	InfoHash manifest.InfoHash
-	// Size is the length that was announced, in bytes; an info dictionary that
-	// says otherwise is refused.
-	Size int64
+	// Shape follows from what was announced; an info dictionary that says otherwise is
+	// refused.
+	Shape manifest.Shape
 	// OnPiece is called for each piece when it becomes verified, and with false
 	// when one that was is found damaged on disk. It must not block. Nil where
 	// nobody asks.
@@ -301,7 +303,7 @@ func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
 		lost:    make(chan struct{}, 1),
 	}
 	t.subscribe(f.OnPiece)
-	opts := torrent.AddTorrentOpts{InfoHash: metainfo.Hash(f.InfoHash), ChunkSize: chunkSize(f.Size), DeferStorageOpen: true}
+	opts := torrent.AddTorrentOpts{InfoHash: metainfo.Hash(f.InfoHash), ChunkSize: chunkSize(f.Shape), DeferStorageOpen: true}
 	if e != nil {
 		opts.InfoBytes = e.Manifest().InfoBytes()
 	}
@@ -323,16 +325,9 @@ func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
 
 // chunkSize is what is asked of a peer at a time, in bytes: a whole piece, for with
 // less the engine's queue of requests runs dry between pieces and a round trip is
-// lost each time. It follows from the announced size, since the engine fixes it
+// lost each time. It follows from what was announced, since the engine fixes it
 // before the info is known.
-func chunkSize(size int64) pp.Integer {
-	return pp.Integer(min(manifest.PieceLength(size), maxChunk))
-}
-
-// TorrentFile returns the .torrent of a build (BEP 3), for ordinary clients.
-func TorrentFile(m *manifest.Manifest) []byte {
-	return bencode.MustMarshal(metainfo.MetaInfo{InfoBytes: m.InfoBytes()})
-}
+func chunkSize(s manifest.Shape) pp.Integer { return pp.Integer(min(s.PieceLength, maxChunk)) }
 
 // listener hands the engine the connections it may have.
 type listener struct {

@@ -10,6 +10,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -22,6 +25,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/handout"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/manifest/manifesttest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -67,24 +71,20 @@ func (n *node) stop(t *testing.T) {
 
 func handOut(c *Config) { c.HandOut = true }
 
-// seed starts a seeder of size bytes.
+// seed starts a seeder of a segment of size bytes.
 func seed(t *testing.T, size int, change func(*Config)) (*node, *Torrent, []byte, *manifest.Manifest) {
 	t.Helper()
 	content := make([]byte, size)
 	rand.NewChaCha8([32]byte{1}).Read(content)
-	h, err := manifest.NewHasher(int64(size), "application/zip", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := h.Write(content); err != nil {
-		t.Fatal(err)
-	}
-	m, err := h.Manifest()
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := manifesttest.Segment(content)
 	n := start(t, "seeder", t.TempDir(), change)
-	p, err := n.cache.Pull("x", "etag", int64(size))
+	return n, n.pull(t, content, m), content, m
+}
+
+// pull puts a segment into the node's cache, and seeds or hands it out.
+func (n *node) pull(t *testing.T, content []byte, m *manifest.Manifest) *Torrent {
+	t.Helper()
+	p, err := n.cache.Pull("x", 0, "etag", m.Size, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,13 +99,13 @@ func seed(t *testing.T, size int, change func(*Config)) (*node, *Torrent, []byte
 	if err != nil {
 		t.Fatal(err)
 	}
-	return n, torrent, content, m
+	return torrent
 }
 
 // fetch begins to download what is seeded.
 func (n *node) fetch(t *testing.T, from *Torrent, size int, onPiece func(int, bool)) *Torrent {
 	t.Helper()
-	f, err := n.Fetch(Fetch{InfoHash: from.InfoHash(), Size: int64(size), OnPiece: onPiece})
+	f, err := n.Fetch(Fetch{InfoHash: from.InfoHash(), Shape: manifest.ShapeOf(int64(size)), OnPiece: onPiece})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func finish(t *testing.T, f *Torrent, content []byte, peers ...PeerAddr) {
 		f.nameUntil(ctx, peers...)
 	}()
 	defer func() { cancel(); <-named }()
-	e, err := f.Entry(ctx)
+	e, err := f.Entry(ctx, nil)
 	if err != nil {
 		t.Error(err)
 		return
@@ -174,7 +174,7 @@ func TestOneToOne(t *testing.T) {
 	f.DisconnectComplete()
 	f.Drop()
 	f.Drop() // again does nothing
-	if _, err := f.Entry(t.Context()); err != nil {
+	if _, err := f.Entry(t.Context(), nil); err != nil {
 		t.Errorf("the entry stays: %v", err)
 	}
 	e, ok := n.cache.Entry(from.InfoHash())
@@ -209,6 +209,29 @@ func TestHandOutToSeveral(t *testing.T) {
 	// Each on his own would be 4 times.
 	if sent := from.Stats().UploadedBytes; sent > 2*size {
 		t.Errorf("the seeder sent %.2f times the build", float64(sent)/size)
+	}
+}
+
+// The segments of a build go side by side between the same members, who stay good ones.
+func TestSegmentsSideBySide(t *testing.T) {
+	const segments, size = 4, 2<<20 + 7
+	s := start(t, "seeder", t.TempDir(), handOut)
+	nodes := []*node{start(t, "agent-0", t.TempDir(), nil), start(t, "agent-1", t.TempDir(), nil)}
+	var wg sync.WaitGroup
+	for i := range segments {
+		content := make([]byte, size)
+		rand.NewChaCha8([32]byte{byte(i)}).Read(content)
+		from := s.pull(t, content, manifesttest.Segment(content))
+		for _, n := range nodes {
+			f := n.fetch(t, from, size, nil)
+			wg.Go(func() { finish(t, f, content, s.addr, nodes[0].addr, nodes[1].addr) })
+		}
+	}
+	wg.Wait()
+	for _, n := range append(nodes, s) {
+		if bad := n.BadPeers(); len(bad) != 0 {
+			t.Errorf("%+v", bad)
+		}
 	}
 }
 
@@ -255,7 +278,7 @@ func TestRestartContinues(t *testing.T) {
 	f.AddPeers([]PeerAddr{s.addr})
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
-	if _, err := f.Entry(ctx); err != nil {
+	if _, err := f.Entry(ctx, nil); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -277,14 +300,29 @@ func TestRestartContinues(t *testing.T) {
 	}
 }
 
-func TestWrongSizeIsRefused(t *testing.T) {
-	s, from, _, _ := seed(t, 1<<20, nil)
-	f := start(t, "agent", t.TempDir(), nil).fetch(t, from, 1<<20+1, nil)
-	f.AddPeers([]PeerAddr{s.addr})
-	ctx, cancel := context.WithTimeout(t.Context(), timeout)
-	defer cancel()
-	if _, err := f.Entry(ctx); !errors.Is(err, manifest.ErrInvalid) {
-		t.Errorf("an info of another size: %v", err)
+// An info dictionary that is not cut as was announced is refused, though its hash is right.
+func TestWrongShapeIsRefused(t *testing.T) {
+	const size = 1 << 20
+	s, from, _, m := seed(t, size, nil)
+	for name, change := range map[string]func(*manifest.Shape){
+		"size":         func(s *manifest.Shape) { s.Size++ },
+		"piece length": func(s *manifest.Shape) { s.PieceLength *= 2 },
+		"part length":  func(s *manifest.Shape) { s.PartLength *= 2 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			shape := m.Shape
+			change(&shape)
+			f, err := start(t, "agent", t.TempDir(), nil).Fetch(Fetch{InfoHash: from.InfoHash(), Shape: shape})
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.AddPeers([]PeerAddr{s.addr})
+			ctx, cancel := context.WithTimeout(t.Context(), timeout)
+			defer cancel()
+			if _, err := f.Entry(ctx, nil); !errors.Is(err, manifest.ErrInvalid) {
+				t.Errorf("an info of another shape: %v", err)
+			}
+		})
 	}
 }
 
@@ -293,7 +331,7 @@ func TestEntryCanBeWaitedForAgain(t *testing.T) {
 	f := start(t, "agent", t.TempDir(), nil).fetch(t, from, 1<<20, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := f.Entry(ctx); !errors.Is(err, context.Canceled) {
+	if _, err := f.Entry(ctx, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("with nobody there: %v", err)
 	}
 	finish(t, f, content, s.addr)
@@ -304,7 +342,7 @@ func TestDropEndsTheWait(t *testing.T) {
 	f := start(t, "agent", t.TempDir(), nil).fetch(t, from, 1<<20, nil)
 	end := make(chan error)
 	go func() {
-		_, err := f.Entry(t.Context())
+		_, err := f.Entry(t.Context(), nil)
 		end <- err
 	}()
 	f.Drop()
@@ -324,10 +362,10 @@ func TestNobodyWaitsForTheDiskOfAnotherBuild(t *testing.T) {
 	}
 	began := make(chan error)
 	go func() {
-		_, err := n.Fetch(Fetch{InfoHash: at, Size: 1})
+		_, err := n.Fetch(Fetch{InfoHash: at, Shape: manifest.ShapeOf(1)})
 		began <- err
 	}()
-	other, err := n.Fetch(Fetch{InfoHash: manifest.InfoHash{2}, Size: 1})
+	other, err := n.Fetch(Fetch{InfoHash: manifest.InfoHash{2}, Shape: manifest.ShapeOf(1)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -353,7 +391,7 @@ func TestPriorities(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
 	f.AddPeers([]PeerAddr{s.addr})
-	if _, err := f.Entry(ctx); err != nil {
+	if _, err := f.Entry(ctx, nil); err != nil {
 		t.Fatal(err)
 	}
 	f.Prioritize([][2]int{{0, 4}, {8, 12}})
@@ -366,7 +404,7 @@ func TestWantedOnceAnnounced(t *testing.T) {
 	const size = 20 * manifest.MinPieceLength
 	seeder, seeded, content, m := seed(t, size, handOut)
 	agent := start(t, "agent", t.TempDir(), nil)
-	e, err := agent.cache.Create(m)
+	e, err := agent.cache.Create(m, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -404,10 +442,28 @@ func TestRefusedPeersGetNothing(t *testing.T) {
 	}
 }
 
-// An ordinary client knows nothing of hand-outs and asks for 16 KiB at a time.
+// An ordinary client knows nothing of hand-outs and segments, and asks for 16 KiB at a
+// time.
 func TestOrdinaryClient(t *testing.T) {
-	const size = 4<<20 + 3
-	s, _, content, m := seed(t, size, handOut)
+	const size = 2*manifest.MinPartLength + 3
+	s := start(t, "seeder", t.TempDir(), handOut)
+	content := make([]byte, size)
+	rand.NewChaCha8([32]byte{1}).Read(content)
+	var entries []*cache.Entry
+	for segment := range slices.Chunk(content, manifest.MinPartLength) {
+		e, _ := s.cache.Entry(s.pull(t, segment, manifesttest.Segment(segment)).InfoHash())
+		entries = append(entries, e)
+	}
+	if _, err := s.SeedWhole("build", manifest.ShapeOf(size), entries[1:]); err == nil {
+		t.Error("seeded without its first segment")
+	}
+	torrentFile, err := s.SeedWhole("build", manifest.ShapeOf(size), entries)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := s.SeedWhole("build", manifest.ShapeOf(size), entries); err != nil || !bytes.Equal(again, torrentFile) || len(s.wholes) != 1 {
+		t.Errorf("asked for again: %v", err)
+	}
 	dir := t.TempDir()
 	files := storage.NewFileWithCompletion(dir, storage.NewMapPieceCompletion())
 	defer files.Close()
@@ -420,7 +476,7 @@ func TestOrdinaryClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	file, err := metainfo.Load(bytes.NewReader(TorrentFile(m)))
+	file, err := metainfo.Load(bytes.NewReader(torrentFile))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -435,16 +491,27 @@ func TestOrdinaryClient(t *testing.T) {
 	case <-time.After(timeout):
 		t.Fatalf("%d of %d bytes in %s", download.BytesCompleted(), size, timeout)
 	}
-	got, err := os.ReadFile(dir + "/" + m.SHA256Hex())
+	got, err := os.ReadFile(filepath.Join(dir, download.Name()))
 	if err != nil || !bytes.Equal(got, content) {
 		t.Errorf("not the bytes that were seeded: %v", err)
+	}
+	if s.DropSegment(entries[1].InfoHash()); len(s.wholes) != 0 {
+		t.Error("seeded although a segment has left the cache")
+	}
+	for i := range maxWholes + 2 {
+		if _, err := s.SeedWhole(fmt.Sprint("build ", i), manifest.ShapeOf(size), entries); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(s.wholes) != maxWholes {
+		t.Errorf("%d builds are seeded whole", len(s.wholes))
 	}
 }
 
 func TestSeedNeedsAll(t *testing.T) {
 	_, _, _, m := seed(t, 1<<20, nil)
 	n := start(t, "agent", t.TempDir(), nil)
-	e, err := n.cache.Create(m)
+	e, err := n.cache.Create(m, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -454,7 +521,7 @@ func TestSeedNeedsAll(t *testing.T) {
 	if err := errors.Join(n.Close(), n.Close()); err != nil {
 		t.Error(err)
 	}
-	if _, err := n.Fetch(Fetch{InfoHash: e.InfoHash(), Size: m.Size}); err == nil {
+	if _, err := n.Fetch(Fetch{InfoHash: e.InfoHash(), Shape: m.Shape}); err == nil {
 		t.Error("fetched after the end")
 	}
 }

@@ -44,12 +44,11 @@ type Torrent struct {
 // InfoHash names the build.
 func (t *Torrent) InfoHash() manifest.InfoHash { return t.fetch.InfoHash }
 
-// Entry waits until the info dictionary is here, checks it, reserves the disk and
-// begins the download; at once when the cache had the build. The entry is pinned,
-// for the caller to Unpin. Errors wrap
-// manifest.ErrInvalid for an info that cannot be right, and cache.ErrNoSpace: in
-// this case Entry can be called again.
-func (t *Torrent) Entry(ctx context.Context) (*cache.Entry, error) {
+// Entry waits until the info dictionary is here, checks it and begins the download, on
+// disk that comes out of the room; at once when the cache had the segment. The entry is
+// pinned, for the caller to Unpin. Errors wrap manifest.ErrInvalid for an info that
+// cannot be right.
+func (t *Torrent) Entry(ctx context.Context, room *cache.Room) (*cache.Entry, error) {
 	select {
 	case <-t.opened: // also when it was dropped since
 		return t.pinned()
@@ -78,10 +77,10 @@ func (t *Torrent) Entry(ctx context.Context) (*cache.Entry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("info dictionary of %s: %w", t.fetch.InfoHash, err)
 	}
-	if m.Size != t.fetch.Size {
-		return nil, fmt.Errorf("info dictionary of %s: %w: %d bytes, announced were %d", t.fetch.InfoHash, manifest.ErrInvalid, m.Size, t.fetch.Size)
+	if m.Shape != t.fetch.Shape {
+		return nil, fmt.Errorf("info dictionary of %s: %w: it is %+v, announced was %+v", t.fetch.InfoHash, manifest.ErrInvalid, m.Shape, t.fetch.Shape)
 	}
-	e, err := t.swarm.cfg.Cache.Create(m)
+	e, err := t.swarm.cfg.Cache.Create(m, room)
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,6 @@ package swarm
 
 import (
 	"context"
-	"crypto/sha1"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -10,7 +9,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/limits"
-	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/manifest/manifesttest"
 )
 
 // rates are limits of peers' traffic; 0 is none.
@@ -31,23 +30,8 @@ func (n *node) another(t *testing.T, of byte, size int) (*Torrent, []byte) {
 	t.Helper()
 	content := make([]byte, size)
 	rand.NewChaCha8([32]byte{of}).Read(content)
-	h, err := manifest.NewHasher(int64(size), "application/zip", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := h.Write(content); err != nil {
-		t.Fatal(err)
-	}
-	m, err := h.Manifest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	n.whole(t, content, m)
-	torrent, ok := n.Torrent(manifest.InfoHash(sha1.Sum(m.InfoBytes())))
-	if !ok {
-		t.Fatal("not seeded")
-	}
-	return torrent, content
+	m := manifesttest.Segment(content)
+	return n.pull(t, content, m), content
 }
 
 // passed is what a node's present connections have read and written.
@@ -84,7 +68,7 @@ func TestLimitIsShared(t *testing.T) {
 				f := agent.fetch(t, from, size, nil)
 				fetched = append(fetched, f)
 				go func() { f.nameUntil(ctx, s.addr); named <- struct{}{} }()
-				if e, err := f.Entry(ctx); err != nil {
+				if e, err := f.Entry(ctx, nil); err != nil {
 					t.Fatal(err)
 				} else {
 					e.Unpin()
@@ -147,7 +131,7 @@ func TestOwnLimitIsHeldAgainstNobody(t *testing.T) {
 	var peers []PeerAddr
 	for i := range slow {
 		n := start(t, fmt.Sprint("peer-", i), t.TempDir(), nil)
-		n.whole(t, content, m)
+		n.pull(t, content, m)
 		peers = append(peers, n.addr)
 	}
 	f := agent.fetch(t, from, size, nil)
@@ -202,7 +186,7 @@ func TestCloseWhileLimited(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	named := make(chan struct{})
 	go func() { f.nameUntil(ctx, s.addr); close(named) }()
-	if e, err := f.Entry(ctx); err != nil {
+	if e, err := f.Entry(ctx, nil); err != nil {
 		t.Error(err)
 	} else {
 		e.Unpin()
