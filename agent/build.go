@@ -211,8 +211,9 @@ func (b *build) worker(w work) func(ctx context.Context, f *finished) {
 	case readTable:
 		return func(ctx context.Context, f *finished) { f.record, f.err = a.cfg.Ledger.Get(ctx, b.key) }
 	case findObject:
-		job, record := b.newJob(), m.record
-		return func(ctx context.Context, f *finished) { b.present(ctx, job, record, f) }
+		job, record := b.newJob(), *m.record
+		record.SHA256 = cmp.Or(record.SHA256, ann.SHA256) // which the table may not have yet
+		return func(ctx context.Context, f *finished) { b.present(ctx, job, &record, f) }
 	case openEntry:
 		member.begun = time.Now()
 		_, member.span = tracing.StartAt(b.span.In(context.Background()), member.joined, "swarm")

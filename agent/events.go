@@ -61,6 +61,7 @@ type (
 		// arrived: the build has, with this result; of land and findObject.
 		arrived bool
 		result  ledger.Result
+		alike   bool     // of findObject: the object may be the build, which the seal will say
 		whole   *origins // of steer; nil when it was ended before
 		got     any      // for the owner
 	}

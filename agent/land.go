@@ -13,10 +13,14 @@ import (
 	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
-// present records the arrival of a build that the bucket already holds.
+// present records the arrival of a build that the bucket already holds. Before the seal
+// it is not known for certain, and not recorded: the arrival names the SHA-256 of the whole.
 func (b *build) present(ctx context.Context, job *landing.Job, record *ledger.Record, f *finished) {
 	_, present, err := landing.Present(ctx, job.Bucket, record, "")
 	if f.err = err; err != nil || !present {
+		return
+	}
+	if f.alike = record.SHA256 == ""; f.alike {
 		return
 	}
 	if f.result, f.err = job.Record(ctx, record); f.err == nil {

@@ -76,6 +76,7 @@ type life struct {
 	ending   bool  // the attempt; another begins when nothing of it is left
 	hopeless error // why the build cannot land here, until that is recorded
 	checked  bool  // whether the bucket had it before this attempt
+	alike    bool  // what the bucket has may be it; is said
 	whole    bool
 	complete bool // the object, in the bucket: what is left of the landing is to record it
 	standby  bool // another agent is to land
@@ -262,6 +263,14 @@ func (m *machine) finished(f finished) {
 			m.end(errSuperseded)
 		case over:
 			m.end(errCancelled)
+		case f.alike && stale: // it is looked at once more
+		case f.alike: // nothing is fetched before the seal says that it is not
+			if !m.alike {
+				m.alike = true
+				m.say(say{what: "alike"})
+			}
+			m.waits, m.ending = true, true
+			m.tableAt = m.now.Add(endInterval/2 + m.jitter(endInterval))
 		case f.work == findObject:
 			m.checked = true
 			m.complain(f.err, 0)
@@ -331,10 +340,8 @@ func (m *machine) read(f finished, stale bool) {
 		// The download does without the table; only the landing waits for it.
 		m.checked = true
 		m.complain(f.err, 0)
-	case !m.checked && f.record.SHA256 != "":
-		m.begin(findObject)
 	case !m.checked:
-		m.checked = true
+		m.begin(findObject)
 	case f.leads:
 		m.complete, m.uploadLeft = false, m.begin(land)
 	default:
@@ -437,6 +444,7 @@ func (m *machine) pursue() {
 	if swarms {
 		if !m.infoKnown && m.begin(openEntry) {
 			m.state = api.StateDownloading
+			m.say(say{what: "downloading"})
 		}
 		m.fallBack()
 		if !m.infoKnown {

@@ -92,6 +92,7 @@ func TestFaultBesideABuild(t *testing.T) {
 	d.hear(0, finished{work: awaitTurn})
 	d.hear(0, finished{work: joinSwarm})
 	d.hear(0, finished{work: readTable, record: &ledger.Record{ExecutionID: worldID}})
+	d.hear(0, finished{work: findObject})
 	d.does(t, d.hear(0, finished{work: openEntry}), begin{steer}, begin{readTable})
 	d.does(t, d.hear(0, finished{work: readTable, leads: true, record: &ledger.Record{ExecutionID: worldID}}), begin{land})
 	fault := &survive.Panic{Value: "on purpose"}
@@ -113,6 +114,7 @@ func TestAnnouncedAgainIsTriedAtOnce(t *testing.T) {
 	d.hear(0, finished{work: awaitTurn})
 	d.hear(0, finished{work: joinSwarm})
 	d.hear(0, finished{work: readTable, record: record})
+	d.hear(0, finished{work: findObject})
 	d.hear(0, finished{work: openEntry})
 	d.hear(0, finished{work: readTable, leads: true, record: record})
 	denied := errors.New("access denied")

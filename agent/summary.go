@@ -29,9 +29,10 @@ func (b *build) say(s say) {
 			attribute.String("landfall.node", a.cfg.Gossip.ID))
 	case "turn":
 		b.span.Event("turn")
-		if m.ann.Size > 0 {
-			b.log().Info("downloading", "bytes", m.ann.Size)
-		}
+	case "alike":
+		b.log().Info("bucket holds what may be this build; it is known when the seeder has read all of it", "bucket", a.cfg.Bucket.Name())
+	case "downloading":
+		b.log().Info("downloading", "bytes", m.ann.Size)
 	case "downloaded":
 		b.log().Info("downloaded", "bytes", m.ann.Size, "seconds", seconds(time.Since(m.started)), "landedBytes", m.landed)
 		a.metrics.downloads.Observe(time.Since(b.member.begun).Seconds())

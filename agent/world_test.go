@@ -82,6 +82,7 @@ type simulated struct {
 	life      int
 	cancelled bool
 	read      *ledger.Record // the table when it began
+	sealed    bool           // the announcement was, then
 }
 
 func newWorld(seed, schedule uint64) *world {
@@ -236,7 +237,7 @@ func (w *world) begin(b begin) {
 	if w.workers[b.work] != nil {
 		w.fail("a second worker begins to %s", b.work)
 	}
-	w.workers[b.work] = &simulated{work: b.work, round: w.rounds, life: w.lives, read: w.table.Clone()}
+	w.workers[b.work] = &simulated{work: b.work, round: w.rounds, life: w.lives, read: w.table.Clone(), sealed: w.sealed()}
 	switch b.work {
 	case joinSwarm, findObject, openEntry, land:
 		if !w.turn {
@@ -468,6 +469,8 @@ func (w *world) succeed(o *simulated, f *finished) {
 	case findObject:
 		if f.err = w.fence(); f.err == nil && w.bucketAway {
 			f.err = errAway
+		} else if f.err == nil && w.object && !o.sealed {
+			f.alike = true
 		} else if f.err == nil && w.object {
 			f.arrived, f.result = true, w.arrive("a")
 		}

@@ -311,8 +311,8 @@ func (c *carrier) renew(ctx context.Context, r *ledger.Record, cause error) erro
 	if err != nil {
 		return err
 	}
-	c.logger.Warn("object changed underneath, starting afresh", "error", cause)
-	if _, err = c.accept(ctx, c.key.SourceBucket, object, r.Unfinished()); err == nil {
+	c.logger.Warn("another execution begins, with the object as it is now", "error", cause)
+	if _, err = c.acceptInstead(ctx, c.id, c.key.SourceBucket, object, r.Unfinished()); err == nil {
 		c.changes.began(c.key, time.Now())
 	}
 	return err

@@ -111,7 +111,13 @@ func (s *Seeder) checkDestination(r api.DeployRequest, b string) error {
 
 // accept writes the execution to the table and starts it.
 func (s *Seeder) accept(ctx context.Context, source string, o *bucket.Object, destinations []string) (*ledger.Begun, error) {
+	return s.acceptInstead(ctx, "", source, o, destinations)
+}
+
+// acceptInstead is accept that does not join the execution named.
+func (s *Seeder) acceptInstead(ctx context.Context, of, source string, o *bucket.Object, destinations []string) (*ledger.Begun, error) {
 	begun, err := s.begin(ctx, ledger.Start{
+		Instead:      of,
 		Key:          ledger.Key{FileKey: o.Key, SourceBucket: source},
 		SourceETag:   o.ETag,
 		Size:         o.Size,

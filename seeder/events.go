@@ -122,6 +122,9 @@ type live struct {
 	// gone is set when the source has the object no more: only a person's retry
 	// can change that.
 	gone bool
+	// spoilt: segments may have been announced that are not the source's. What comes next
+	// would contradict them, so another execution sends it.
+	spoilt bool
 }
 
 // newLive is what is shown of an execution that nobody carries.

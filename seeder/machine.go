@@ -82,6 +82,9 @@ type machine struct {
 	served     served
 }
 
+// errSpoilt is why another execution begins when one is sent again that was spoilt.
+var errSpoilt = errors.New("what was announced of it is not what the source has")
+
 // doing is what an execution is about.
 type doing int
 
@@ -229,9 +232,9 @@ func (m *machine) ask(now time.Time, a asked) {
 
 func (m *machine) begin(now time.Time, a asked) {
 	r := m.record
-	gone := m.live.gone
+	gone, spoilt := m.live.gone, m.live.spoilt
 	m.live = newLive(r)
-	m.live.gone, m.live.takenUp = gone, now
+	m.live.gone, m.live.spoilt, m.live.takenUp = gone, spoilt, now
 	m.since, m.lastArrival, m.announced = now, time.Time{}, time.Time{}
 	if r.Status == ledger.InProgress && (a.why == asAccepted || a.why == asResumed) {
 		m.since = r.StartTime
@@ -258,6 +261,11 @@ func (m *machine) recall() {
 func (m *machine) attempt(now time.Time) {
 	m.request, m.doing, m.left, m.live.retryAt = nil, fetching, false, time.Time{}
 	m.tellAt = time.Time{}
+	if m.live.spoilt {
+		m.doing, m.live.err = renewing, errSpoilt
+		m.work(renewWorker)
+		return
+	}
 	m.work(fetchWorker)
 	m.announceMore()
 }
@@ -472,6 +480,7 @@ func (m *machine) fail(now time.Time, err error) {
 		m.finish(now, replaced)
 	case errors.Is(err, bucket.ErrNotFound), errors.Is(err, manifest.ErrInvalid), bucket.Permanent(err):
 		m.live.gone = errors.Is(err, bucket.ErrNotFound)
+		m.live.spoilt = errors.Is(err, bucket.ErrChecksum) && m.here > 0
 		m.failAll(now, err)
 	case errors.Is(err, bucket.ErrChanged):
 		m.doing = renewing

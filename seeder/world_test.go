@@ -299,7 +299,7 @@ func (s *sim) work(w worker) {
 		case s.taken && s.rng.IntN(2) == 0:
 			d.err = ledger.ErrSuperseded
 		case trouble:
-			d.err = []error{errPasses, errPasses, bucket.ErrNotFound, bucket.ErrChanged}[s.rng.IntN(4)]
+			d.err = []error{errPasses, errPasses, bucket.ErrNotFound, bucket.ErrChanged, bucket.ErrChecksum}[s.rng.IntN(5)]
 		default:
 			d.content = content{size: 100, infohash: "infohash", sha256: "sha256"}
 			for s.here < simSegments {

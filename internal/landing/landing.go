@@ -344,7 +344,10 @@ func (l *landing) round(ctx context.Context) (ledger.Result, error) {
 	if err != nil {
 		return ledger.Result{}, err
 	}
-	if present {
+	if present { // as far as is known; an arrival names the SHA-256 of the whole
+		if err := l.awaitSeal(ctx); err != nil {
+			return ledger.Result{}, err
+		}
 		return l.record(ctx, l.last, l.build())
 	}
 	if l.Build.Size == 0 {
@@ -474,10 +477,8 @@ func (l *landing) upload(ctx context.Context, have []bucket.Part, c bucket.Condi
 	if err != nil {
 		return err
 	}
-	select { // what every part is, is known; that these are all, the seal says
-	case <-l.Build.Sealed():
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := l.awaitSeal(ctx); err != nil { // what every part is, is known, but not that these are all
+		return err
 	}
 	if _, err := l.fence(ctx); err != nil {
 		return err
@@ -486,6 +487,16 @@ func (l *landing) upload(ctx context.Context, have []bucket.Part, c bucket.Condi
 		_, err := l.Bucket.CompleteUpload(ctx, l.Key.FileKey, l.uploadID, parts, c)
 		return err
 	})
+}
+
+// awaitSeal waits until all of the build is known.
+func (l *landing) awaitSeal(ctx context.Context) error {
+	select {
+	case <-l.Build.Sealed():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // begin creates the upload and tells the table of it.

@@ -261,6 +261,8 @@ type Start struct {
 	SourceModified time.Time
 	Destinations   []string
 	Now            time.Time
+	// Instead is an execution that is not joined, whatever it is like; empty for none.
+	Instead string
 	// IsAnothers reports whether an executionId is known as that of another key, whose
 	// item somebody has copied to this one; nil for never.
 	IsAnothers func(executionID string) bool
@@ -356,7 +358,7 @@ func (s Start) over(old *Record, destinations []string) *Begun {
 		r.Version = old.Version + 1
 		r.item = old.item.foreign()
 	} else if old != nil {
-		if old.Status == InProgress && s.sameObject(old) && len(without(destinations, old.Destinations)) == 0 {
+		if old.Status == InProgress && old.ExecutionID != s.Instead && s.sameObject(old) && len(without(destinations, old.Destinations)) == 0 {
 			return &Begun{Record: old, Joined: true}
 		}
 		b.Superseded, last = old.ExecutionID, old.ExecutionID
