@@ -59,6 +59,7 @@ func Setup(ctx context.Context, s Service, logger *slog.Logger) (_ *Tracer, shut
 	lost := &complaints{logger: logger}
 	otel.SetErrorHandler(lost) // the SDK has one for the process
 	var options []sdk.TracerProviderOption
+	stop := func(context.Context) error { return nil } // sending what is under way
 	for _, name := range names {
 		switch name {
 		case "otlp":
@@ -67,7 +68,7 @@ func Setup(ctx context.Context, s Service, logger *slog.Logger) (_ *Tracer, shut
 				logger.Error("traces are not sent", "error", err)
 				continue
 			}
-			options = append(options, sdk.WithBatcher(exporter))
+			options, stop = append(options, sdk.WithBatcher(exporter)), exporter.Shutdown
 			logger.Info("traces are sent", "to", to)
 		case "console":
 			console, err := stdouttrace.New()
@@ -87,7 +88,8 @@ func Setup(ctx context.Context, s Service, logger *slog.Logger) (_ *Tracer, shut
 	return New(provider), func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 		defer cancel()
-		if err := provider.Shutdown(ctx); err != nil {
+		err := provider.Shutdown(ctx)
+		if err := cmp.Or(err, stop(ctx)); err != nil { // the provider leaves it at that when the time is up
 			lost.Handle(err)
 		}
 	}
