@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/landfall-dist/landfall/internal/answers"
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/landing"
@@ -221,7 +222,7 @@ func (b *build) worker(w work) func(ctx context.Context, f *finished) {
 	case steer:
 		return func(ctx context.Context, f *finished) { f.whole, f.err = b.steer(ctx, member) }
 	case readSource:
-		r := sourceRead{build: b, ann: ann, member: member, late: m.now.Sub(m.moved) - m.fallbackAfter}
+		r := sourceRead{build: b, ann: ann, member: member, late: m.now.Sub(m.moved) - m.fallbackAfter, stalled: errors.Is(m.err, answers.ErrStalled)}
 		return func(ctx context.Context, f *finished) { f.err = r.read(b.limited(member.span.In(ctx))) }
 	case land:
 		job := b.landing()

@@ -12,6 +12,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/handout"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/tracing"
 )
@@ -40,6 +41,8 @@ type sourceRead struct {
 	member *membership
 	// late is how long ago the first readers' time has come.
 	late time.Duration
+	// stalled: nothing came any more when it was tried last.
+	stalled bool
 }
 
 // read reads this agent's share of what is announced and missing now.
@@ -102,6 +105,11 @@ func (r sourceRead) whole(ctx context.Context) error {
 	if err != nil {
 		return fallbackError(err)
 	}
+	turn, err := a.puller.TakeTurn(ctx, source.Want{Place: handout.Place{Execution: ann.ExecutionID}, Bucket: ann.SourceBucket, Stalled: r.stalled})
+	if err != nil {
+		return fallbackError(err)
+	}
+	defer turn.End()
 	object, err := from.Head(ctx, ann.Key)
 	if err != nil {
 		return fallbackError(err)
@@ -116,7 +124,7 @@ func (r sourceRead) whole(ctx context.Context) error {
 	r.build.log().Info("no peer has the build, reading it from the source bucket", "bucket", ann.SourceBucket, "bytes", object.Size)
 	before := a.puller.BytesRead()
 	_, err = a.puller.Pull(ctx, source.Pull{
-		From: from, Object: object, Layout: ann.Layout(), Name: ann.ExecutionID,
+		Turn: turn, From: from, Object: object, Layout: ann.Layout(), Name: ann.ExecutionID,
 		Progress: func(int64) { r.build.move() },
 		Segment: func(i int, e *cache.Entry) error {
 			defer e.Unpin()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/answers"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
@@ -147,7 +148,8 @@ func (c *carrier) worker(w worker) func(ctx context.Context) done {
 			}
 			c.held, c.machine.live.sent = held, held.sent
 		}
-		return func(ctx context.Context) done { return c.fetch(ctx, r, held) }
+		stalled := errors.Is(c.machine.live.err, answers.ErrStalled)
+		return func(ctx context.Context) done { return c.fetch(ctx, r, held, stalled) }
 	case announceWorker:
 		return func(ctx context.Context) done { return c.announce(ctx, r, held, span) }
 	case lookWorker:

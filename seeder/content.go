@@ -122,8 +122,8 @@ func (h *held) content() content {
 }
 
 // fetch has the build ready to be seeded: from the cache, or pulled. Each segment is
-// handed out as soon as it is here.
-func (c *carrier) fetch(ctx context.Context, r *ledger.Record, h *held) done {
+// handed out as soon as it is here. stalled says that nothing came any more in the last try.
+func (c *carrier) fetch(ctx context.Context, r *ledger.Record, h *held, stalled bool) done {
 	if err := bucket.ParseHeaders(r.Headers).Check(landing.AddedMetadata); err != nil {
 		return done{err: err}
 	}
@@ -141,7 +141,7 @@ func (c *carrier) fetch(ctx context.Context, r *ledger.Record, h *held) done {
 	if _, sha256 := h.all(); sha256 == "" {
 		var err error
 		if sha256, err = c.cached(r, h.layout, take); sha256 == "" && err == nil {
-			sha256, err = c.pull(ctx, r, h.layout, take)
+			sha256, err = c.pull(ctx, r, h.layout, stalled, take)
 		}
 		if err != nil {
 			return done{err: err}
@@ -173,18 +173,18 @@ func (c *carrier) noteContent(ctx context.Context, of content) error {
 }
 
 // pull brings the build here, segment by segment, and returns its SHA-256.
-func (c *carrier) pull(ctx context.Context, r *ledger.Record, layout *manifest.Layout, take func(int, *cache.Entry) error) (string, error) {
+func (c *carrier) pull(ctx context.Context, r *ledger.Record, layout *manifest.Layout, stalled bool, take func(int, *cache.Entry) error) (string, error) {
 	c.owner.Tell(turned{api.PhaseQueued})
 	// Before it has its turn, which a bucket that does not answer would waste.
 	from, err := c.sources.Get(ctx, r.SourceBucket)
 	if err != nil {
 		return "", err
 	}
-	release, err := c.puller.Slot(ctx)
+	turn, err := c.puller.TakeTurn(ctx, source.Want{Place: handout.Place{Execution: c.id}, Bucket: r.SourceBucket, Stalled: stalled})
 	if err != nil {
 		return "", err
 	}
-	defer release()
+	defer turn.End()
 	c.owner.Tell(turned{api.PhasePulling})
 	object, err := from.Head(ctx, r.FileKey)
 	if err != nil {
@@ -200,9 +200,16 @@ func (c *carrier) pull(ctx context.Context, r *ledger.Record, layout *manifest.L
 	started := time.Now()
 	ctx, span := tracing.Start(ctx, "pull", attribute.Int64("landfall.bytes", r.Size))
 	sha256, err := c.puller.Pull(ctx, source.Pull{
-		From: from, Object: object, Layout: layout, Name: c.id,
+		Turn: turn, From: from, Object: object, Layout: layout, Name: c.id,
 		Progress: func(bytes int64) { c.owner.Tell(pulled{bytes}) },
-		Segment:  take,
+		Waits: func(others bool) {
+			if others {
+				c.owner.Tell(turned{api.PhaseQueued})
+			} else {
+				c.owner.Tell(turned{api.PhasePulling})
+			}
+		},
+		Segment: take,
 	})
 	span.End(err)
 	if err != nil {

@@ -62,9 +62,10 @@ type machine struct {
 	// tried again; zero for not at all.
 	tellAt time.Time
 	// farthest is how many bytes were pulled at most, pulling when that last grew or all
-	// of them were here, when this run began, or a retry was asked for.
-	farthest int64
-	pulling  time.Time
+	// of them were here, when this run began, or a retry was asked for; later by what it has
+	// waited for other pulls. queued is since when it does so; zero for not.
+	farthest        int64
+	pulling, queued time.Time
 	// announced is when the destinations' time began: at the first announcement, or the
 	// last that somebody asked for; retried is when that was.
 	announced, retried time.Time
@@ -136,10 +137,7 @@ func (m *machine) step(now time.Time, e event) []action {
 	case reported:
 		m.report(now, e)
 	case turned:
-		m.live.phase = e.phase
-		if e.phase == api.PhasePulling && m.live.began.IsZero() {
-			m.live.began = now
-		}
+		m.turn(now, e.phase)
 	case pulled:
 		if e.bytes > m.farthest { // not what was there already
 			m.farthest, m.pulling = e.bytes, now
@@ -260,7 +258,7 @@ func (m *machine) recall() {
 // attempt begins anew, with what is there.
 func (m *machine) attempt(now time.Time) {
 	m.request, m.doing, m.left, m.live.retryAt = nil, fetching, false, time.Time{}
-	m.tellAt = time.Time{}
+	m.tellAt, m.queued = time.Time{}, time.Time{}
 	if m.live.spoilt {
 		m.doing, m.live.err = renewing, errSpoilt
 		m.work(renewWorker)
@@ -339,6 +337,24 @@ func (m *machine) fetched(now time.Time, d done) {
 	m.live.pulled = d.content.size
 	m.work(mendWorker)
 	m.announce()
+}
+
+// turn notes that it waits for others to be pulled, or does not any more: that is not to be
+// stuck.
+func (m *machine) turn(now time.Time, phase string) {
+	m.live.phase = phase
+	switch {
+	case phase == api.PhaseQueued:
+		m.queued = now
+	case !m.queued.IsZero():
+		if m.pulling = m.pulling.Add(now.Sub(m.queued)); m.pulling.After(now) {
+			m.pulling = now
+		}
+		m.queued = time.Time{}
+	}
+	if phase == api.PhasePulling && m.live.began.IsZero() {
+		m.live.began = now
+	}
 }
 
 // announceMore tells the cluster what has come since it was told last, while the rest is

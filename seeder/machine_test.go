@@ -145,6 +145,38 @@ func TestFetchThatFailsForEver(t *testing.T) {
 	}
 }
 
+// What an execution has waited for others to be pulled does not count against it; all that
+// it was tried does, however often it was its turn.
+func TestWaitingForTheSourceIsNotStuck(t *testing.T) {
+	v := newTold()
+	v.hear(turned{api.PhaseQueued})
+	v.now = v.now.Add(3 * toldTimeout)
+	v.hear(turned{api.PhasePulling})
+	v.hear(pulled{10})
+	v.hear(turned{api.PhaseQueued}) // another one has gone before it
+	v.now = v.now.Add(3 * toldTimeout)
+	v.hear(pulled{20}) // which was under way
+	v.hear(turned{api.PhasePulling})
+	if v.pulling.After(v.now) {
+		t.Errorf("it has moved at %s, now is %s", v.pulling, v.now)
+	}
+	begun := v.now
+	for {
+		if v.hear(done{worker: fetchWorker, err: errPasses}); v.doing == failing {
+			break
+		}
+		if v.now = v.due(); v.doing != resting || v.now.After(begun.Add(2*toldTimeout)) {
+			t.Fatalf("state %d %s after it was its turn, live error %v", v.doing, v.now.Sub(begun), v.live.err)
+		}
+		v.wake(v.now)
+		v.hear(turned{api.PhaseQueued})
+		v.hear(turned{api.PhasePulling})
+	}
+	if tried := v.now.Sub(begun); tried < toldTimeout {
+		t.Errorf("it was tried for %s only", tried)
+	}
+}
+
 // What was wrong is not shown any more when it has ended well, nor that its object is
 // gone when it is back.
 func TestNothingIsShownForEver(t *testing.T) {

@@ -287,7 +287,7 @@ func (s *sim) work(w worker) {
 	switch w {
 	case fetchWorker:
 		if s.rng.IntN(3) == 0 {
-			s.mail(turned{api.PhasePulling})
+			s.mail(turned{[]string{api.PhaseQueued, api.PhasePulling}[s.rng.IntN(2)]})
 			s.mail(pulled{s.rng.Int64N(100)})
 		}
 		if s.here < simSegments && s.rng.IntN(3) > 0 && !s.cancelled[w] { // one more, and it goes on

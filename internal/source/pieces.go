@@ -32,7 +32,7 @@ func run(ctx context.Context, from *bucket.Bucket, key, etag string, at int64, m
 	start, _ := m.PieceRange(pieces[0])
 	offset, length := m.PieceRange(pieces[len(pieces)-1])
 	b := &block{offset: at + start, buf: make([]byte, offset+length-start)}
-	if err := readRange(ctx, from, &bucket.Object{Key: key, ETag: etag}, b); err != nil {
+	if err := readRange(ctx, from, &bucket.Object{Key: key, ETag: etag}, b, func() {}); err != nil {
 		return err
 	}
 	for _, piece := range pieces {

@@ -26,20 +26,14 @@ const (
 	// blockLength is the length of one ranged GET in bytes: long enough that
 	// its round trip does not count, short enough to hold several in memory.
 	blockLength = 4 << 20
-	// maxBlocks bounds the blocks in memory over all pulls: 48 MiB.
-	maxBlocks = 12
 	// leastRange is how short a range may be in bytes: shorter ones cost a round trip each.
 	leastRange = 512 << 10
-	// pullParallel is how many ranges of one build are asked for at a time.
-	pullParallel = 6
-	// maxPulls is how many builds are pulled at a time.
-	maxPulls = 4
 	// rangeTries and rangeBackoff bound how often a range that broke off is
 	// asked for again; the wait doubles, with full jitter.
 	rangeTries   = 4
 	rangeBackoff = 100 * time.Millisecond
-	// stalledTries is how often a range is asked for of which nothing came for long:
-	// a pull that waits keeps others from theirs. Whoever asked for it tries again.
+	// stalledTries is how often a range is asked for of which nothing came for long.
+	// Whoever asked for the pull tries again.
 	stalledTries = 2
 )
 
@@ -47,8 +41,7 @@ const (
 // for concurrent use.
 type Puller struct {
 	cache  *cache.Cache
-	pulls  chan struct{}
-	blocks chan []byte // free ones; nil means one not made yet
+	line   line
 	read   atomic.Int64
 	logger *slog.Logger
 }
@@ -59,22 +52,11 @@ func (p *Puller) BytesRead() int64 { return p.read.Load() }
 
 // NewPuller pulls into a cache, and says what each build was compared with.
 func NewPuller(c *cache.Cache, logger *slog.Logger) *Puller {
-	p := &Puller{cache: c, logger: logger, pulls: make(chan struct{}, maxPulls), blocks: make(chan []byte, maxBlocks)}
-	for range maxBlocks {
-		p.blocks <- nil
-	}
-	return p
+	return &Puller{cache: c, logger: logger}
 }
 
-// Slot waits for its turn to pull.
-func (p *Puller) Slot(ctx context.Context) (release func(), err error) {
-	select {
-	case p.pulls <- struct{}{}:
-		return func() { <-p.pulls }, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
+// TakeTurn waits until a pull may begin, in order of the places. The turn is to be ended.
+func (p *Puller) TakeTurn(ctx context.Context, w Want) (*Turn, error) { return p.line.enter(ctx, w) }
 
 // store keeps the blocks of a segment: *cache.Pulling, or one that is an entry already.
 type store interface {
@@ -101,6 +83,8 @@ type block struct {
 
 // Pull is one object to be pulled.
 type Pull struct {
+	// Turn is the pull's own; it is not ended.
+	Turn   *Turn
 	From   *bucket.Bucket
 	Object *bucket.Object
 	Layout *manifest.Layout
@@ -109,6 +93,9 @@ type Pull struct {
 	Name string
 	// Progress hears how many bytes are here and hashed.
 	Progress func(bytes int64)
+	// Waits, which may be nil, hears that others go before it for more than a moment, and
+	// when that is over.
+	Waits func(bool)
 	// Segment hears of each segment when it is here and hashed, in order, one at a time.
 	// The entry is pinned, for it to Unpin, whatever it returns. An error ends the Pull.
 	Segment func(i int, e *cache.Entry) error
@@ -124,9 +111,8 @@ type Pull struct {
 // fetched again by the next of that name, as long as the object is the same.
 // cache.ForgetPull removes it.
 //
-// Blocks are taken from the common store in the order of the object, so the
-// next one to be hashed always has its block and several pulls cannot block each
-// other.
+// Blocks are given out in the order of the object, so the next one to be hashed always has
+// its block and several pulls cannot block each other.
 func (p *Puller) Pull(ctx context.Context, of Pull) (sha256 string, err error) {
 	j := &job{Puller: p, Pull: of, hasher: manifest.NewHasher(of.Layout), stores: make([]store, of.Layout.NumSegments())}
 	if of.Object.Size == 0 {
@@ -301,6 +287,8 @@ func (j *job) end(err error) error {
 func (j *job) copy(ctx context.Context, writers []io.Writer) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
+	j.Turn.reads(fail)
+	defer j.Turn.reads(nil)
 	var running sync.WaitGroup
 	lanes := make([]chan *block, len(writers))
 	for i, w := range writers {
@@ -327,9 +315,23 @@ func rangeLength(segment int64) int64 {
 	return length
 }
 
-// request starts the ranged GETs, in order, as blocks and slots come free.
+// block waits for the next range's turn.
+func (j *job) block(ctx context.Context) ([]byte, error) {
+	waits := false
+	b, err := j.Turn.next(ctx, func() {
+		if !waits && j.Waits != nil {
+			waits = true
+			j.Waits(true)
+		}
+	})
+	if waits {
+		j.Waits(false)
+	}
+	return b, err
+}
+
+// request starts the ranged GETs, in order, as their turn comes.
 func (j *job) request(ctx context.Context, fail context.CancelCauseFunc, running *sync.WaitGroup, lanes []chan *block) error {
-	slots := make(chan struct{}, pullParallel)
 	for i := range j.Layout.NumSegments() {
 		first, length := j.Layout.SegmentRange(i)
 		file, err := j.store(i)
@@ -338,19 +340,9 @@ func (j *job) request(ctx context.Context, fail context.CancelCauseFunc, running
 		}
 		step := rangeLength(length)
 		for offset := first; offset < first+length; offset += step {
-			select {
-			case slots <- struct{}{}:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			var buf []byte
-			select {
-			case buf = <-j.blocks:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			if buf == nil {
-				buf = make([]byte, blockLength)
+			buf, err := j.block(ctx)
+			if err != nil {
+				return err
 			}
 			b := &block{offset: offset, buf: buf[:min(step, first+length-offset)], filled: make(chan struct{})}
 			b.lanes.Store(int32(len(lanes)))
@@ -358,13 +350,15 @@ func (j *job) request(ctx context.Context, fail context.CancelCauseFunc, running
 				lane <- b
 			}
 			running.Go(func() {
-				defer func() { <-slots }()
+				whole := false
+				defer func() { j.Turn.done(whole) }()
 				defer close(b.filled)
-				if file.Kept(b.buf, b.offset-first) {
+				if whole = file.Kept(b.buf, b.offset-first); whole {
 					return
 				}
-				err := readRange(ctx, j.From, j.Object, b)
+				err := readRange(ctx, j.From, j.Object, b, j.Turn.hear)
 				if err == nil {
+					whole = true
 					j.read.Add(int64(len(b.buf)))
 					_, err = file.WriteAt(b.buf, b.offset-first)
 				}
@@ -395,13 +389,14 @@ func (j *job) hash(ctx context.Context, fail context.CancelCauseFunc, w io.Write
 				fail(err)
 			}
 		}
-		j.blocks <- b.buf[:cap(b.buf)]
+		j.line.giveBack(b.buf)
 	}
 }
 
 // readRange fills a block. A connection that breaks in the middle of a body is
-// beyond the SDK's own retries, so it is asked for again here.
-func readRange(ctx context.Context, from *bucket.Bucket, o *bucket.Object, b *block) error {
+// beyond the SDK's own retries, so it is asked for again here. heard is called when bytes
+// have come.
+func readRange(ctx context.Context, from *bucket.Bucket, o *bucket.Object, b *block, heard func()) error {
 	var err error
 	stalled := 0
 	for try := range rangeTries {
@@ -413,7 +408,7 @@ func readRange(ctx context.Context, from *bucket.Bucket, o *bucket.Object, b *bl
 			case <-time.After(rand.N(rangeBackoff << try)):
 			}
 		}
-		err = readRangeOnce(ctx, from, o, b)
+		err = readRangeOnce(ctx, from, o, b, heard)
 		if err == nil || errors.Is(err, bucket.ErrChanged) || errors.Is(err, bucket.ErrNotFound) ||
 			bucket.Permanent(err) || ctx.Err() != nil {
 			return err
@@ -427,14 +422,28 @@ func readRange(ctx context.Context, from *bucket.Bucket, o *bucket.Object, b *bl
 	return err
 }
 
-func readRangeOnce(ctx context.Context, from *bucket.Bucket, o *bucket.Object, b *block) error {
+func readRangeOnce(ctx context.Context, from *bucket.Bucket, o *bucket.Object, b *block, heard func()) error {
 	body, err := from.GetRange(ctx, o.Key, o.ETag, b.offset, int64(len(b.buf)))
 	if err != nil {
 		return err
 	}
 	defer body.Close()
-	if _, err := io.ReadFull(body, b.buf); err != nil {
+	if _, err := io.ReadFull(&listened{body, heard}, b.buf); err != nil {
 		return fmt.Errorf("reading %s at %d: %w", o.Key, b.offset, err)
 	}
 	return nil
+}
+
+// listened calls heard when bytes have come.
+type listened struct {
+	io.Reader
+	heard func()
+}
+
+func (l *listened) Read(p []byte) (int, error) {
+	n, err := l.Reader.Read(p)
+	if n > 0 {
+		l.heard()
+	}
+	return n, err
 }

@@ -92,6 +92,17 @@ func pullOf(t *testing.T, b *bucket.Bucket, o *bucket.Object, name string) (Pull
 	}, &segments
 }
 
+// inTurn pulls as the only one.
+func inTurn(ctx context.Context, p *Puller, of Pull) (sha256 string, err error) {
+	turn, err := p.TakeTurn(ctx, Want{Bucket: of.From.Name()})
+	if err != nil {
+		return "", err
+	}
+	defer turn.End()
+	of.Turn = turn
+	return p.Pull(ctx, of)
+}
+
 // are fails the test unless the segments are all of want.
 func (s taken) are(t *testing.T, want []byte) {
 	t.Helper()
@@ -127,8 +138,11 @@ func random(seed byte, size int) []byte {
 // allBack fails the test unless every block is back in the store, and nothing is pinned.
 func allBack(t *testing.T, p *Puller) {
 	t.Helper()
-	if n := len(p.blocks); n != maxBlocks {
-		t.Errorf("%d of %d blocks are free", n, maxBlocks)
+	if n := len(p.line.turns); n != 0 {
+		t.Errorf("%d turns are not given back", n)
+	}
+	if made, free := p.line.made, len(p.line.free); free != made || made > maxBlocks {
+		t.Errorf("%d of %d blocks are free", free, made)
 	}
 	for _, e := range cache.View(p.cache).Entries {
 		if e.Pinned {
@@ -144,7 +158,7 @@ func TestPull(t *testing.T) {
 		of, segments := pullOf(t, b, o, "one")
 		var progress []int64
 		of.Progress = func(n int64) { progress = append(progress, n) }
-		sum, err := p.Pull(t.Context(), of)
+		sum, err := inTurn(t.Context(), p, of)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -183,7 +197,7 @@ func TestSegmentsComeOneByOne(t *testing.T) {
 		entries = append(entries, e)
 		return nil
 	}
-	if _, err := p.Pull(t.Context(), of); err != nil {
+	if _, err := inTurn(t.Context(), p, of); err != nil {
 		t.Fatal(err)
 	}
 	entries.are(t, want)
@@ -210,7 +224,7 @@ func TestSegmentRefused(t *testing.T) {
 		of.Segment = func(i int, e *cache.Entry) error {
 			return errors.Join(take(i, e), map[int]error{at: refused}[i])
 		}
-		if _, err := p.Pull(t.Context(), of); !errors.Is(err, refused) || errors.Is(err, context.Canceled) {
+		if _, err := inTurn(t.Context(), p, of); !errors.Is(err, refused) || errors.Is(err, context.Canceled) {
 			t.Errorf("ended with %v", err)
 		}
 		if len(*taken) != at+1 {
@@ -222,7 +236,7 @@ func TestSegmentRefused(t *testing.T) {
 		allBack(t, p)
 	}
 	of, taken := pullOf(t, b, o, "one")
-	if _, err := p.Pull(t.Context(), of); err != nil {
+	if _, err := inTurn(t.Context(), p, of); err != nil {
 		t.Fatal(err)
 	}
 	taken.are(t, want)
@@ -239,7 +253,7 @@ func TestPullsShareBlocksWithoutBlocking(t *testing.T) {
 	for _, name := range []string{"one", "two", "three", "four"} {
 		of, segments := pullOf(t, b, o, name)
 		wg.Go(func() {
-			if _, err := p.Pull(t.Context(), of); err != nil {
+			if _, err := inTurn(t.Context(), p, of); err != nil {
 				t.Error(err)
 				return
 			}
@@ -264,7 +278,7 @@ func TestObjectReplacedWhileItIsPulled(t *testing.T) {
 			put(t, b, second)
 		}
 	}
-	if _, err := p.Pull(t.Context(), of); !errors.Is(err, bucket.ErrChanged) {
+	if _, err := inTurn(t.Context(), p, of); !errors.Is(err, bucket.ErrChanged) {
 		t.Errorf("a mix of two objects: %v", err)
 	}
 	var bytes int64
@@ -277,7 +291,7 @@ func TestObjectReplacedWhileItIsPulled(t *testing.T) {
 	}
 	allBack(t, p)
 	of, segments = pullOf(t, b, head(t, b), "one")
-	if _, err := p.Pull(t.Context(), of); err != nil {
+	if _, err := inTurn(t.Context(), p, of); err != nil {
 		t.Fatal(err)
 	}
 	segments.are(t, second)
@@ -289,7 +303,7 @@ func TestPullEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	of, _ := pullOf(t, b, o, "one")
 	of.Progress = func(int64) { cancel() }
-	if _, err := p.Pull(ctx, of); !errors.Is(err, context.Canceled) {
+	if _, err := inTurn(ctx, p, of); !errors.Is(err, context.Canceled) {
 		t.Errorf("pull ended with %v", err)
 	}
 	allBack(t, p)
@@ -332,9 +346,9 @@ func through(t *testing.T, name string, asked *atomic.Int64) *bucket.Bucket {
 func TestPullGoesOn(t *testing.T) {
 	const size = 3 * maxBlocks * blockLength
 	want := random(1, size)
-	p, from, o := object(t, want)
+	_, from, o := object(t, want)
 	dir := t.TempDir()
-	p = puller(t, dir)
+	p := puller(t, dir)
 	var asked atomic.Int64
 	b := through(t, from.Name(), &asked)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -346,7 +360,7 @@ func TestPullGoesOn(t *testing.T) {
 			cancel()
 		}
 	}
-	if _, err := p.Pull(ctx, of); !errors.Is(err, context.Canceled) {
+	if _, err := inTurn(ctx, p, of); !errors.Is(err, context.Canceled) {
 		t.Fatalf("pull ended with %v", err)
 	}
 	if n := len(*segments); n != size/2/manifest.MinPartLength {
@@ -359,7 +373,7 @@ func TestPullGoesOn(t *testing.T) {
 	p = puller(t, dir)
 	asked.Store(0)
 	of, segments = pullOf(t, b, o, "one")
-	if _, err := p.Pull(t.Context(), of); err != nil {
+	if _, err := inTurn(t.Context(), p, of); err != nil {
 		t.Fatal(err)
 	}
 	segments.are(t, want)
@@ -392,7 +406,7 @@ func TestPulledSegmentIsDamagedOnTheDisk(t *testing.T) {
 			dir := t.TempDir()
 			p := puller(t, dir)
 			of, taken := pullOf(t, b, o, "one")
-			if _, err := p.Pull(t.Context(), of); err != nil {
+			if _, err := inTurn(t.Context(), p, of); err != nil {
 				t.Fatal(err)
 			}
 			if err := p.cache.Close(); err != nil {
@@ -405,14 +419,14 @@ func TestPulledSegmentIsDamagedOnTheDisk(t *testing.T) {
 			asked.Store(0)
 			if c.fails {
 				of, _ = pullOf(t, b, o, "one")
-				if _, err := p.Pull(t.Context(), of); err == nil || !strings.Contains(err.Error(), "segment 2 of build.zip is not on the disk as it was pulled") {
+				if _, err := inTurn(t.Context(), p, of); err == nil || !strings.Contains(err.Error(), "segment 2 of build.zip is not on the disk as it was pulled") {
 					t.Errorf("ended with %v", err)
 				}
 				allBack(t, p)
 			}
 			for range 2 { // what was read again is here for good
 				of, taken = pullOf(t, b, o, "one")
-				if _, err := p.Pull(t.Context(), of); err != nil {
+				if _, err := inTurn(t.Context(), p, of); err != nil {
 					t.Fatal(err)
 				}
 				taken.are(t, want)
@@ -452,7 +466,7 @@ func TestPieces(t *testing.T) {
 	want := random(1, size)
 	p, b, o := object(t, want)
 	of, segments := pullOf(t, b, o, "one")
-	if _, err := p.Pull(t.Context(), of); err != nil {
+	if _, err := inTurn(t.Context(), p, of); err != nil {
 		t.Fatal(err)
 	}
 	for i, e := range *segments {

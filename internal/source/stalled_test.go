@@ -16,6 +16,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/answers"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/handout"
 	"github.com/landfall-dist/landfall/internal/manifest/manifesttest"
 )
 
@@ -56,11 +57,11 @@ func (s silence) Read([]byte) (int, error) {
 	return 0, s.ctx.Err()
 }
 
-// GETs that hang end, and give their turn to others: as many pulls as there are at a
-// time of builds that hang, again and again, do not keep one that does not.
+// GETs that hang keep nobody back for long, though their builds are older and there are
+// more of them than are pulled at a time, again and again.
 func TestGetsThatHang(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const size = 100_000
+		const size, hanging = 100_000, 3 * maxPulls
 		content := random(1, size)
 		b, err := bucket.Open(t.Context(), pretend(stalling(content)), "global-builds", bucket.Options{})
 		if err != nil {
@@ -76,39 +77,44 @@ func TestGetsThatHang(t *testing.T) {
 			}
 		}()
 		p := NewPuller(c, slog.New(slog.DiscardHandler))
-		pull := func(ctx context.Context, key string) error {
-			release, err := p.Slot(ctx)
+		pull := func(ctx context.Context, name, key string, stalled bool) error {
+			turn, err := p.TakeTurn(ctx, Want{Place: handout.Place{Execution: name}, Bucket: b.Name(), Stalled: stalled})
 			if err != nil {
 				return err
 			}
-			defer release()
-			of, _ := pullOf(t, b, &bucket.Object{Key: key, ETag: `"1"`, Size: size}, key)
+			defer turn.End()
+			of, _ := pullOf(t, b, &bucket.Object{Key: key, ETag: `"1"`, Size: size}, name)
+			of.Turn = turn
 			_, err = p.Pull(ctx, of)
 			return err
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error, maxPulls)
-		for i := range maxPulls {
+		ended := make(chan struct{}, hanging)
+		for i := range hanging {
 			go func() {
 				var err error
 				for ctx.Err() == nil {
-					if err = pull(ctx, fmt.Sprintf("hanging-%d.zip", i)); ctx.Err() == nil && !errors.Is(err, answers.ErrStalled) {
+					err = pull(ctx, fmt.Sprintf("older-%02d", i), fmt.Sprintf("hanging-%d.zip", i), errors.Is(err, answers.ErrStalled))
+					if ctx.Err() == nil && !errors.Is(err, answers.ErrStalled) {
 						t.Errorf("a pull that hangs ended with %v", err)
 					}
 				}
-				ended <- err
+				ended <- struct{}{}
 			}()
 		}
-		synctest.Wait() // all turns are taken
-		begun := time.Now()
-		if err := pull(t.Context(), "good.zip"); err != nil {
-			t.Fatal(err)
-		}
-		if waited := time.Since(begun); waited > 2*time.Minute {
-			t.Errorf("a pull waited %s for those that hang", waited)
+		synctest.Wait()                                                       // all turns are taken
+		for i, most := range []time.Duration{2 * time.Minute, lookInterval} { // which all have stalled once
+			begun := time.Now()
+			if err := pull(t.Context(), fmt.Sprintf("young-%d", i), fmt.Sprintf("good-%d.zip", i), false); err != nil {
+				t.Fatal(err)
+			}
+			if waited := time.Since(begun); waited > most {
+				t.Errorf("a pull waited %s for those that hang, at most %s is right", waited, most)
+			}
+			time.Sleep(2 * time.Minute)
 		}
 		cancel()
-		for range maxPulls {
+		for range hanging {
 			<-ended
 		}
 		allBack(t, p)

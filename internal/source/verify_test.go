@@ -180,7 +180,7 @@ func TestComparedWithTheSource(t *testing.T) {
 					var log bytes.Buffer
 					p := NewPuller(files, slog.New(slog.NewTextHandler(&log, nil)))
 					of, segments := pullOf(t, b, o, "one")
-					_, err = p.Pull(t.Context(), of)
+					_, err = inTurn(t.Context(), p, of)
 					allBack(t, p)
 					if wrong && c.by != "" {
 						if !errors.Is(err, bucket.ErrChecksum) || !bucket.Permanent(err) {
@@ -237,13 +237,13 @@ func TestPullThatGoesOnIsCompared(t *testing.T) {
 					cancel()
 				}
 			}
-			if _, err := p.Pull(ctx, of); !errors.Is(err, context.Canceled) {
+			if _, err := inTurn(ctx, p, of); !errors.Is(err, context.Canceled) {
 				t.Fatalf("pull ended with %v", err)
 			}
 			var log bytes.Buffer
 			p = NewPuller(p.cache, slog.New(slog.NewTextHandler(&log, nil)))
 			of, segments := pullOf(t, b, o, "one")
-			_, err := p.Pull(t.Context(), of)
+			_, err := inTurn(t.Context(), p, of)
 			if n := p.BytesRead(); n > size/2 {
 				t.Errorf("%d bytes were read", n)
 			}
@@ -253,7 +253,7 @@ func TestPullThatGoesOnIsCompared(t *testing.T) {
 				}
 				p = NewPuller(p.cache, slog.New(slog.NewTextHandler(&log, nil)))
 				of, segments = pullOf(t, b, o, "one")
-				_, err = p.Pull(t.Context(), of)
+				_, err = inTurn(t.Context(), p, of)
 				if n := p.BytesRead(); n != size {
 					t.Errorf("%d of %d bytes were read again", n, size)
 				}
