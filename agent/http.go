@@ -39,6 +39,9 @@ func (a *Agent) status() *api.AgentStatus {
 		Cache:    cache.View(a.cfg.Cache),
 		Limits:   a.cfg.Limits.Rates(),
 	}
+	if err := a.ready(); err != nil {
+		s.NotReady = err.Error()
+	}
 	for _, b := range a.allBuilds() {
 		s.Builds = append(s.Builds, b.seen.Load().view(names))
 	}

@@ -59,11 +59,18 @@ func (a *Agent) ready() error {
 // ready.
 func (a *Agent) seeders() (untrusted []gossip.Member, err error) {
 	trusted, unknown := false, false
+	var other error
 	for _, m := range a.gossip.Members() {
 		if m.Role != gossip.Seeder {
 			continue
 		}
-		switch gossip.TrustOf(m.Key, keyIDs(a.cfg.Trust)) {
+		trust := gossip.TrustOf(m.Key, keyIDs(a.cfg.Trust))
+		if age := m.Age(); age != "" && trust != gossip.Untrusted {
+			other = fmt.Errorf("seeder %s is of an %s version, whose announcements this agent does not understand: upgrade the %s", m.ID, age,
+				map[string]string{"older": "seeder", "newer": "agent"}[age])
+			continue
+		}
+		switch trust {
 		case gossip.Trusted:
 			trusted = true
 		case gossip.Untrusted:
@@ -77,6 +84,8 @@ func (a *Agent) seeders() (untrusted []gossip.Member, err error) {
 		return untrusted, nil
 	case unknown:
 		return untrusted, a.gossip.Untrusted(refusedLately)
+	case other != nil:
+		return untrusted, other
 	case len(untrusted) > 0:
 		m := untrusted[0]
 		return untrusted, fmt.Errorf("seeder %s signs with the key %s…, which is not among --trust: give --trust its public key", m.ID, m.Key)

@@ -95,10 +95,16 @@ func script(t *testing.T, file string) {
 	if !inside(t) {
 		return
 	}
+	runScript(t, file)
+}
+
+// runScript is script within the namespace, with more directories of programs.
+func runScript(t *testing.T, file string, programs ...string) {
 	testscript.Run(t, testscript.Params{
 		Files: []string{filepath.Join(root, "cmd", "testdata", file)},
 		Setup: func(e *testscript.Env) error {
-			e.Setenv("PATH", os.Getenv("LANDFALL_TEST_BIN")+string(os.PathListSeparator)+e.Getenv("PATH"))
+			path := append([]string{os.Getenv("LANDFALL_TEST_BIN")}, append(programs, e.Getenv("PATH"))...)
+			e.Setenv("PATH", strings.Join(path, string(os.PathListSeparator)))
 			e.Vars = append(e.Vars, processtest.AWSEnv("http://127.0.0.1:4566")...)
 			e.Setenv("BUILD", filepath.Join(root, "testdata", "builds", "hello-1.0.0.zip"))
 			return nil

@@ -234,7 +234,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	agents, distrusting := make(map[string]int), make(map[string]int)
 	for _, m := range s.gossip.Members() {
 		switch {
-		case m.Role != gossip.Agent:
+		case m.Role != gossip.Agent || m.Age() != "":
 		case s.trustedBy(m):
 			agents[m.Bucket]++
 		default:

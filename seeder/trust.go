@@ -28,12 +28,20 @@ func (s *Seeder) trustedBy(agent gossip.Member) bool {
 	return gossip.TrustOf(s.keyID(), agent.Trusts) != gossip.Untrusted
 }
 
-// servedBy returns the buckets that have an agent which takes what this seeder signs,
-// and for the others that have agents why nothing comes there.
+// servedBy returns the buckets that have an agent which understands and takes what this
+// seeder signs, and for the others that have agents why nothing comes there.
 func (s *Seeder) servedBy(members []gossip.Member) (served map[string]bool, distrust map[string]string) {
 	served, distrust = make(map[string]bool), make(map[string]string)
 	for _, m := range members {
 		if m.Role != gossip.Agent {
+			continue
+		}
+		if age := m.Age(); age != "" {
+			distrust[m.Bucket] = fmt.Sprintf("agent %s is of an %s version and %s: upgrade the %s", m.ID, age, api.OtherVersion,
+				map[string]string{"older": "agent", "newer": "seeder"}[age])
+			if _, due := s.distrust.Pass(m.Name); due {
+				s.cfg.Logger.Warn("an agent does not understand what this seeder announces, it is of an "+age+" version", "member", m.Name, "region", m.Region, "bucket", m.Bucket)
+			}
 			continue
 		}
 		if s.trustedBy(m) {

@@ -34,6 +34,10 @@ import (
 	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
+// Version is that of the documents here. Members name it in what they say of themselves,
+// for those of another version do not understand each other; the first did not say.
+const Version = 2
+
 const (
 	// MaxLength bounds a document on the wire in bytes.
 	MaxLength = 24 << 10

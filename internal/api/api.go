@@ -22,6 +22,10 @@ const (
 // signs.
 const Distrust = "does not trust this seeder's key"
 
+// OtherVersion is in the error of a destination whose agents understand other documents
+// than this seeder's.
+const OtherVersion = "does not understand this seeder's announcements"
+
 // Phases of an execution at the seeder.
 const (
 	PhaseQueued       = "queued"
@@ -223,12 +227,14 @@ func (e *StatusError) Error() string {
 
 // AgentStatus is the agent's GET /status.
 type AgentStatus struct {
-	Node    string   `json:"node"`
-	Region  string   `json:"region"`
-	Bucket  string   `json:"bucket"`
-	Version string   `json:"version"`
-	Members []Member `json:"members"`
-	Builds  []Build  `json:"builds"`
+	Node    string `json:"node"`
+	Region  string `json:"region"`
+	Bucket  string `json:"bucket"`
+	Version string `json:"version"`
+	// NotReady is why no build can come or land here; empty when the agent is ready.
+	NotReady string   `json:"notReady,omitempty"`
+	Members  []Member `json:"members"`
+	Builds   []Build  `json:"builds"`
 	// BadPeers are left alone now, the newest first.
 	BadPeers []BadPeer `json:"badPeers"`
 	Cache    Cache     `json:"cache"`

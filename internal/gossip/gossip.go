@@ -66,6 +66,21 @@ type Meta struct {
 	// Table is where a member records arrivals, as ledger.Place has it; empty where
 	// it does not say. At most maxTable bytes.
 	Table string `json:"table,omitempty"`
+	// Wire is the announce.Version that a member understands, which New sets; 0 where it
+	// does not say.
+	Wire int `json:"wire,omitempty"`
+}
+
+// Age says how a member's version is to be called that understands other documents than
+// this process: "older" or "newer"; empty for one that understands the same.
+func (m Meta) Age() string {
+	switch {
+	case m.Wire < announce.Version:
+		return "older"
+	case m.Wire > announce.Version:
+		return "newer"
+	}
+	return ""
 }
 
 // Member is one process in the cluster.
@@ -155,6 +170,7 @@ type Gossip struct {
 // New binds the gossip port. It fails when the port is taken, when the address
 // is beyond loopback without keys, and when the meta would be too large.
 func New(cfg Config) (*Gossip, error) {
+	cfg.Wire = announce.Version
 	if cfg.network.lookup == nil {
 		cfg.network = hostNetwork
 	}

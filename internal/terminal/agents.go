@@ -30,7 +30,7 @@ func (b *agentBars) frame(s *api.AgentStatus, now time.Time) frame {
 	if b.meters == nil {
 		b.meters = make(map[string]*meter)
 	}
-	f := frame{head: []string{serves(s)}}
+	f := frame{head: serves(s)}
 	var down, up int64
 	for i := range s.Builds {
 		f.rows = append(f.rows, b.build(&s.Builds[i], now))
@@ -77,10 +77,14 @@ func (b *agentBars) build(build *api.Build, now time.Time) row {
 	return r
 }
 
-// serves is who an agent is.
-func serves(s *api.AgentStatus) string {
-	return fmt.Sprintf("%s serves %s in %s (%s)",
-		command.Plain(s.Node), command.Plain(s.Bucket), command.Plain(s.Region), command.Plain(s.Version))
+// serves is who an agent is, and why nothing comes where that is so.
+func serves(s *api.AgentStatus) []string {
+	lines := []string{fmt.Sprintf("%s serves %s in %s (%s)",
+		command.Plain(s.Node), command.Plain(s.Bucket), command.Plain(s.Region), command.Plain(s.Version))}
+	if s.NotReady != "" {
+		lines = append(lines, "not ready: "+command.Plain(s.NotReady))
+	}
+	return lines
 }
 
 // stageOfBuild is a build's state in a word.
@@ -97,7 +101,9 @@ func (l *agentLines) update(s *api.AgentStatus, now time.Time) {
 	l.answered(now)
 	if l.last == nil {
 		l.last = make(map[string]string)
-		l.say(now, "%s", serves(s))
+		for _, line := range serves(s) {
+			l.say(now, "%s", line)
+		}
 		if len(s.Builds) == 0 {
 			l.say(now, "no build has come by yet")
 		}

@@ -171,8 +171,11 @@ func (b *executionBars) destination(e *api.Execution, d *api.Destination, now ti
 		r.text, r.colour = "cancelled", red
 	case api.StateUnserved:
 		r.text, r.short = "no member serves it", "unserved"
-		if strings.Contains(d.Error, api.Distrust) {
+		switch {
+		case strings.Contains(d.Error, api.Distrust):
 			r.text, r.short = "does not trust this seeder", "distrust"
+		case strings.Contains(d.Error, api.OtherVersion):
+			r.text, r.short = "agent of another version", "version"
 		}
 	case api.StateDownloading, api.StateLanding:
 		r.rate, r.left = m.rate/2, m.left(r.total-r.done)

@@ -177,7 +177,9 @@ func verified(n, of int64, state string) string {
 
 // AgentStatus prints what an agent knows.
 func AgentStatus(w io.Writer, s *api.AgentStatus) error {
-	say(w, serves(s))
+	for _, line := range serves(s) {
+		say(w, line)
+	}
 	if limited := limited(&s.Limits); limited != "" {
 		fmt.Fprintln(w, limited)
 	}

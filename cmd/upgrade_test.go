@@ -1,0 +1,62 @@
+package cmd_test
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/landfall-dist/landfall/internal/processtest"
+)
+
+// oldEnv is the directory of the programs of before, in the process that runs in the
+// namespace.
+const oldEnv = "LANDFALL_TEST_OLD"
+
+// Members that announce whole builds (document version 1) and those that announce segments
+// (version 2) do not understand each other: in both orders nothing hangs, everybody says
+// so, and what waits goes on once the other is upgraded.
+func TestUpgrade(t *testing.T) {
+	if os.Getenv(insideEnv) == "" {
+		dir := t.TempDir()
+		before(t, dir)
+		t.Setenv(oldEnv, dir)
+		if !inside(t) {
+			return
+		}
+	}
+	runScript(t, "upgrade.txtar", os.Getenv(oldEnv))
+}
+
+// before builds the programs as they were before version 2, as old-seeder and so on.
+func before(t *testing.T, dir string) {
+	t.Helper()
+	git := func(arg ...string) []byte {
+		c := exec.CommandContext(t.Context(), "git", arg...)
+		c.Dir = processtest.Root
+		out, err := c.Output()
+		if err != nil {
+			t.Skipf("the history of this tree is not at hand: git %s: %v", strings.Join(arg, " "), err)
+		}
+		return out
+	}
+	since := strings.TrimSpace(string(git("log", "-1", "--format=%H", "-Slandfall-announcement-v1", "--", "internal/announce/announce.go")))
+	if since == "" {
+		t.Skip("the history of this tree does not reach back to version 1")
+	}
+	tree := t.TempDir()
+	tar := exec.CommandContext(t.Context(), "tar", "-x", "-C", tree)
+	tar.Stdin = bytes.NewReader(git("archive", since+"^"))
+	if out, err := tar.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, name := range []string{"seeder", "agent"} {
+		c := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", filepath.Join(dir, "old-"+name), "./cmd/"+name)
+		c.Dir, c.Env = tree, append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Fatalf("building %s of before: %v\n%s", name, err, out)
+		}
+	}
+}
