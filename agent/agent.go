@@ -51,7 +51,8 @@ const (
 	// DefaultLandParallel is how many parts go up at a time over all builds: a
 	// few hide S3's latency, more compete with serving the peers.
 	DefaultLandParallel = 4
-	// DefaultMaxActive is how many builds are downloaded and landed at a time.
+	// DefaultMaxActive is how many builds are downloaded and landed at a time; as many high
+	// ones may be beside them.
 	DefaultMaxActive = 16
 )
 
@@ -114,9 +115,12 @@ type Agent struct {
 	book   *announce.Book
 	gossip *gossip.Gossip
 	swarm  *swarm.Swarm
-	slots  chan struct{} // parts on their way up
-	active chan struct{} // builds being worked on
-	queued atomic.Int64  // builds that wait for their turn
+	slots  *turns.Slots // parts on their way up
+	// active are builds being worked on; beyond are the high ones for which there was no
+	// place among them.
+	active, beyond *turns.Slots
+	// highFirst: a build of high priority comes, and others are held back for it.
+	highFirst atomic.Bool
 	// sourceRead counts the bytes read from source buckets.
 	sourceRead atomic.Int64
 	puller     *source.Puller
@@ -163,8 +167,9 @@ func New(cfg Config) (_ *Agent, err error) {
 	a := &Agent{
 		cfg:            cfg,
 		book:           announce.NewBook(cfg.Trust, nil),
-		slots:          make(chan struct{}, cfg.LandParallel),
-		active:         make(chan struct{}, cfg.MaxActive),
+		slots:          turns.NewSlots(cfg.LandParallel),
+		active:         turns.NewSlots(cfg.MaxActive),
+		beyond:         turns.NewSlots(cfg.MaxActive),
 		puller:         source.NewPuller(cfg.Cache, cfg.Logger),
 		metrics:        newMetrics(),
 		store:          newStore(),
@@ -423,7 +428,6 @@ func (a *Agent) tick(ctx context.Context) error {
 			for _, d := range a.allDownloads() {
 				d.addPeers(members)
 			}
-			a.expectMore(members)
 		case now := <-ticker.C:
 			members := a.gossip.Members()
 			for _, d := range a.allDownloads() {
@@ -438,35 +442,18 @@ func (a *Agent) tick(ctx context.Context) error {
 				}
 				d.addPeers(members)
 			}
-			a.expectMore(members)
 			last = now
 			if err := a.store.ready(); err != nil {
 				a.tellAll(storeAway{err})
 			}
-			if a.queued.Load() > 0 {
+			a.holdOthers(now)
+			if a.queued() > 0 {
 				a.tellAll(othersWait{}) // so that a few whose source is gone do not keep all others back
 			}
 			a.report()
 		}
 	}
 }
-
-// awaitTurn waits for a place among the builds that are worked on, first come first
-// served. It is given back with releaseTurn.
-func (a *Agent) awaitTurn(ctx context.Context) error {
-	a.queued.Add(1)
-	defer a.queued.Add(-1)
-	begun := time.Now()
-	select {
-	case a.active <- struct{}{}:
-		a.metrics.queued.Observe(time.Since(begun).Seconds())
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (a *Agent) releaseTurn() { <-a.active }
 
 // ask leaves a value in c, unless one is there already.
 func ask(c chan struct{}) {

@@ -18,6 +18,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/survive"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/tracing"
+	"github.com/landfall-dist/landfall/internal/turns"
 )
 
 // reportAfterEnd is how many more times the end of a build is reported.
@@ -44,6 +45,7 @@ type build struct {
 	member  *membership // nil out of the swarm
 	traffic swarm.Stats // of the memberships before
 	job     *landing.Job
+	turn    *turns.Slots // where the turn is from that the machine has
 }
 
 // newBuild returns the build of an execution, to be run.
@@ -89,7 +91,7 @@ func (b *build) run(ctx context.Context) error {
 		b.member.leave()
 	}
 	if m.hasTurn {
-		b.agent.releaseTurn()
+		b.turn.Give()
 	}
 	return err
 }
@@ -158,6 +160,8 @@ func (b *build) keep(f finished) {
 		b.member.room = got
 	case swarm.Stats:
 		b.traffic = got
+	case *turns.Slots:
+		b.turn = got
 	}
 	if f.work == leaveSwarm {
 		b.member = nil
@@ -171,9 +175,6 @@ func (b *build) publish() {
 	}
 	s.traffic, s.member = b.traffic, b.member
 	b.seen.Store(&s)
-	if s.member != nil && (last == nil || last.member == nil) {
-		ask(b.agent.peersChanged) // more segments are expected
-	}
 	if s.state == api.StateLanded && last != nil && last.state != s.state {
 		ask(b.agent.landedNow)
 	}
@@ -193,7 +194,7 @@ func (b *build) do(actions []action) {
 		case cancel:
 			b.owner.Cancel(string(a.work))
 		case releaseTurn:
-			b.agent.releaseTurn()
+			b.turn.Give()
 		case revised:
 			if b.member != nil {
 				b.member.revise(b.machine.ann)
@@ -209,7 +210,12 @@ func (b *build) worker(w work) func(ctx context.Context, f *finished) {
 	a, m, ann, member := b.agent, b.machine, b.machine.ann, b.member
 	switch w {
 	case awaitTurn:
-		return func(ctx context.Context, f *finished) { f.err = a.awaitTurn(ctx) }
+		return func(ctx context.Context, f *finished) {
+			of, err := a.awaitTurn(ctx, ann.High)
+			if f.err = err; err == nil {
+				f.got = of
+			}
+		}
 	case joinSwarm:
 		return func(ctx context.Context, f *finished) { b.join(ctx, ann, f) }
 	case readTable:

@@ -46,6 +46,7 @@ type download struct {
 	mu           sync.Mutex
 	destinations []string // of all executions that hold it
 	onPieces     map[*segment]func(piece int, verified bool)
+	held         map[*segment]bool // whose build has others go before it
 	last         swarm.Stats
 	senders      senders
 	downRate     float64
@@ -73,6 +74,7 @@ func (a *Agent) acquire(ctx context.Context, s *segment, infohash manifest.InfoH
 			infohash: infohash,
 			self:     a.gossip.Name(),
 			onPieces: make(map[*segment]func(int, bool)),
+			held:     make(map[*segment]bool),
 			senders:  make(senders),
 			heardAt:  time.Now(),
 			patience: stuckAfter,
@@ -115,6 +117,7 @@ func (a *Agent) release(d *download, s *segment) {
 	delete(d.onPieces, s)
 	last := len(d.onPieces) == 0
 	d.mu.Unlock()
+	d.hold(s, false)
 	if !last {
 		return
 	}
@@ -127,6 +130,18 @@ func (a *Agent) release(d *download, s *segment) {
 	default:
 		d.torrent.Drop()
 	}
+}
+
+// hold has nothing more asked for while the builds of all its segments want it so.
+func (d *download) hold(s *segment, held bool) (all bool) {
+	d.mu.Lock()
+	if delete(d.held, s); held {
+		d.held[s] = true
+	}
+	all = len(d.held) > 0 && len(d.held) == len(d.onPieces)
+	d.mu.Unlock()
+	d.torrent.Hold(all)
+	return all
 }
 
 func (d *download) onPiece(piece int, verified bool) {
@@ -148,7 +163,13 @@ func (d *download) addPeers(members []gossip.Member) {
 	d.mu.Lock()
 	destinations := d.destinations
 	d.mu.Unlock()
-	d.torrent.AddPeers(peersOf(d.self, destinations, members))
+	var peers []swarm.PeerAddr
+	for _, m := range members {
+		if m.Name != d.self && (m.Role == gossip.Seeder || slices.Contains(destinations, m.Bucket)) {
+			peers = append(peers, swarm.PeerAddr{ID: swarm.PeerID(m.Name), Addr: m.PeerAddr()})
+		}
+	}
+	d.torrent.AddPeers(peers)
 }
 
 // measure updates the rates after the time since its last call.

@@ -105,11 +105,13 @@ func (r sourceRead) whole(ctx context.Context) error {
 	if err != nil {
 		return fallbackError(err)
 	}
-	turn, err := a.puller.TakeTurn(ctx, source.Want{Place: handout.Place{Execution: ann.ExecutionID}, Bucket: ann.SourceBucket, Stalled: r.stalled})
-	if err != nil {
+	turn := a.puller.TakeTurn(source.Want{
+		Place: handout.Place{High: ann.High, Execution: ann.ExecutionID}, Bucket: ann.SourceBucket, Stalled: r.stalled,
+	})
+	defer turn.End()
+	if err := turn.Begin(ctx); err != nil {
 		return fallbackError(err)
 	}
-	defer turn.End()
 	object, err := from.Head(ctx, ann.Key)
 	if err != nil {
 		return fallbackError(err)

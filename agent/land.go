@@ -46,6 +46,7 @@ func (b *build) newJob() *landing.Job {
 		Agent:       a.cfg.Gossip.ID,
 		Region:      a.cfg.Region,
 		Slots:       a.slots,
+		High:        ann.High,
 		Limit:       a.cfg.Limits.Landing,
 		Started:     started,
 		Headers:     ann.Headers,
@@ -67,7 +68,7 @@ func (b *build) landing() *landing.Job {
 		b.job = b.newJob()
 		b.job.Notes, b.job.Unconditional = b.agent.store.notes, slices.Contains(b.agent.store.weaknesses, bucket.NoConditions)
 	}
-	b.job.Started = b.machine.started
+	b.job.Started, b.job.High = b.machine.started, b.machine.ann.High
 	if m := b.member; m != nil {
 		b.job.Build, b.job.Content, b.job.Tracker, b.job.Verify = m.known, m, m.tracker, m.verify
 	} else { // of 0 bytes

@@ -180,6 +180,9 @@ func (m *machine) announced(e announced) {
 		if more := e.ann.InfoHashes.Len() > m.ann.InfoHashes.Len() || e.ann.Sealed() && !m.ann.Sealed(); more {
 			m.moved, m.waits = m.now, false
 		}
+		if e.ann.High && !m.ann.High {
+			m.cancel(awaitTurn) // there is another one for it
+		}
 		// Whoever announces it again believes in it: what has failed is tried at once.
 		m.ann, m.hopeless = e.ann, nil
 		m.attempts, m.landings, m.reads, m.retryAt = retries{}, retries{}, retries{}, time.Time{}

@@ -35,6 +35,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/survive"
 	"github.com/landfall-dist/landfall/internal/tracing"
+	"github.com/landfall-dist/landfall/internal/turns"
 )
 
 const testBucket, testSource = "region-a-builds", "global-builds"
@@ -208,7 +209,7 @@ func TestFaultInABuild(t *testing.T) {
 	// An agent without a swarm.
 	cfg := startAgent(t, &stores{}, time.Hour).cfg
 	cfg.Logger = logger
-	b := newBuild(&Agent{cfg: cfg, store: newStore(), active: make(chan struct{}, 1), metrics: newMetrics()}, "id", ledger.Key{})
+	b := newBuild(&Agent{cfg: cfg, store: newStore(), active: turns.NewSlots(1), metrics: newMetrics()}, "id", ledger.Key{})
 	b.owner.Tell(announced{ann: &announce.Announcement{ExecutionID: "id", Size: 1}})
 	ctx, cancel := context.WithCancel(t.Context())
 	over := make(chan struct{})
@@ -307,7 +308,7 @@ func TestFaultInAMachine(t *testing.T) {
 	for {
 		a.mu.Lock()
 		now := a.builds[id]
-		begunAnew := now != first && !now.over && len(a.active) <= 1
+		begunAnew := now != first && !now.over && a.active.Taken() <= 1
 		a.mu.Unlock()
 		var fault *survive.Panic
 		if s := first.seen.Load(); begunAnew && s != nil && errors.As(s.err, &fault) {
@@ -315,7 +316,7 @@ func TestFaultInAMachine(t *testing.T) {
 		}
 		select {
 		case <-deadline:
-			t.Fatalf("%d turns are taken; the build after the fault: %+v, and before: %+v", len(a.active), second.seen.Load(), first.seen.Load())
+			t.Fatalf("%d turns are taken; the build after the fault: %+v, and before: %+v", a.active.Taken(), second.seen.Load(), first.seen.Load())
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
@@ -328,7 +329,7 @@ func TestSpanAtEndOfProcess(t *testing.T) {
 	tracer := tracing.New(sdk.NewTracerProvider(sdk.WithSyncer(spans)))
 	cfg := startAgent(t, &stores{}, time.Hour).cfg
 	cfg.Logger = slog.New(slog.DiscardHandler)
-	a := &Agent{cfg: cfg, store: newStore(), active: make(chan struct{}, 16), metrics: newMetrics(), builds: map[string]*build{}}
+	a := &Agent{cfg: cfg, store: newStore(), active: turns.NewSlots(16), metrics: newMetrics(), builds: map[string]*build{}}
 	for _, arrived := range []bool{false, true} {
 		spans.Reset()
 		b := newBuild(a, "id", ledger.Key{})

@@ -36,6 +36,10 @@ type membership struct {
 	span  *tracing.Span
 
 	newest atomic.Pointer[announce.Announcement]
+	// lacks: something that is announced is not here; came is when the last piece did, in
+	// Unix nanoseconds.
+	lacks atomic.Bool
+	came  atomic.Int64
 
 	mu       sync.Mutex
 	segments []*segment // the first ones, as far as they were begun
@@ -238,7 +242,7 @@ func (b *build) open(ctx context.Context, m *membership, size int64, f *finished
 			here += length
 		}
 	}
-	room, err := b.agent.cfg.Cache.Reserve(max(0, size-here))
+	room, err := b.agent.cfg.Cache.Reserve(max(0, size-here), ann.High)
 	if errors.Is(err, cache.ErrNoSpace) {
 		b.agent.evict(size) // for the next try
 	}
@@ -275,6 +279,7 @@ func (m *membership) know(ctx context.Context, s *segment, room *cache.Room) err
 	base, _ := m.known.SegmentPieces(s.index)
 	s.download.subscribe(s, func(piece int, verified bool) {
 		m.build.move()
+		m.came.Store(time.Now().UnixNano())
 		if verified {
 			m.tracker.Verified(base + piece)
 		} else {
@@ -300,7 +305,12 @@ func (b *build) steer(ctx context.Context, m *membership) (*origins, error) {
 	defer func() {
 		cancel(nil)
 		asking.Wait()
+		m.lacks.Store(false)
+		for _, s := range m.all() {
+			s.download.hold(s, false)
+		}
 	}()
+	m.came.Store(time.Now().UnixNano())
 	asked := make(map[int]bool)
 	for {
 		if err := context.Cause(ctx); err != nil {
@@ -310,10 +320,11 @@ func (b *build) steer(ctx context.Context, m *membership) (*origins, error) {
 		if ann.Sealed() {
 			m.known.Seal(ann.SHA256)
 		}
-		open, lacking := 0, false
+		open, lacking, others := 0, false, !ann.High && b.agent.highFirst.Load()
 		for _, s := range m.all() {
 			s.whole = s.entry != nil && m.known.Segment(s.index) != nil && s.entry.Whole()
 			s.download.urgent.Store(!s.whole && !lacking)
+			s.download.hold(s, others && lacking && !s.whole)
 			if s.whole {
 				continue
 			}
@@ -342,6 +353,7 @@ func (b *build) steer(ctx context.Context, m *membership) (*origins, error) {
 		if !lacking && ann.Sealed() {
 			break
 		}
+		m.lacks.Store(lacking)
 		m.wait(!lacking)
 		m.prioritize()
 		select {

@@ -38,6 +38,7 @@ func (s *shown) view(names map[[20]byte]gossip.Member) api.Build {
 		ExecutionID:  s.ann.ExecutionID,
 		InfoHash:     firstInfoHash(s.ann),
 		Size:         s.ann.Size,
+		Priority:     api.Priority(s.ann.High),
 		State:        s.state,
 		LandedBytes:  s.landed,
 		Recording:    s.state == api.StateLanding && !s.times[complete].IsZero() && s.times[recorded].IsZero(),

@@ -38,6 +38,7 @@ type world struct {
 	size int64
 	// segments are those that the seeder has read from the source, so far.
 	segments int
+	high     bool // it goes before others
 	expires  time.Time
 	events   int
 	log      func(format string, args ...any) // of all that happens; nil for none
@@ -83,6 +84,7 @@ type simulated struct {
 	cancelled bool
 	read      *ledger.Record // the table when it began
 	sealed    bool           // the announcement was, then
+	high      bool
 }
 
 func newWorld(seed, schedule uint64) *world {
@@ -159,6 +161,8 @@ func (w *world) announcement() *announce.Announcement {
 	if w.segments == worldSegments || w.size == 0 {
 		ann.SHA256 = "s"
 	}
+	w.high = w.high || w.chance(0.05)
+	ann.High = w.high
 	return ann
 }
 
@@ -237,7 +241,7 @@ func (w *world) begin(b begin) {
 	if w.workers[b.work] != nil {
 		w.fail("a second worker begins to %s", b.work)
 	}
-	w.workers[b.work] = &simulated{work: b.work, round: w.rounds, life: w.lives, read: w.table.Clone(), sealed: w.sealed()}
+	w.workers[b.work] = &simulated{work: b.work, round: w.rounds, life: w.lives, read: w.table.Clone(), sealed: w.sealed(), high: w.m.ann != nil && w.m.ann.High}
 	switch b.work {
 	case joinSwarm, findObject, openEntry, land:
 		if !w.turn {
@@ -336,6 +340,9 @@ func (w *world) check() {
 			w.fail("done with a build that is wanted")
 		}
 		return
+	}
+	if o := w.workers[awaitTurn]; o != nil && m.ann.High && !o.high && !o.cancelled {
+		w.fail("waits for a turn of those that do not go before others")
 	}
 	if m.waits && w.turn && w.yielded && len(w.workers) == 0 {
 		w.fail("keeps the turn that it has yielded")

@@ -70,6 +70,7 @@ func TestPack(t *testing.T) {
 		`"d41d8cd98f00b204e9800998ecf8427e-010"`, `"abc"`, `"ab-cd"`, `"ab-"`, "abcd", `"-1"`,
 	} {
 		r := filled(4)
+		r.High = etag == "x"
 		r.SourceETag, r.Foreign, r.Headers, r.SourceModified, r.CompletedAt = etag, etag == "", nil, time.Time{}, time.Time{}
 		records = append(records, r)
 	}

@@ -23,17 +23,21 @@ func (s *Seeder) postBuild(r *http.Request) (int, any, error) {
 	if err := web.Read(r, &request); err != nil {
 		return 0, nil, err
 	}
+	if _, err := api.IsHigh(request.Priority); err != nil {
+		return 0, nil, &web.Error{Code: http.StatusBadRequest, Err: err}
+	}
 	if s.cfg.BuildSource == "" {
 		return 0, nil, web.Errorf(http.StatusNotImplemented, "builds cannot be fetched: the seeder was started without --build-source")
 	}
 	if !commitName.MatchString(request.Commit) {
 		return 0, nil, web.Errorf(http.StatusBadRequest, "commit is %q, expected letters, digits, '.', '_' and '-'", request.Commit)
 	}
-	answer, err := s.fetchBuild(r.Context(), request.Commit)
+	answer, err := s.fetchBuild(r.Context(), request)
 	return http.StatusAccepted, answer, err
 }
 
-func (s *Seeder) fetchBuild(ctx context.Context, commit string) (*api.BuildAnswer, error) {
+func (s *Seeder) fetchBuild(ctx context.Context, request api.BuildRequest) (*api.BuildAnswer, error) {
+	commit := request.Commit
 	key := commit + ".zip"
 	if !s.reserved.take(key) {
 		return nil, web.Errorf(http.StatusConflict, "%s is being uploaded already", key)
@@ -44,7 +48,7 @@ func (s *Seeder) fetchBuild(ctx context.Context, commit string) (*api.BuildAnswe
 		return nil, err
 	}
 	s.reserved.uploaded(key)
-	begun, err := s.deploy(ctx, api.DeployRequest{SourceBucket: s.cfg.Bucket.Name(), SourceKey: key})
+	begun, err := s.deploy(ctx, api.DeployRequest{SourceBucket: s.cfg.Bucket.Name(), SourceKey: key, Priority: request.Priority})
 	if err != nil {
 		return nil, fmt.Errorf("%s is stored, but not sent: %w", key, err)
 	}

@@ -116,6 +116,8 @@ func (c *carrier) act(a action) {
 	case begun:
 		r := c.machine.record
 		_, c.span = c.cfg.Tracer.Root(a.asked.trace, "execution", spanAttributes(r, a.asked.why)...)
+	case raise:
+		c.held.raise(c.swarm)
 	case retire:
 		c.retire(c.key, c.id, a.reason)
 	case sayArrived:
@@ -143,7 +145,7 @@ func (c *carrier) worker(w worker) func(ctx context.Context) done {
 	case fetchWorker:
 		if held == nil {
 			var err error
-			if held, err = newHeld(r.Size); err != nil {
+			if held, err = newHeld(r); err != nil {
 				return func(context.Context) done { return done{err: err} }
 			}
 			c.held, c.machine.live.sent = held, held.sent
@@ -219,6 +221,7 @@ func (c *carrier) announce(ctx context.Context, r *ledger.Record, h *held, span 
 		PieceLength:  h.layout.PieceLength,
 		PartLength:   h.layout.PartLength,
 		Headers:      r.Headers,
+		High:         r.High,
 		SHA256:       sha256,
 		TraceParent:  announce.TraceParent(span.TraceParent()),
 		Issued:       c.book.Issue(c.id),
@@ -227,7 +230,7 @@ func (c *carrier) announce(ctx context.Context, r *ledger.Record, h *held, span 
 	for _, s := range segments {
 		a.InfoHashes = a.InfoHashes.Append(s.entry.InfoHash())
 	}
-	d = done{segments: len(segments), sealed: a.Sealed()}
+	d = done{segments: len(segments), sealed: a.Sealed(), high: a.High}
 	wire, err := announce.Sign(c.cfg.SigningKey, a)
 	if err == nil {
 		begun := time.Now()
@@ -314,7 +317,7 @@ func (c *carrier) renew(ctx context.Context, r *ledger.Record, cause error) erro
 		return err
 	}
 	c.logger.Warn("another execution begins, with the object as it is now", "error", cause)
-	if _, err = c.acceptInstead(ctx, c.id, c.key.SourceBucket, object, r.Unfinished()); err == nil {
+	if _, err = c.acceptInstead(ctx, c.id, c.key.SourceBucket, object, r.Unfinished(), r.High); err == nil {
 		c.changes.began(c.key, time.Now())
 	}
 	return err

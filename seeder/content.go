@@ -29,13 +29,16 @@ const mendInterval = time.Second
 // held is a build's bytes as an execution has them, segment by segment. It is safe for
 // concurrent use.
 type held struct {
-	layout *manifest.Layout
+	layout    *manifest.Layout
+	execution string
 
 	mu       sync.Mutex
 	segments []segment
 	sha256   string // empty while there are more to come
 	former   int64  // bytes that were sent of segments that are not held any more
 	released bool
+	high     bool
+	turn     *source.Turn // to pull; nil when it is not pulled
 }
 
 // segment is pinned, and its torrent seeds it.
@@ -48,12 +51,55 @@ type segment struct {
 // sent is how many bytes went to peers for this execution, or others at the same time.
 func (s segment) sent() int64 { return s.torrent.Stats().UploadedBytes - s.before }
 
-func newHeld(size int64) (*held, error) {
-	layout, err := manifest.NewLayout(manifest.Ramp, size)
+func newHeld(r *ledger.Record) (*held, error) {
+	layout, err := manifest.NewLayout(manifest.Ramp, r.Size)
 	if err != nil {
 		return nil, err
 	}
-	return &held{layout: layout}, nil
+	return &held{layout: layout, execution: r.ExecutionID, high: r.High}, nil
+}
+
+// place is where a segment is handed out, and the first one's where the build is pulled.
+func (h *held) place(segment int) handout.Place {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.placeOf(segment)
+}
+
+// placeOf is place for who has mu.
+func (h *held) placeOf(segment int) handout.Place {
+	return handout.Place{High: h.high, Execution: h.execution, Segment: segment}
+}
+
+// raise has the build go before those that are not high, from now on.
+func (h *held) raise(s *swarm.Swarm) {
+	if h == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.high = true
+	for i, of := range h.segments {
+		s.Raise(of.entry.InfoHash(), h.placeOf(i))
+	}
+	if h.turn != nil {
+		h.turn.Raise()
+	}
+}
+
+// takeTurn returns the build's turn to pull.
+func (h *held) takeTurn(p *source.Puller, bucket string, stalled bool) *source.Turn {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.turn = p.TakeTurn(source.Want{Place: h.placeOf(0), Bucket: bucket, Stalled: stalled})
+	return h.turn
+}
+
+func (h *held) endTurn() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.turn.End()
+	h.turn = nil
 }
 
 // put takes in a segment, in place of the one that was there.
@@ -128,20 +174,20 @@ func (c *carrier) fetch(ctx context.Context, r *ledger.Record, h *held, stalled 
 		return done{err: err}
 	}
 	take := func(i int, entry *cache.Entry) error {
-		place := handout.Place{Execution: c.id, Segment: i}
-		torrent, err := c.swarm.HandOut(entry, place, c.receivers(r) == 1)
+		torrent, err := c.swarm.HandOut(entry, h.place(i), c.receivers(r) == 1)
 		if err != nil {
 			entry.Unpin()
 			return err
 		}
 		h.put(i, segment{entry: entry, torrent: torrent})
+		c.swarm.Raise(entry.InfoHash(), h.place(i)) // which may have changed
 		c.owner.Tell(here{i + 1})
 		return nil
 	}
 	if _, sha256 := h.all(); sha256 == "" {
 		var err error
 		if sha256, err = c.cached(r, h.layout, take); sha256 == "" && err == nil {
-			sha256, err = c.pull(ctx, r, h.layout, stalled, take)
+			sha256, err = c.pull(ctx, r, h, stalled, take)
 		}
 		if err != nil {
 			return done{err: err}
@@ -173,18 +219,18 @@ func (c *carrier) noteContent(ctx context.Context, of content) error {
 }
 
 // pull brings the build here, segment by segment, and returns its SHA-256.
-func (c *carrier) pull(ctx context.Context, r *ledger.Record, layout *manifest.Layout, stalled bool, take func(int, *cache.Entry) error) (string, error) {
+func (c *carrier) pull(ctx context.Context, r *ledger.Record, h *held, stalled bool, take func(int, *cache.Entry) error) (string, error) {
 	c.owner.Tell(turned{api.PhaseQueued})
 	// Before it has its turn, which a bucket that does not answer would waste.
 	from, err := c.sources.Get(ctx, r.SourceBucket)
 	if err != nil {
 		return "", err
 	}
-	turn, err := c.puller.TakeTurn(ctx, source.Want{Place: handout.Place{Execution: c.id}, Bucket: r.SourceBucket, Stalled: stalled})
-	if err != nil {
+	turn := h.takeTurn(c.puller, r.SourceBucket, stalled)
+	defer h.endTurn()
+	if err := turn.Begin(ctx); err != nil {
 		return "", err
 	}
-	defer turn.End()
 	c.owner.Tell(turned{api.PhasePulling})
 	object, err := from.Head(ctx, r.FileKey)
 	if err != nil {
@@ -196,11 +242,11 @@ func (c *carrier) pull(ctx context.Context, r *ledger.Record, layout *manifest.L
 	if names := differ(r, object); len(names) > 0 {
 		return "", fmt.Errorf("%w: it has other headers now: %s", bucket.ErrChanged, strings.Join(names, ", "))
 	}
-	c.logger.Info("pulling", "bytes", r.Size, "sourceBucket", r.SourceBucket, "segments", layout.NumSegments())
+	c.logger.Info("pulling", "bytes", r.Size, "sourceBucket", r.SourceBucket, "segments", h.layout.NumSegments())
 	started := time.Now()
 	ctx, span := tracing.Start(ctx, "pull", attribute.Int64("landfall.bytes", r.Size))
 	sha256, err := c.puller.Pull(ctx, source.Pull{
-		Turn: turn, From: from, Object: object, Layout: layout, Name: c.id,
+		Turn: turn, From: from, Object: object, Layout: h.layout, Name: c.id,
 		Progress: func(bytes int64) { c.owner.Tell(pulled{bytes}) },
 		Waits: func(others bool) {
 			if others {

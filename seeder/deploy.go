@@ -1,6 +1,7 @@
 package seeder
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,10 @@ var errNoDestinations = errors.New("no destination: name buckets in the request,
 func (s *Seeder) deploy(ctx context.Context, r api.DeployRequest) (*api.DeployAnswer, error) {
 	if r.SourceBucket == "" {
 		r.SourceBucket = s.cfg.Bucket.Name()
+	}
+	high, err := api.IsHigh(r.Priority)
+	if err != nil {
+		return nil, &web.Error{Code: http.StatusBadRequest, Err: err}
 	}
 	destinations, err := s.destinations(r)
 	if err != nil {
@@ -57,7 +62,7 @@ func (s *Seeder) deploy(ctx context.Context, r api.DeployRequest) (*api.DeployAn
 		}
 		return nil, refused(err)
 	}
-	begun, err := s.accept(ctx, r.SourceBucket, object, destinations)
+	begun, err := s.accept(ctx, r.SourceBucket, object, destinations, high)
 	if errors.Is(err, ledger.ErrOwned) || errors.Is(err, ledger.ErrTooMany) {
 		return nil, &web.Error{Code: http.StatusConflict, Err: err}
 	}
@@ -110,12 +115,12 @@ func (s *Seeder) checkDestination(r api.DeployRequest, b string) error {
 }
 
 // accept writes the execution to the table and starts it.
-func (s *Seeder) accept(ctx context.Context, source string, o *bucket.Object, destinations []string) (*ledger.Begun, error) {
-	return s.acceptInstead(ctx, "", source, o, destinations)
+func (s *Seeder) accept(ctx context.Context, source string, o *bucket.Object, destinations []string, high bool) (*ledger.Begun, error) {
+	return s.acceptInstead(ctx, "", source, o, destinations, high)
 }
 
 // acceptInstead is accept that does not join the execution named.
-func (s *Seeder) acceptInstead(ctx context.Context, of, source string, o *bucket.Object, destinations []string) (*ledger.Begun, error) {
+func (s *Seeder) acceptInstead(ctx context.Context, of, source string, o *bucket.Object, destinations []string, high bool) (*ledger.Begun, error) {
 	begun, err := s.begin(ctx, ledger.Start{
 		Instead:      of,
 		Key:          ledger.Key{FileKey: o.Key, SourceBucket: source},
@@ -123,6 +128,7 @@ func (s *Seeder) acceptInstead(ctx context.Context, of, source string, o *bucket
 		Size:         o.Size,
 		Headers:      o.Headers.Map(),
 		Destinations: destinations,
+		High:         high,
 		Now:          time.Now(),
 
 		SourceModified: o.LastModified,
@@ -135,20 +141,24 @@ func (s *Seeder) acceptInstead(ctx context.Context, of, source string, o *bucket
 		logger.Warn("item of the table that was no execution is replaced", "reason", begun.Replaced.Cause, "found", begun.Replaced.Detail)
 	}
 	switch {
+	case begun.Raised:
+		logger.Info("execution is under way already, and goes before others from now on")
 	case begun.Joined:
 		logger.Info("execution is under way already")
 	case begun.Superseded != "":
 		logger.Info("execution accepted", "bytes", o.Size, "destinations", begun.Record.Destinations,
-			"supersedes", begun.Superseded, "inherited", begun.Inherited)
+			"priority", priorityOf(begun.Record), "supersedes", begun.Superseded, "inherited", begun.Inherited)
 		s.retire(begun.Record.Key, begun.Superseded, announce.Superseded)
 	default:
-		logger.Info("execution accepted", "bytes", o.Size, "destinations", begun.Record.Destinations)
+		logger.Info("execution accepted", "bytes", o.Size, "destinations", begun.Record.Destinations, "priority", priorityOf(begun.Record))
 	}
 	// One that is joined as well: when the answer to the write was lost, the
 	// next try finds its own item, which nobody carries yet.
 	s.start(ctx, begun.Record, asAccepted)
 	return begun, nil
 }
+
+func priorityOf(r *ledger.Record) string { return cmp.Or(api.Priority(r.High), api.PriorityNormal) }
 
 // begin writes the execution to the table and takes it into the index, in turn with
 // whoever else does so for its key.

@@ -75,9 +75,9 @@ type (
 		worker  worker
 		err     error
 		content content // of fetch
-		// segments were announced; sealed: that is all of them.
-		segments int
-		sealed   bool
+		// segments were announced; sealed: that is all of them; high: before others.
+		segments     int
+		sealed, high bool
 	}
 )
 
@@ -89,6 +89,7 @@ type (
 	cancel      struct{ worker worker }
 	begun       struct{ asked asked }
 	retire      struct{ reason string }
+	raise       struct{} // before others, from now on
 	sayArrived  struct{ bucket string }
 	sayFailed   struct{ bucket string }
 	sayHopeless struct{ cause error } // nothing more will come

@@ -187,10 +187,13 @@ func (s *Seeder) putUpload(r *http.Request) (int, any, error) {
 func (s *Seeder) checkUploadQuery(q url.Values) error {
 	for name := range q {
 		switch name {
-		case "destination", "force", "x-id": // the last is how the SDKs name the call
+		case "destination", "force", "priority", "x-id": // the last is how the SDKs name the call
 		default:
 			return web.Errorf(http.StatusBadRequest, "the query %q means nothing here; a question mark of a key is written %%3F", name)
 		}
+	}
+	if _, err := api.IsHigh(q.Get("priority")); err != nil {
+		return &web.Error{Code: http.StatusBadRequest, Err: err}
 	}
 	if !q.Has("destination") {
 		return nil

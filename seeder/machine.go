@@ -269,10 +269,20 @@ func (m *machine) attempt(now time.Time) {
 }
 
 func (m *machine) know(now time.Time, r *ledger.Record) {
+	raised := r.High && !m.record.High
 	m.record = r
+	if raised && m.doing != idle {
+		m.do(raise{})
+		m.told = 0 // the agents are to hear of it
+		m.announceMore()
+	}
 	switch m.doing {
 	case idle:
 	case following:
+		if raised {
+			m.announce()
+			return
+		}
 		m.follow(now)
 	default:
 		m.news(now)
@@ -378,7 +388,9 @@ func (m *machine) toldOf(now time.Time, d done) {
 		m.do(complain{d.err, m.tellAt.Sub(now)})
 		return
 	case m.doing == fetching:
-		m.told, m.live.err = max(m.told, d.segments), nil
+		if m.live.err = nil; d.high == m.record.High {
+			m.told = max(m.told, d.segments)
+		}
 		m.announceMore()
 		return
 	case m.doing != announcing:
@@ -386,7 +398,7 @@ func (m *machine) toldOf(now time.Time, d done) {
 	case d.err != nil:
 		m.fail(now, d.err)
 		return
-	case !d.sealed: // it was begun before all was here
+	case !d.sealed || d.high != m.record.High: // it was begun before all was here, or said
 		m.work(announceWorker)
 		return
 	}

@@ -32,6 +32,7 @@ func (p packed) isPacked() bool { return len(p) > idLength }
 const (
 	statusBits  = 0x0f
 	foreignFlag = 0x10
+	highFlag    = 0x20
 )
 
 func (p packed) status() ledger.Status { return packedStatuses[p[idLength]&statusBits] }
@@ -136,6 +137,9 @@ func pack(r *ledger.Record, n *names) (_ packed, ok bool) {
 	}
 	if r.Foreign {
 		status |= foreignFlag
+	}
+	if r.High {
+		status |= highFlag
 	}
 	p := &packer{b: make([]byte, 0, 512), names: n}
 	p.b = append(append(p.b, r.ExecutionID...), byte(status))
@@ -270,7 +274,7 @@ func (u *unpacker) instant(after time.Time) time.Time {
 // unpack is the inverse of pack, with the names that it was packed with.
 func (p packed) unpack(n *names) *ledger.Record {
 	u := &unpacker{b: string(p[idLength+1:]), names: n}
-	r := &ledger.Record{ExecutionID: p.id(), Status: p.status(), Foreign: p.foreign()}
+	r := &ledger.Record{ExecutionID: p.id(), Status: p.status(), Foreign: p.foreign(), High: p[idLength]&highFlag != 0}
 	r.FileKey, r.SourceBucket, r.Owner = u.text(), u.name(), u.name()
 	if h := u.name(); h != "" {
 		in := &unpacker{b: h[1:]}

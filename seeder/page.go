@@ -67,6 +67,7 @@ type listed struct {
 	// Done is how far it has come, from 0 to 1000.
 	Done int  `json:"done"`
 	Sick bool `json:"sick,omitempty"` // something is tried again
+	High bool `json:"high,omitempty"` // it goes before others
 }
 
 // state is what the page shows everybody.
@@ -125,6 +126,7 @@ func (x *index) listing(e *execution) listed {
 		Status:       string(r.Status),
 		Phase:        e.live.phase,
 		Size:         r.Size,
+		High:         r.High,
 		Start:        r.StartTime.UTC(),
 		Destinations: len(r.Destinations),
 		Landed:       len(r.Successful),

@@ -46,7 +46,7 @@ func TestPublishBesideATableThatHangs(t *testing.T) {
 	logger := slog.New(slog.DiscardHandler)
 	s := &Seeder{cfg: Config{Ledger: ledger.New(client, cloud.Table(t)), Logger: logger}, index: newIndex(), metrics: newMetrics(nil)}
 	publish := func(ctx context.Context, key string) error {
-		_, err := s.accept(ctx, "global-builds", &bucket.Object{Key: key, ETag: `"1"`, Size: 1}, []string{"region-a-builds"})
+		_, err := s.accept(ctx, "global-builds", &bucket.Object{Key: key, ETag: `"1"`, Size: 1}, []string{"region-a-builds"}, false)
 		return err
 	}
 	ctx, cancel := context.WithCancel(t.Context())

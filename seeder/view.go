@@ -79,6 +79,7 @@ func (x *index) view(e *execution) api.Execution {
 		Key:          r.FileKey,
 		SourceBucket: r.SourceBucket,
 		Size:         r.Size,
+		Priority:     api.Priority(r.High),
 		SourceETag:   r.SourceETag,
 		SHA256:       r.SHA256,
 		InfoHash:     r.InfoHash,

@@ -160,7 +160,7 @@ func (w *watcher) send(ctx context.Context, o bucket.Object, head *bucket.Object
 	}
 	destinations, err := w.destinations(api.DeployRequest{SourceBucket: w.cfg.Bucket.Name()})
 	if err == nil {
-		_, err = w.accept(ctx, w.cfg.Bucket.Name(), head, destinations)
+		_, err = w.accept(ctx, w.cfg.Bucket.Name(), head, destinations, false)
 	}
 	if err == nil {
 		w.changes.began(w.keyOf(o), time.Now())

@@ -45,8 +45,11 @@ type sim struct {
 	// telling are those that the announcement under way is of.
 	here, telling int
 	whole, seals  bool
-	calm          bool // nothing goes wrong any more
-	events        int
+	// tellsHigh: the announcement under way says that it goes before others; knowHigh: the
+	// agents know.
+	tellsHigh, knowHigh bool
+	calm                bool // nothing goes wrong any more
+	events              int
 
 	// What the properties need.
 	carried  bool            // between begun and concluded
@@ -159,6 +162,9 @@ func (s *sim) hear() {
 		if !s.seals {
 			s.fail("it waits for the destinations, and the build is not sealed")
 		}
+		if s.m.record.High && !s.knowHigh {
+			s.fail("it goes before others, and the agents do not know")
+		}
 	}
 	if s.m.doing == fetching && s.m.here > s.m.told && s.running[announceWorker] == nil && s.m.due().IsZero() {
 		s.fail("%d segments are here, %d are announced, and nobody is told", s.m.here, s.m.told)
@@ -209,7 +215,7 @@ func (s *sim) perform(actions []action) {
 			if wanted(s.m.record) && len(s.m.record.Pending()) > 0 && s.m.end == hasEnded {
 				s.fail("retired while destinations are pending")
 			}
-			s.announced = false
+			s.announced, s.knowHigh = false, false
 		case sayArrived:
 			if s.said[a.bucket] {
 				s.fail("%s arrives twice", a.bucket)
@@ -253,6 +259,7 @@ func (s *sim) begin(w worker) {
 		if s.telling, s.seals = s.here, s.whole; s.here == 0 {
 			s.fail("announces nothing")
 		}
+		s.tellsHigh = s.m.record.High
 		if s.m.successor != "" {
 			s.fail("announced after it was superseded")
 		}
@@ -313,8 +320,8 @@ func (s *sim) work(w worker) {
 			d.err = errPasses
 			break
 		}
-		d.segments, d.sealed = s.telling, s.seals
-		s.announced = true
+		d.segments, d.sealed, d.high = s.telling, s.seals, s.tellsHigh
+		s.announced, s.knowHigh = true, s.tellsHigh
 	case lookWorker:
 		if !trouble || s.m.doing == finishing {
 			s.put()
@@ -390,6 +397,16 @@ func (s *sim) cancel() {
 		})
 		s.put()
 	}
+}
+
+// raise is a publish of high priority that joins.
+func (s *sim) raise() {
+	if s.taken || s.table.High || s.table.Status != ledger.InProgress {
+		return
+	}
+	s.write(func(r *ledger.Record) { r.High = true })
+	s.put()
+	s.ask(asAccepted)
 }
 
 // agent lands a build, or says something of it.
@@ -494,6 +511,8 @@ func (s *sim) step() {
 		if lacks(s.index, come) {
 			s.ask(asAwaited)
 		}
+	case n < 98 && s.rng.IntN(2) == 0:
+		s.raise()
 	case n < 98:
 		s.ask(asOver)
 	case n < 99:

@@ -103,13 +103,14 @@ func publishCommand() *cli.Command {
 		Description: "A FILE is uploaded to the global bucket through the seeder first; no AWS credentials are needed.\n" +
 			"Ctrl-C ends the waiting, not the distribution. With -o json the execution is printed once, when it has ended.\n\n" +
 			"Examples:\n\n  seeder publish build.zip\n  seeder publish --key releases/1.2.0.zip build.zip\n" +
-			"  seeder publish --to region-a-builds s3://global-builds/build.zip",
+			"  seeder publish --to region-a-builds s3://global-builds/build.zip\n  seeder publish --priority high hotfix.zip",
 		Flags: []cli.Flag{
 			seederFlag(),
 			tokenFlag(),
 			command.String("key", "", "`KEY` in the global bucket (default: the file's name)"),
 			command.Strings("to", "destination `BUCKET`,… (default: the seeder's)"),
 			command.Bool("force", "accept destinations that the seeder does not know and no living agent serves: the build waits for an agent"),
+			command.String("priority", api.PriorityNormal, "`PRIORITY` is normal or high; a high one goes before all that are not, and joined to what is under way makes that high"),
 			command.Bool("no-wait", "return as soon as the execution is recorded"),
 			command.Output(),
 		},
@@ -129,7 +130,11 @@ func publish(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	request := api.DeployRequest{DestinationBuckets: c.StringSlice("to"), Force: c.Bool("force")}
+	high, err := api.IsHigh(c.String("priority"))
+	if err != nil {
+		return command.Usagef("--%w", err)
+	}
+	request := api.DeployRequest{DestinationBuckets: c.StringSlice("to"), Force: c.Bool("force"), Priority: api.Priority(high)}
 	if where, ok := strings.CutPrefix(c.Args().First(), "s3://"); ok {
 		var found bool
 		if request.SourceBucket, request.SourceKey, found = strings.Cut(where, "/"); !found || request.SourceKey == "" {

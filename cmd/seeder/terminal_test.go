@@ -229,6 +229,7 @@ func TestErrors(t *testing.T) {
 		{"nonsense", 2, "there is no command \"nonsense\"\nTry `seeder --help`."},
 		{"status build.zip --wathc", 2, "there is no flag --wathc; did you mean `--watch`?\nTry `seeder status --help`."},
 		{"publish", 2, "Try `seeder publish --help`."},
+		{"publish --priority urgent build.zip", 2, `--priority is "urgent", expected normal or high`},
 		{"run", 2, "Try `seeder run --help`."},
 		{"list --seeder localhost:7070", 2, `--seeder is "localhost:7070", expected a URL such as http://127.0.0.1:7070`},
 		{"status none.zip --seeder " + url, 1, "no execution of \"none.zip\": `seeder list` shows what there is"},

@@ -34,6 +34,32 @@ const (
 	PhaseEnded        = "ended"
 )
 
+// Priorities of an execution. A high one goes before all that are not, wherever builds wait
+// for each other.
+const (
+	PriorityNormal = "normal" // the empty one, too
+	PriorityHigh   = "high"
+)
+
+// IsHigh reads a priority; the error names those that there are.
+func IsHigh(priority string) (bool, error) {
+	switch priority {
+	case "", PriorityNormal:
+		return false, nil
+	case PriorityHigh:
+		return true, nil
+	}
+	return false, fmt.Errorf("priority is %.40q, expected %s or %s", priority, PriorityNormal, PriorityHigh)
+}
+
+// Priority is what IsHigh reads; a normal one is not said.
+func Priority(high bool) string {
+	if high {
+		return PriorityHigh
+	}
+	return ""
+}
+
 // Execution is one distribution of one build. Sizes are in bytes, rates in
 // bytes/s; times that have not come yet are absent.
 type Execution struct {
@@ -43,6 +69,7 @@ type Execution struct {
 	Key          string    `json:"key"`
 	SourceBucket string    `json:"sourceBucket"`
 	Size         int64     `json:"size"`
+	Priority     string    `json:"priority,omitempty"` // absent: normal
 	SourceETag   string    `json:"sourceEtag"`
 	SHA256       string    `json:"sha256,omitempty"`
 	InfoHash     string    `json:"infohash,omitempty"`
@@ -168,12 +195,15 @@ type DeployRequest struct {
 	// Force takes destinations that are neither the seeder's own nor served by a
 	// living agent: the build waits for one.
 	Force bool `json:"force,omitempty"`
+	// Priority is one of the constants of that name; empty for normal.
+	Priority string `json:"priority,omitempty"`
 }
 
 // DeployAnswer is the execution, and how it came about.
 type DeployAnswer struct {
 	Execution
-	// Joined: a running execution of the same bytes covers the destinations.
+	// Joined: a running execution of the same bytes covers the destinations. It becomes a
+	// high one, when that is asked for.
 	Joined bool `json:"joined,omitempty"`
 	// Superseded is the execution that this one replaces.
 	Superseded string `json:"superseded,omitempty"`
@@ -184,6 +214,8 @@ type DeployAnswer struct {
 // BuildRequest asks the seeder to fetch what was built of a commit.
 type BuildRequest struct {
 	Commit string `json:"commit"`
+	// Priority is that of a DeployRequest.
+	Priority string `json:"priority,omitempty"`
 }
 
 // BuildAnswer says where the build now is.
@@ -288,6 +320,7 @@ type Build struct {
 	ExecutionID     string     `json:"executionId"`
 	InfoHash        string     `json:"infohash"`
 	Size            int64      `json:"size"`
+	Priority        string     `json:"priority,omitempty"` // absent: normal
 	State           string     `json:"state"`
 	VerifiedBytes   int64      `json:"verifiedBytes"`
 	LandedBytes     int64      `json:"landedBytes"`

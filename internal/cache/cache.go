@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
@@ -52,6 +53,7 @@ type Cache struct {
 	// changing are the entries that come or go; each is closed when that is done.
 	changing map[manifest.InfoHash]chan struct{}
 	promised int64 // bytes of entries that come, and of Rooms
+	kept     kept
 	pulling  map[*Pulling]struct{}
 	evicted  int // so far
 	refused  int // builds that found no room, so far
@@ -241,12 +243,63 @@ type Room struct {
 }
 
 // Reserve keeps so many bytes of the disk free for a build's segments: ErrNoSpace. End it
-// with Free.
-func (c *Cache) Reserve(size int64) (*Room, error) {
-	if err := c.take(size, func() { c.promised += size }); err != nil {
-		return nil, err
+// with Free. What a high build has asked for in vain is kept free of others for a while, so
+// that it has it first when it asks again.
+func (c *Cache) Reserve(size int64, high bool) (*Room, error) {
+	now := time.Now()
+	c.mu.Lock()
+	keep := c.kept.of(now)
+	c.mu.Unlock()
+	if high {
+		keep = 0
 	}
-	return &Room{c, size}, nil
+	err := c.take(size+keep, func() {
+		c.promised += size
+		if high {
+			c.kept = kept{}
+		}
+	})
+	switch {
+	case err == nil:
+		return &Room{c, size}, nil
+	case high && errors.Is(err, ErrNoSpace):
+		c.mu.Lock()
+		c.kept.ask(size, now)
+		c.mu.Unlock()
+	case keep > 0:
+		err = fmt.Errorf("%w, since %d are kept for a build of high priority", err, keep)
+	}
+	return nil, err
+}
+
+const (
+	// keepFor is how long disk is kept free for a high build: who waits asks again within
+	// about a minute.
+	keepFor = 2 * time.Minute
+	// keepMost is how long that goes on at most, and then for as long not: it may be
+	// larger than the disk.
+	keepMost = 10 * time.Minute
+)
+
+// kept is disk for the high build that has asked for it last.
+type kept struct {
+	size         int64
+	since, asked time.Time
+}
+
+func (k *kept) ask(size int64, now time.Time) {
+	if k.since.IsZero() || now.Sub(k.since) >= 2*keepMost {
+		k.since = now
+	}
+	k.size, k.asked = size, now
+}
+
+// of is how many bytes are kept now.
+func (k *kept) of(now time.Time) int64 {
+	if now.Sub(k.asked) >= keepFor || now.Sub(k.since) >= keepMost {
+		return 0
+	}
+	return k.size
 }
 
 // Free gives back what was not used.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -199,6 +200,51 @@ func TestOneProcessToADirectory(t *testing.T) {
 	open(t, dir)
 }
 
+// Disk that a high build has asked for in vain is kept free of others, as long as it goes
+// on to ask, and not for ever.
+func TestDiskIsKeptForHighBuilds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, t.TempDir())
+		c.free = func() (int64, error) { return minFree + 10*piece, nil }
+		reserve := func(size int64, high, want bool) *Room {
+			t.Helper()
+			room, err := c.Reserve(size, high)
+			if err == nil != want {
+				t.Errorf("%d pieces, high: %v: %v", size/piece, high, err)
+			}
+			if err != nil && !errors.Is(err, ErrNoSpace) {
+				t.Error(err)
+			}
+			return room
+		}
+		first := reserve(8*piece, false, true)
+		reserve(6*piece, true, false)
+		reserve(2*piece, false, false) // is not given away under it
+		reserve(2*piece, true, true).Free()
+		reserve(2*piece, false, true).Free() // which took what it was about to be
+		reserve(6*piece, true, false)
+		first.Free()
+		reserve(5*piece, false, false)
+		reserve(4*piece, false, true).Free() // beside it
+		reserve(6*piece, true, true).Free()
+		reserve(10*piece, false, true).Free()
+
+		reserve(20*piece, true, false)
+		time.Sleep(keepFor - time.Second)
+		reserve(piece, false, false)
+		time.Sleep(time.Second)
+		reserve(piece, false, true).Free() // it does not ask any more
+		for begun := time.Now(); time.Since(begun) < keepMost; time.Sleep(time.Minute) {
+			reserve(20*piece, true, false)
+		}
+		reserve(20*piece, true, false)
+		reserve(piece, false, true).Free() // it will never have it
+		time.Sleep(keepMost)
+		reserve(20*piece, true, false)
+		reserve(piece, false, false)
+	})
+}
+
 // What is promised to a build is promised to nobody else, whether it is a room still,
 // or a segment on its way.
 func TestDiskIsReserved(t *testing.T) {
@@ -207,18 +253,18 @@ func TestDiskIsReserved(t *testing.T) {
 	refused := 0
 	fits := func(when string, most int64) {
 		t.Helper()
-		room, err := c.Reserve(most)
+		room, err := c.Reserve(most, false)
 		if err != nil {
 			t.Fatalf("%s: %v", when, err)
 		}
 		room.Free()
 		refused++
-		if _, err := c.Reserve(most + 7); !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "7 bytes are missing") {
+		if _, err := c.Reserve(most+7, false); !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "7 bytes are missing") {
 			t.Errorf("%s: what is promised to another was given again: %v", when, err)
 		}
 	}
 	fits("at first", 10*piece)
-	room, err := c.Reserve(8 * piece)
+	room, err := c.Reserve(8*piece, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +297,7 @@ func TestDiskIsReserved(t *testing.T) {
 	room.Free()
 	fits("beside the entry", 7*piece)
 	// What is left of a pull is not taken out of the room again.
-	if room, err = c.Reserve(4 * piece); err != nil {
+	if room, err = c.Reserve(4*piece, false); err != nil {
 		t.Fatal(err)
 	}
 	if p, err = c.Pull("x", 0, "etag", 2*piece, room); err != nil {

@@ -19,7 +19,7 @@ func TestNobodyWaitsForTheDiskOfAnother(t *testing.T) {
 	c.free = func() (int64, error) { asked <- struct{}{}; <-letGo; return free() }
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		room, err := c.Reserve(piece)
+		room, err := c.Reserve(piece, false)
 		if err != nil {
 			t.Error(err)
 		}

@@ -3,6 +3,7 @@ package clustertest
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"strings"
 	"testing"
@@ -50,6 +51,7 @@ func TestBadRequests(t *testing.T) {
 		`{"sourceBucket":"../etc","sourceKey":"a.zip"}`:                                             400,
 		`{"sourceBucket":"` + c.Global + `","sourceKey":"a.zip","destinationBuckets":["UPPER"]}`:    400,
 		`{"sourceBucket":"` + c.Global + `","sourceKey":"a.zip","surprise":1}`:                      400,
+		`{"sourceBucket":"` + c.Global + `","sourceKey":"a.zip","priority":"urgent"}`:               400,
 		`{"sourceBucket":"` + c.Global + `","sourceKey":"` + strings.Repeat("k", 1025) + `"}`:       400,
 		`{"sourceBucket":"` + c.Global + `","sourceKey":"` + strings.Repeat("k", 1<<20) + `"}`:      413,
 		`{"sourceBucket":"` + c.Global + `","sourceKey":"a.zip","destinationBuckets":"not-a-list"}`: 400,
@@ -67,6 +69,11 @@ func TestBadRequests(t *testing.T) {
 		t.Errorf("wrong content type: %d", res.StatusCode)
 	}
 	post[api.Error](t, c, "/builds", `{"commit":"abc"}`, 501)
+	post[api.Error](t, c, "/builds", `{"commit":"abc","priority":"urgent"}`, 400)
+	_, err = c.Seeder.UploadFor(t.Context(), api.DeployRequest{SourceKey: "a.zip", Priority: "urgent"}, strings.NewReader("a"), 1, "text/plain")
+	if status := (*api.StatusError)(nil); !errors.As(err, &status) || status.Code != 400 {
+		t.Errorf("an upload with a priority that is none: %v", err)
+	}
 	if _, err := c.Seeder.Execution(t.Context(), "01ARZ3NDEKTSV4RRFFQ69G5FAV"); !client.NotFound(err) {
 		t.Errorf("unknown execution: %v", err)
 	}

@@ -15,8 +15,6 @@ import (
 // package announce frames them.
 const (
 	kindDocument = 'D'
-	kindRevision = 'R'
-	kindAsk      = 'A'
 	kindProgress = 'P'
 	kindLinks    = 'L'
 	kindBye      = 'B'

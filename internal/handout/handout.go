@@ -83,6 +83,18 @@ func (s *Set) Add(infohash manifest.InfoHash, place Place, alone bool, pieces in
 	s.insert(q)
 }
 
+// Raise gives a torrent that is there an earlier place; a later one changes nothing.
+func (s *Set) Raise(infohash manifest.InfoHash, place Place) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if q := s.queues[infohash]; q != nil && place.Compare(q.place) < 0 {
+		s.take(q)
+		q.place = place
+		s.insert(q)
+		s.fill()
+	}
+}
+
 // Remove forgets a torrent; one that is not there is fine. Connections made before
 // are the engine's to close, when it drops the torrent; those made after it pass
 // through untouched.

@@ -238,6 +238,23 @@ func TestSharedTorrentHasTheEarlierPlace(t *testing.T) {
 	}
 }
 
+// What is made high goes before what is under way, and one of another torrent changes
+// nothing.
+func TestRaise(t *testing.T) {
+	l := newLine(t, 100, place("a", 0), place("b", 0))
+	l.benches[0].client().expect(0, 1, 2, 3, 4)
+	second := l.benches[1].client()
+	second.expect()
+	l.set.Raise(manifest.InfoHash{9}, Place{High: true})
+	l.set.Raise(manifest.InfoHash{2}, place("c", 0)) // a later one
+	second.expect()
+	l.set.Raise(manifest.InfoHash{2}, Place{High: true, Execution: "b"})
+	if q := l.set.order[0]; q != l.benches[1].queue {
+		t.Errorf("first is %+v", q.place)
+	}
+	second.expect(0, 1, 2, 3, 4)
+}
+
 func TestPlaces(t *testing.T) {
 	inOrder := []Place{
 		{High: true, Execution: "b", Segment: 0}, {High: true, Execution: "b", Segment: 1},

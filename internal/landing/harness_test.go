@@ -24,6 +24,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/manifest/manifesttest"
+	"github.com/landfall-dist/landfall/internal/turns"
 )
 
 // cloud serves all tests of the process.
@@ -124,7 +125,7 @@ type site struct {
 	key     ledger.Key
 	content []byte
 	m       *manifest.Build
-	slots   chan struct{}
+	slots   *turns.Slots
 	// sealedLate says that the seal comes after the upload has begun.
 	sealedLate bool
 }
@@ -154,7 +155,7 @@ func newSite(t *testing.T, size int) *site {
 		ledger:  ledger.New(cloud.DynamoDB, cloud.Table(t)),
 		key:     ledger.Key{FileKey: "builds/build 1+2.zip", SourceBucket: "global-builds"},
 		content: randomBytes(size),
-		slots:   make(chan struct{}, parallel),
+		slots:   turns.NewSlots(parallel),
 	}
 	s.m = manifesttest.Build(t, s.content)
 	return s

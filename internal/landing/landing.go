@@ -31,6 +31,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/limits"
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/tracing"
+	"github.com/landfall-dist/landfall/internal/turns"
 )
 
 const (
@@ -105,10 +106,11 @@ type Job struct {
 	// Agent and Region are told in the result; Agent also in the table while
 	// the landing is under way.
 	Agent, Region string
-	// Slots bounds the parts that all landings of the agent send at once: each
-	// puts a value in while it is sent. Its capacity, at least 1, is also the
-	// most parts of this build at a time. Nil only for a build of 0 bytes.
-	Slots chan struct{}
+	// Slots bounds the parts that all landings of the agent send at once; its size is
+	// also the most parts of this build at a time. Nil only for a build of 0 bytes.
+	Slots *turns.Slots
+	// High: its parts go before those of others that wait for a slot.
+	High bool
 	// Limit is how fast all parts together may go up; nil for no limit.
 	Limit *limits.Limiter
 	// Started is when the work on the build began; zero leaves the result

@@ -18,6 +18,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/executionid"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/turns"
 )
 
 const (
@@ -452,7 +453,7 @@ func TestPartIsTriedAgain(t *testing.T) {
 // The slots bound what all landings of an agent send at once.
 func TestSlots(t *testing.T) {
 	s := newSite(t, several)
-	s.slots = make(chan struct{}, 2)
+	s.slots = turns.NewSlots(2)
 	execution := s.begin(t, "etag")
 	other := s.key
 	other.FileKey += ".copy"
@@ -476,7 +477,7 @@ func TestSlots(t *testing.T) {
 	if s.wire.most > 2 {
 		t.Errorf("%d parts were under way at once, with 2 slots", s.wire.most)
 	}
-	if len(s.slots) != 0 {
-		t.Errorf("%d slots were not given back", len(s.slots))
+	if n := s.slots.Taken(); n != 0 {
+		t.Errorf("%d slots were not given back", n)
 	}
 }

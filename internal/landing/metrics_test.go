@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"testing"
 
+	"github.com/landfall-dist/landfall/internal/turns"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -29,7 +30,7 @@ func TestLandingIsCounted(t *testing.T) {
 	s := newSite(t, several)
 	j := s.job(s.begin(t, "etag"), true)
 	j.Metrics = NewMetrics()
-	j.Slots = make(chan struct{}, 1) // nothing else is under way when it ends
+	j.Slots = turns.NewSlots(1) // nothing else is under way when it ends
 	s.wire.before = func(r *http.Request) (*http.Response, error) {
 		if call(r) == "PUT part 2" {
 			return refuse(r, http.StatusForbidden, "AccessDenied")

@@ -71,7 +71,7 @@ func (l *landing) send(ctx context.Context, have []bucket.Part) ([]bucket.Part, 
 	}
 	progress()
 	group, ctx := errgroup.WithContext(ctx)
-	for range min(cap(l.Slots), len(parts)) {
+	for range min(l.Slots.Size(), len(parts)) {
 		group.Go(func() error {
 			for {
 				part, err := l.Tracker.Next(ctx)
@@ -171,12 +171,10 @@ func (l *landing) sendPart(ctx context.Context, part int) (sent bucket.Part, err
 	}()
 	tries := 0
 	err = l.retry(ctx, "part", func() (err error) {
-		select {
-		case l.Slots <- struct{}{}:
-			defer func() { <-l.Slots }()
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := l.Slots.Take(ctx, l.High); err != nil {
+			return err
 		}
+		defer l.Slots.Give()
 		within := partGrace + time.Duration(length/slowestRate)*time.Second
 		try, cancel := limits.WithTimeout(ctx, within)
 		defer cancel()

@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/landfall-dist/landfall/internal/tracing"
+	"github.com/landfall-dist/landfall/internal/turns"
 )
 
 // Of many parts only the first have a span, and those that fail.
@@ -24,7 +25,7 @@ func TestPartSpansAreBounded(t *testing.T) {
 		}
 		return nil, nil
 	}
-	s.slots = make(chan struct{}, 1) // one part after the other
+	s.slots = turns.NewSlots(1) // one part after the other
 	execution := s.begin(t, "etag")
 	j := s.job(execution, true)
 	j.drawn.Store(maxPartSpans - 1)

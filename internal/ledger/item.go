@@ -79,6 +79,10 @@ func (r *Record) encode() item {
 	if !r.SourceModified.IsZero() {
 		i["sourceModified"] = instant(r.SourceModified)
 	}
+	i.set("priority", nil)
+	if r.High {
+		i["priority"] = text(highPriority)
+	}
 	i.set("owner", nil)
 	if r.Owner != "" {
 		i["owner"] = text(r.Owner)
@@ -131,7 +135,11 @@ var ours = []string{
 	"fileKey", "sourceBucket", "executionId", "status", "startTime", "completedAt", "destinationBuckets", "totalBuckets",
 	"successfulBuckets", "failedBuckets", "successfulCopies", "failedCopies", "copyResults", "landings", "size",
 	"sourceEtag", "infohash", "sha256", "version", "owner", "headers", "sourceModified",
+	"priority",
 }
+
+// highPriority is the only value of priority that is written; one that is normal has none.
+const highPriority = "high"
 
 // foreign returns the attributes of an item that are not ours.
 func (i item) foreign() item {

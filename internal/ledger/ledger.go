@@ -260,7 +260,9 @@ type Start struct {
 	Headers        map[string]string
 	SourceModified time.Time
 	Destinations   []string
-	Now            time.Time
+	// High goes before what is not. A running execution that is joined becomes it, too.
+	High bool
+	Now  time.Time
 	// Instead is an execution that is not joined, whatever it is like; empty for none.
 	Instead string
 	// IsAnothers reports whether an executionId is known as that of another key, whose
@@ -272,8 +274,9 @@ type Start struct {
 type Begun struct {
 	Record *Record
 	// Joined: a running execution of the same ETag and headers covers the destinations.
-	// Record is that one, and nothing was written.
-	Joined bool
+	// Record is that one, and nothing was written but what Raised says: that it is a high
+	// one now.
+	Joined, Raised bool
 	// Superseded is the executionId that this one replaces; empty if none.
 	Superseded string
 	// Inherited are the destinations taken over from a superseded execution
@@ -308,7 +311,7 @@ func (l *Ledger) Begin(ctx context.Context, s Start) (*Begun, error) {
 		}
 		begun = s.over(old, destinations)
 		begun.Replaced = unreadable
-		if begun.Joined {
+		if begun.Joined && !begun.Raised {
 			return nil
 		}
 		if n := len(begun.Record.Destinations); n > maxDestinations {
@@ -348,6 +351,7 @@ func (s Start) over(old *Record, destinations []string) *Begun {
 		Size:         s.Size,
 		SourceETag:   s.SourceETag,
 		Headers:      maps.Clone(s.Headers),
+		High:         s.High,
 		Version:      1,
 
 		SourceModified: s.SourceModified,
@@ -359,6 +363,12 @@ func (s Start) over(old *Record, destinations []string) *Begun {
 		r.item = old.item.foreign()
 	} else if old != nil {
 		if old.Status == InProgress && old.ExecutionID != s.Instead && s.sameObject(old) && len(without(destinations, old.Destinations)) == 0 {
+			if s.High && !old.High {
+				r = old.Clone()
+				r.High = true
+				r.Version++
+				return &Begun{Record: r, Joined: true, Raised: true}
+			}
 			return &Begun{Record: old, Joined: true}
 		}
 		b.Superseded, last = old.ExecutionID, old.ExecutionID

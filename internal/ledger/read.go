@@ -82,6 +82,7 @@ func decode(i item, now time.Time) (*Record, error) {
 	r.StartTime = d.instant("startTime")
 	r.CompletedAt = d.instant("completedAt")
 	r.Headers, r.SourceModified = d.headers(), d.instant("sourceModified")
+	r.High = d.high()
 	r.Destinations = d.texts("destinationBuckets")
 	r.Successful, r.Failed = d.texts("successfulBuckets"), d.texts("failedBuckets")
 	results := d.each("copyResults")
@@ -330,6 +331,21 @@ func (d *reader) headers() map[string]string {
 		out[name] = s.Value
 	}
 	return out
+}
+
+// high is whether the priority is; what nobody knows is normal.
+func (d *reader) high() bool {
+	switch p := d.text("priority"); {
+	case strings.EqualFold(p, highPriority):
+		d.mended = d.mended || p != highPriority
+		return true
+	case p == "":
+	case strings.EqualFold(p, "normal"):
+		d.mended = true
+	default:
+		d.leave("priority", "is %.40q", p)
+	}
+	return false
 }
 
 func (d *reader) bool(name string) bool {

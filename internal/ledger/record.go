@@ -80,7 +80,9 @@ type Record struct {
 	// version has written the item.
 	SourceModified   time.Time
 	InfoHash, SHA256 string // hexadecimal; empty until the build was pulled
-	Version          int64  // grows with every change
+	// High goes before what is not, wherever builds wait for each other.
+	High    bool
+	Version int64 // grows with every change
 	// Owner is the global bucket of the seeder whose execution this is; empty where an
 	// older version wrote it.
 	Owner string

@@ -72,19 +72,36 @@ type Turn struct {
 	fail     context.CancelCauseFunc
 }
 
-// enter waits until a pull may begin. The turn is to be ended.
-func (l *line) enter(ctx context.Context, w Want) (*Turn, error) {
+// enter returns the turn of a pull that has not begun. It is to be ended.
+func (l *line) enter(w Want) *Turn {
 	t := &Turn{line: l, want: w, doubtful: w.Stalled, ready: make(chan struct{}, 1)}
 	l.change(func() {
 		l.entered++
 		t.entered = l.entered
 		l.insert(t)
 	})
-	if err := t.wait(ctx, func() {}); err != nil {
-		t.End()
-		return nil, err
-	}
-	return t, nil
+	return t
+}
+
+// Begin waits until the pull may begin.
+func (t *Turn) Begin(ctx context.Context) error { return t.wait(ctx, func() {}) }
+
+// High reports whether the pull goes before those that are not high.
+func (t *Turn) High() bool {
+	t.line.mu.Lock()
+	defer t.line.mu.Unlock()
+	return t.want.Place.High
+}
+
+// Raise has the pull go before those that are not high.
+func (t *Turn) Raise() {
+	t.line.change(func() {
+		if i := slices.Index(t.line.turns, t); i >= 0 && !t.want.Place.High {
+			t.line.take(t)
+			t.want.Place.High = true
+			t.line.insert(t)
+		}
+	})
 }
 
 // next waits until the next range may be asked for, and returns the block for it; late is

@@ -32,12 +32,11 @@ func stand(t *testing.T, l *line, w Want) *standing {
 	s.ctx, s.fail = context.WithCancelCause(t.Context())
 	begun := make(chan struct{})
 	go func() {
-		turn, err := l.enter(s.ctx, w)
-		if err != nil {
+		s.Turn = l.enter(w)
+		if err := s.Begin(s.ctx); err != nil {
 			t.Error(err)
 		}
-		s.Turn = turn
-		turn.reads(s.fail)
+		s.reads(s.fail)
 		close(begun)
 	}()
 	synctest.Wait()
@@ -166,6 +165,39 @@ func TestHighGoesFirst(t *testing.T) {
 	})
 }
 
+// A pull that is made a high one goes before others from then on, begun or not.
+func TestRaised(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := new(line)
+		old, young := stand(t, l, place("1")), stand(t, l, place("2"))
+		young.has(t, 0)
+		young.Raise()
+		synctest.Wait()
+		young.has(t, pullParallel)
+		young.leave()
+		var others []*standing
+		for i := range maxPulls - 1 {
+			others = append(others, stand(t, l, place(fmt.Sprint("3", i))))
+		}
+		late, begun := l.enter(place("4")), make(chan error, 1)
+		go func() { begun <- late.Begin(t.Context()) }()
+		synctest.Wait()
+		select {
+		case <-begun:
+			t.Fatal("one too many has begun")
+		default:
+		}
+		late.Raise()
+		if err := <-begun; err != nil {
+			t.Error(err)
+		}
+		late.End()
+		for _, s := range append(others, old) {
+			s.leave()
+		}
+	})
+}
+
 // A slow bucket keeps no other one back.
 func TestBucketsBesideEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -242,11 +274,11 @@ func TestWhoBegins(t *testing.T) {
 			ended := make(chan struct{})
 			go func() {
 				defer close(ended)
-				turn, err := l.enter(ctx, w)
-				if err != nil {
+				turn := l.enter(w)
+				defer turn.End()
+				if turn.Begin(ctx) != nil {
 					return
 				}
-				defer turn.End()
 				begun = append(begun, w.Place.Execution)
 				if _, err := turn.next(ctx, func() {}); err == nil { // it never comes
 					for ctx.Err() == nil {
@@ -302,8 +334,8 @@ func TestDoubtful(t *testing.T) {
 		entered := make(chan *Turn)
 		for _, name := range []string{"4", "3"} {
 			go func() {
-				turn, err := l.enter(t.Context(), doubtful(name))
-				if err != nil {
+				turn := l.enter(doubtful(name))
+				if err := turn.Begin(t.Context()); err != nil {
 					t.Error(err)
 				}
 				entered <- turn

@@ -78,14 +78,14 @@ func TestGetsThatHang(t *testing.T) {
 		}()
 		p := NewPuller(c, slog.New(slog.DiscardHandler))
 		pull := func(ctx context.Context, name, key string, stalled bool) error {
-			turn, err := p.TakeTurn(ctx, Want{Place: handout.Place{Execution: name}, Bucket: b.Name(), Stalled: stalled})
-			if err != nil {
+			turn := p.TakeTurn(Want{Place: handout.Place{Execution: name}, Bucket: b.Name(), Stalled: stalled})
+			defer turn.End()
+			if err := turn.Begin(ctx); err != nil {
 				return err
 			}
-			defer turn.End()
 			of, _ := pullOf(t, b, &bucket.Object{Key: key, ETag: `"1"`, Size: size}, name)
 			of.Turn = turn
-			_, err = p.Pull(ctx, of)
+			_, err := p.Pull(ctx, of)
 			return err
 		}
 		ctx, cancel := context.WithCancel(t.Context())

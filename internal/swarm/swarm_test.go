@@ -400,6 +400,29 @@ func TestPriorities(t *testing.T) {
 	finish(t, f, content, s.addr)
 }
 
+// Nothing is asked for of a torrent that is held, while others come; then all of it is.
+func TestHold(t *testing.T) {
+	const size = 4 << 20
+	s, from, content, _ := seed(t, size, nil)
+	other := bytes.Repeat([]byte("other"), size/5)
+	second := s.pull(t, other, manifesttest.Segment(other))
+	agent := start(t, "agent", t.TempDir(), nil)
+	f := agent.fetch(t, from, size, nil)
+	f.Hold(true)
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	f.AddPeers([]PeerAddr{s.addr})
+	if _, err := f.Entry(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	finish(t, agent.fetch(t, second, len(other), nil), other, s.addr)
+	if n := f.Stats().DownloadedBytes; n != 0 {
+		t.Errorf("%d bytes have come of what is held", n)
+	}
+	f.Hold(false)
+	finish(t, f, content, s.addr)
+}
+
 func TestWantedOnceAnnounced(t *testing.T) {
 	const size = 20 * manifest.MinPieceLength
 	seeder, seeded, content, m := seed(t, size, handOut)

@@ -39,6 +39,7 @@ type Torrent struct {
 	isDropped bool
 	high      [][2]int
 	paused    bool
+	held      bool
 }
 
 // InfoHash names the build.
@@ -227,6 +228,20 @@ func (t *Torrent) Prioritize(high [][2]int) {
 	}
 }
 
+// Hold has nothing more asked for, or, when held is false, what is lacking again.
+func (t *Torrent) Hold(held bool) {
+	t.mu.Lock()
+	changes, paused := t.held != held && !t.isDropped, t.paused
+	t.held = held
+	t.mu.Unlock()
+	switch {
+	case changes && held:
+		t.torrent.DisallowDataDownload()
+	case changes && !paused:
+		t.torrent.AllowDataDownload()
+	}
+}
+
 func (t *Torrent) setPriority(r [2]int, p torrent.PiecePriority) {
 	for i := r[0]; i < r[1]; i++ {
 		t.torrent.Piece(i).SetPriority(p)
@@ -364,7 +379,10 @@ func (t *Torrent) writeFailed(err error) {
 		}
 		t.mu.Lock()
 		t.paused = false
+		held := t.held
 		t.mu.Unlock()
-		t.torrent.AllowDataDownload()
+		if !held {
+			t.torrent.AllowDataDownload()
+		}
 	})
 }

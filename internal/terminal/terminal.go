@@ -73,7 +73,7 @@ func Executions(w io.Writer, page *api.Executions) error {
 	var rows [][]string
 	for _, e := range page.Executions {
 		rows = append(rows, []string{
-			e.ExecutionID, e.Key, command.FormatSize(e.Size), e.Status,
+			e.ExecutionID, e.Key, command.FormatSize(e.Size), e.Status + mark(e.Priority),
 			fmt.Sprintf("%d of %d", landed(&e), len(e.Destinations)), took(&e), e.StartTime.Local().Format(time.DateTime),
 		})
 	}
@@ -122,12 +122,20 @@ func took(e *api.Execution) string {
 
 // Execution prints one execution and its destinations.
 func Execution(w io.Writer, e *api.Execution) error {
-	say(w, fmt.Sprintf("%s from %s, %s, execution %s: %s",
-		command.Plain(e.Key), command.Plain(e.SourceBucket), command.FormatSize(e.Size), command.Plain(e.ExecutionID), phrase(e)))
+	say(w, fmt.Sprintf("%s from %s, %s, execution %s: %s%s",
+		command.Plain(e.Key), command.Plain(e.SourceBucket), command.FormatSize(e.Size), command.Plain(e.ExecutionID), phrase(e), mark(e.Priority)))
 	if e.Error != "" {
 		say(w, "error: "+command.Plain(e.Error))
 	}
 	return Arrivals(w, e)
+}
+
+// mark says of what has a priority that it does.
+func mark(priority string) string {
+	if priority == "" || priority == api.PriorityNormal {
+		return ""
+	}
+	return ", " + command.Plain(priority) + " priority"
 }
 
 func phrase(e *api.Execution) string {
@@ -207,7 +215,7 @@ func AgentStatus(w io.Writer, s *api.AgentStatus) error {
 	var builds [][]string
 	for _, b := range s.Builds {
 		builds = append(builds, []string{
-			b.Key, command.FormatSize(b.Size), stageOfBuild(&b), verified(b.VerifiedBytes, b.Size, b.State),
+			b.Key, command.FormatSize(b.Size), stageOfBuild(&b) + mark(b.Priority), verified(b.VerifiedBytes, b.Size, b.State),
 			command.FormatSize(b.LandedBytes), command.FormatSize(b.DownRate) + "/s", command.FormatSize(b.UpRate) + "/s",
 			fmt.Sprint(len(b.Peers)), b.Error,
 		})

@@ -64,11 +64,17 @@ func (c *Client) Upload(ctx context.Context, key string, body io.Reader, size in
 // would be refused of its destinations then is refused before anything is read.
 func (c *Client) UploadFor(ctx context.Context, r DeployRequest, body io.Reader, size int64, contentType string) (*UploadAnswer, error) {
 	address := c.URL + "/uploads/" + escapeKey(r.SourceKey)
+	q := make(url.Values)
 	if len(r.DestinationBuckets) > 0 {
-		q := url.Values{"destination": r.DestinationBuckets}
+		q["destination"] = r.DestinationBuckets
 		if r.Force {
 			q.Set("force", "true")
 		}
+	}
+	if r.Priority != "" {
+		q.Set("priority", r.Priority)
+	}
+	if len(q) > 0 {
 		address += "?" + q.Encode()
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPut, address, body)

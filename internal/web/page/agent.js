@@ -26,7 +26,7 @@ function updateBuild(li, b) {
   attribute(head.children[1], "class", "state " + b.state);
   progress.show(done ? 1 : b.verifiedBytes / whole, done ? 1 : b.landedBytes / whole);
   const left = paces.get(b.executionId).left(b.verifiedBytes + b.landedBytes, 2 * b.size);
-  text(meta, [size(b.size), done ? "landed at " + clock(b.landedAt) : percent(b.verifiedBytes / whole) + " verified",
+  text(meta, [b.priority ? b.priority + " priority" : "", size(b.size), done ? "landed at " + clock(b.landedAt) : percent(b.verifiedBytes / whole) + " verified",
     done ? "" : percent(b.landedBytes / whole) + " landed", b.downRate ? "down " + size(b.downRate) + "/s" : "", b.upRate ? "up " + size(b.upRate) + "/s" : "",
     left !== null && !done ? seconds(left) + " left" : "", "received " + size(b.downloadedBytes), "sent " + size(b.uploadedBytes),
     b.sourceBytes ? size(b.sourceBytes) + " from the source bucket" : "", "execution " + b.executionId].filter(Boolean).join(" · "));

@@ -67,7 +67,7 @@ function updateEntry(li, l) {
   text(state, l.status === "IN_PROGRESS" ? (l.sick ? "trying again" : l.phase) : states[l.status]);
   attribute(state, "class", "state " + (l.sick ? "sick" : l.status));
   progress.show(l.done / 1000, l.done / 1000);
-  text(meta, `${size(l.size)} · ${l.landed} of ${l.destinations} landed` + (l.failed ? `, ${l.failed} failed` : ""));
+  text(meta, (l.high ? "high priority · " : "") + `${size(l.size)} · ${l.landed} of ${l.destinations} landed` + (l.failed ? `, ${l.failed} failed` : ""));
   text(when, ago(l.start));
   attribute(li.firstChild, "aria-current", current ? "true" : null);
 }
@@ -86,7 +86,7 @@ async function search() {
     const answer = await (await fetch("executions?" + new URLSearchParams({ q, limit: 50 }))).json();
     if (turn !== asked) return;
     found = answer.executions.map((e) => ({
-      id: e.executionId, key: e.key, status: e.status, phase: e.phase, size: e.size, start: e.startTime,
+      id: e.executionId, key: e.key, status: e.status, phase: e.phase, size: e.size, start: e.startTime, high: e.priority === "high",
       destinations: e.destinations.length, landed: e.destinations.filter((d) => d.state === "landed").length,
       failed: e.destinations.filter((d) => d.state === "failed").length, done: e.status === "COMPLETED" ? 1000 : 0,
     }));
@@ -145,7 +145,7 @@ function showDetail() {
     return;
   }
   text($("d-key"), e.key);
-  text($("d-facts"), [size(e.size), "from " + e.sourceBucket, "execution " + e.executionId, "asked for at " + clock(e.startTime),
+  text($("d-facts"), [e.priority ? e.priority + " priority" : "", size(e.size), "from " + e.sourceBucket, "execution " + e.executionId, "asked for at " + clock(e.startTime),
     e.sha256 ? "SHA-256 " + e.sha256.slice(0, 12) + "…" : "", e.sentBytes ? "the seeder sent " + size(e.sentBytes) : ""].filter(Boolean).join(" · "));
   keyed($("regions"), e.destinations, (d) => d.bucket, makeRegion, (li, d) => updateRegion(li, e, d));
   text($("d-status"), status(e));
