@@ -11,7 +11,6 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/answers"
 	"github.com/landfall-dist/landfall/internal/api"
-	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/landing"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/owner"
@@ -156,8 +155,6 @@ func (b *build) keep(f finished) {
 	case *membership:
 		b.member = got
 		got.revise(b.machine.ann) // which may be newer than what it has joined with
-	case *cache.Room:
-		b.member.room = got
 	case swarm.Stats:
 		b.traffic = got
 	case *turns.Slots:

@@ -48,9 +48,12 @@ type (
 	moved       struct{ fromSource int64 } // pieces have come; so many bytes of them
 	landedBytes int64                      // are in the upload
 	completed   struct{}                   // the object, in the bucket
-	// caughtUp: all that is announced is here, and the source is waited for; or not any
-	// more.
-	caughtUp bool
+	// caughtUp: all of so many segments is here, and the source is waited for the next; or
+	// not any more.
+	caughtUp struct {
+		waits    bool
+		segments int
+	}
 
 	// finished is the last word of a worker.
 	finished struct {

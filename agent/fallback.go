@@ -61,11 +61,11 @@ func (r sourceRead) read(ctx context.Context) error {
 func (r sourceRead) segment(ctx context.Context, s *segment) error {
 	a := r.build.agent
 	each := a.cfg.FallbackAfter / turnsPerPatience // the next readers have their turn after it
-	offset, length := r.ann.Layout().SegmentRange(s.index)
+	offset, _ := r.ann.Layout().SegmentRange(s.index)
 	entry, infoKnown := a.cfg.Cache.Pinned(s.download.infohash)
 	if !infoKnown {
-		each += time.Duration(length/wholeRate) * time.Second
-		if a.turnToRead(r.ann, s.download.infohash.String()+"/info") > int(r.late/each) {
+		each += time.Duration(r.ann.Size/wholeRate) * time.Second
+		if a.turnToRead(r.ann, r.ann.ExecutionID) > int(r.late/each) {
 			return nil
 		}
 		return r.whole(ctx)
@@ -126,14 +126,12 @@ func (r sourceRead) whole(ctx context.Context) error {
 	r.build.log().Info("no peer has the build, reading it from the source bucket", "bucket", ann.SourceBucket, "bytes", object.Size)
 	before := a.puller.BytesRead()
 	_, err = a.puller.Pull(ctx, source.Pull{
-		Turn: turn, From: from, Object: object, Layout: ann.Layout(), Name: ann.ExecutionID,
+		Turn: turn, From: from, Object: object, Layout: ann.Layout(), Name: ann.ExecutionID, Room: r.member.reserved(),
 		Progress: func(int64) { r.build.move() },
 		Segment: func(i int, e *cache.Entry) error {
 			defer e.Unpin()
-			if i >= ann.InfoHashes.Len() {
-				return nil // it was not announced yet
-			}
-			if e.InfoHash() != ann.InfoHashes.At(i) {
+			// It may have been announced since this began; else it is found in the cache then.
+			if known := r.member.newest.Load().InfoHashes; i < known.Len() && e.InfoHash() != known.At(i) {
 				return changed(fmt.Sprintf("segment %d has infohash %s", i, e.InfoHash()))
 			}
 			_, length := ann.Layout().SegmentRange(i)

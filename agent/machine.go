@@ -131,8 +131,8 @@ func (m *machine) take(e event) {
 	case ended:
 		m.end(e.cause)
 	case caughtUp:
-		if m.waits = bool(e); !m.waits {
-			m.moved = m.now
+		if m.waits = e.waits && m.ann != nil && e.segments >= m.ann.InfoHashes.Len() && !m.ann.Sealed(); !m.waits {
+			m.moved = m.now // more was announced meanwhile, too
 		}
 		m.tableAt = m.now.Add(endInterval/2 + m.jitter(endInterval))
 	case othersWait: // a build that makes no progress gives its turn to them

@@ -134,3 +134,26 @@ func TestClearsAgainAfterALaterEnd(t *testing.T) {
 	d.does(t, d.hear(0, ended{errCancelled}), cancel{awaitTurn})
 	d.does(t, d.hear(0, finished{work: awaitTurn, err: context.Canceled}), say{what: "stopped", err: errCancelled}, begin{clearUploads})
 }
+
+// What was said of an earlier revision does not hold for a later one: nothing is waited
+// for that has come.
+func TestCaughtUpWithAnEarlierRevision(t *testing.T) {
+	d := newDriven()
+	d.hear(0, finished{work: awaitTurn})
+	seal := *d.ann
+	seal.InfoHashes, seal.SHA256 = make([]byte, 40), "s"
+	d.hear(0, announced{ann: &seal})
+	if d.hear(0, caughtUp{true, 1}); d.waits {
+		t.Error("waits for the source, and the seal is here")
+	}
+	more := seal
+	more.SHA256 = ""
+	d = newDriven()
+	d.hear(0, announced{ann: &more})
+	if d.hear(0, caughtUp{true, 1}); d.waits {
+		t.Error("waits for the source, and one of two segments is here")
+	}
+	if d.hear(0, caughtUp{true, 2}); !d.waits {
+		t.Error("does not wait for the source, and all that was announced is here")
+	}
+}

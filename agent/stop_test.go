@@ -84,7 +84,7 @@ func openStores(t *testing.T, answers http.Handler) (aws.Config, *bucket.Bucket)
 	return cfg, b
 }
 
-func startAgent(t *testing.T, s *stores, fallbackAfter time.Duration) *testAgent {
+func startAgent(t *testing.T, s http.Handler, fallbackAfter time.Duration) *testAgent {
 	t.Helper()
 	cfg, b := openStores(t, s)
 	c, err := cache.Open(t.TempDir(), 1<<30)

@@ -29,9 +29,8 @@ type membership struct {
 	tracker  *landing.Tracker
 	joined   time.Time
 	progress chan struct{} // has a value when there is something to look at
-	// Of the owner: room is the disk that was reserved, nil before; begun is when asking
-	// for pieces began, zero before; span lasts since joined until the download is whole.
-	room  *cache.Room
+	// Of the owner: begun is when asking for pieces began, zero before; span lasts since
+	// joined until the download is whole.
 	begun time.Time
 	span  *tracing.Span
 
@@ -42,7 +41,8 @@ type membership struct {
 	came  atomic.Int64
 
 	mu       sync.Mutex
-	segments []*segment // the first ones, as far as they were begun
+	room     *cache.Room // the disk that was reserved; nil before
+	segments []*segment  // the first ones, as far as they were begun
 	// waiting: all that is announced is here, and more is to come.
 	waiting bool
 }
@@ -129,8 +129,8 @@ func (m *membership) leave() (traffic swarm.Stats) {
 		}
 		m.build.agent.release(s.download, s)
 	}
-	if m.room != nil {
-		m.room.Free()
+	if room := m.reserved(); room != nil {
+		room.Free()
 	}
 	m.build.agent.evict(0)
 	return traffic
@@ -249,20 +249,30 @@ func (b *build) open(ctx context.Context, m *membership, size int64, f *finished
 	if f.err = err; err != nil {
 		return
 	}
-	defer func() {
-		if f.got == nil {
-			room.Free()
-		}
-	}()
-	segments := m.all()
-	if f.err = m.know(ctx, segments[0], room); f.err == nil {
-		f.got = room
+	if before := m.reserve(room); before != nil { // of a try that failed
+		before.Free()
 	}
+	f.err = m.know(ctx, m.all()[0])
+}
+
+// reserved is the disk that was reserved for the build; nil before.
+func (m *membership) reserved() *cache.Room {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.room
+}
+
+// reserve takes note of the disk that was, and returns what was before.
+func (m *membership) reserve(room *cache.Room) (before *cache.Room) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	before, m.room = m.room, room
+	return before
 }
 
 // know waits until a segment's info dictionary is here, and begins to follow its pieces.
-func (m *membership) know(ctx context.Context, s *segment, room *cache.Room) error {
-	entry, err := s.download.torrent.Entry(ctx, room)
+func (m *membership) know(ctx context.Context, s *segment) error {
+	entry, err := s.download.torrent.Entry(ctx, m.reserved())
 	if err != nil {
 		return err
 	}
@@ -334,7 +344,7 @@ func (b *build) steer(ctx context.Context, m *membership) (*origins, error) {
 			}
 			asked[s.index] = true
 			asking.Go(func() {
-				if err := m.know(ctx, s, m.room); err != nil {
+				if err := m.know(ctx, s); err != nil {
 					cancel(err)
 				}
 			})
@@ -354,25 +364,25 @@ func (b *build) steer(ctx context.Context, m *membership) (*origins, error) {
 			break
 		}
 		m.lacks.Store(lacking)
-		m.wait(!lacking)
+		m.wait(!lacking, ann.InfoHashes.Len())
 		m.prioritize()
 		select {
 		case <-ctx.Done():
 		case <-m.progress:
 		}
 	}
-	m.wait(false)
+	m.wait(false, 0)
 	came := m.origins(gossip.ByPeerID(b.agent.gossip.Members(), swarm.PeerID))
 	return &came, nil
 }
 
-// wait takes note whether the next segment is waited for.
-func (m *membership) wait(waits bool) {
+// wait takes note whether the next one is waited for after so many segments.
+func (m *membership) wait(waits bool, segments int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.waiting != waits {
 		m.waiting = waits
-		m.build.owner.Tell(caughtUp(waits))
+		m.build.owner.Tell(caughtUp{waits, segments})
 	}
 }
 

@@ -173,8 +173,11 @@ func (w *world) sealed() bool { return w.m.ann != nil && w.m.ann.Sealed() }
 func (w *world) here() {
 	if w.sealed() {
 		w.whole = true
+		if w.workers[steer] != nil && w.chance(0.3) { // it was on its way when the seal was heard
+			w.tell(caughtUp{true, w.m.ann.InfoHashes.Len() - 1})
+		}
 	} else if !w.m.waits && w.workers[steer] != nil {
-		w.tell(caughtUp(true))
+		w.tell(caughtUp{true, w.m.ann.InfoHashes.Len()})
 	}
 }
 

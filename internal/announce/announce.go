@@ -152,6 +152,9 @@ func (a *Announcement) extends(before *Announcement) error {
 	return nil
 }
 
+// more reports whether a revision says more of the build than an earlier one.
+func (a *Announcement) more(before *Announcement) bool { return before.less(a) }
+
 // less reports whether a revision says less of the build than an earlier one.
 func (a *Announcement) less(before *Announcement) bool {
 	return len(a.InfoHashes) < len(before.InfoHashes) || before.Sealed() && !a.Sealed()

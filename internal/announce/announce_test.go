@@ -219,6 +219,13 @@ func TestRevisions(t *testing.T) {
 	add(sealed(5*time.Second), true, nil)
 	add(revision(1, 3, 6*time.Second), false, nil)
 	add(sealed(7*time.Second), true, nil)
+	// By a clock that was set back: what says more is news all the same.
+	other := NewBook(trust, func() time.Time { return noon })
+	for _, a := range []*Announcement{revision(1, 1, 3*time.Second), revision(1, 2, 2*time.Second), sealed(time.Second)} {
+		if added, err := other.Add(sign(t, a)); err != nil || added.Announcement == nil {
+			t.Errorf("%d segments: %+v, %v", a.InfoHashes.Len(), added, err)
+		}
+	}
 	for name, spoil := range map[string]func(*Announcement){
 		"segment": func(a *Announcement) { a.InfoHashes = bytes.Clone(a.InfoHashes); a.InfoHashes[0]++ },
 		"digest":  func(a *Announcement) { a.SHA256 = strings.Repeat("1e", 32) },

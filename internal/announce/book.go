@@ -141,8 +141,9 @@ func (b *Book) Add(wire []byte) (Added, error) {
 			if err := d.extends(before); err != nil {
 				return Added{}, fmt.Errorf("announcement of %s: %w", d.ExecutionID, err)
 			}
-			// One that says less is of a seeder that has begun again; it comes to more.
-			if !d.Issued.After(before.Issued) || d.less(before) {
+			// One that says less is of a seeder that has begun again; it comes to more. What
+			// says more is newer whatever the clock says that it was issued by.
+			if d.less(before) || !d.more(before) && !d.Issued.After(before.Issued) {
 				return Added{}, nil
 			}
 		}

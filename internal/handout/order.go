@@ -130,7 +130,7 @@ func (s *Set) fill() {
 	for _, high := range []bool{true, false} {
 		for _, seconds := range []bool{false, true} {
 			for _, q := range s.order {
-				if q.place.High == high {
+				if q.working > 0 && q.place.High == high {
 					q.fillAll(seconds && (!s.othersOpen(q) || s.outstanding+q.pieceLength <= s.budget()))
 				}
 			}

@@ -168,11 +168,11 @@ func (j *Job) Run(ctx context.Context) (ledger.Result, error) {
 
 // Present reports whether the bucket already holds the build of an execution, so
 // that it can be recorded without moving a byte: the key's object has the size, says
-// that it is these bytes, and has the source object's headers. It says so by the composite
-// of its parts' SHA-256, where that is known and the store keeps it; by the SHA-256 of the
-// whole, by the ETag that its source object had, or by the execution, which completes an
-// upload only of what S3 has verified. One that this very execution has landed was sent
-// with the headers, and is present whatever the store has kept.
+// that it is these bytes, and has the source object's headers. It says so by the SHA-256 of
+// the whole; where one of the two is not known, by the composite of its parts' SHA-256; and
+// where that is not known either, by the ETag that its source object had. One that this very
+// execution has landed, which completes an upload only of what S3 has verified, was sent with
+// the headers, and is present whatever the store has kept.
 // The object is nil when the key has none.
 func Present(ctx context.Context, b *bucket.Bucket, r *ledger.Record, composite string) (*bucket.Object, bool, error) {
 	object, err := b.Head(ctx, r.FileKey)
@@ -183,11 +183,20 @@ func Present(ctx context.Context, b *bucket.Bucket, r *ledger.Record, composite 
 		return nil, false, err
 	}
 	own := object.Metadata[executionMetadata] == r.ExecutionID
-	same := object.Size == r.Size && (own ||
-		composite != "" && object.Composite == composite ||
-		r.SHA256 != "" && object.Metadata[digestMetadata] == r.SHA256 ||
-		r.SourceETag != "" && object.Metadata[sourceMetadata] == r.SourceETag && object.Metadata[executionMetadata] != "")
-	return object, same && (own || len(lacking(r, object)) == 0), nil
+	same := object.Size == r.Size && (own || alike(object, r, composite) && len(lacking(r, object)) == 0)
+	return object, same, nil
+}
+
+// alike reports whether an object says that it is these bytes.
+func alike(o *bucket.Object, r *ledger.Record, composite string) bool {
+	digest := o.Metadata[digestMetadata]
+	switch {
+	case r.SHA256 != "" && digest != "":
+		return digest == r.SHA256
+	case composite != "" && o.Composite != "":
+		return o.Composite == composite
+	}
+	return r.SourceETag != "" && o.Metadata[sourceMetadata] == r.SourceETag && o.Metadata[executionMetadata] != ""
 }
 
 // lacking names the headers in which an object is not like the source's; none where
@@ -348,6 +357,9 @@ func (l *landing) round(ctx context.Context) (ledger.Result, error) {
 	}
 	if present { // as far as is known; an arrival names the SHA-256 of the whole
 		if err := l.awaitSeal(ctx); err != nil {
+			return ledger.Result{}, err
+		}
+		if _, err := l.fence(ctx); err != nil { // which may have been long
 			return ledger.Result{}, err
 		}
 		return l.record(ctx, l.last, l.build())

@@ -8,10 +8,13 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
@@ -213,4 +216,56 @@ func TestContinuedBeforeSegmentsAreKnown(t *testing.T) {
 			s.assertLanded(t, execution, result)
 		})
 	}
+}
+
+// An object that says that it is other bytes is not the build, whatever its source's ETag
+// was.
+func TestContradictingDigests(t *testing.T) {
+	s := newSite(t, 0)
+	s.put(t, strings.Repeat("x", 10), map[string]string{digestMetadata: "sum", sourceMetadata: "etag", executionMetadata: "01J0000000000000000000000A"})
+	r := &ledger.Record{Key: s.key, ExecutionID: "01K0000000000000000000000A", SourceETag: "etag", Size: 10}
+	for sha256, want := range map[string]bool{"": true, "sum": true, "other": false} {
+		r.SHA256 = sha256
+		if _, ok, err := Present(t.Context(), s.bucket, r, ""); ok != want || err != nil {
+			t.Errorf("SHA-256 %q: present %v, %v", sha256, ok, err)
+		}
+	}
+	r.SHA256 = "other" // of which the object says nothing
+	o := &bucket.Object{Composite: "one-2", Headers: bucket.Headers{Metadata: map[string]string{sourceMetadata: "etag", executionMetadata: "x"}}}
+	for composite, want := range map[string]bool{"": true, "one-2": true, "two-2": false} {
+		if got := alike(o, r, composite); got != want {
+			t.Errorf("composite %q: %v", composite, got)
+		}
+	}
+}
+
+// What has waited for the seal beside an object that is there looks at the table again,
+// before it removes the uploads of others.
+func TestSupersededWhileItWaitsForTheSeal(t *testing.T) {
+	s := newSite(t, several)
+	if _, err := s.job(s.begin(t, "etag"), true).Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	j := s.job(s.begin(t, "etag"), false)
+	j.Build = s.unsealed()
+	looked := make(chan struct{}, 10)
+	s.wire.before = func(r *http.Request) (*http.Response, error) {
+		if r.Method == http.MethodHead {
+			looked <- struct{}{}
+		}
+		return nil, nil
+	}
+	done := make(chan error, 1)
+	go func() { _, err := j.Run(t.Context()); done <- err }()
+	<-looked
+	s.begin(t, "etag of other bytes")
+	upload, err := s.bucket.CreateUpload(t.Context(), s.key.FileKey, bucket.Headers{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.Build.Seal(s.m.SHA256Hex())
+	if err := <-done; !errors.Is(err, ErrSuperseded) {
+		t.Errorf("Run ends with %v", err)
+	}
+	s.assertUploads(t, upload)
 }

@@ -89,6 +89,8 @@ type Pull struct {
 	From   *bucket.Bucket
 	Object *bucket.Object
 	Layout *manifest.Layout
+	// Room is the disk that was reserved for all of it; nil for the Pull to reserve it.
+	Room *cache.Room
 	// Name is unique to it; with the object's ETag it names what a Pull that broke off
 	// has left.
 	Name string
@@ -124,10 +126,12 @@ func (p *Puller) Pull(ctx context.Context, of Pull) (sha256 string, err error) {
 	}
 	defer func() { err = errors.Join(err, j.end(err), j.list.Close()) }()
 	here := j.takeKnown() + p.cache.Left(of.Name)
-	if j.room, err = p.cache.Reserve(max(0, of.Object.Size-here), of.Turn.High()); err != nil {
-		return "", err
+	if of.Room == nil {
+		if j.Room, err = p.cache.Reserve(max(0, of.Object.Size-here), of.Turn.High()); err != nil {
+			return "", err
+		}
+		defer j.Room.Free()
 	}
-	defer j.room.Free()
 	stored := compare(of.From, of.Object)
 	if err := j.copy(ctx, stored.lanes(j.hasher.Lanes())); err != nil {
 		return "", err
@@ -152,7 +156,6 @@ type job struct {
 	Pull
 	hasher *manifest.Hasher
 	list   *cache.Segments
-	room   *cache.Room
 
 	// stores are by segment; nil before it is begun, and after its end. request sets one
 	// before it sends a block of it.
@@ -186,7 +189,7 @@ func (j *job) store(i int) (store, error) {
 		return s, nil
 	}
 	_, length := j.Layout.SegmentRange(i)
-	s, err := j.cache.Pull(j.Name, i, j.Object.ETag, length, j.room)
+	s, err := j.cache.Pull(j.Name, i, j.Object.ETag, length, j.Room)
 	if err != nil {
 		return nil, err
 	}

@@ -280,8 +280,17 @@ func (s *Swarm) Fetch(f Fetch) (*Torrent, error) {
 	e, ok := s.cfg.Cache.Pinned(f.InfoHash)
 	if ok {
 		defer e.Unpin() // it is the caller's to pin; here it must not go before it is in the engine
+		return s.add(f, e)
 	}
-	return s.add(f, e)
+	t, err := s.add(f, nil)
+	if err != nil {
+		return nil, err
+	}
+	if e, ok := s.cfg.Cache.Pinned(f.InfoHash); ok { // pulled meanwhile, by who did not see the torrent yet
+		defer e.Unpin()
+		err = t.Pulled(e.Manifest())
+	}
+	return t, err
 }
 
 func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
