@@ -428,6 +428,7 @@ func (a *Agent) tick(ctx context.Context) error {
 			for _, d := range a.allDownloads() {
 				d.addPeers(members)
 			}
+			a.expectMore(members)
 		case now := <-ticker.C:
 			members := a.gossip.Members()
 			for _, d := range a.allDownloads() {
@@ -442,6 +443,7 @@ func (a *Agent) tick(ctx context.Context) error {
 				}
 				d.addPeers(members)
 			}
+			a.expectMore(members)
 			last = now
 			if err := a.store.ready(); err != nil {
 				a.tellAll(storeAway{err})

@@ -172,6 +172,9 @@ func (b *build) publish() {
 	}
 	s.traffic, s.member = b.traffic, b.member
 	b.seen.Store(&s)
+	if s.member != nil && (last == nil || last.member == nil) {
+		ask(b.agent.peersChanged) // more segments are expected
+	}
 	if s.state == api.StateLanded && last != nil && last.state != s.state {
 		ask(b.agent.landedNow)
 	}

@@ -163,13 +163,7 @@ func (d *download) addPeers(members []gossip.Member) {
 	d.mu.Lock()
 	destinations := d.destinations
 	d.mu.Unlock()
-	var peers []swarm.PeerAddr
-	for _, m := range members {
-		if m.Name != d.self && (m.Role == gossip.Seeder || slices.Contains(destinations, m.Bucket)) {
-			peers = append(peers, swarm.PeerAddr{ID: swarm.PeerID(m.Name), Addr: m.PeerAddr()})
-		}
-	}
-	d.torrent.AddPeers(peers)
+	d.torrent.AddPeers(peersOf(d.self, destinations, members))
 }
 
 // measure updates the rates after the time since its last call.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -481,7 +482,11 @@ func FuzzOpen(f *testing.F) {
 
 // FuzzDecode goes past the signature, which no fuzzer can guess.
 func FuzzDecode(f *testing.F) {
-	f.Add([]byte(`{"executionId":"00000000000000000000000001","key":"a","sourceBucket":"abc","destinationBuckets":["abc"],"infohash":"0100000000000000000000000000000000000000","size":1,"issued":"2026-06-01T12:00:00Z","expires":"2026-06-02T12:00:00Z"}`))
+	body, err := json.Marshal(announcement(1))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(body)
 	f.Fuzz(func(t *testing.T, body []byte) {
 		if len(body) > MaxLength {
 			return

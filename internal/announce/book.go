@@ -56,19 +56,20 @@ type Book struct {
 type entries struct {
 	of    map[string]entry
 	bytes int // on the wire
-	// wires are the exact documents: most of what comes is known.
-	wires map[[sha256.Size]byte]bool
+	// wires are the executionIds by the SHA-256 of their exact documents: most of what
+	// comes is known.
+	wires map[[sha256.Size]byte]string
 }
 
 func newEntries() entries {
-	return entries{of: make(map[string]entry), wires: make(map[[sha256.Size]byte]bool)}
+	return entries{of: make(map[string]entry), wires: make(map[[sha256.Size]byte]string)}
 }
 
 func (es *entries) put(id string, e entry) {
 	es.remove(id)
 	es.of[id] = e
 	es.bytes += len(e.wire)
-	es.wires[sha256.Sum256(e.wire)] = true
+	es.wires[sha256.Sum256(e.wire)] = id
 }
 
 func (es *entries) remove(id string) {
@@ -106,8 +107,9 @@ type Added struct {
 	Announcement *Announcement
 	// End is set when wire was an end that is news.
 	End *End
-	// Wire is the document that is news, as it came.
-	Wire []byte
+	// Wire is the document that is news, as it came; Before the announcement in whose
+	// place it has come, nil for none.
+	Wire, Before []byte
 	// Reply is the end notice of the execution that wire still announces, for
 	// whoever sent it; nil otherwise.
 	Reply []byte
@@ -151,7 +153,7 @@ func (b *Book) Add(wire []byte) (Added, error) {
 			return Added{}, fmt.Errorf("%w: %d of %d bytes are active, at most %d of %d", ErrFull, len(b.active.of), b.active.bytes, maxActive, maxActiveBytes)
 		}
 		b.active.put(d.ExecutionID, entry{wire, d, d.Expires, now})
-		return Added{Announcement: d, Wire: wire}, nil
+		return Added{Announcement: d, Wire: wire, Before: old.wire}, nil
 	case *End:
 		if _, ok := b.ended.of[d.ExecutionID]; ok {
 			return Added{}, nil
@@ -175,7 +177,7 @@ func (b *Book) has(wire []byte) bool {
 	sum := sha256.Sum256(wire)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.active.wires[sum] || b.ended.wires[sum]
+	return b.active.wires[sum] != "" || b.ended.wires[sum] != ""
 }
 
 // Issue returns the time to put into a new document about an execution: now, or

@@ -22,7 +22,7 @@ import (
 )
 
 // maxHeld bounds a body that is read before its call goes on, in bytes: parts are
-// 8 MiB here.
+// 5 MiB here.
 const maxHeld = 64 << 20
 
 // Gate is one member's way to S3 and DynamoDB: a proxy that counts, and makes the

@@ -15,7 +15,7 @@ func TestPullContinues(t *testing.T) {
 	t.Parallel()
 	const (
 		size  = 40 << 20
-		block = 1 << 20 // is what one GET asks for of segments of 8 MiB
+		block = 512 << 10 // is what one GET asks for of segments of 5 MiB
 		// The journal beside a segment has 32 bytes for what is pulled and 16 for
 		// each block on the disk, the list of segments that are whole 20 for each.
 		fingerprint, record, listed = 32, 16, 20

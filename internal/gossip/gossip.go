@@ -5,7 +5,7 @@
 // Announcements can be larger than a gossip packet, so they go to each member
 // over memberlist's reliable messages; push/pull brings them to whoever missed
 // them. One that fits goes as a packet as well, which is there a round trip
-// earlier. Progress goes to the seeders alone, in packets.
+// earlier. The revisions by which one grows go as packets alone, until the last. Progress goes to the seeders alone, in packets.
 package gossip
 
 import (
@@ -163,6 +163,7 @@ type Gossip struct {
 	byes     byes
 	reach    reach
 	refusals refusals
+	asks     asks
 	// every30s bounds the lines about trouble that lasts, or that others can make.
 	every30s *seldom.Lines
 }
@@ -286,21 +287,29 @@ func (g *Gossip) Close() error {
 }
 
 // Broadcast puts a signed document into the own book and sends it to every
-// member: as a packet if it fits, and over TCP. It waits for nobody: whoever is not
+// member: as a packet if it fits, and over TCP. A revision that is not the last goes as
+// an increment instead, if that fits. It waits for nobody: whoever is not
 // reached gets it by an exchange of states. tried is called once all were tried,
 // from another goroutine; nil where nobody asks.
 func (g *Gossip) Broadcast(wire []byte, tried func()) error {
-	if _, err := g.cfg.Book.Add(wire); err != nil {
+	added, err := g.cfg.Book.Add(wire)
+	if err != nil {
 		return fmt.Errorf("announcing: %w", err)
 	}
-	message := append([]byte{kindDocument}, wire...)
-	others := g.others()
-	if len(message) <= maxPacket {
+	message, others := append([]byte{kindDocument}, wire...), g.others()
+	packet, small := message, len(message) <= maxPacket
+	if added.Before != nil {
+		packet, small = packRevision(added)
+	}
+	if small {
 		for _, n := range others {
-			if err := g.list.SendBestEffort(&n, message); err != nil {
-				g.cfg.Logger.Debug("packet not sent, the document follows over TCP", "member", n.Name, "error", err)
+			if err := g.list.SendBestEffort(&n, packet); err != nil {
+				g.cfg.Logger.Debug("packet not sent", "member", n.Name, "error", err)
 			}
 		}
+	}
+	if small && added.Before != nil && !added.Announcement.Sealed() { // who lacks it asks
+		others = nil
 	}
 	var left atomic.Int64
 	left.Store(int64(len(others)) + 1)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -178,6 +179,54 @@ func TestRevisionsReachEveryMember(t *testing.T) {
 	late := start(t, agent("late", "a"), join(b))
 	if d := receive(t, late.documents); d.Announcement == nil || !d.Announcement.Sealed() {
 		t.Errorf("the latecomer got %+v", d)
+	}
+}
+
+// Revisions go as packets, and who lacks the one before asks for the whole.
+func TestWhoMissesARevisionAsks(t *testing.T) {
+	s := start(t, seeder("s"), nil)
+	a := start(t, agent("a", "a"), join(s))
+	s.await(t, 2)
+	a.await(t, 2)
+	execution := ulid.Make().String()
+	if _, err := s.cfg.Book.Add(revision(t, execution, 1)); err != nil { // which a never hears of
+		t.Fatal(err)
+	}
+	tried := make(chan struct{})
+	if err := s.Broadcast(revision(t, execution, 2), func() { close(tried) }); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, tried)
+	if d := receive(t, a.documents); d.Announcement == nil || d.Announcement.InfoHashes.Len() != 2 || d.Before != nil {
+		t.Errorf("got %+v", d)
+	}
+}
+
+// Nobody is sent more than once in a while what he asks for, nor who is no member.
+func TestAsksAreBounded(t *testing.T) {
+	s := start(t, seeder("s"), nil)
+	execution := ulid.Make().String()
+	if _, err := s.cfg.Book.Add(revision(t, execution, 1)); err != nil {
+		t.Fatal(err)
+	}
+	for _, body := range []string{"", execution, execution + s.Name(), execution + strings.Repeat("x", 1<<16)} {
+		if err := s.asked([]byte(body)); err == nil {
+			t.Errorf("asked by %.80q", body)
+		}
+	}
+	if err := s.revision([]byte("short")); err == nil {
+		t.Error("no error")
+	}
+	var asks asks
+	now := time.Now()
+	if !asks.due("a", now) || asks.due("a", now.Add(askInterval-1)) || !asks.due("a", now.Add(askInterval)) {
+		t.Error("not once in askInterval")
+	}
+	for i := range 3 * maxAsks {
+		asks.due(fmt.Sprint(i), now)
+	}
+	if len(asks.last) > maxAsks {
+		t.Errorf("%d are remembered", len(asks.last))
 	}
 }
 

@@ -55,7 +55,7 @@ func (i *inbox) drop() { i.dropped.Add(1) }
 // put queues a message that is not empty.
 func (i *inbox) put(message []byte) {
 	switch message[0] {
-	case kindDocument, kindState:
+	case kindDocument, kindRevision, kindState:
 		i.queue(i.documents, &i.documentBytes, message)
 	default:
 		select {
@@ -117,6 +117,10 @@ func (g *Gossip) handle(message []byte) {
 	switch message[0] {
 	case kindDocument:
 		g.document(body)
+	case kindRevision:
+		err = g.revision(body)
+	case kindAsk:
+		err = g.asked(body)
 	case kindState:
 		g.state(body)
 	case kindProgress:

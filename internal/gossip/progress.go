@@ -15,6 +15,8 @@ import (
 // package announce frames them.
 const (
 	kindDocument = 'D'
+	kindRevision = 'R'
+	kindAsk      = 'A'
 	kindProgress = 'P'
 	kindLinks    = 'L'
 	kindBye      = 'B'

@@ -11,7 +11,7 @@ import (
 type Scheme string
 
 // Ramp begins and ends with segments of one part, doubles from there to the middle, and
-// has none longer than a 32nd of the build: the first one leaves early, and where the
+// has none longer than a 64th of the build: the first one leaves early, and where the
 // source is the slow link, the last one, which is waited for whole, is short. A longer
 // one would be waited for wherever it stands, when the source is as fast as the
 // seeder's uplink.
@@ -19,7 +19,7 @@ const Ramp Scheme = "ramp"
 
 const (
 	// rampShare is how many of the longest segments of Ramp make the build at least.
-	rampShare = 32
+	rampShare = 64
 	// MaxSegments bounds the segments of a build, whatever the scheme.
 	MaxSegments = 256
 )

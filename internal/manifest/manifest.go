@@ -25,9 +25,9 @@ const (
 	// MaxPieces bounds the info dictionary (20 bytes a piece); piece length
 	// doubles as long as a build would have more.
 	MaxPieces = 65_536
-	// MinPartLength is the part length as long as it does. S3's own minimum is
-	// 5 MiB; 8 MiB is a whole number of pieces.
-	MinPartLength = 8 << 20
+	// MinPartLength is the part length as long as it does, S3's own minimum: the first
+	// segment of a build, which is waited for whole, is one part.
+	MinPartLength = 5 << 20
 	// MaxParts is S3's limit on the parts of one multipart upload.
 	MaxParts = 10_000
 	// MaxSize is S3's limit on one object in bytes.

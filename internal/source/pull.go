@@ -28,6 +28,10 @@ const (
 	blockLength = 4 << 20
 	// leastRange is how short a range may be in bytes: shorter ones cost a round trip each.
 	leastRange = 512 << 10
+	// pullAhead is how many ranges beyond the first segment are asked for while that is not
+	// here: each takes its share of the link from the first one's last ranges, and until
+	// those are here nothing can be sent to anybody.
+	pullAhead = 1
 	// rangeTries and rangeBackoff bound how often a range that broke off is
 	// asked for again; the wait doubles, with full jitter.
 	rangeTries   = 4
@@ -334,21 +338,66 @@ func (j *job) block(ctx context.Context) ([]byte, error) {
 	return b, err
 }
 
+// first lets ranges beyond the first segment through, as long as that is not here only so
+// many as pullAhead says.
+type first struct {
+	lacks atomic.Int64  // ranges of the first segment that have not ended
+	here  chan struct{} // closed when there are none
+	ahead chan struct{} // has a value for each that was let through before that
+}
+
+func newFirst(l *manifest.Layout) *first {
+	f := &first{here: make(chan struct{}), ahead: make(chan struct{}, pullAhead)}
+	_, length := l.SegmentRange(0)
+	step := rangeLength(length)
+	f.lacks.Store((length + step - 1) / step)
+	return f
+}
+
+// pass waits until a range of a segment may be asked for; ended is to be called at its end.
+func (f *first) pass(ctx context.Context, segment int) (ended func(), err error) {
+	if segment == 0 {
+		return func() {
+			if f.lacks.Add(-1) == 0 {
+				close(f.here)
+			}
+		}, nil
+	}
+	select {
+	case <-f.here: // looked at first
+		return func() {}, nil
+	default:
+	}
+	select {
+	case <-f.here:
+		return func() {}, nil
+	case f.ahead <- struct{}{}:
+		return func() { <-f.ahead }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 // request starts the ranged GETs, in order, as their turn comes.
 func (j *job) request(ctx context.Context, fail context.CancelCauseFunc, running *sync.WaitGroup, lanes []chan *block) error {
+	first := newFirst(j.Layout)
 	for i := range j.Layout.NumSegments() {
-		first, length := j.Layout.SegmentRange(i)
+		start, length := j.Layout.SegmentRange(i)
 		file, err := j.store(i)
 		if err != nil {
 			return err
 		}
 		step := rangeLength(length)
-		for offset := first; offset < first+length; offset += step {
+		for offset := start; offset < start+length; offset += step {
+			ended, err := first.pass(ctx, i)
+			if err != nil {
+				return err
+			}
 			buf, err := j.block(ctx)
 			if err != nil {
 				return err
 			}
-			b := &block{offset: offset, buf: buf[:min(step, first+length-offset)], filled: make(chan struct{})}
+			b := &block{offset: offset, buf: buf[:min(step, start+length-offset)], filled: make(chan struct{})}
 			b.lanes.Store(int32(len(lanes)))
 			for _, lane := range lanes {
 				lane <- b
@@ -356,15 +405,16 @@ func (j *job) request(ctx context.Context, fail context.CancelCauseFunc, running
 			running.Go(func() {
 				whole := false
 				defer func() { j.Turn.done(whole) }()
+				defer ended()
 				defer close(b.filled)
-				if whole = file.Kept(b.buf, b.offset-first); whole {
+				if whole = file.Kept(b.buf, b.offset-start); whole {
 					return
 				}
 				err := readRange(ctx, j.From, j.Object, b, j.Turn.hear)
 				if err == nil {
 					whole = true
 					j.read.Add(int64(len(b.buf)))
-					_, err = file.WriteAt(b.buf, b.offset-first)
+					_, err = file.WriteAt(b.buf, b.offset-start)
 				}
 				if err != nil {
 					fail(err)

@@ -317,8 +317,8 @@ func TestRangeLength(t *testing.T) {
 		{pullParallel * leastRange, leastRange},
 		{pullParallel*leastRange + 1, leastRange},
 		{pullParallel * 2 * leastRange, 2 * leastRange},
-		{manifest.MinPartLength, 1 << 20},
-		{2 * manifest.MinPartLength, 2 << 20},
+		{manifest.MinPartLength, leastRange},
+		{2 * manifest.MinPartLength, 2 * leastRange},
 		{pullParallel*blockLength - 1, 2 << 20},
 		{pullParallel * blockLength, blockLength},
 		{64 << 30, blockLength},
@@ -386,7 +386,7 @@ func TestPullGoesOn(t *testing.T) {
 // A segment that the disk has lost or changed since it was pulled is read again, and
 // none of the others.
 func TestPulledSegmentIsDamagedOnTheDisk(t *testing.T) {
-	const lost, segments = 2, 5
+	const lost, segments, again = 2, 5, manifest.MinPartLength / leastRange
 	want := random(1, segments*manifest.MinPartLength)
 	_, from, o := object(t, want)
 	var asked atomic.Int64
@@ -397,10 +397,10 @@ func TestPulledSegmentIsDamagedOnTheDisk(t *testing.T) {
 		ranges int64
 	}{
 		"nothing":       {damage: func(string) error { return nil }},
-		"evicted":       {os.RemoveAll, false, 8},
-		"cut short":     {func(dir string) error { return os.Truncate(filepath.Join(dir, "data"), 5) }, false, 8},
-		"a piece lacks": {func(dir string) error { return overwrite(filepath.Join(dir, "have"), 3, 0xfe) }, false, 8},
-		"another byte":  {func(dir string) error { return overwrite(filepath.Join(dir, "data"), 12345, want[0]^want[12345]^1) }, true, 8},
+		"evicted":       {os.RemoveAll, false, again},
+		"cut short":     {func(dir string) error { return os.Truncate(filepath.Join(dir, "data"), 5) }, false, again},
+		"a piece lacks": {func(dir string) error { return overwrite(filepath.Join(dir, "have"), 3, 0xfe) }, false, again},
+		"another byte":  {func(dir string) error { return overwrite(filepath.Join(dir, "data"), 12345, want[0]^want[12345]^1) }, true, again},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -472,7 +472,12 @@ func TestPieces(t *testing.T) {
 	for i, e := range *segments {
 		m := e.Manifest()
 		at, _ := of.Layout.SegmentRange(i)
-		asked := []int{0, 1, 2, 20, 21, m.NumPieces() - 1}
+		var asked []int
+		for _, piece := range []int{0, 1, 2, 20, 21, m.NumPieces() - 1} {
+			if piece < m.NumPieces() && !slices.Contains(asked, piece) {
+				asked = append(asked, piece)
+			}
+		}
 		var got []int
 		err := Pieces(t.Context(), b, o.Key, o.ETag, at, m, asked, func(_ context.Context, piece int, content []byte) error {
 			got = append(got, piece)
@@ -562,4 +567,51 @@ func cpu(b *testing.B) float64 {
 		b.Fatal(err)
 	}
 	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
+}
+
+// While the first segment is not here, one range beyond it is asked for and no more; later
+// on, as many as there may be.
+func TestFirstSegmentIsNotHeldUp(t *testing.T) {
+	layout, err := manifest.NewLayout(manifest.Ramp, 3*manifest.MinPartLength)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFirst(layout)
+	passes := func(segment int) func() {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		ended, err := f.pass(ctx, segment)
+		if err != nil {
+			return nil
+		}
+		return ended
+	}
+	var ofFirst []func()
+	for range manifest.MinPartLength / leastRange {
+		ofFirst = append(ofFirst, passes(0))
+	}
+	ahead := passes(1)
+	for range 100 { // which of two ways is taken is random
+		if ahead == nil {
+			ahead = passes(1)
+		}
+	}
+	if ahead == nil {
+		t.Fatal("nothing is asked for beyond the first segment")
+	}
+	if passes(1) != nil {
+		t.Error("two ranges beyond the first segment are asked for")
+	}
+	for _, ended := range ofFirst {
+		if passes(2) != nil {
+			t.Error("more is asked for before the first segment is here")
+		}
+		ended()
+	}
+	for range 10 {
+		if passes(2) == nil {
+			t.Fatal("a range has to wait though the first segment is here")
+		}
+	}
+	ahead()
 }

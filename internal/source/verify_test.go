@@ -19,7 +19,6 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
-	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
 // wire is a client's way to the embedded S3 that changes a byte of what it reads of
@@ -174,7 +173,7 @@ func TestComparedWithTheSource(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer files.Close()
-				const ranges = manifest.MinPartLength>>20 + 1
+				const ranges = 2*blockLength/leastRange + 1
 				for try := 1; try <= 2; try++ {
 					wrong := try == 1 && damage > 0 || damage == forEver
 					var log bytes.Buffer

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,6 +19,11 @@ const (
 	// maxUnknownGreeting bounds those of them that come from addresses of which
 	// nobody knows. A member behind NAT needs a round trip to say who it is.
 	maxUnknownGreeting = 64
+	// maxSilent bounds the connections that peers have made and that have not said
+	// anything: spare ones of every member, twice. maxSilentPerAddr bounds those of one
+	// IP address, behind which several members may be, maxUnknownSilent those of addresses
+	// of which nobody knows. Who has to go loses a round trip, if it is a member's.
+	maxSilent, maxSilentPerAddr, maxUnknownSilent = 1024, 64, 64
 	// maxStrangers bounds the connections with peers that are no members, over all
 	// builds, maxStrangersPerAddr those of one IP address: ordinary clients that
 	// --allow-peers lets in. Members do not count, and their places are never taken.
@@ -50,57 +56,73 @@ var refusedID = func() (id [20]byte) {
 // What may be no member's is bounded, and the idlest of it goes first.
 type doors struct {
 	mu sync.Mutex
-	// greeting are the connections that have not said who they are, in order.
-	greeting []*watched
+	// silent are the connections that have not said anything, greeting those that have
+	// not said who they are, in order.
+	silent, greeting []*watched
 	// strangers have said who they are, and are no members.
 	strangers []*watched
 	rates     map[netip.Addr]*allowance
 }
 
-// enter takes a connection that was just made, and returns the one that has to go
+// wait takes a connection that was just made, and returns one that has to go for it; nil
+// for none.
+func (d *doors) wait(w *watched) (out *watched) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.silent, out = admitOne(d.silent, w, maxSilent, maxUnknownSilent, maxSilentPerAddr)
+	return out
+}
+
+// enter takes a connection that has begun to speak, and returns the one that has to go
 // for it, which may be the same; nil for none.
 func (d *doors) enter(w *watched) (out *watched) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.greeting = append(d.greeting, w)
+	d.silent = without(d.silent, w)
+	d.greeting, out = admitOne(d.greeting, w, maxGreeting, maxUnknownGreeting, maxGreeting)
+	return out
+}
+
+// countSilent is how many connections have not said anything.
+func (d *doors) countSilent() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.silent)
+}
+
+// admitOne adds a connection to a list. Where there are too many in all, of unknown
+// addresses, or of the one, the oldest of the address that has most goes.
+func admitOne(list []*watched, w *watched, most, mostUnknown, mostPerAddr int) (_ []*watched, out *watched) {
+	list = append(list, w)
 	unknown, perAddr := 0, make(map[netip.Addr]int)
-	for _, g := range d.greeting {
+	for _, g := range list {
 		perAddr[g.from]++
 		if !g.allowed {
 			unknown++
 		}
 	}
-	switch {
-	case unknown > maxUnknownGreeting:
-		return d.crowdedOut(perAddr, true)
-	case len(d.greeting) > maxGreeting:
-		return d.crowdedOut(perAddr, false)
+	unknownOnly := unknown > mostUnknown
+	if !unknownOnly && len(list) <= most && perAddr[w.from] <= mostPerAddr {
+		return list, nil
 	}
-	return nil
-}
-
-// crowdedOut takes out the oldest connection of the address that has most. The caller
-// holds mu.
-func (d *doors) crowdedOut(perAddr map[netip.Addr]int, unknownOnly bool) *watched {
 	at := -1
-	for i, g := range d.greeting {
+	for i, g := range list {
 		if unknownOnly && g.allowed {
 			continue
 		}
-		if at < 0 || perAddr[g.from] > perAddr[d.greeting[at].from] {
+		if at < 0 || perAddr[g.from] > perAddr[list[at].from] {
 			at = i
 		}
 	}
-	out := d.greeting[at]
-	d.greeting = append(d.greeting[:at], d.greeting[at+1:]...)
-	return out
+	out = list[at]
+	return slices.Delete(list, at, at+1), out
 }
 
 // leave forgets a connection.
 func (d *doors) leave(w *watched) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.greeting, d.strangers = without(d.greeting, w), without(d.strangers, w)
+	d.silent, d.greeting, d.strangers = without(d.silent, w), without(d.greeting, w), without(d.strangers, w)
 }
 
 func without(list []*watched, w *watched) []*watched {

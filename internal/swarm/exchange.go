@@ -47,6 +47,8 @@ type patience struct {
 	// pause is how long a peer that stalled once is left alone: its pieces come
 	// from others meanwhile.
 	pause time.Duration
+	// silence is how long a connection that a peer has made may say nothing.
+	silence time.Duration
 }
 
 // stall: a link may be down for a moment; twice, without a chunk in between, is no
@@ -63,6 +65,7 @@ func defaultPatience() patience {
 		leastRate: 2000,
 		sharers:   16,
 		pause:     5 * time.Second,
+		silence:   silentAge,
 	}
 }
 
@@ -210,6 +213,7 @@ func (s *Swarm) attend(ctx context.Context) {
 			// A process that was stopped, or starved, knows nothing of that time.
 			s.look(min(now.Sub(last), 2*s.patience.tick))
 			last = now
+			s.spares.tend(now)
 		}
 	}
 }

@@ -11,6 +11,8 @@ type counts struct {
 	// Dials that gave a connection, that did not, and that were not made because
 	// the peer is left alone.
 	reached, unreached, spared atomic.Int64
+	// Torrents' connections for which one was open before.
+	ready atomic.Int64
 	// Connections whose peer was admitted, and those that were not.
 	accepted, turnedAway atomic.Int64
 	// Reads that waited since the peer had sent too many messages.
@@ -35,9 +37,10 @@ var (
 	sentDesc       = newDesc("swarm_sent_chunks_total", "Chunks sent to peers.")
 	hashedDesc     = newDesc("swarm_hashed_bytes_total", "Bytes of received pieces that were hashed.")
 	badPiecesDesc  = newDesc("swarm_bad_pieces_total", "Pieces that failed their hash: sent by peers, or changed on the disk.", "source")
-	dialsDesc      = newDesc("swarm_dials_total", "Outbound peer connections, by result; spared: not dialled, since the peer is banned.", "result")
+	dialsDesc      = newDesc("swarm_dials_total", "Outbound peer connections, by result; ready: a spare one was there; spared: not dialled, since the peer is banned.", "result")
 	acceptsDesc    = newDesc("swarm_accepts_total", "Inbound peer connections, accepted or refused once the peer has named itself.", "result")
 	slowedDesc     = newDesc("swarm_slowed_reads_total", "Reads that waited because the peer had sent more messages than its bytes need.")
+	spareDesc      = newDesc("swarm_spare_connections", "Connections with peers that are open for segments to come: dialled here, or made by peers that have said nothing yet.", "direction")
 	dialingDesc    = newDesc("swarm_dials_under_way", "Outbound peer connections that wait for an answer.")
 	peersDesc      = newDesc("swarm_peers", "Connections with peers; a peer counts once for each build.")
 	wholeDesc      = newDesc("swarm_complete_peers", "Connected peers that have their whole build.")
@@ -45,7 +48,7 @@ var (
 
 	descs = []*prometheus.Desc{
 		badDesc, bansDesc, downloadedDesc, usefulDesc, uploadedDesc, wireDesc, receivedDesc, sentDesc, hashedDesc,
-		badPiecesDesc, dialsDesc, acceptsDesc, slowedDesc, dialingDesc, peersDesc, wholeDesc, torrentsDesc,
+		badPiecesDesc, dialsDesc, acceptsDesc, slowedDesc, spareDesc, dialingDesc, peersDesc, wholeDesc, torrentsDesc,
 	}
 )
 
@@ -86,10 +89,13 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	count(badPiecesDesc, own.badOnDisk.Load(), "disk")
 	count(dialsDesc, own.reached.Load(), "connected")
 	count(dialsDesc, own.unreached.Load(), "failed")
+	count(dialsDesc, own.ready.Load(), "ready")
 	count(dialsDesc, own.spared.Load(), "spared")
 	count(acceptsDesc, own.accepted.Load(), "taken")
 	count(acceptsDesc, own.turnedAway.Load(), "refused")
 	count(slowedDesc, own.slowed.Load())
+	ch <- prometheus.MustNewConstMetric(spareDesc, prometheus.GaugeValue, float64(c.s.spares.count()), "outbound")
+	ch <- prometheus.MustNewConstMetric(spareDesc, prometheus.GaugeValue, float64(c.s.doors.countSilent()), "inbound")
 	gauge(dialingDesc, engine.ActiveHalfOpenAttempts)
 	gauge(peersDesc, engine.ActivePeers)
 	gauge(wholeDesc, engine.ConnectedSeeders)

@@ -66,6 +66,14 @@ func (s *Swarm) warnGreeting(w *watched) {
 	}
 }
 
+// warnSilent says that too many connections say nothing at all.
+func (s *Swarm) warnSilent(w *watched) {
+	if omitted, due := s.notices.lines.Pass("silent " + w.from.String()); due {
+		s.cfg.Logger.Warn("too many connections that say nothing, one is closed", "from", w.remote,
+			"limit", maxSilent, "ofOneAddress", maxSilentPerAddr, "ofUnknownAddresses", maxUnknownSilent, "omitted", omitted)
+	}
+}
+
 // warnFlood says that a peer is read slowly.
 func (s *Swarm) warnFlood(w *watched) {
 	if omitted, due := s.notices.lines.Pass("flood " + w.from.String()); due {

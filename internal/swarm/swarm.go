@@ -102,6 +102,7 @@ type Swarm struct {
 
 	conduct   *conduct
 	doors     doors
+	spares    *spares
 	notices   *notices
 	patience  patience
 	conns     sync.Map // of connKey to *watched, from the handshake on
@@ -174,8 +175,9 @@ func New(cfg Config) (*Swarm, error) {
 		return nil, fmt.Errorf("starting the torrent engine: %w", err)
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.spares = &spares{ctx: s.ctx, dial: s.dial, alongside: s.alongside, byAddr: make(map[string]*spare)}
 	s.wg.Go(func() { s.attend(s.ctx) })
-	l := &listener{Listener: cfg.Listener, swarm: s}
+	l := &listener{Listener: cfg.Listener, swarm: s, spoken: make(chan net.Conn), ended: make(chan struct{})}
 	if cfg.HandOut {
 		s.handout = handout.NewSet(handout.Config{Logger: cfg.Logger})
 		l.wrap = s.handout.Wrap
@@ -183,6 +185,7 @@ func New(cfg Config) (*Swarm, error) {
 	}
 	s.client.AddDialer(dialer{s})
 	s.client.AddListener(l)
+	s.wg.Go(l.run)
 	return s, nil
 }
 
@@ -196,12 +199,13 @@ func (s *Swarm) heard(c *torrent.PeerConn, msg *pp.Message) {
 
 // alongside runs f in a goroutine that Close waits for; after Close it does not
 // begin. f ends with the Swarm's context.
-func (s *Swarm) alongside(f func()) {
+func (s *Swarm) alongside(f func()) (begun bool) {
 	s.begin.Lock()
 	defer s.begin.Unlock()
-	if s.ctx.Err() == nil {
+	if begun = s.ctx.Err() == nil; begun {
 		s.wg.Go(f)
 	}
+	return begun
 }
 
 // Close ends all torrents and waits for their end. Again it does nothing.
@@ -344,52 +348,6 @@ func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
 // lost each time. It follows from what was announced, since the engine fixes it
 // before the info is known.
 func chunkSize(s manifest.Shape) pp.Integer { return pp.Integer(min(s.PieceLength, maxChunk)) }
-
-// listener hands the engine the connections it may have.
-type listener struct {
-	net.Listener
-	swarm *Swarm
-	wrap  func(net.Conn) net.Conn
-}
-
-// Accept never returns an error before the engine ends, which would ask again at
-// once, for ever.
-func (l *listener) Accept() (net.Conn, error) {
-	for {
-		conn, err := l.Listener.Accept()
-		if err != nil {
-			if l.swarm.ctx.Err() != nil {
-				return nil, err
-			}
-			select {
-			case <-l.swarm.ctx.Done():
-			case <-time.After(acceptPause):
-			}
-			continue
-		}
-		allowed := l.swarm.allows(addrOf(conn))
-		if !allowed && l.swarm.cfg.Member == nil {
-			l.swarm.counts.turnedAway.Add(1)
-			conn.Close()
-			continue
-		}
-		w := l.swarm.watch(conn, [20]byte{}, conn.RemoteAddr().String())
-		w.inbound, w.allowed = true, allowed
-		if out := l.swarm.doors.enter(w); out != nil {
-			l.swarm.counts.turnedAway.Add(1)
-			l.swarm.warnGreeting(out)
-			out.Close()
-			if out == w {
-				continue
-			}
-		}
-		conn = w
-		if l.wrap != nil {
-			conn = l.wrap(conn)
-		}
-		return conn, nil
-	}
-}
 
 // addrOf is the address that a connection comes from; invalid where it is no IP
 // address.

@@ -36,6 +36,7 @@ type watched struct {
 	inbound, allowed bool
 	from             netip.Addr
 
+	early []byte // what was read before the engine had it; of the one who reads
 	hello []byte // the peer's handshake so far; of the one who reads
 	// key is set when the handshake is complete; id is who the peer says it is.
 	key    atomic.Pointer[connKey]
@@ -96,7 +97,7 @@ func (w *watched) Read(b []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	n, err := w.Conn.Read(b)
+	n, err := w.receive(b)
 	w.in.Add(int64(n))
 	w.owe(n)
 	if n == 0 {
@@ -117,6 +118,16 @@ func (w *watched) Read(b []byte) (int, error) {
 		w.follow(b[handshakeLength-before:n], now)
 	}
 	return n, err
+}
+
+// receive reads what was read early, and then on.
+func (w *watched) receive(b []byte) (int, error) {
+	if len(w.early) > 0 {
+		n := copy(b, w.early)
+		w.early = w.early[n:]
+		return n, nil
+	}
+	return w.Conn.Read(b)
 }
 
 // follow takes what came after the handshake.
@@ -240,6 +251,13 @@ func (w *watched) write(b []byte) (int, error) {
 	return w.writeWithin(b)
 }
 
+// SetDeadline never fails: the engine panics on an error, which comes when the connection
+// had to go for another one before the engine looked at it. Its reads fail then.
+func (w *watched) SetDeadline(t time.Time) error {
+	_ = w.Conn.SetDeadline(t)
+	return nil
+}
+
 // acknowledged is how many of the written bytes have reached the peer's machine.
 func (w *watched) acknowledged() int64 {
 	written := w.written.Load()
@@ -270,13 +288,28 @@ func (d dialer) Dial(ctx context.Context, addr string) (net.Conn, error) {
 		d.swarm.counts.spared.Add(1)
 		return nil, fmt.Errorf("dialling %s: %w", addr, errLeftAlone)
 	}
-	c, err := (&net.Dialer{Timeout: dialTimeout, LocalAddr: d.swarm.cfg.dialFrom}).DialContext(ctx, d.DialerNetwork(), addr)
+	if c := d.swarm.spares.take(addr, time.Now()); c != nil {
+		d.swarm.counts.ready.Add(1)
+		return d.swarm.watch(c, id, addr), nil
+	}
+	c, err := d.swarm.dial(ctx, id, addr)
 	if err != nil {
-		d.swarm.counts.unreached.Add(1)
-		d.swarm.dialFailed(id, addr, err, time.Now())
 		return nil, err
 	}
-	d.swarm.counts.reached.Add(1)
-	d.swarm.dialReached(id)
 	return d.swarm.watch(c, id, addr), nil
+}
+
+// dial connects to whom was named for an address.
+func (s *Swarm) dial(ctx context.Context, id [20]byte, addr string) (net.Conn, error) {
+	c, err := (&net.Dialer{Timeout: dialTimeout, LocalAddr: s.cfg.dialFrom}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		if ctx.Err() == nil {
+			s.counts.unreached.Add(1)
+			s.dialFailed(id, addr, err, time.Now())
+		}
+		return nil, err
+	}
+	s.counts.reached.Add(1)
+	s.dialReached(id)
+	return c, nil
 }

@@ -1,0 +1,37 @@
+package agent
+
+import (
+	"slices"
+
+	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/swarm"
+)
+
+// expectMore says with which members further segments are to come, so that a connection
+// to each of them is there when one does.
+func (a *Agent) expectMore(members []gossip.Member) {
+	var destinations []string
+	for _, b := range a.allBuilds() {
+		if m := b.seen.Load().member; m != nil && m.expectsMore() {
+			destinations = append(destinations, m.newest.Load().Destinations...)
+		}
+	}
+	a.swarm.ExpectMore(peersOf(a.gossip.Name(), destinations, members))
+}
+
+// expectsMore reports whether there are segments that were not begun.
+func (m *membership) expectsMore() bool { return len(m.all()) < m.known.NumSegments() }
+
+// peersOf are the members that may hold pieces of what goes to destinations, but for self:
+// the seeders, and the agents of all of them; none where there are no destinations.
+func peersOf(self string, destinations []string, members []gossip.Member) (peers []swarm.PeerAddr) {
+	if len(destinations) == 0 {
+		return nil
+	}
+	for _, m := range members {
+		if m.Name != self && (m.Role == gossip.Seeder || slices.Contains(destinations, m.Bucket)) {
+			peers = append(peers, swarm.PeerAddr{ID: swarm.PeerID(m.Name), Addr: m.PeerAddr()})
+		}
+	}
+	return peers
+}
