@@ -69,6 +69,7 @@ type Turn struct {
 	asks     bool   // for a range
 	block    []byte // of the range that it may ask for
 	ranges   int    // under way
+	urgent   bool   // what is under way is waited for, and nothing is to share its link
 	fail     context.CancelCauseFunc
 }
 
@@ -150,6 +151,12 @@ func (t *Turn) done(whole bool) {
 			t.line.insert(t)
 		}
 	})
+}
+
+// setUrgent says whether what is under way is waited for, so that nobody behind this pull
+// is to take a share of its link.
+func (t *Turn) setUrgent(urgent bool) {
+	t.line.change(func() { t.urgent = urgent })
 }
 
 // reads has fail end the pull when others lack what it holds and nothing comes to it.
@@ -262,6 +269,8 @@ func (l *line) mayAsk(t *Turn, now time.Time) bool {
 	for _, o := range l.turns {
 		switch {
 		case o == t || o.doubtful || o.silent(now):
+		case o.urgent && o.want.Bucket == t.want.Bucket && o.compare(t) < 0:
+			return false
 		case o.want.Bucket == t.want.Bucket && (o.want.Place.High || !t.want.Place.High):
 			under += o.ranges
 		case o.want.Place.High && !t.want.Place.High && o.ranges > 0:

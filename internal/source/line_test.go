@@ -165,6 +165,43 @@ func TestHighGoesFirst(t *testing.T) {
 	})
 }
 
+// While what a pull has under way is waited for, nobody behind it takes a share, unless
+// nothing comes.
+func TestUrgentRanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := new(line)
+		first, next := stand(t, l, place("1")), stand(t, l, place("2"))
+		first.setUrgent(true)
+		first.fail(nil) // it asks for no more
+		synctest.Wait()
+		first.come(pullParallel - 1)
+		next.has(t, 0)
+		elsewhere := place("3")
+		elsewhere.Bucket = "others-builds"
+		other := stand(t, l, elsewhere)
+		other.has(t, pullParallel)
+		other.leave()
+		urgent := stand(t, l, high("4"))
+		urgent.has(t, pullParallel)
+		urgent.leave()
+		next.has(t, 0)
+		first.setUrgent(false)
+		synctest.Wait()
+		next.has(t, pullParallel-1)
+		next.come(1)
+		next.has(t, pullParallel-1)
+		first.setUrgent(true)
+		next.come(1)
+		next.has(t, pullParallel-2)
+		time.Sleep(silentAfter + lookInterval)
+		next.hear()
+		synctest.Wait()
+		next.has(t, pullParallel)
+		first.leave()
+		next.leave()
+	})
+}
+
 // A pull that is made a high one goes before others from then on, begun or not.
 func TestRaised(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -355,7 +355,7 @@ func newFirst(l *manifest.Layout) *first {
 }
 
 // pass waits until a range of a segment may be asked for; ended is to be called at its end.
-func (f *first) pass(ctx context.Context, segment int) (ended func(), err error) {
+func (f *first) pass(ctx context.Context, segment int, turn *Turn) (ended func(), err error) {
 	if segment == 0 {
 		return func() {
 			if f.lacks.Add(-1) == 0 {
@@ -368,6 +368,8 @@ func (f *first) pass(ctx context.Context, segment int) (ended func(), err error)
 		return func() {}, nil
 	default:
 	}
+	turn.setUrgent(true)
+	defer turn.setUrgent(false)
 	select {
 	case <-f.here:
 		return func() {}, nil
@@ -389,7 +391,7 @@ func (j *job) request(ctx context.Context, fail context.CancelCauseFunc, running
 		}
 		step := rangeLength(length)
 		for offset := start; offset < start+length; offset += step {
-			ended, err := first.pass(ctx, i)
+			ended, err := first.pass(ctx, i, j.Turn)
 			if err != nil {
 				return err
 			}

@@ -577,10 +577,11 @@ func TestFirstSegmentIsNotHeldUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := newFirst(layout)
+	turn := new(line).enter(Want{})
 	passes := func(segment int) func() {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		ended, err := f.pass(ctx, segment)
+		ended, err := f.pass(ctx, segment, turn)
 		if err != nil {
 			return nil
 		}
