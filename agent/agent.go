@@ -361,7 +361,7 @@ func (a *Agent) seedCached(ann *announce.Announcement, logger *slog.Logger) {
 			continue
 		}
 		if entry.Whole() {
-			if _, err := a.swarm.Seed(entry); err != nil {
+			if _, err := a.swarm.Seed(entry, ann.ExecutionID); err != nil {
 				logger.Warn("cached segment not seeded", "segment", i, "error", err)
 			}
 		}

@@ -132,7 +132,7 @@ func engineCommands() []*cli.Command {
 					if err != nil {
 						return err
 					}
-					if _, err := e.Seed(entry); err != nil {
+					if _, err := e.Seed(entry, "build"); err != nil {
 						return err
 					}
 					infohash := entry.InfoHash()

@@ -49,6 +49,9 @@ type patience struct {
 	pause time.Duration
 	// silence is how long a connection that a peer has made may say nothing.
 	silence time.Duration
+	// sleeps is how long nothing of a segment must have passed before others that are
+	// asked for may have its place in the engine.
+	sleeps time.Duration
 }
 
 // stall: a link may be down for a moment; twice, without a chunk in between, is no
@@ -66,6 +69,7 @@ func defaultPatience() patience {
 		sharers:   16,
 		pause:     5 * time.Second,
 		silence:   silentAge,
+		sleeps:    sleepsAfter,
 	}
 }
 
@@ -98,6 +102,7 @@ func (s *Swarm) added(c *torrent.PeerConn) {
 	x := &exchange{id: c.PeerID, peer: c, asked: make(map[int]int)}
 	if w, ok := s.conns.Load(connKey{c.RemoteAddr.String(), c.Torrent().InfoHash()}); ok {
 		x.conn = w.(*watched)
+		x.conn.arrived()
 		x.read, x.held = x.conn.in.Load(), x.conn.heldBack.until(time.Now())
 	}
 	s.exchanges.Store(&c.Peer, x)

@@ -30,7 +30,7 @@ func (t *Torrent) Fill() (here string, peers []Holder) {
 			}
 		}
 	})
-	for _, c := range t.torrent.PeerConns() {
+	for _, c := range t.conns() {
 		held := c.PeerPieces()
 		peers = append(peers, Holder{c.PeerID, count(func(yield func(int)) {
 			for _, i := range held.ToArray() {

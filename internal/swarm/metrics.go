@@ -99,8 +99,5 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(dialingDesc, engine.ActiveHalfOpenAttempts)
 	gauge(peersDesc, engine.ActivePeers)
 	gauge(wholeDesc, engine.ConnectedSeeders)
-	c.s.mu.Lock()
-	torrents := len(c.s.torrents)
-	c.s.mu.Unlock()
-	gauge(torrentsDesc, torrents)
+	gauge(torrentsDesc, c.s.openings.count())
 }

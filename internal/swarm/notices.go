@@ -74,6 +74,15 @@ func (s *Swarm) warnSilent(w *watched) {
 	}
 }
 
+// warnNoRoom says that a peer has to ask again, since other segments are in use.
+func (s *Swarm) warnNoRoom(w *watched) {
+	if omitted, due := s.notices.lines.Pass("room"); due {
+		name, region := s.nameOf(w.id)
+		s.cfg.Logger.Warn("a peer has to ask again for a segment: as many are open as may be, and all are in use",
+			"member", name, "region", region, "from", w.remote, "ofOneBuild", maxOpenOfBuild, "inAll", maxOpen, "omitted", omitted)
+	}
+}
+
 // warnFlood says that a peer is read slowly.
 func (s *Swarm) warnFlood(w *watched) {
 	if omitted, due := s.notices.lines.Pass("flood " + w.from.String()); due {

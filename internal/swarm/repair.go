@@ -28,15 +28,20 @@ func (t *Torrent) damaged(piece int, err error) {
 	default:
 	}
 	t.swarm.alongside(func() {
-		t.torrent.Piece(piece).UpdateCompletion()
-		t.torrent.DownloadPieces(piece, piece+1)
+		engine := t.engine()
+		if engine == nil {
+			t.comeBack()
+			return
+		}
+		engine.Piece(piece).UpdateCompletion()
+		engine.DownloadPieces(piece, piece+1)
 		t.Disconnect()
 	})
 }
 
 // Disconnect hangs up on all peers. They, or AddPeers, connect again.
 func (t *Torrent) Disconnect() {
-	for _, c := range t.torrent.PeerConns() {
+	for _, c := range t.conns() {
 		// Its error is that of a connection that is gone already.
 		_ = c.Close()
 	}
@@ -87,7 +92,11 @@ func (t *Torrent) Missing() []int {
 // Pulled says that the cache has got the whole build from elsewhere, with the info
 // dictionary that no peer may have; it must be that of the torrent's infohash.
 func (t *Torrent) Pulled(m *manifest.Manifest) error {
-	if err := t.torrent.SetInfoBytes(m.InfoBytes()); err != nil {
+	engine := t.engine()
+	if engine == nil {
+		return nil // it was whole before
+	}
+	if err := engine.SetInfoBytes(m.InfoBytes()); err != nil {
 		return fmt.Errorf("info dictionary of %s: %w", t.fetch.InfoHash, err)
 	}
 	e := t.entryNow()
@@ -97,7 +106,7 @@ func (t *Torrent) Pulled(m *manifest.Manifest) error {
 	// A peer brought the info meanwhile.
 	for piece := range m.NumPieces() {
 		if e.Complete(piece) {
-			t.torrent.Piece(piece).UpdateCompletion()
+			engine.Piece(piece).UpdateCompletion()
 			t.verified(piece)
 		}
 	}
@@ -121,8 +130,19 @@ func (t *Torrent) Put(ctx context.Context, piece int, b []byte) error {
 	if _, err := e.WriteAt(b, offset); err != nil {
 		return fmt.Errorf("piece %d of %s: %w", piece, t.fetch.InfoHash, err)
 	}
+	engine := t.engine()
+	if engine == nil {
+		if err := e.SetComplete(piece, true); err != nil {
+			return fmt.Errorf("piece %d of %s: %w", piece, t.fetch.InfoHash, err)
+		}
+		t.verified(piece)
+		if engine = t.engine(); engine != nil { // meanwhile
+			engine.Piece(piece).UpdateCompletion()
+		}
+		return nil
+	}
 	// The engine reads it back, so that it also tells its peers.
-	if err := t.torrent.Piece(piece).VerifyDataContext(ctx); err != nil {
+	if err := engine.Piece(piece).VerifyDataContext(ctx); err != nil {
 		return fmt.Errorf("piece %d of %s: %w", piece, t.fetch.InfoHash, err)
 	}
 	return nil

@@ -55,7 +55,7 @@ func TestDamagedPieceIsNotPassedOnButFetchedAgain(t *testing.T) {
 	finish(t, second, content, first.addr)
 	cancel()
 	<-named
-	if bad := second.torrent.Stats().PiecesDirtiedBad; bad.Int64() != 0 {
+	if bad := second.engine().Stats().PiecesDirtiedBad; bad.Int64() != 0 {
 		t.Errorf("%d damaged pieces were passed on", bad.Int64())
 	}
 	if missing := f.Missing(); len(missing) != 0 {

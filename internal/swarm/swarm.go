@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/anacrolix/torrent"
-	"github.com/anacrolix/torrent/metainfo"
 	pp "github.com/anacrolix/torrent/peer_protocol"
 	"golang.org/x/time/rate"
 
@@ -103,6 +102,7 @@ type Swarm struct {
 	conduct   *conduct
 	doors     doors
 	spares    *spares
+	openings  openings
 	notices   *notices
 	patience  patience
 	conns     sync.Map // of connKey to *watched, from the handshake on
@@ -238,13 +238,13 @@ func (s *Swarm) Torrent(infohash manifest.InfoHash) (*Torrent, bool) {
 	return t, ok
 }
 
-// Seed adds a whole entry, or returns the torrent that is there. Peers are shown all of
-// it.
-func (s *Swarm) Seed(e *cache.Entry) (*Torrent, error) {
+// Seed adds a whole entry, of the build of that name, or returns the torrent that is there.
+// Peers are shown all of it.
+func (s *Swarm) Seed(e *cache.Entry, build string) (*Torrent, error) {
 	if !e.Whole() {
 		return nil, fmt.Errorf("seeding %s: pieces are missing", e.InfoHash())
 	}
-	return s.add(Fetch{InfoHash: e.InfoHash(), Shape: e.Manifest().Shape}, e)
+	return s.add(Fetch{InfoHash: e.InfoHash(), Shape: e.Manifest().Shape, Build: build}, e)
 }
 
 // HandOut is Seed where the Swarm was made for it: pieces are handed out, in the
@@ -256,7 +256,7 @@ func (s *Swarm) HandOut(e *cache.Entry, place handout.Place, alone bool) (*Torre
 		// Before the engine has it, or early peers are shown everything.
 		s.handout.Add(e.InfoHash(), place, alone, e.Manifest().NumPieces(), e.Manifest().PieceLength)
 	}
-	return s.Seed(e)
+	return s.Seed(e, place.Execution)
 }
 
 // Raise gives a torrent that is handed out an earlier place. It does not wait.
@@ -272,6 +272,8 @@ type Fetch struct {
 	// Shape follows from what was announced; an info dictionary that says otherwise is
 	// refused.
 	Shape manifest.Shape
+	// Build names the build that it is of; of several, any one.
+	Build string
 	// OnPiece is called for each piece when it becomes verified, and with false
 	// when one that was is found damaged on disk. It must not block. Nil where
 	// nobody asks.
@@ -323,17 +325,18 @@ func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
 		lost:    make(chan struct{}, 1),
 	}
 	t.subscribe(f.OnPiece)
-	opts := torrent.AddTorrentOpts{InfoHash: metainfo.Hash(f.InfoHash), ChunkSize: chunkSize(f.Shape), DeferStorageOpen: true}
-	if e != nil {
-		opts.InfoBytes = e.Manifest().InfoBytes()
+	if e != nil && e.Whole() { // in the engine as soon as somebody asks for it
+		t.entry = e
+		close(t.opened)
+		t.markWhole()
+	} else {
+		s.takeRoom(t)
+		t.begin(e)
 	}
-	t.torrent, _ = s.client.AddTorrentOpt(opts)
-	s.byEngine.Store(t.torrent, t)
-	t.torrent.SetOnWriteChunkError(t.writeFailed)
 	s.mu.Lock()
 	s.torrents[f.InfoHash] = t
 	s.mu.Unlock()
-	if e != nil {
+	if e != nil && t.engine() != nil {
 		// Now, so that nobody connects to a torrent that has nothing yet.
 		if err := t.open(e); err != nil {
 			t.drop()

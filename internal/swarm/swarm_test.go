@@ -181,7 +181,7 @@ func TestOneToOne(t *testing.T) {
 	if !ok || !e.Whole() {
 		t.Fatal("the entry left the cache")
 	}
-	if _, err := n.Seed(e); err != nil {
+	if _, err := n.Seed(e, "build"); err != nil {
 		t.Errorf("seeded after it was dropped: %v", err)
 	}
 }
@@ -443,7 +443,7 @@ func TestWantedOnceAnnounced(t *testing.T) {
 	}
 	f := agent.fetch(t, seeded, size, nil)
 	for i := range last - 1 {
-		if p := f.torrent.PieceState(i).Priority; p != torrent.PiecePriorityNone {
+		if p := f.engine().PieceState(i).Priority; p != torrent.PiecePriorityNone {
 			t.Fatalf("piece %d, which nobody has announced, is wanted: %v", i, p)
 		}
 	}
@@ -538,7 +538,7 @@ func TestSeedNeedsAll(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.Seed(e); err == nil {
+	if _, err := n.Seed(e, "build"); err == nil {
 		t.Error("a build with pieces missing was seeded")
 	}
 	if err := errors.Join(n.Close(), n.Close()); err != nil {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/anacrolix/torrent"
@@ -22,16 +23,22 @@ var ErrDropped = errors.New("torrent was dropped")
 
 // Torrent is one build in the engine.
 type Torrent struct {
-	swarm   *Swarm
-	torrent *torrent.Torrent
-	fetch   Fetch
-	opened  chan struct{} // closed when entry is set
-	whole   chan struct{} // closed when all pieces are verified
-	dropped chan struct{}
-	lost    chan struct{} // has a value when a piece was found damaged
-	origins origins
+	swarm *Swarm
+	fetch Fetch
+	// inEngine is nil while the engine does not hold it; see openings. useful is when
+	// something of it passed last, in Unix nanoseconds; pending is how many connections
+	// are about to be made for its sake.
+	inEngine atomic.Pointer[torrent.Torrent]
+	useful   atomic.Int64
+	pending  atomic.Int32
+	opened   chan struct{} // closed when entry is set
+	whole    chan struct{} // closed when all pieces are verified
+	dropped  chan struct{}
+	lost     chan struct{} // has a value when a piece was found damaged
+	origins  origins
 
 	mu        sync.Mutex
+	former    counters // of the times before that it was in the engine
 	entry     *cache.Entry
 	wanted    *wanted // nil for a build that was whole from the start
 	onPiece   []func(piece int, verified bool)
@@ -56,7 +63,7 @@ func (t *Torrent) Entry(ctx context.Context, room *cache.Room) (*cache.Entry, er
 	default:
 	}
 	select {
-	case <-t.torrent.GotInfo():
+	case <-t.gotInfo():
 	case <-t.dropped:
 		return nil, ErrDropped
 	case <-ctx.Done():
@@ -74,7 +81,7 @@ func (t *Torrent) Entry(ctx context.Context, room *cache.Room) (*cache.Entry, er
 		return nil, ErrDropped
 	default:
 	}
-	m, err := manifest.ParseInfo(t.torrent.Metainfo().InfoBytes)
+	m, err := manifest.ParseInfo(t.engine().Metainfo().InfoBytes)
 	if err != nil {
 		return nil, fmt.Errorf("info dictionary of %s: %w", t.fetch.InfoHash, err)
 	}
@@ -104,25 +111,42 @@ func (t *Torrent) pinned() (*cache.Entry, error) {
 	return e, nil
 }
 
-// open gives the engine its storage and begins.
+// open takes the entry, gives the engine its storage and begins.
 func (t *Torrent) open(e *cache.Entry) error {
-	var w *wanted
-	if !e.Whole() {
-		w = newWanted(t.torrent, e)
-	}
 	t.mu.Lock()
-	t.entry, t.wanted = e, w
+	t.entry = e
 	t.mu.Unlock()
-	if err := t.torrent.OpenStorage(t.swarm.ctx, storageOf{t}); err != nil {
+	if err := t.serve(); err != nil {
 		return fmt.Errorf("opening %s: %w", t.fetch.InfoHash, err)
 	}
 	close(t.opened)
-	if w == nil {
+	if e.Whole() {
 		t.markWhole()
-		return nil
 	}
-	t.swarm.wanted.Store(t.torrent, w)
-	t.swarm.alongside(func() { w.run(t.swarm.ctx, t.dropped) })
+	return nil
+}
+
+// serve gives the engine its storage, and has it fetch what lacks.
+func (t *Torrent) serve() error {
+	var w *wanted
+	engine, e := t.engine(), t.entryNow()
+	if !e.Whole() {
+		w = newWanted(engine, e)
+	}
+	t.mu.Lock()
+	t.wanted = w
+	held := t.held
+	t.mu.Unlock()
+	if held {
+		engine.DisallowDataDownload()
+	}
+	if err := engine.OpenStorage(t.swarm.ctx, storageOf{t}); err != nil {
+		return err
+	}
+	if w != nil {
+		t.swarm.wanted.Store(engine, w)
+		t.swarm.alongside(func() { w.run(t.swarm.ctx, t.dropped) })
+	}
 	return nil
 }
 
@@ -182,8 +206,15 @@ type PeerAddr struct {
 // or two as long as the build is not whole.
 func (t *Torrent) AddPeers(peers []PeerAddr) {
 	t.swarm.conduct.named(peers)
+	engine := t.engine()
+	if engine == nil {
+		if !t.Done() {
+			t.comeBack()
+		}
+		return
+	}
 	connected := make(map[[20]byte]bool)
-	for _, c := range t.torrent.PeerConns() {
+	for _, c := range engine.PeerConns() {
 		connected[c.PeerID] = true
 	}
 	var add []torrent.PeerInfo
@@ -201,7 +232,7 @@ func (t *Torrent) AddPeers(peers []PeerAddr) {
 		}
 	}
 	if len(add) > 0 {
-		t.torrent.AddPeers(add)
+		engine.AddPeers(add)
 	}
 }
 
@@ -231,20 +262,22 @@ func (t *Torrent) Prioritize(high [][2]int) {
 // Hold has nothing more asked for, or, when held is false, what is lacking again.
 func (t *Torrent) Hold(held bool) {
 	t.mu.Lock()
-	changes, paused := t.held != held && !t.isDropped, t.paused
+	changes, paused, engine := t.held != held && !t.isDropped, t.paused, t.engine()
 	t.held = held
 	t.mu.Unlock()
 	switch {
+	case engine == nil: // see serve
 	case changes && held:
-		t.torrent.DisallowDataDownload()
+		engine.DisallowDataDownload()
 	case changes && !paused:
-		t.torrent.AllowDataDownload()
+		engine.AllowDataDownload()
 	}
 }
 
 func (t *Torrent) setPriority(r [2]int, p torrent.PiecePriority) {
-	for i := r[0]; i < r[1]; i++ {
-		t.torrent.Piece(i).SetPriority(p)
+	engine := t.engine()
+	for i := r[0]; i < r[1] && engine != nil; i++ {
+		engine.Piece(i).SetPriority(p)
 	}
 }
 
@@ -269,18 +302,18 @@ type Peer struct {
 
 // Stats reads the counters.
 func (t *Torrent) Stats() Stats {
-	all := t.torrent.Stats()
-	s := Stats{
-		DownloadedBytes: all.BytesReadData.Int64(),
-		UploadedBytes:   all.BytesWrittenData.Int64(),
-		WireBytes:       all.BytesRead.Int64(),
-	}
+	var s Stats
 	t.mu.Lock()
+	engine, all := t.engine(), t.former
 	if t.entry != nil {
 		s.VerifiedBytes = t.entry.VerifiedBytes()
 	}
 	t.mu.Unlock()
-	for _, c := range t.torrent.PeerConns() {
+	if engine != nil {
+		all = all.plus(counted(engine))
+	}
+	s.DownloadedBytes, s.UploadedBytes, s.WireBytes = all.downloaded, all.uploaded, all.wire
+	for _, c := range t.conns() {
 		p := c.Stats()
 		s.Peers = append(s.Peers, Peer{
 			ID:         c.PeerID,
@@ -293,6 +326,26 @@ func (t *Torrent) Stats() Stats {
 	}
 	slices.SortFunc(s.Peers, func(a, b Peer) int { return slices.Compare(a.ID[:], b.ID[:]) })
 	return s
+}
+
+// counters are what the engine has counted of a torrent, in bytes.
+type counters struct{ downloaded, uploaded, wire int64 }
+
+func counted(engine *torrent.Torrent) counters {
+	s := engine.Stats()
+	return counters{s.BytesReadData.Int64(), s.BytesWrittenData.Int64(), s.BytesRead.Int64()}
+}
+
+func (c counters) plus(o counters) counters {
+	return counters{c.downloaded + o.downloaded, c.uploaded + o.uploaded, c.wire + o.wire}
+}
+
+// conns are the connections with peers.
+func (t *Torrent) conns() []*torrent.PeerConn {
+	if engine := t.engine(); engine != nil {
+		return engine.PeerConns()
+	}
+	return nil
 }
 
 // finite is a rate as a whole number: the engine divides by a time that is 0 at the
@@ -311,7 +364,7 @@ func (t *Torrent) DisconnectComplete() {
 	if e := t.entryNow(); e != nil {
 		pieces = e.Manifest().NumPieces()
 	}
-	for _, c := range t.torrent.PeerConns() {
+	for _, c := range t.conns() {
 		if pieces > 0 && c.Stats().RemotePieceCount == pieces {
 			// Its error is that of a connection that is gone already.
 			_ = c.Close()
@@ -348,9 +401,8 @@ func (t *Torrent) drop() {
 	t.swarm.mu.Lock()
 	delete(t.swarm.torrents, t.fetch.InfoHash)
 	t.swarm.mu.Unlock()
-	t.torrent.Drop()
-	t.swarm.wanted.Delete(t.torrent)
-	t.swarm.byEngine.Delete(t.torrent)
+	t.swarm.openings.leave(t, true)
+	t.end()
 	if t.swarm.handout != nil {
 		t.swarm.handout.Remove(t.fetch.InfoHash)
 	}
@@ -369,7 +421,11 @@ func (t *Torrent) writeFailed(err error) {
 	t.swarm.cfg.Logger.Error("build not written to disk, trying again", "infohash", t.fetch.InfoHash.String(),
 		"error", err, "retryIn", writePause.String())
 	t.swarm.alongside(func() {
-		t.torrent.DisallowDataDownload()
+		engine := t.engine()
+		if engine == nil {
+			return
+		}
+		engine.DisallowDataDownload()
 		select {
 		case <-time.After(writePause):
 		case <-t.dropped:
@@ -382,7 +438,15 @@ func (t *Torrent) writeFailed(err error) {
 		held := t.held
 		t.mu.Unlock()
 		if !held {
-			t.torrent.AllowDataDownload()
+			engine.AllowDataDownload()
 		}
 	})
+}
+
+// gotInfo is closed when the info dictionary is here.
+func (t *Torrent) gotInfo() <-chan struct{} {
+	if engine := t.engine(); engine != nil {
+		return engine.GotInfo()
+	}
+	return nil // dropped
 }

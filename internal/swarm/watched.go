@@ -39,10 +39,13 @@ type watched struct {
 	early []byte // what was read before the engine had it; of the one who reads
 	hello []byte // the peer's handshake so far; of the one who reads
 	// key is set when the handshake is complete; id is who the peer says it is.
-	key    atomic.Pointer[connKey]
-	id     [20]byte
-	closed atomic.Bool
-	gone   chan struct{} // closed by the first Close
+	key atomic.Pointer[connKey]
+	id  [20]byte
+	// of is the torrent that the handshake names, nil for an unknown one; asksFor is the
+	// same until the engine has the connection.
+	of, asksFor atomic.Pointer[Torrent]
+	closed      atomic.Bool
+	gone        chan struct{} // closed by the first Close
 
 	// held is what the engine writes to a peer that has not been admitted: the
 	// beginning of its handshake. open is set when the peer is.
@@ -135,6 +138,9 @@ func (w *watched) follow(b []byte, now time.Time) {
 	before := w.messages.content
 	if w.messages.feed(b, w.written.Load(), now) {
 		w.useful.Store(now.UnixNano())
+		if t := w.of.Load(); t != nil {
+			t.useful.Store(now.UnixNano())
+		}
 	}
 	if w.messages.content > before {
 		w.content.Store(now.UnixNano())
@@ -178,8 +184,16 @@ func (w *watched) greet(b []byte) error {
 	if err := w.swarm.admit(w, key); err != nil {
 		return err
 	}
+	if w.inbound {
+		if err := w.swarm.openFor(key.infohash, w); err != nil {
+			return err
+		}
+	}
 	if err := w.admitted(); err != nil {
 		return err
+	}
+	if t, ok := w.swarm.Torrent(key.infohash); ok {
+		w.of.Store(t)
 	}
 	w.hello = nil
 	w.key.Store(key)
@@ -270,6 +284,7 @@ func (w *watched) Close() error {
 	}
 	if w.inbound {
 		w.swarm.doors.leave(w)
+		w.arrived()
 	}
 	if key := w.key.Load(); key != nil {
 		w.swarm.conns.CompareAndDelete(*key, w)

@@ -1,0 +1,301 @@
+package swarm
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/anacrolix/torrent"
+	"github.com/anacrolix/torrent/metainfo"
+
+	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/manifest"
+)
+
+const (
+	// maxOpenOfBuild and maxOpen bound the segments that the engine holds, of one build and
+	// in all: each has the state of all its pieces there, and connections of its own.
+	// Downloads count, and are their owner's to bound: see RoomToFetch.
+	maxOpenOfBuild, maxOpen = 8, 64
+	// maxFetched is how many of them are downloads before RoomToFetch says no.
+	maxFetched = 48
+	// sleepsAfter is how long nothing of a segment may have passed, though somebody who is
+	// connected lacks pieces of it, before it may have to make room for another one. Whoever
+	// is connected for its sake connects again.
+	sleepsAfter = 5 * time.Second
+	// roomWait is how long a peer that asks for a segment is kept waiting for room, less
+	// than the engine's four seconds for a handshake; roomLook how often is looked for it.
+	roomWait, roomLook = 2 * time.Second, 50 * time.Millisecond
+)
+
+var errNoRoom = errors.New("as many segments are open as may be, all in use")
+
+// openings are the segments that the engine holds. Those that are whole are there for as
+// long as somebody lacks pieces of them, and others may need the place: the owner of a
+// segment has a *Torrent all the time, a handshake that names it opens it.
+type openings struct {
+	mu   sync.Mutex // held for no I/O, and not over the engine
+	list []*Torrent // the one that was asked for last at the end
+}
+
+// enter takes in a torrent, if there is room or it need not wait for any; or else returns
+// those, in the order to be looked at, of which one would have to go.
+func (o *openings) enter(t *Torrent, pending int32, must bool) (in bool, instead []*Torrent) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	i := slices.Index(o.list, t)
+	ofBuild := 0
+	for _, other := range o.list {
+		if other.fetch.Build == t.fetch.Build {
+			ofBuild++
+		}
+	}
+	switch {
+	case i >= 0:
+		o.list = slices.Delete(o.list, i, i+1)
+	case must || ofBuild < maxOpenOfBuild && len(o.list) < maxOpen:
+	default:
+		for _, other := range o.list {
+			if ofBuild < maxOpenOfBuild || other.fetch.Build == t.fetch.Build {
+				instead = append(instead, other)
+			}
+		}
+		return false, instead
+	}
+	o.list = append(o.list, t)
+	t.pending.Add(pending)
+	return true, nil
+}
+
+// leave takes a torrent out, unless somebody is about to connect for its sake.
+func (o *openings) leave(t *Torrent, whatever bool) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if t.pending.Load() > 0 && !whatever {
+		return false
+	}
+	if i := slices.Index(o.list, t); i >= 0 {
+		o.list = slices.Delete(o.list, i, i+1)
+	}
+	return true
+}
+
+// fetched is how many of them are not whole.
+func (o *openings) fetched() (n int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, t := range o.list {
+		if !t.Done() {
+			n++
+		}
+	}
+	return n
+}
+
+func (o *openings) count() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.list)
+}
+
+// RoomToFetch reports whether segments may be fetched that are not waited for first: what
+// is whole needs room as well, or nobody gets it.
+func (s *Swarm) RoomToFetch() bool { return s.openings.fetched() < maxFetched }
+
+// openFor has the engine hold the torrent that a peer's handshake names, with a place for
+// the connection; an infohash that is not known is the engine's to refuse.
+func (s *Swarm) openFor(infohash manifest.InfoHash, w *watched) error {
+	t, ok := s.Torrent(infohash)
+	if !ok {
+		return nil
+	}
+	if err := s.makeRoom(t, 1, w.gone); err != nil {
+		if errors.Is(err, errNoRoom) {
+			s.warnNoRoom(w)
+		}
+		return err
+	}
+	w.asksFor.Store(t)
+	if w.closed.Load() { // meanwhile, without seeing it
+		w.arrived()
+	}
+	if err := t.reopen(); err != nil {
+		return err // the connection is closed, and with it its place
+	}
+	return nil
+}
+
+// arrived ends the place that a connection had among those who are about to connect.
+func (w *watched) arrived() {
+	if t := w.asksFor.Swap(nil); t != nil {
+		t.pending.Add(-1)
+	}
+}
+
+// makeRoom waits until a torrent that is whole may be in the engine, for so many
+// connections.
+func (s *Swarm) makeRoom(t *Torrent, pending int32, gone <-chan struct{}) error {
+	late := time.NewTimer(roomWait)
+	defer late.Stop()
+	for {
+		in, instead := s.openings.enter(t, pending, false)
+		if in {
+			return nil
+		}
+		if s.closeOne(instead) {
+			continue
+		}
+		select {
+		case <-time.After(roomLook):
+		case <-late.C:
+			return errNoRoom
+		case <-gone:
+			return errNoRoom
+		case <-s.ctx.Done():
+			return errNoRoom
+		}
+	}
+}
+
+// takeRoom has a place for a torrent that is to be downloaded, whoever has to go, or nobody.
+func (s *Swarm) takeRoom(t *Torrent) {
+	in, instead := s.openings.enter(t, 0, false)
+	for !in && s.closeOne(instead) {
+		in, instead = s.openings.enter(t, 0, false)
+	}
+	if !in {
+		s.openings.enter(t, 0, true)
+	}
+}
+
+// closeOne takes one of the torrents out of the engine: the first that nobody needs, else
+// the one of which nothing has passed for the longest time.
+func (s *Swarm) closeOne(of []*Torrent) bool {
+	now := time.Now()
+	for _, t := range of {
+		if t.needed() == notNeeded && t.close(notNeeded) {
+			return true
+		}
+	}
+	slices.SortStableFunc(of, func(a, b *Torrent) int { return cmp.Compare(a.useful.Load(), b.useful.Load()) })
+	for _, t := range of {
+		if now.UnixNano()-t.useful.Load() >= int64(s.patience.sleeps) && t.needed() <= connected && t.close(connected) {
+			return true
+		}
+	}
+	return false
+}
+
+// need is how much a torrent is needed in the engine.
+type need int
+
+const (
+	notNeeded need = iota // every peer that is connected has all of it
+	connected             // some peer lacks pieces
+	fetching              // pieces are not here, or somebody is about to connect
+)
+
+func (t *Torrent) needed() need {
+	e := t.entryNow()
+	if e == nil || !e.Whole() || t.pending.Load() > 0 {
+		return fetching
+	}
+	engine := t.engine()
+	if engine == nil {
+		return fetching // on its way
+	}
+	for _, c := range engine.PeerConns() {
+		if c.Stats().RemotePieceCount < e.Manifest().NumPieces() {
+			return connected
+		}
+	}
+	return notNeeded
+}
+
+// close takes a torrent out of the engine if it is needed no more than that.
+func (t *Torrent) close(most need) bool {
+	release, err := t.swarm.turns.Take(t.swarm.ctx, t.fetch.InfoHash)
+	if err != nil {
+		return false
+	}
+	defer release()
+	if t.needed() > most || !t.swarm.openings.leave(t, false) {
+		return false
+	}
+	t.end()
+	return true
+}
+
+// engine is the engine's side of a torrent; nil while it is closed.
+func (t *Torrent) engine() *torrent.Torrent { return t.inEngine.Load() }
+
+// begin gives the torrent to the engine, with what the cache has of it; nil for nothing.
+// The caller has the turn, and a place in openings.
+func (t *Torrent) begin(e *cache.Entry) {
+	opts := torrent.AddTorrentOpts{InfoHash: metainfo.Hash(t.fetch.InfoHash), ChunkSize: chunkSize(t.fetch.Shape), DeferStorageOpen: true}
+	if e != nil {
+		opts.InfoBytes = e.Manifest().InfoBytes()
+	}
+	engine, _ := t.swarm.client.AddTorrentOpt(opts)
+	t.swarm.byEngine.Store(engine, t)
+	engine.SetOnWriteChunkError(t.writeFailed)
+	t.useful.Store(time.Now().UnixNano())
+	t.inEngine.Store(engine)
+}
+
+// end takes the torrent away from the engine, and keeps what was counted. The caller has
+// the turn.
+func (t *Torrent) end() {
+	engine := t.engine()
+	if engine == nil {
+		return
+	}
+	engine.Drop()
+	t.swarm.wanted.Delete(engine)
+	t.swarm.byEngine.Delete(engine)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.former = t.former.plus(counted(engine))
+	t.inEngine.Store(nil)
+}
+
+// reopen has the engine hold a torrent of which the cache has something.
+func (t *Torrent) reopen() error {
+	if t.engine() != nil {
+		return nil
+	}
+	release, err := t.swarm.turns.Take(t.swarm.ctx, t.fetch.InfoHash)
+	if err != nil {
+		return errors.New("the torrent engine is ending")
+	}
+	defer release()
+	t.mu.Lock()
+	dropped := t.isDropped
+	t.mu.Unlock()
+	if dropped {
+		return ErrDropped
+	}
+	if t.engine() != nil {
+		return nil
+	}
+	t.begin(t.entryNow())
+	if err := t.serve(); err != nil {
+		t.end()
+		t.swarm.openings.leave(t, true)
+		return fmt.Errorf("opening %s again: %w", t.fetch.InfoHash, err)
+	}
+	return nil
+}
+
+// comeBack opens a torrent that is found not to be whole any more.
+func (t *Torrent) comeBack() {
+	t.swarm.alongside(func() {
+		t.swarm.takeRoom(t)
+		if err := t.reopen(); err != nil && !errors.Is(err, ErrDropped) && t.swarm.ctx.Err() == nil {
+			t.swarm.cfg.Logger.Warn("segment not fetched again yet", "error", err)
+		}
+	})
+}
