@@ -79,7 +79,7 @@ func (a *Agent) acquire(ctx context.Context, s *segment, infohash manifest.InfoH
 			heardAt:  time.Now(),
 			patience: stuckAfter,
 		}
-		d.torrent, err = a.swarm.Fetch(swarm.Fetch{InfoHash: infohash, Shape: shape, OnPiece: d.onPiece})
+		d.torrent, err = a.swarm.Fetch(swarm.Fetch{InfoHash: infohash, Shape: shape, Build: s.build, OnPiece: d.onPiece})
 		if err != nil {
 			return nil, err
 		}

@@ -18,8 +18,9 @@ import (
 )
 
 // maxOpenSegments bounds the segments of a build that are downloaded at a time: the oldest
-// ones are wanted, the others not yet.
-const maxOpenSegments = 8
+// ones are wanted, the others not yet. It is half of what the engine holds of a build, so
+// that those who lack older ones get them meanwhile.
+const maxOpenSegments = 4
 
 // membership is a build's part in its swarms, one for each segment. It is safe for
 // concurrent use.
@@ -50,6 +51,7 @@ type membership struct {
 // segment is one of a build's torrents.
 type segment struct {
 	index    int
+	build    string // its executionId
 	download *download
 	entry    *cache.Entry // pinned; nil before its info dictionary is here
 	whole    bool
@@ -68,7 +70,10 @@ func (b *build) join(ctx context.Context, ann *announce.Announcement, f *finishe
 			m.leave()
 		}
 	}()
-	for range maxOpenSegments { // so that peers are met meanwhile
+	for i := range maxOpenSegments { // so that peers are met meanwhile
+		if i > 0 && !b.agent.swarm.RoomToFetch() {
+			break
+		}
 		if more, err := m.begin(ctx); err != nil {
 			f.err = err
 			return
@@ -83,7 +88,7 @@ func (b *build) join(ctx context.Context, ann *announce.Announcement, f *finishe
 func (m *membership) begin(ctx context.Context) (more bool, err error) {
 	ann := m.newest.Load()
 	m.mu.Lock()
-	s := &segment{index: len(m.segments), move: m.build.move}
+	s := &segment{index: len(m.segments), build: m.build.id, move: m.build.move}
 	m.mu.Unlock()
 	if s.index >= ann.InfoHashes.Len() {
 		return false, nil
@@ -349,7 +354,7 @@ func (b *build) steer(ctx context.Context, m *membership) (*origins, error) {
 				}
 			})
 		}
-		for open < maxOpenSegments {
+		for open == 0 || open < maxOpenSegments && b.agent.swarm.RoomToFetch() {
 			more, err := m.begin(ctx)
 			if err != nil {
 				return nil, err
