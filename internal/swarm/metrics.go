@@ -42,9 +42,9 @@ var (
 	slowedDesc     = newDesc("swarm_slowed_reads_total", "Reads that waited because the peer had sent more messages than its bytes need.")
 	spareDesc      = newDesc("swarm_spare_connections", "Connections with peers that are open for segments to come: dialled here, or made by peers that have said nothing yet.", "direction")
 	dialingDesc    = newDesc("swarm_dials_under_way", "Outbound peer connections that wait for an answer.")
-	peersDesc      = newDesc("swarm_peers", "Connections with peers; a peer counts once for each build.")
-	wholeDesc      = newDesc("swarm_complete_peers", "Connected peers that have their whole build.")
-	torrentsDesc   = newDesc("swarm_torrents", "Builds in the torrent engine.")
+	peersDesc      = newDesc("swarm_peers", "Connections with peers; a peer counts once for each segment.")
+	wholeDesc      = newDesc("swarm_complete_peers", "Connected peers that have the whole segment.")
+	torrentsDesc   = newDesc("swarm_torrents", "Segments in the torrent engine: those that somebody asks for.")
 
 	descs = []*prometheus.Desc{
 		badDesc, bansDesc, downloadedDesc, usefulDesc, uploadedDesc, wireDesc, receivedDesc, sentDesc, hashedDesc,

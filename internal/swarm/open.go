@@ -23,12 +23,14 @@ const (
 	// maxFetched is how many of them are downloads before RoomToFetch says no.
 	maxFetched = 48
 	// sleepsAfter is how long nothing of a segment may have passed, though somebody who is
-	// connected lacks pieces of it, before it may have to make room for another one. Whoever
-	// is connected for its sake connects again.
-	sleepsAfter = 5 * time.Second
-	// roomWait is how long a peer that asks for a segment is kept waiting for room, less
-	// than the engine's four seconds for a handshake; roomLook how often is looked for it.
-	roomWait, roomLook = 2 * time.Second, 50 * time.Millisecond
+	// connected lacks pieces of it, before it may have to make room for another one: what a
+	// slow region wants next would keep everybody else from theirs. Whoever is connected for
+	// its sake connects again.
+	sleepsAfter = 2 * time.Second
+	// roomWait is how long a peer that asks for a segment is kept waiting for room: until
+	// others sleep, and less than the engine's four seconds for a handshake; roomLook is how
+	// often is looked for it.
+	roomWait, roomLook = 2500 * time.Millisecond, 50 * time.Millisecond
 )
 
 var errNoRoom = errors.New("as many segments are open as may be, all in use")
