@@ -217,18 +217,19 @@ func (t *Torrent) needed() need {
 	return notNeeded
 }
 
-// close takes a torrent out of the engine if it is needed no more than that.
+// close takes a torrent out of the engine if it is needed no more than that, and reports
+// whether its place is free then.
 func (t *Torrent) close(most need) bool {
 	release, err := t.swarm.turns.Take(t.swarm.ctx, t.fetch.InfoHash)
 	if err != nil {
 		return false
 	}
 	defer release()
-	if t.needed() > most || !t.swarm.openings.leave(t, false) {
+	if t.needed() > most {
 		return false
 	}
 	t.end()
-	return true
+	return t.swarm.openings.leave(t, false) // or somebody has come, and waits for the turn to reopen it
 }
 
 // engine is the engine's side of a torrent; nil while it is closed.
@@ -264,11 +265,10 @@ func (t *Torrent) end() {
 	t.inEngine.Store(nil)
 }
 
-// reopen has the engine hold a torrent of which the cache has something.
+// reopen has the engine hold a torrent of which the cache has something. With a place in
+// openings, it stays there until the caller has used it.
 func (t *Torrent) reopen() error {
-	if t.engine() != nil {
-		return nil
-	}
+	// Whoever closes it has the turn, and has looked for places before.
 	release, err := t.swarm.turns.Take(t.swarm.ctx, t.fetch.InfoHash)
 	if err != nil {
 		return errors.New("the torrent engine is ending")
@@ -278,6 +278,7 @@ func (t *Torrent) reopen() error {
 	dropped := t.isDropped
 	t.mu.Unlock()
 	if dropped {
+		t.swarm.openings.leave(t, true)
 		return ErrDropped
 	}
 	if t.engine() != nil {

@@ -256,6 +256,9 @@ func TestDroppedWhileClosed(t *testing.T) {
 	s := start(t, "seeder", t.TempDir(), handOut)
 	seeded, _ := s.segments(t, "build", 1, 1<<10)
 	seeded[0].Drop()
+	if err := s.makeRoom(seeded[0], 0, nil); err != nil { // somebody has found it before that
+		t.Fatal(err)
+	}
 	if err := seeded[0].reopen(); !errors.Is(err, ErrDropped) {
 		t.Errorf("%v", err)
 	}

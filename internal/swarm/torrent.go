@@ -401,8 +401,8 @@ func (t *Torrent) drop() {
 	t.swarm.mu.Lock()
 	delete(t.swarm.torrents, t.fetch.InfoHash)
 	t.swarm.mu.Unlock()
-	t.swarm.openings.leave(t, true)
 	t.end()
+	t.swarm.openings.leave(t, true)
 	if t.swarm.handout != nil {
 		t.swarm.handout.Remove(t.fetch.InfoHash)
 	}
