@@ -188,6 +188,7 @@ func New(cfg Config) (_ *Agent, err error) {
 	g.Trusts = keyIDs(cfg.Trust)
 	g.Book, g.Logger = a.book, cfg.Logger
 	g.Table = cfg.Ledger.Place().String()
+	g.OnContradiction = a.contradicted
 	g.OnDocument, g.OnMembers = a.document, func() {
 		a.tellAll(membersChanged{})
 		ask(a.seedersChanged)
@@ -307,6 +308,15 @@ func (a *Agent) announced(heard announce.Added) {
 		other.owner.Tell(ended{errSuperseded})
 	}
 	a.tell(ann.ExecutionID, key, announced{ann, heard.Wire})
+}
+
+// contradicted ends a build of which two announcements say what cannot both be so.
+func (a *Agent) contradicted(ann *announce.Announcement, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if b := a.builds[ann.ExecutionID]; b != nil && !b.over {
+		b.owner.Tell(contradicted{err})
+	}
 }
 
 // tell has the build of an execution hear an event, one that begins where there is none.

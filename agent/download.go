@@ -5,7 +5,6 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/gossip"
@@ -40,10 +39,11 @@ type download struct {
 	infohash manifest.InfoHash
 	torrent  *swarm.Torrent
 	self     string // this member's name
-	// urgent: it is the first that a build lacks. Those after it may wait for their turn.
-	urgent atomic.Bool
 
-	mu           sync.Mutex
+	mu sync.Mutex
+	// urgent are the segments that are the first which their builds lack. Those after it
+	// may wait for their turn.
+	urgent       map[*segment]bool
 	destinations []string // of all executions that hold it
 	onPieces     map[*segment]func(piece int, verified bool)
 	held         map[*segment]bool // whose build has others go before it
@@ -74,6 +74,7 @@ func (a *Agent) acquire(ctx context.Context, s *segment, infohash manifest.InfoH
 			infohash: infohash,
 			self:     a.gossip.Name(),
 			onPieces: make(map[*segment]func(int, bool)),
+			urgent:   make(map[*segment]bool),
 			held:     make(map[*segment]bool),
 			senders:  make(senders),
 			heardAt:  time.Now(),
@@ -115,6 +116,7 @@ func (a *Agent) release(d *download, s *segment) {
 	defer done()
 	d.mu.Lock()
 	delete(d.onPieces, s)
+	delete(d.urgent, s)
 	last := len(d.onPieces) == 0
 	d.mu.Unlock()
 	d.hold(s, false)
@@ -129,6 +131,15 @@ func (a *Agent) release(d *download, s *segment) {
 		d.torrent.DisconnectComplete()
 	default:
 		d.torrent.Drop()
+	}
+}
+
+// setUrgent takes note whether a segment is the first that its build lacks.
+func (d *download) setUrgent(s *segment, urgent bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if delete(d.urgent, s); urgent {
+		d.urgent[s] = true
 	}
 }
 
@@ -199,7 +210,7 @@ func (d *download) stuck(now time.Time) bool {
 	defer d.mu.Unlock()
 	if d.last.WireBytes-d.heard >= stuckBytes {
 		d.patience = stuckAfter
-	} else if len(d.last.Peers) > 0 && d.urgent.Load() && !d.torrent.Done() {
+	} else if len(d.last.Peers) > 0 && len(d.urgent) > 0 && !d.torrent.Done() {
 		if now.Sub(d.heardAt) < d.patience {
 			return false
 		}

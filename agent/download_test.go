@@ -12,7 +12,7 @@ import (
 func TestStuck(t *testing.T) {
 	began := time.Now()
 	d := &download{torrent: new(swarm.Torrent), heardAt: began, patience: stuckAfter}
-	d.urgent.Store(true)
+	d.urgent = map[*segment]bool{{}: true}
 	at := began
 	after := func(elapsed time.Duration, bytes int64, peers int) bool {
 		at = at.Add(elapsed)

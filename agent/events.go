@@ -40,6 +40,7 @@ type (
 		wire []byte // as it came
 	}
 	ended          struct{ cause error } // by a notice, or a newer execution
+	contradicted   struct{ err error }   // by another announcement, which was refused
 	othersWait     struct{}              // for a turn
 	membersChanged struct{}
 	storeAway      struct{ err error } // so that nothing lands yet

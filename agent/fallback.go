@@ -71,6 +71,9 @@ func (r sourceRead) segment(ctx context.Context, s *segment) error {
 		return r.whole(ctx)
 	}
 	defer entry.Unpin()
+	if entry.Whole() { // it came into the cache by another way, and the torrent was not told
+		return s.download.torrent.Pulled(entry.Manifest())
+	}
 	turn := int(r.late / each)
 	mine := make(map[int]bool)
 	missing := slices.DeleteFunc(s.download.torrent.Missing(), func(piece int) bool {

@@ -137,12 +137,16 @@ func (m *machine) take(e event) {
 		m.tableAt = m.now.Add(endInterval/2 + m.jitter(endInterval))
 	case othersWait: // a build that makes no progress gives its turn to them
 		switch {
-		case !m.hasTurn || m.ending || m.over != nil || m.now.Sub(m.moved) <= turnPatience && !m.waits:
+		case !m.hasTurn || m.ending || m.over != nil || m.now.Sub(m.moved) <= turnPatience && !(m.waits && m.allLanded()):
 		case m.arrived:
 			m.serves = false
 		default:
 			m.say(say{what: "yielded"})
 			m.ending, m.attempts.at = true, m.now
+		}
+	case contradicted:
+		if m.ann != nil && m.over == nil && !m.arrived && m.hopeless == nil {
+			m.hopeless, m.ending = e.err, true
 		}
 	case membersChanged:
 		if m.standby {
@@ -171,6 +175,16 @@ func (m *machine) take(e event) {
 	case finished:
 		m.finished(e)
 	}
+}
+
+// allLanded reports whether nothing that was announced is on its way into the upload.
+func (m *machine) allLanded() bool {
+	layout, n := m.ann.Layout(), m.ann.InfoHashes.Len()
+	if !m.works(land) || layout == nil || n == 0 {
+		return true
+	}
+	offset, length := layout.SegmentRange(n - 1)
+	return m.landed >= offset+length
 }
 
 func (m *machine) announced(e announced) {

@@ -13,6 +13,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/landing"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/survive"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/tracing"
 )
@@ -118,6 +119,25 @@ func (m *membership) all() []*segment {
 	return append([]*segment(nil), m.segments...)
 }
 
+// downloads are those of the segments that were begun, each once.
+func (m *membership) downloads() (all []*download) {
+	seen := make(map[*download]bool)
+	for _, s := range m.all() {
+		if !seen[s.download] {
+			seen[s.download] = true
+			all = append(all, s.download)
+		}
+	}
+	return all
+}
+
+// entry is a segment's; nil before its info dictionary is here.
+func (m *membership) entry(s *segment) *cache.Entry {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return s.entry
+}
+
 // revise has a newer announcement of the build followed.
 func (m *membership) revise(ann *announce.Announcement) {
 	m.newest.Store(ann)
@@ -144,8 +164,8 @@ func (m *membership) leave() (traffic swarm.Stats) {
 // stats are those of all segments together.
 func (m *membership) stats() (all swarm.Stats) {
 	peers := make(map[[20]byte]int)
-	for _, s := range m.all() {
-		of := s.download.torrent.Stats()
+	for _, d := range m.downloads() {
+		of := d.torrent.Stats()
 		all.VerifiedBytes += of.VerifiedBytes
 		all.DownloadedBytes += of.DownloadedBytes
 		all.UploadedBytes += of.UploadedBytes
@@ -169,8 +189,8 @@ func (m *membership) stats() (all swarm.Stats) {
 
 // rates are those of all segments together, in bytes/s.
 func (m *membership) rates() (down, up int64) {
-	for _, s := range m.all() {
-		d, u := s.download.rates()
+	for _, of := range m.downloads() {
+		d, u := of.rates()
 		down, up = down+d, up+u
 	}
 	return down, up
@@ -179,8 +199,8 @@ func (m *membership) rates() (down, up int64) {
 // links are those who sent the build so far.
 func (m *membership) links(names map[[20]byte]gossip.Member) []gossip.Link {
 	of := make(map[string]gossip.Link)
-	for _, s := range m.all() {
-		for _, l := range s.download.links(names) {
+	for _, d := range m.downloads() {
+		for _, l := range d.links(names) {
 			sum := of[l.ID]
 			of[l.ID] = gossip.Link{ID: l.ID, Bytes: sum.Bytes + l.Bytes, Rate: sum.Rate + l.Rate}
 		}
@@ -194,8 +214,8 @@ func (m *membership) links(names map[[20]byte]gossip.Member) []gossip.Link {
 
 // origins are where the bytes came from.
 func (m *membership) origins(names map[[20]byte]gossip.Member) (o origins) {
-	for _, s := range m.all() {
-		of := s.download.origins(names)
+	for _, d := range m.downloads() {
+		of := d.origins(names)
 		o.seeders, o.agents, o.gone = o.seeders+of.seeders, o.agents+of.agents, o.gone+of.gone
 	}
 	return o
@@ -337,8 +357,9 @@ func (b *build) steer(ctx context.Context, m *membership) (*origins, error) {
 		}
 		open, lacking, others := 0, false, !ann.High && b.agent.highFirst.Load()
 		for _, s := range m.all() {
-			s.whole = s.entry != nil && m.known.Segment(s.index) != nil && s.entry.Whole()
-			s.download.urgent.Store(!s.whole && !lacking)
+			entry := m.entry(s)
+			s.whole = entry != nil && m.known.Segment(s.index) != nil && entry.Whole()
+			s.download.setUrgent(s, !s.whole && !lacking)
 			s.download.hold(s, others && lacking && !s.whole)
 			if s.whole {
 				continue
@@ -349,7 +370,7 @@ func (b *build) steer(ctx context.Context, m *membership) (*origins, error) {
 			}
 			asked[s.index] = true
 			asking.Go(func() {
-				if err := m.know(ctx, s); err != nil {
+				if err := survive.Run(b.log(), func() error { return m.know(ctx, s) }); err != nil {
 					cancel(err)
 				}
 			})
@@ -377,6 +398,9 @@ func (b *build) steer(ctx context.Context, m *membership) (*origins, error) {
 		}
 	}
 	m.wait(false, 0)
+	if room := m.reserved(); room != nil {
+		room.Free() // what equal segments did not need
+	}
 	came := m.origins(gossip.ByPeerID(b.agent.gossip.Members(), swarm.PeerID))
 	return &came, nil
 }
@@ -393,16 +417,20 @@ func (m *membership) wait(waits bool, segments int) {
 
 // prioritize asks for the first incomplete parts before all others.
 func (m *membership) prioritize() {
-	high := make(map[int][][2]int)
+	high := make(map[*download][][2]int) // equal segments share one
+	all := m.all()
 	for _, part := range m.tracker.Window(partsAhead) {
 		i := m.known.SegmentOf(part)
+		if i >= len(all) {
+			break
+		}
 		base, _ := m.known.SegmentPieces(i)
 		first, end := m.known.PartPieces(part)
-		high[i] = append(high[i], [2]int{first - base, end - base})
+		high[all[i].download] = append(high[all[i].download], [2]int{first - base, end - base})
 	}
-	for _, s := range m.all() {
+	for _, s := range all {
 		if m.known.Segment(s.index) != nil && !s.whole {
-			s.download.torrent.Prioritize(high[s.index])
+			s.download.torrent.Prioritize(high[s.download])
 		}
 	}
 }

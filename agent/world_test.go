@@ -575,6 +575,8 @@ func (w *world) move() {
 			w.here()
 		}
 		w.tell(moved{})
+	case n < 16 && w.chance(0.02) && w.m.ann != nil:
+		w.tell(contradicted{announce.ErrContradiction})
 	case n < 16:
 		w.tell(othersWait{})
 	case n < 17:

@@ -136,9 +136,18 @@ func (h *held) all() ([]segment, string) {
 func (h *held) sent() (bytes int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	bytes = h.former
+	return h.former + h.sentNow()
+}
+
+// sentNow is sent without what is not held any more. Equal segments share a torrent. The
+// caller holds mu.
+func (h *held) sentNow() (bytes int64) {
+	counted := make(map[*swarm.Torrent]bool, len(h.segments))
 	for _, s := range h.segments {
-		bytes += s.sent()
+		if !counted[s.torrent] {
+			counted[s.torrent] = true
+			bytes += s.sent()
+		}
 	}
 	return bytes
 }
@@ -150,8 +159,8 @@ func (h *held) release() {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.former += h.sentNow()
 	for _, s := range h.segments {
-		h.former += s.sent()
 		s.entry.Unpin()
 	}
 	h.segments, h.released = nil, true
@@ -235,6 +244,9 @@ func (c *carrier) pull(ctx context.Context, r *ledger.Record, h *held, stalled b
 	object, err := from.Head(ctx, r.FileKey)
 	if err != nil {
 		return "", err
+	}
+	if object.Size != h.layout.Size {
+		return "", fmt.Errorf("%w: it has %d bytes, the table says %d", bucket.ErrChanged, object.Size, h.layout.Size)
 	}
 	if object.ETag != r.SourceETag {
 		return "", fmt.Errorf("%w: ETag is %s, was %s", bucket.ErrChanged, object.ETag, r.SourceETag)

@@ -510,6 +510,9 @@ func (m *machine) fail(now time.Time, err error) {
 		m.live.gone = errors.Is(err, bucket.ErrNotFound)
 		m.live.spoilt = errors.Is(err, bucket.ErrChecksum) && m.here > 0
 		m.failAll(now, err)
+	case errors.Is(err, announce.ErrContradiction): // by who knows what was announced before a crash
+		m.live.spoilt = true
+		fallthrough
 	case errors.Is(err, bucket.ErrChanged):
 		m.doing = renewing
 		m.work(renewWorker)

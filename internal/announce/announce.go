@@ -73,6 +73,8 @@ var (
 	// ErrContradiction is wrapped when a document says of an execution what contradicts
 	// an earlier one.
 	ErrContradiction = errors.New("contradicts what was announced before")
+	// ErrOldTerm is wrapped when a later seeder has taken the place of a document's.
+	ErrOldTerm = errors.New("document of an older term")
 	// ErrExpired is wrapped when a document's time is over.
 	ErrExpired = errors.New("expired document")
 )
@@ -132,10 +134,12 @@ func (a *Announcement) Sealed() bool { return a.SHA256 != "" }
 func (a *Announcement) Layout() *manifest.Layout { return a.layout }
 
 // extends reports whether a later revision says what an earlier one says, and perhaps
-// more; a shorter one may say less. Else the error wraps ErrContradiction.
+// more; a shorter one may say less. Else the error wraps ErrContradiction, or ErrOldTerm.
 func (a *Announcement) extends(before *Announcement) error {
 	short := min(len(a.InfoHashes), len(before.InfoHashes))
 	switch {
+	case a.Term < before.Term:
+		return fmt.Errorf("%w: %d, which %d has followed", ErrOldTerm, a.Term, before.Term)
 	case a.Key != before.Key || a.SourceBucket != before.SourceBucket || a.Size != before.Size:
 		return fmt.Errorf("%w: it is another object", ErrContradiction)
 	case a.Scheme != before.Scheme || a.PieceLength != before.PieceLength || a.PartLength != before.PartLength:
@@ -146,8 +150,6 @@ func (a *Announcement) extends(before *Announcement) error {
 		return fmt.Errorf("%w: one of its first %d segments is another", ErrContradiction, short/len(manifest.InfoHash{}))
 	case a.Sealed() && before.Sealed() && a.SHA256 != before.SHA256:
 		return fmt.Errorf("%w: its SHA-256 was %s and is %s", ErrContradiction, before.SHA256, a.SHA256)
-	case a.Term < before.Term:
-		return fmt.Errorf("%w: of term %d, which term %d has followed", ErrContradiction, a.Term, before.Term)
 	}
 	return nil
 }

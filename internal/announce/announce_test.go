@@ -243,7 +243,7 @@ func TestRevisions(t *testing.T) {
 	later := sealed(9 * time.Second)
 	later.Term = 2
 	add(later, true, nil)
-	add(sealed(10*time.Second), false, ErrContradiction) // of an older term
+	add(sealed(10*time.Second), false, ErrOldTerm)
 	if a := b.Active(); len(a) != 1 || !a[0].Sealed() || a[0].Term != 2 {
 		t.Errorf("%+v", a)
 	}

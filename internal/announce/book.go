@@ -107,6 +107,9 @@ type Added struct {
 	Announcement *Announcement
 	// End is set when wire was an end that is news.
 	End *End
+	// Contradicted is set when wire was an announcement that contradicts this one, which
+	// holds still: Add's error says in what.
+	Contradicted *Announcement
 	// Wire is the document that is news, as it came; Before the announcement in whose
 	// place it has come, nil for none.
 	Wire, Before []byte
@@ -141,7 +144,11 @@ func (b *Book) Add(wire []byte) (Added, error) {
 		if known {
 			before := old.doc.(*Announcement)
 			if err := d.extends(before); err != nil {
-				return Added{}, fmt.Errorf("announcement of %s: %w", d.ExecutionID, err)
+				added := Added{}
+				if errors.Is(err, ErrContradiction) {
+					added.Contradicted = before
+				}
+				return added, fmt.Errorf("announcement of %s: %w", d.ExecutionID, err)
 			}
 			// One that says less is of a seeder that has begun again; it comes to more. What
 			// says more is newer whatever the clock says that it was issued by.

@@ -119,6 +119,9 @@ type Config struct {
 	Book *announce.Book
 	// OnDocument is called for each document that is news; from one goroutine.
 	OnDocument func(announce.Added)
+	// OnContradiction is called for each document that contradicts an announcement which
+	// holds, with the reason; nil where nobody asks. From the same goroutine.
+	OnContradiction func(*announce.Announcement, error)
 	// OnProgress is called for each progress message; nil where nobody asks.
 	// From the same goroutine as OnDocument.
 	OnProgress func(Progress)

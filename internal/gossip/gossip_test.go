@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -123,6 +124,12 @@ func announcement(t *testing.T) []byte {
 // seal.
 func revision(t *testing.T, execution string, segments int) []byte {
 	t.Helper()
+	return sign(t, execution, segments, 0)
+}
+
+// sign is revision whose infohashes begin with first.
+func sign(t *testing.T, execution string, segments int, first byte) []byte {
+	t.Helper()
 	now, shape := time.Now(), manifest.ShapeOf(3*manifest.MinPartLength)
 	a := &announce.Announcement{
 		ExecutionID: execution, Key: strings.Repeat("k", announce.MaxKeyLength), SourceBucket: "global-builds",
@@ -130,7 +137,7 @@ func revision(t *testing.T, execution string, segments int) []byte {
 		PieceLength: shape.PieceLength, PartLength: shape.PartLength, Issued: now, Expires: now.Add(announce.Lifetime),
 	}
 	for i := range segments {
-		a.InfoHashes = a.InfoHashes.Append(manifest.InfoHash{byte(i)})
+		a.InfoHashes = a.InfoHashes.Append(manifest.InfoHash{first + byte(i)})
 	}
 	if segments == 3 {
 		a.SHA256 = strings.Repeat("0f", sha256.Size)
@@ -227,6 +234,25 @@ func TestAsksAreBounded(t *testing.T) {
 	}
 	if len(asks.last) > maxAsks {
 		t.Errorf("%d are remembered", len(asks.last))
+	}
+}
+
+// A document that contradicts an announcement which holds is refused, and told of.
+func TestContradictionIsToldOf(t *testing.T) {
+	told := make(chan error, 1)
+	a := start(t, agent("a", "a"), func(c *Config) {
+		c.OnContradiction = func(_ *announce.Announcement, err error) { told <- err }
+	})
+	execution := ulid.Make().String()
+	if _, err := a.cfg.Book.Add(revision(t, execution, 1)); err != nil {
+		t.Fatal(err)
+	}
+	other := sign(t, execution, 2, 7)
+	if _, err := a.document(other); !errors.Is(err, announce.ErrContradiction) {
+		t.Errorf("%v", err)
+	}
+	if err := receive(t, told); !errors.Is(err, announce.ErrContradiction) {
+		t.Errorf("told of %v", err)
 	}
 }
 

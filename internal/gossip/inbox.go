@@ -180,6 +180,9 @@ func (g *Gossip) document(wire []byte) (reply []byte, err error) {
 		if !errors.Is(err, announce.ErrExpired) {
 			g.refused(err)
 		}
+		if added.Contradicted != nil && g.cfg.OnContradiction != nil {
+			g.cfg.OnContradiction(added.Contradicted, err)
+		}
 		return nil, err
 	}
 	if added.Announcement != nil || added.End != nil {

@@ -19,8 +19,9 @@ const (
 	// second phase begins without them, for one slow peer has them.
 	tailPatience = 2 * time.Second
 	// goneGrace is how long the copies of a peer that had everything and left
-	// still count: it has finished and hung up, and is likely alive.
-	goneGrace = 30 * time.Second
+	// still count, unless somebody stalls meanwhile: it has finished and hung up, and is
+	// likely alive.
+	goneGrace = 2 * time.Minute
 	// helloTimeout is waited for a peer to say what it has; one that has
 	// nothing need not (BEP 3).
 	helloTimeout = time.Second
