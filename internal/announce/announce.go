@@ -122,6 +122,15 @@ func (h InfoHashes) At(i int) manifest.InfoHash {
 	return manifest.InfoHash(h[i*length : (i+1)*length])
 }
 
+func (h InfoHashes) contain(infohash manifest.InfoHash) bool {
+	for i := range h.Len() {
+		if h.At(i) == infohash {
+			return true
+		}
+	}
+	return false
+}
+
 // Append returns them with one more.
 func (h InfoHashes) Append(next manifest.InfoHash) InfoHashes {
 	return append(slices.Clip(h), next[:]...)
@@ -319,6 +328,8 @@ func (a *Announcement) check() error {
 		return fmt.Errorf("%w: pieces of %d and parts of %d bytes in a build of %d", ErrInvalid, a.PieceLength, a.PartLength, a.Size)
 	case len(a.InfoHashes)%len(manifest.InfoHash{}) != 0 || segments > layout.NumSegments():
 		return fmt.Errorf("%w: %d bytes of infohashes for %d segments", ErrInvalid, len(a.InfoHashes), layout.NumSegments())
+	case a.InfoHashes.contain(manifest.InfoHash{}):
+		return fmt.Errorf("%w: an infohash of zeros", ErrInvalid)
 	case a.Sealed() && (segments < layout.NumSegments() || !isSHA256(a.SHA256)):
 		return fmt.Errorf("%w: sealed with %d of %d segments and SHA-256 %q", ErrInvalid, segments, layout.NumSegments(), a.SHA256)
 	case !a.Sealed() && segments == 0:

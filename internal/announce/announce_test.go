@@ -150,6 +150,7 @@ func TestSignRefuses(t *testing.T) {
 		"unknown scheme":      func(a *Announcement) { a.Scheme = "even" },
 		"half an infohash":    func(a *Announcement) { a.InfoHashes = a.InfoHashes[:50] },
 		"too many segments":   func(a *Announcement) { a.InfoHashes = a.InfoHashes.Append(manifest.InfoHash{4}) },
+		"infohash of zeros":   func(a *Announcement) { copy(a.InfoHashes[20:40], make([]byte, 20)) },
 		"sealed too early":    func(a *Announcement) { a.InfoHashes = a.InfoHashes[:40] },
 		"odd SHA-256":         func(a *Announcement) { a.SHA256 = "abc" },
 		"no segment":          func(a *Announcement) { a.InfoHashes, a.SHA256 = nil, "" },

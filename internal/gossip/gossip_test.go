@@ -137,7 +137,7 @@ func sign(t *testing.T, execution string, segments int, first byte) []byte {
 		PieceLength: shape.PieceLength, PartLength: shape.PartLength, Issued: now, Expires: now.Add(announce.Lifetime),
 	}
 	for i := range segments {
-		a.InfoHashes = a.InfoHashes.Append(manifest.InfoHash{first + byte(i)})
+		a.InfoHashes = a.InfoHashes.Append(manifest.InfoHash{1 + first + byte(i)})
 	}
 	if segments == 3 {
 		a.SHA256 = strings.Repeat("0f", sha256.Size)
