@@ -68,7 +68,7 @@ func (h *held) place(segment int) handout.Place {
 
 // placeOf is place for who has mu.
 func (h *held) placeOf(segment int) handout.Place {
-	return handout.Place{High: h.high, Execution: h.execution, Segment: segment}
+	return handout.Place{High: h.high, Execution: h.execution, Segment: segment, More: segment+1 < h.layout.NumSegments()}
 }
 
 // raise has the build go before those that are not high, from now on.

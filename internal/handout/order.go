@@ -28,6 +28,9 @@ type Place struct {
 	// its build.
 	Execution string
 	Segment   int
+	// More of the build is to come after this torrent: its first copies need room in
+	// front of the peers, which second ones would take.
+	More bool
 }
 
 // Compare orders places, the first to be handed out first.

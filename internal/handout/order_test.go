@@ -286,3 +286,26 @@ func TestRemovedTorrentCountsNoLonger(t *testing.T) {
 	}
 	l.benches[1].client().expect(0, 1, 2, 3, 4)
 }
+
+// Where more of the build is to come, second copies wait a moment for that.
+func TestSecondCopiesWaitForWhatIsToCome(t *testing.T) {
+	for _, more := range []bool{false, true} {
+		l := newLine(t, 8, Place{Execution: "a", More: more})
+		b := l.benches[0]
+		x, y := b.client(), b.client()
+		for b.unowned > 0 { // x and y do not trade
+			x.take(1)
+			y.take(1)
+			l.now = l.now.Add(time.Millisecond)
+		}
+		if second := b.stats().Second; (second > 0) == more {
+			t.Errorf("more is to come: %v; %d second copies at once", more, second)
+		}
+		for waited := time.Duration(0); waited <= moreGrace+tick; waited += tick {
+			l.tick()
+		}
+		if second := b.stats().Second; second == 0 {
+			t.Errorf("more is to come: %v; no second copies after %s", more, moreGrace)
+		}
+	}
+}

@@ -22,6 +22,9 @@ const (
 	// still count, unless somebody stalls meanwhile: it has finished and hung up, and is
 	// likely alive.
 	goneGrace = 2 * time.Minute
+	// moreGrace is how long second copies wait where more of the build is to come: the
+	// next segment needs a moment to be announced and asked for.
+	moreGrace = 500 * time.Millisecond
 	// helloTimeout is waited for a peer to say what it has; one that has
 	// nothing need not (BEP 3).
 	helloTimeout = time.Second
@@ -275,6 +278,8 @@ func (q *queue) reopen(i int) {
 // second reports whether pieces are offered that others have.
 func (q *queue) second() bool {
 	switch {
+	case q.unowned == 0 && q.place.More:
+		return !q.exhausted.IsZero() && q.now().Sub(q.exhausted) > moreGrace
 	case q.unowned == 0:
 		return true
 	case q.exhausted.IsZero() && q.covered.IsZero():
