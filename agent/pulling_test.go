@@ -50,7 +50,7 @@ func TestRevisionWhileReadingTheSource(t *testing.T) {
 	say := func(segments int, sha256 string) {
 		t.Helper()
 		now := time.Now()
-		ann := &announce.Announcement{ExecutionID: id, Key: "k", SourceBucket: testSource, Destinations: []string{testBucket},
+		ann := &announce.Announcement{ExecutionID: id, Key: "k", SourceBucket: testSource, Destinations: []string{testBucket}, ETag: `"x"`,
 			Size: layout.Size, Scheme: layout.Scheme, PieceLength: layout.PieceLength, PartLength: layout.PartLength,
 			SHA256: sha256, Issued: now, Expires: now.Add(time.Hour)}
 		for i := range segments {
