@@ -298,7 +298,9 @@ func (a *Agent) announced(heard announce.Added) {
 	defer a.mu.Unlock()
 	key := ledger.Key{FileKey: ann.Key, SourceBucket: ann.SourceBucket}
 	for _, other := range a.builds {
-		if other.key != key || other.id == ann.ExecutionID || other.over {
+		// While a build goes up to its source bucket, its object has no ETag and it does not
+		// have the key: whatever has goes on beside it.
+		if other.key != key || other.id == ann.ExecutionID || other.over || ann.ETag == "" || !other.hasKey {
 			continue
 		}
 		if other.id > ann.ExecutionID {
@@ -337,6 +339,9 @@ func (a *Agent) tell(id string, key ledger.Key, e event) {
 			}
 			return nil
 		})
+	}
+	if news, ok := e.(announced); ok && news.ann.ETag != "" {
+		b.hasKey = true
 	}
 	b.owner.Tell(e)
 }

@@ -36,6 +36,7 @@ type build struct {
 	moving atomic.Bool
 
 	over    bool // nothing is heard any more; guarded by the agent's mutex
+	hasKey  bool // its source object is complete, and has an ETag; guarded as well
 	reports int  // left to send after the end; of tick's goroutine
 
 	// Of the owner's goroutine, until run returns.
@@ -219,7 +220,11 @@ func (b *build) worker(w work) func(ctx context.Context, f *finished) {
 	case joinSwarm:
 		return func(ctx context.Context, f *finished) { b.join(ctx, ann, f) }
 	case readTable:
-		return func(ctx context.Context, f *finished) { f.record, f.err = a.cfg.Ledger.Get(ctx, b.key) }
+		return func(ctx context.Context, f *finished) {
+			if f.record, f.err = a.cfg.Ledger.Get(ctx, b.key); f.err == nil {
+				f.record = cmp.Or(f.record.Of(b.id), f.record)
+			}
+		}
 	case findObject:
 		job, record := b.newJob(), *m.record
 		record.SHA256 = cmp.Or(record.SHA256, ann.SHA256) // which the table may not have yet
@@ -252,7 +257,8 @@ func (b *build) worker(w work) func(ctx context.Context, f *finished) {
 			}
 		}
 	case clearUploads:
-		return func(ctx context.Context, f *finished) { f.err = b.clear(ctx) }
+		discarded := b.job != nil
+		return func(ctx context.Context, f *finished) { f.err = b.clear(ctx, discarded) }
 	case remember:
 		wire := m.wire
 		return func(context.Context, *finished) {

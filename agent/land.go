@@ -93,8 +93,10 @@ func (b *build) giveUp(ctx context.Context, cause error) error {
 
 // clear removes the uploads of an execution that failed or was cancelled, those too that
 // an agent left that was away then: nobody else would. What is sent again meanwhile
-// begins a new upload.
-func (b *build) clear(ctx context.Context) (err error) {
+// begins a new upload. Of an execution whose own upload was broken off, which stood beside
+// the key's, they go unless the table knows whose they are; this process has discarded
+// those that it began.
+func (b *build) clear(ctx context.Context, discarded bool) (err error) {
 	store, name, removed := b.agent.cfg.Bucket, b.agent.cfg.Bucket.Name(), 0
 	defer func() {
 		if removed > 0 {
@@ -104,10 +106,17 @@ func (b *build) clear(ctx context.Context) (err error) {
 			b.log().Warn("uploads of an execution that is over are still there", "error", err)
 		}
 	}()
+	known := make(map[string]bool) // uploads that are others'
 	record, err := b.agent.cfg.Ledger.Get(ctx, b.key)
-	switch {
-	case errors.Is(err, ledger.ErrNotFound):
+	switch brokenOff := err == nil && record.ExecutionID < b.id || errors.Is(err, ledger.ErrNotFound); {
+	case brokenOff && discarded:
 		return nil
+	case brokenOff && err == nil:
+		known[record.Landings[name].UploadID] = true
+		if record.Upload != nil && record.Upload.ExecutionID != b.id {
+			known[record.Upload.Landings[name].UploadID] = true
+		}
+	case brokenOff:
 	case err != nil:
 		return err
 	case record.ExecutionID != b.id, record.Status != ledger.Failed && record.Status != ledger.Cancelled, !slices.Contains(record.Failed, name):
@@ -118,6 +127,9 @@ func (b *build) clear(ctx context.Context) (err error) {
 		return err
 	}
 	for _, id := range uploads {
+		if known[id] {
+			continue
+		}
 		if err := store.AbortUpload(ctx, b.key.FileKey, id); err != nil {
 			return fmt.Errorf("removing an upload: %w", err)
 		}

@@ -37,6 +37,7 @@ var (
 	errCancelled  = fmt.Errorf("%w: it was cancelled", landing.ErrEnded)
 	errCompleted  = fmt.Errorf("%w: every destination has it", landing.ErrEnded)
 	errExpired    = errors.New("its announcement has expired")
+	errBrokenOff  = fmt.Errorf("%w: its upload to the source bucket was broken off", landing.ErrEnded)
 )
 
 // machine decides what is done for one execution at this agent. It has no I/O, no lock
@@ -371,6 +372,8 @@ func (m *machine) read(f finished, stale bool) {
 // it is wanted.
 func (m *machine) overIn(r *ledger.Record) error {
 	switch {
+	case r.ExecutionID < m.ann.ExecutionID: // it stood beside the key's execution, and does not any more
+		return errBrokenOff
 	case r.ExecutionID != m.ann.ExecutionID:
 		return errSuperseded
 	case r.Cancelled(m.bucket): // the notice of it was lost, or comes yet
@@ -487,7 +490,8 @@ func (m *machine) pursue() {
 
 // fallBack reads from the source when nothing has come from any peer for too long.
 func (m *machine) fallBack() {
-	if m.fallbackAfter > 0 && !m.waits && m.reached(m.moved.Add(m.fallbackAfter)) && m.reached(m.reads.at) {
+	// Until its upload is complete, the source has another object or none.
+	if m.fallbackAfter > 0 && m.ann.ETag != "" && !m.waits && m.reached(m.moved.Add(m.fallbackAfter)) && m.reached(m.reads.at) {
 		m.begin(readSource)
 	}
 }

@@ -56,7 +56,7 @@ type driven struct {
 
 func newDriven() *driven {
 	d := &driven{newMachine(testBucket, 0, func(d time.Duration) time.Duration { return d }), time.Unix(1000, 0)}
-	d.hear(0, announced{ann: &announce.Announcement{ExecutionID: worldID, Size: 1, Expires: d.at.Add(time.Hour)}})
+	d.hear(0, announced{ann: &announce.Announcement{ExecutionID: worldID, ETag: "e", Size: 1, Expires: d.at.Add(time.Hour)}})
 	return d
 }
 

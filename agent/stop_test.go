@@ -140,7 +140,7 @@ func (a *testAgent) announce(id string) *build {
 	a.t.Helper()
 	now := time.Now()
 	shape, sum := manifest.ShapeOf(1000), sha256.Sum256([]byte(id))
-	ann := &announce.Announcement{ExecutionID: id, Key: "k-" + id, SourceBucket: testSource, Destinations: []string{testBucket},
+	ann := &announce.Announcement{ExecutionID: id, ETag: `"x"`, Key: "k-" + id, SourceBucket: testSource, Destinations: []string{testBucket},
 		Size: shape.Size, Scheme: manifest.Ramp, PieceLength: shape.PieceLength, PartLength: shape.PartLength,
 		InfoHashes: announce.InfoHashes(nil).Append(sha1.Sum([]byte(id))), SHA256: hex.EncodeToString(sum[:]), Issued: now, Expires: now.Add(time.Hour)}
 	wire, err := announce.Sign(a.key, ann)
@@ -290,7 +290,7 @@ func TestAnnouncedAgainWhileItEnds(t *testing.T) {
 func TestFaultInAMachine(t *testing.T) {
 	a := startAgent(t, &stores{}, time.Hour)
 	id := ulid.Make().String()
-	ann := &announce.Announcement{ExecutionID: id, Key: "k", SourceBucket: testSource, Destinations: []string{testBucket}, Size: 1,
+	ann := &announce.Announcement{ExecutionID: id, ETag: "e", Key: "k", SourceBucket: testSource, Destinations: []string{testBucket}, Size: 1,
 		Issued: time.Now(), Expires: time.Now().Add(time.Hour)}
 	tell := func(e event) *build {
 		a.mu.Lock()

@@ -20,6 +20,7 @@ import (
 
 const (
 	worldID, newerID = "01K0Z4V5QW8TQ0H6Q9M3N7R2XD", "01K0Z4V5QW8TQ0H6Q9M3N7R2XE"
+	olderID          = "01K0Z4V5QW8TQ0H6Q9M3N7R2XC"
 	otherBucket      = "region-b-builds"
 	worldSegments    = 3
 )
@@ -60,6 +61,9 @@ type world struct {
 	table          *ledger.Record
 	object, upload bool
 	inTable        bool // the arrival, or was before another execution came
+	// uploading: the build is going up to the source, and the key is another execution's,
+	// which it is again once that was broken off.
+	uploading, brokenOff bool
 
 	notices []event // that come to this agent, in this order
 	// wanted is what the newest notice has said, or what the table has said since.
@@ -100,6 +104,9 @@ func newWorld(seed, schedule uint64) *world {
 	}
 	if w.chance(0.9) {
 		w.size = 1000
+	}
+	if w.uploading = w.size > 0 && w.chance(0.3); w.uploading {
+		w.table.SHA256, w.table.SourceETag, w.table.Uploading = "", "", true
 	}
 	w.expires = w.now.Add(7 * 24 * time.Hour)
 	w.start()
@@ -158,6 +165,10 @@ func (w *world) announcement() *announce.Announcement {
 		ExecutionID: worldID, Key: "k", SourceBucket: testSource, Destinations: w.table.Destinations, Size: w.size, Expires: w.expires,
 		InfoHashes: make([]byte, 20*w.segments),
 	}
+	if w.uploading {
+		return ann
+	}
+	ann.ETag = "e"
 	if w.segments == worldSegments || w.size == 0 {
 		ann.SHA256 = "s"
 	}
@@ -277,6 +288,9 @@ func (w *world) begin(b begin) {
 		if b.work == readSource && w.m.waits {
 			w.fail("reads from the source what the seeder has not announced yet")
 		}
+		if b.work == readSource && w.m.ann.ETag == "" {
+			w.fail("reads from the source what is going up there")
+		}
 		if !w.joined {
 			w.fail("begins to %s outside of the swarm", b.work)
 		}
@@ -370,6 +384,9 @@ func (w *world) check() {
 
 // arrive is a successful write of the arrival.
 func (w *world) arrive(agent string) ledger.Result {
+	if w.uploading {
+		w.fail("its arrival is recorded, and it has not the key")
+	}
 	r := ledger.Result{Success: true, Timestamp: w.now, Agent: agent}
 	if !slices.Contains(w.table.Successful, testBucket) {
 		w.table.Successful = append(w.table.Successful, testBucket)
@@ -427,7 +444,7 @@ func (w *world) mayEnd(o *simulated) bool {
 	case steer:
 		return w.whole
 	case land:
-		return w.whole || w.size == 0 || w.fence() != nil || w.refuses || w.bucketAway
+		return w.whole && !w.uploading || w.size == 0 || w.fence() != nil || w.refuses || w.bucketAway
 	}
 	return true
 }
@@ -536,7 +553,7 @@ func (w *world) succeed(o *simulated, f *finished) {
 		switch {
 		case w.tableAway || w.bucketAway:
 			f.err = errAway
-		case w.table.ExecutionID == worldID && slices.Contains(w.table.Failed, testBucket):
+		case w.brokenOff, w.table.ExecutionID == worldID && slices.Contains(w.table.Failed, testBucket):
 			w.upload = false
 		}
 	case remember:
@@ -557,7 +574,7 @@ func (w *world) move() {
 	switch n := w.rng.IntN(20); {
 	case n < 9 && len(can) > 0:
 		o := can[w.rng.IntN(len(can))]
-		if o.work == land && !o.cancelled && !w.recording && w.fence() == nil && !w.bucketAway && !w.refuses && w.chance(0.5) {
+		if o.work == land && !o.cancelled && !w.recording && !w.uploading && w.fence() == nil && !w.bucketAway && !w.refuses && w.chance(0.5) {
 			w.recording, w.object = true, true
 			w.tell(landedBytes(w.size))
 			w.tell(completed{})
@@ -644,6 +661,14 @@ func (w *world) operate() {
 	}
 	arrived := slices.Contains(w.table.Successful, testBucket)
 	switch n := w.rng.IntN(12); {
+	case w.uploading && n == 0:
+		w.breakOff(notice)
+	case w.uploading && n == 1:
+		w.seal()
+	case w.uploading && n < 6:
+		w.segments = min(w.segments+1, worldSegments)
+		w.announce()
+	case w.uploading:
 	case !mine:
 		if n == 0 { // an old member brings it once more
 			w.announce()
@@ -678,11 +703,30 @@ func (w *world) operate() {
 	}
 }
 
+// seal has the upload come to its end.
+func (w *world) seal() {
+	w.uploading, w.segments = false, worldSegments
+	w.table.Uploading, w.table.SourceETag = false, "e"
+	w.announce()
+}
+
+// breakOff has the upload end before it is complete: what had the key has it still.
+func (w *world) breakOff(notice func(event)) {
+	w.uploading, w.brokenOff = false, true
+	w.table = &ledger.Record{ExecutionID: olderID, Status: ledger.InProgress, Destinations: w.table.Destinations, Results: map[string]ledger.Result{}}
+	notice(ended{errFailed})
+}
+
 // heal ends all faults and lets everything come to rest.
 func (w *world) heal() {
 	w.healthy = true
 	w.tableAway, w.bucketAway, w.sourceAway, w.full, w.noPeers, w.othersHaveTurn, w.refuses = false, false, false, false, false, false, false
 	w.tell(storeKnown{})
+	if w.uploading && w.chance(0.5) {
+		w.breakOff(func(e event) { w.notices = append(w.notices, e) })
+	} else if w.uploading {
+		w.seal()
+	}
 	w.segments = worldSegments
 	switch { // an exchange of all that is known brings what was lost
 	case w.table.ExecutionID == worldID && w.table.Status == ledger.InProgress:
@@ -744,6 +788,9 @@ func (w *world) atRest() {
 		}
 		if mine && !arrived && w.upload {
 			w.fail("the upload of a build that is over is left")
+		}
+		if w.brokenOff && w.upload && m.over != nil && errors.Is(m.over, errEnded) {
+			w.fail("the upload of a build that was broken off is left")
 		}
 	}
 	if w.turn && !m.waits {

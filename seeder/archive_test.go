@@ -21,7 +21,7 @@ func filled(n int) *ledger.Record {
 	r := &ledger.Record{}
 	at := time.Date(2026, 3, 1, 0, 0, n, 123456789, time.UTC)
 	fill(reflect.ValueOf(r).Elem(), &n, at)
-	r.ExecutionID, r.Status, r.Odd, r.Landings = id(n%26), ledger.Failed, "", map[string]ledger.Landing{}
+	r.ExecutionID, r.Status, r.Odd, r.Uploading, r.Landings = id(n%26), ledger.Failed, "", false, map[string]ledger.Landing{}
 	r.Destinations = []string{"a", "b", "c", "d"}
 	r.Successful, r.Failed = []string{"a"}, []string{"b", "c"}
 	one := ledger.Result{}
@@ -230,7 +230,7 @@ func reading(tb testing.TB, items int) *Seeder {
 
 func (s *Seeder) mustRead(tb testing.TB, items int) {
 	tb.Helper()
-	if err := s.readTable(tb.Context(), func(string) bool { return false }); err != nil {
+	if _, err := s.readTable(tb.Context(), func(string) bool { return false }); err != nil {
 		tb.Fatal(err)
 	}
 	if page, total := s.index.listed(1); total != items || len(page) != 1 || page[0].Landed != 2 || s.items.own.Load() != int64(items) {

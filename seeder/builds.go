@@ -3,6 +3,7 @@ package seeder
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -42,12 +43,10 @@ func (s *Seeder) fetchBuild(ctx context.Context, request api.BuildRequest) (*api
 	if !s.reserved.take(key) {
 		return nil, web.Errorf(http.StatusConflict, "%s is being uploaded already", key)
 	}
-	defer s.reserved.uploaded(key)
-	object, err := s.storeBuild(ctx, commit, key)
+	object, err := s.storeBuild(ctx, commit, key, request.Priority == api.PriorityHigh)
 	if err != nil {
 		return nil, err
 	}
-	s.reserved.uploaded(key)
 	begun, err := s.deploy(ctx, api.DeployRequest{SourceBucket: s.cfg.Bucket.Name(), SourceKey: key, Priority: request.Priority})
 	if err != nil {
 		return nil, fmt.Errorf("%s is stored, but not sent: %w", key, err)
@@ -64,25 +63,40 @@ func (s *Seeder) fetchBuild(ctx context.Context, request api.BuildRequest) (*api
 }
 
 // storeBuild brings a build from the source into the global bucket, whole or not at
-// all, as the source sends it.
-func (s *Seeder) storeBuild(ctx context.Context, commit, key string) (*bucket.Object, error) {
+// all, as the source sends it, and distributes it meanwhile where that can be. The key is
+// reserved.
+func (s *Seeder) storeBuild(ctx context.Context, commit, key string, high bool) (*bucket.Object, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	build, err := s.builds.open(ctx, commit)
+	build, err := s.openBuild(ctx, commit)
 	if err != nil {
+		s.reserved.uploaded(key, nil)
 		return nil, err
 	}
 	defer build.Close()
-	tooLarge := web.Errorf(http.StatusRequestEntityTooLarge,
-		"the build of %s is larger than %d bytes; --max-fetch lets the seeder take larger ones from its build source", commit, s.cfg.MaxFetch)
-	if build.size > s.cfg.MaxFetch {
-		return nil, tooLarge
-	}
 	build.headers.ContentType = cmp.Or(build.headers.ContentType, "application/zip")
 	build.headers.Metadata = map[string]string{"commit": commit}
-	object, err := s.cfg.Bucket.Upload(ctx, key, &atMost{build, s.cfg.MaxFetch, tooLarge}, build.size, build.headers)
+	destinations, err := s.destinations(api.DeployRequest{SourceBucket: s.cfg.Bucket.Name()})
 	if err != nil {
-		return nil, refused(err)
+		destinations = nil // which is said when it is stored
 	}
-	return object, nil
+	object, _, err := s.bring(ctx, &upload{
+		key: key, body: &atMost{build, s.cfg.MaxFetch, tooLarge(commit, s.cfg.MaxFetch)}, size: build.size, headers: build.headers,
+		destinations: destinations, high: high, interrupt: cancel,
+	})
+	return object, err
+}
+
+// openBuild begins to read a build that is not larger than those that are taken.
+func (s *Seeder) openBuild(ctx context.Context, commit string) (*fetched, error) {
+	build, err := s.builds.open(ctx, commit)
+	if err == nil && build.size > s.cfg.MaxFetch {
+		err = errors.Join(tooLarge(commit, s.cfg.MaxFetch), build.Close())
+	}
+	return build, err
+}
+
+func tooLarge(commit string, most int64) error {
+	return web.Errorf(http.StatusRequestEntityTooLarge,
+		"the build of %s is larger than %d bytes; --max-fetch lets the seeder take larger ones from its build source", commit, most)
 }

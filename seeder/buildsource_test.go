@@ -38,7 +38,7 @@ func fetcher(t *testing.T, address string) *Seeder {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Seeder{cfg: Config{Bucket: b, MaxFetch: maxFetch, Logger: slog.New(slog.DiscardHandler)}, builds: builds}
+	return &Seeder{cfg: Config{Bucket: b, MaxFetch: maxFetch, Logger: slog.New(slog.DiscardHandler)}, builds: builds, reserved: newReservations()}
 }
 
 // nothingLeft fails the test unless the bucket has neither objects nor uploads.
@@ -130,13 +130,13 @@ func TestBuildSourceOnTheWeb(t *testing.T) {
 	defer source.Close()
 	s := fetcher(t, strings.Replace(source.URL, "http://", "http://user:password@", 1)+"/builds")
 	for commit, a := range answers {
-		_, err := s.storeBuild(t.Context(), commit, commit+".zip")
+		_, err := s.storeBuild(t.Context(), commit, commit+".zip", false)
 		if statusOf(err) != a.code || strings.Contains(fmt.Sprint(err), "password") {
 			t.Errorf("%s: status %d, want %d: %v", commit, statusOf(err), a.code, err)
 		}
 	}
 	nothingLeft(t, s)
-	o, err := s.storeBuild(t.Context(), "packed", "packed.zip")
+	o, err := s.storeBuild(t.Context(), "packed", "packed.zip", false)
 	if err != nil || o.Size != int64(packed.Len()) {
 		t.Errorf("packed: %+v, %v", o, err)
 	}
@@ -144,7 +144,7 @@ func TestBuildSourceOnTheWeb(t *testing.T) {
 		"packed.zip": {ContentEncoding: "gzip", Metadata: map[string]string{"commit": "packed"}},
 		"good.zip":   {ContentType: "application/x-build", Metadata: map[string]string{"commit": "good"}},
 	} {
-		if _, err := s.storeBuild(t.Context(), strings.TrimSuffix(key, ".zip"), key); err != nil {
+		if _, err := s.storeBuild(t.Context(), strings.TrimSuffix(key, ".zip"), key, false); err != nil {
 			t.Fatal(err)
 		}
 		o, err := s.cfg.Bucket.Head(t.Context(), key)
@@ -159,7 +159,7 @@ func TestBuildSourceOnTheWeb(t *testing.T) {
 		}
 	}
 	source.Close()
-	if _, err := s.storeBuild(t.Context(), "good", "good.zip"); statusOf(err) != http.StatusBadGateway || strings.Contains(err.Error(), "password") {
+	if _, err := s.storeBuild(t.Context(), "good", "good.zip", false); statusOf(err) != http.StatusBadGateway || strings.Contains(err.Error(), "password") {
 		t.Errorf("a source that is away: %v", err)
 	}
 }
@@ -187,18 +187,18 @@ func TestBuildSourceIsADirectory(t *testing.T) {
 		"none": http.StatusNotFound, "link": http.StatusBadGateway, "linked-directory": http.StatusBadGateway,
 		"directory": http.StatusBadGateway, "pipe": http.StatusBadGateway, "large": http.StatusRequestEntityTooLarge,
 	} {
-		if _, err := s.storeBuild(t.Context(), commit, commit+".zip"); statusOf(err) != code {
+		if _, err := s.storeBuild(t.Context(), commit, commit+".zip", false); statusOf(err) != code {
 			t.Errorf("%s: status %d, want %d: %v", commit, statusOf(err), code, err)
 		}
 	}
 	nothingLeft(t, s)
 	for _, commit := range []string{"good", "inside"} {
-		if o, err := s.storeBuild(t.Context(), commit, commit+".zip"); err != nil || o.Size != int64(len("a build")) {
+		if o, err := s.storeBuild(t.Context(), commit, commit+".zip", false); err != nil || o.Size != int64(len("a build")) {
 			t.Errorf("%s: %+v, %v", commit, o, err)
 		}
 	}
 	s = fetcher(t, "file://"+dir+"/nowhere")
-	if _, err := s.storeBuild(t.Context(), "good", "good.zip"); statusOf(err) != http.StatusBadGateway && statusOf(err) != http.StatusNotFound {
+	if _, err := s.storeBuild(t.Context(), "good", "good.zip", false); statusOf(err) != http.StatusBadGateway && statusOf(err) != http.StatusNotFound {
 		t.Errorf("no directory: %v", err)
 	}
 }

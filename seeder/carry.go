@@ -38,12 +38,13 @@ type carrier struct {
 }
 
 // start has an execution carried. Its owner is told why; where nobody carries it, one
-// begins. Its trace continues that of a request whose context is from.
-func (s *Seeder) start(from context.Context, r *ledger.Record, why string) {
+// begins. Its trace continues that of a request whose context is from. False when the
+// seeder ends.
+func (s *Seeder) start(from context.Context, r *ledger.Record, why string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if r.Foreign || s.running == nil || s.running.Err() != nil {
-		return
+		return false
 	}
 	s.index.ask(r.ExecutionID, asked{why, tracing.Continue(s.running, from)}, func(r *ledger.Record, last live) *owner.Owner[event] {
 		c := s.newCarrier(r)
@@ -51,6 +52,7 @@ func (s *Seeder) start(from context.Context, r *ledger.Record, why string) {
 		s.group.Go(func() error { c.run(s.running); return nil })
 		return c.owner
 	})
+	return true
 }
 
 func (s *Seeder) newCarrier(r *ledger.Record) *carrier {
@@ -134,6 +136,9 @@ func (c *carrier) act(a action) {
 		c.span.Failed("retry", a.err)
 		c.logger.Warn("execution is stuck, trying again", "error", a.err, "retryIn", a.delay.Round(time.Millisecond).String())
 	case concluded:
+		if a.end == brokenOff {
+			c.brokenOff()
+		}
 		c.conclude(a.end)
 	}
 }
@@ -166,6 +171,8 @@ func (c *carrier) worker(w worker) func(ctx context.Context) done {
 	case leaveWorker:
 		c.held = nil
 		return func(context.Context) done { c.leave(r, held); return done{} }
+	case dropWorker:
+		return func(ctx context.Context) done { return done{err: c.drop(ctx, r)} }
 	case mendWorker:
 		return func(ctx context.Context) done { c.keepWhole(ctx, r, held); return done{} }
 	}
@@ -210,6 +217,9 @@ func (c *carrier) announce(ctx context.Context, r *ledger.Record, h *held, span 
 	_, sub := tracing.Start(ctx, "announce")
 	defer func() { sub.End(d.err) }()
 	segments, sha256 := h.all()
+	if newest, ok := c.index.get(c.id); ok {
+		r = newest // which has the ETag where all segments are known
+	}
 	a := &announce.Announcement{
 		ExecutionID:  c.id,
 		Key:          c.key.FileKey,

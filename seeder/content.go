@@ -195,8 +195,13 @@ func (c *carrier) fetch(ctx context.Context, r *ledger.Record, h *held, stalled 
 	}
 	if _, sha256 := h.all(); sha256 == "" {
 		var err error
-		if sha256, err = c.cached(r, h.layout, take); sha256 == "" && err == nil {
-			sha256, err = c.pull(ctx, r, h, stalled, take)
+		switch {
+		case r.Uploading:
+			sha256, err = c.receive(ctx, r, h, take)
+		default:
+			if sha256, err = c.cached(r, h.layout, take); sha256 == "" && err == nil {
+				sha256, err = c.pull(ctx, r, h, stalled, take)
+			}
 		}
 		if err != nil {
 			return done{err: err}
@@ -332,6 +337,12 @@ func (c *carrier) keepWhole(ctx context.Context, r *ledger.Record, h *held) {
 			if s.torrent.Done() {
 				s.torrent.DisconnectComplete() // each connection costs memory, and there are many
 				continue
+			}
+			if newest, ok := c.index.get(c.id); ok {
+				r = newest
+			}
+			if r.Uploading {
+				continue // the source does not have it yet
 			}
 			offset, _ := h.layout.SegmentRange(i)
 			from, err := c.sources.Get(ctx, r.SourceBucket)

@@ -14,6 +14,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/landing"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/web"
 )
@@ -24,6 +25,18 @@ var errNoDestinations = errors.New("no destination: name buckets in the request,
 // deploy accepts an execution: it is in the table when deploy returns, and goes
 // on by itself.
 func (s *Seeder) deploy(ctx context.Context, r api.DeployRequest) (*api.DeployAnswer, error) {
+	begun, err := s.send(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	s.reserved.release(r.SourceKey)
+	answer := &api.DeployAnswer{Joined: begun.Joined, Superseded: begun.Superseded, Inherited: begun.Inherited}
+	answer.Execution, _ = s.index.one(begun.Record.ExecutionID)
+	return answer, nil
+}
+
+// send is deploy without the answer; a reservation stays.
+func (s *Seeder) send(ctx context.Context, r api.DeployRequest) (*ledger.Begun, error) {
 	if r.SourceBucket == "" {
 		r.SourceBucket = s.cfg.Bucket.Name()
 	}
@@ -62,17 +75,38 @@ func (s *Seeder) deploy(ctx context.Context, r api.DeployRequest) (*api.DeployAn
 		}
 		return nil, refused(err)
 	}
+	if begun := s.begunBy(r.SourceBucket, object, destinations, high); begun != nil {
+		return begun, nil
+	}
 	begun, err := s.accept(ctx, r.SourceBucket, object, destinations, high)
+	if err == nil && begun.Adopted && !covers(begun.Record, destinations) {
+		begun, err = s.accept(ctx, r.SourceBucket, object, destinations, high)
+	}
 	if errors.Is(err, ledger.ErrOwned) || errors.Is(err, ledger.ErrTooMany) {
 		return nil, &web.Error{Code: http.StatusConflict, Err: err}
 	}
-	if err != nil {
-		return nil, err
+	return begun, err
+}
+
+// begunBy is what the upload of an object has begun a moment ago, where that is all that is
+// asked for and goes well so far; else nil. Whoever uploads publishes next, as a rule, and
+// a small build has arrived by then.
+func (s *Seeder) begunBy(source string, o *bucket.Object, destinations []string, high bool) *ledger.Begun {
+	begun := s.reserved.begunBy(o.Key)
+	if begun == nil || source != s.cfg.Bucket.Name() {
+		return nil
 	}
-	s.reserved.release(r.SourceKey)
-	answer := &api.DeployAnswer{Joined: begun.Joined, Superseded: begun.Superseded, Inherited: begun.Inherited}
-	answer.Execution, _ = s.index.one(begun.Record.ExecutionID)
-	return answer, nil
+	r, ok := s.index.get(begun.Record.ExecutionID)
+	if !ok || r.SourceETag != o.ETag || r.Status != ledger.InProgress && r.Status != ledger.Completed || !covers(r, destinations) ||
+		high && !r.High && r.Status == ledger.InProgress {
+		return nil
+	}
+	return begun
+}
+
+// covers reports whether an execution goes to all of the destinations.
+func covers(r *ledger.Record, destinations []string) bool {
+	return !slices.ContainsFunc(destinations, func(b string) bool { return !slices.Contains(r.Destinations, b) })
 }
 
 // errIntoSource is why a build does not go into a bucket that builds come from: it
@@ -114,15 +148,30 @@ func (s *Seeder) checkDestination(r api.DeployRequest, b string) error {
 		"start its agent first, or ask with --force (\"force\":true) to have the build wait for one", b)
 }
 
-// accept writes the execution to the table and starts it.
+// accept writes the execution to the table and starts it; or the one that was begun for the
+// object's upload, where that has not taken the key yet.
 func (s *Seeder) accept(ctx context.Context, source string, o *bucket.Object, destinations []string, high bool) (*ledger.Begun, error) {
 	return s.acceptInstead(ctx, "", source, o, destinations, high)
 }
 
 // acceptInstead is accept that does not join the execution named.
 func (s *Seeder) acceptInstead(ctx context.Context, of, source string, o *bucket.Object, destinations []string, high bool) (*ledger.Begun, error) {
-	begun, err := s.begin(ctx, ledger.Start{
-		Instead:      of,
+	start := s.startOf(source, o, destinations, high)
+	start.Instead = of
+	begun, err := s.begin(ctx, start)
+	if err != nil {
+		return nil, err
+	}
+	s.sayAccepted(begun, o)
+	// One that is joined as well: when the answer to the write was lost, the
+	// next try finds its own item, which nobody carries yet.
+	s.start(ctx, begun.Record, asAccepted)
+	return begun, nil
+}
+
+// startOf asks for an execution of an object.
+func (s *Seeder) startOf(source string, o *bucket.Object, destinations []string, high bool) ledger.Start {
+	return ledger.Start{
 		Key:          ledger.Key{FileKey: o.Key, SourceBucket: source},
 		SourceETag:   o.ETag,
 		Size:         o.Size,
@@ -130,32 +179,34 @@ func (s *Seeder) acceptInstead(ctx context.Context, of, source string, o *bucket
 		Destinations: destinations,
 		High:         high,
 		Now:          time.Now(),
+		Upload:       o.Metadata[landing.ExecutionMetadata],
 
 		SourceModified: o.LastModified,
-	})
-	if err != nil {
-		return nil, err
 	}
-	logger := s.cfg.Logger.With("key", o.Key, "executionId", begun.Record.ExecutionID)
+}
+
+// sayAccepted says how an execution has begun, and ends those that it takes the place of.
+func (s *Seeder) sayAccepted(begun *ledger.Begun, o *bucket.Object) {
+	r := begun.Record
+	logger := s.cfg.Logger.With("key", o.Key, "executionId", r.ExecutionID)
 	if begun.Replaced != nil {
 		logger.Warn("item of the table that was no execution is replaced", "reason", begun.Replaced.Cause, "found", begun.Replaced.Detail)
 	}
 	switch {
 	case begun.Raised:
 		logger.Info("execution is under way already, and goes before others from now on")
-	case begun.Joined:
+	case begun.Joined && !begun.Adopted:
 		logger.Info("execution is under way already")
 	case begun.Superseded != "":
-		logger.Info("execution accepted", "bytes", o.Size, "destinations", begun.Record.Destinations,
-			"priority", priorityOf(begun.Record), "supersedes", begun.Superseded, "inherited", begun.Inherited)
-		s.retire(begun.Record.Key, begun.Superseded, announce.Superseded)
+		logger.Info("execution accepted", "bytes", o.Size, "destinations", r.Destinations,
+			"priority", priorityOf(r), "supersedes", begun.Superseded, "inherited", begun.Inherited)
+		s.retire(r.Key, begun.Superseded, announce.Superseded)
 	default:
-		logger.Info("execution accepted", "bytes", o.Size, "destinations", begun.Record.Destinations, "priority", priorityOf(begun.Record))
+		logger.Info("execution accepted", "bytes", o.Size, "destinations", r.Destinations, "priority", priorityOf(r))
 	}
-	// One that is joined as well: when the answer to the write was lost, the
-	// next try finds its own item, which nobody carries yet.
-	s.start(ctx, begun.Record, asAccepted)
-	return begun, nil
+	if begun.Broken != nil {
+		s.retire(r.Key, begun.Broken.ExecutionID, announce.Failed)
+	}
 }
 
 func priorityOf(r *ledger.Record) string { return cmp.Or(api.Priority(r.High), api.PriorityNormal) }
@@ -189,6 +240,9 @@ func (s *Seeder) cancel(ctx context.Context, id string) error {
 	if r.Foreign {
 		return notOurs(r)
 	}
+	if r.Uploading {
+		return web.Errorf(http.StatusConflict, "the upload of execution %s has just come to its end; ask again", id)
+	}
 	if r.Status == ledger.Completed {
 		return web.Errorf(http.StatusConflict, "execution %s is completed, there is nothing to cancel", id)
 	}
@@ -212,6 +266,9 @@ func (s *Seeder) retry(ctx context.Context, id string) error {
 	}
 	if r.Foreign {
 		return notOurs(r)
+	}
+	if r.Uploading {
+		return web.Errorf(http.StatusConflict, "the build of execution %s is still going up, there is nothing to send again", id)
 	}
 	if r.Status == ledger.Completed {
 		return web.Errorf(http.StatusConflict, "execution %s is completed, there is nothing to send again; `seeder publish` starts another", id)
@@ -249,7 +306,14 @@ func (s *Seeder) noExecution(id string) error {
 // leaves them to the publish that asked, which follows within reservedFor.
 type reservations struct {
 	mu   *sync.Mutex
-	keys map[string]time.Time // until when; zero while the upload runs
+	keys map[string]reservation
+}
+
+// reservation holds until a time, which is zero while the upload runs.
+type reservation struct {
+	until time.Time
+	// begun is what the upload has begun by itself; nil for nothing.
+	begun *ledger.Begun
 }
 
 // reservedFor is how long after its upload a key waits for its publish before
@@ -257,31 +321,38 @@ type reservations struct {
 const reservedFor = 30 * time.Second
 
 func newReservations() reservations {
-	return reservations{new(sync.Mutex), make(map[string]time.Time)}
+	return reservations{new(sync.Mutex), make(map[string]reservation)}
 }
 
 // take reserves a key; false when it is being uploaded already.
 func (r reservations) take(key string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if until, ok := r.keys[key]; ok && until.IsZero() {
+	if own, ok := r.keys[key]; ok && own.until.IsZero() {
 		return false
 	}
-	r.keys[key] = time.Time{}
+	r.keys[key] = reservation{}
 	return true
 }
 
-// uploaded ends the upload; the key stays reserved for its publish.
-func (r reservations) uploaded(key string) {
+// uploaded ends the upload; the key stays reserved for its publish, which begun may be.
+func (r reservations) uploaded(key string, begun *ledger.Begun) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.keys[key] = time.Now().Add(reservedFor)
+	r.keys[key] = reservation{time.Now().Add(reservedFor), begun}
+}
+
+// begunBy is what the upload of a key has begun a moment ago; nil for nothing.
+func (r reservations) begunBy(key string) *ledger.Begun {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.keys[key].begun
 }
 
 func (r reservations) release(key string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if until, ok := r.keys[key]; ok && !until.IsZero() {
+	if own, ok := r.keys[key]; ok && !own.until.IsZero() {
 		delete(r.keys, key)
 	}
 }
@@ -290,8 +361,8 @@ func (r reservations) release(key string) {
 func (r reservations) held(key string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	until, ok := r.keys[key]
-	if ok && !until.IsZero() && time.Now().After(until) {
+	own, ok := r.keys[key]
+	if ok && !own.until.IsZero() && time.Now().After(own.until) {
 		delete(r.keys, key)
 		return false
 	}

@@ -19,6 +19,7 @@ const (
 	renewWorker    worker = "renew"
 	mendWorker     worker = "mend"  // once the bytes are here, until it finishes
 	leaveWorker    worker = "leave" // gives back what was held, at the end
+	dropWorker     worker = "drop"  // removes what an upload has left that was broken off
 )
 
 // content is what the table says of a build's bytes; infohash is empty for 0 of them.

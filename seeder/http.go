@@ -40,6 +40,10 @@ func (s *Seeder) handler() http.Handler {
 	mux.Costly("GET /executions", mux.Answer(s.getExecutions))
 	mux.JSON("GET /executions/{id}", s.getExecution)
 	mux.JSON("POST /executions/{id}/cancel", func(r *http.Request) (int, any, error) {
+		if s.uploads.get(r.PathValue("id")) != nil {
+			e, err := s.cancelUpload(r.Context(), r.PathValue("id"))
+			return http.StatusOK, e, err
+		}
 		return s.change(r, s.cancel(r.Context(), r.PathValue("id")))
 	})
 	mux.JSON("POST /executions/{id}/retry", func(r *http.Request) (int, any, error) {
@@ -47,7 +51,12 @@ func (s *Seeder) handler() http.Handler {
 	})
 	mux.Costly("GET /executions/{id}/swarm", mux.Answer(s.getSwarm))
 	mux.Costly("GET /executions/{id}/torrent", s.getTorrent)
-	uploads := mux.Answer(s.putUpload)
+	uploads := func(w http.ResponseWriter, r *http.Request) {
+		control := http.NewResponseController(w)
+		mux.Answer(func(r *http.Request) (int, any, error) {
+			return s.putUpload(r, func() { control.SetReadDeadline(time.Now()) }) //nolint:errcheck // a recorder has none
+		})(w, r)
+	}
 	// ServeMux would clean the path of a key such as a//b or ../c, and redirect.
 	all := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r = s.cfg.Tracer.Incoming(r)
@@ -150,8 +159,9 @@ func (s *Seeder) getTorrent(w http.ResponseWriter, r *http.Request) {
 	w.Write(file) //nolint:errcheck // the client hung up; nobody is left to tell
 }
 
-// putUpload streams a body into the global bucket.
-func (s *Seeder) putUpload(r *http.Request) (int, any, error) {
+// putUpload streams a body into the global bucket, and to the regions meanwhile. interrupt
+// ends a Read of it that is under way.
+func (s *Seeder) putUpload(r *http.Request, interrupt func()) (int, any, error) {
 	if r.Method != http.MethodPut {
 		return 0, nil, web.Errorf(http.StatusMethodNotAllowed, "%s %s: only PUT is allowed", r.Method, uploadsPath)
 	}
@@ -162,7 +172,8 @@ func (s *Seeder) putUpload(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, &web.Error{Code: http.StatusBadRequest, Err: err}
 	}
-	if err := s.checkUploadQuery(r.URL.Query()); err != nil {
+	to, err := s.uploadTo(r.URL.Query())
+	if err != nil {
 		return 0, nil, err
 	}
 	headers, err := parseUploadHeaders(r)
@@ -172,36 +183,53 @@ func (s *Seeder) putUpload(r *http.Request) (int, any, error) {
 	if !s.reserved.take(key) {
 		return 0, nil, web.Errorf(http.StatusConflict, "%s is being uploaded already", key)
 	}
-	defer s.reserved.uploaded(key)
-	object, err := s.cfg.Bucket.UploadIf(r.Context(), key, headers.check(r.Body), r.ContentLength, headers.stored, headers.condition)
+	object, begun, err := s.bring(r.Context(), &upload{
+		key: key, body: headers.check(r.Body), size: r.ContentLength, headers: headers.stored, condition: headers.condition,
+		destinations: to.DestinationBuckets, high: to.Priority == api.PriorityHigh, interrupt: interrupt,
+	})
 	if err != nil {
-		return 0, nil, refused(err)
+		return 0, nil, err
 	}
-	s.cfg.Logger.Info("uploaded", "key", key, "bytes", object.Size)
-	return http.StatusOK, api.UploadAnswer{Bucket: s.cfg.Bucket.Name(), Key: key, Size: object.Size, ETag: object.ETag}, nil
+	answer := api.UploadAnswer{Bucket: s.cfg.Bucket.Name(), Key: key, Size: object.Size, ETag: object.ETag}
+	switch {
+	case begun != nil:
+		answer.ExecutionID = begun.Record.ExecutionID
+	case len(to.DestinationBuckets) > 0 && s.isLoaded(): // else the watcher finds it
+		to.SourceKey = key
+		begun, err := s.send(r.Context(), *to)
+		if err != nil { // who publishes it is told
+			s.cfg.Logger.Warn("uploaded, and not distributed yet", "key", key, "error", err)
+			break
+		}
+		s.reserved.uploaded(key, begun)
+		answer.ExecutionID = begun.Record.ExecutionID
+	}
+	return http.StatusOK, answer, nil
 }
 
-// checkUploadQuery refuses what a following POST /deploy would, before a byte is read:
-// an object that is left in the bucket may start by itself, to the seeder's own
-// destinations.
-func (s *Seeder) checkUploadQuery(q url.Values) error {
+// uploadTo reads where an upload is to go: what POST /deploy would refuse is refused before
+// a byte is read. Without a destination it goes where builds go that are found in the
+// bucket; nowhere by itself where there is none, or by ?distribute=false.
+func (s *Seeder) uploadTo(q url.Values) (*api.DeployRequest, error) {
 	for name := range q {
 		switch name {
-		case "destination", "force", "priority", "x-id": // the last is how the SDKs name the call
+		case "destination", "force", "priority", "distribute", "x-id": // the last is how the SDKs name the call
 		default:
-			return web.Errorf(http.StatusBadRequest, "the query %q means nothing here; a question mark of a key is written %%3F", name)
+			return nil, web.Errorf(http.StatusBadRequest, "the query %q means nothing here; a question mark of a key is written %%3F", name)
 		}
 	}
 	if _, err := api.IsHigh(q.Get("priority")); err != nil {
-		return &web.Error{Code: http.StatusBadRequest, Err: err}
+		return nil, &web.Error{Code: http.StatusBadRequest, Err: err}
 	}
-	if !q.Has("destination") {
-		return nil
+	to := &api.DeployRequest{SourceBucket: s.cfg.Bucket.Name(), DestinationBuckets: q["destination"], Force: q.Get("force") == "true", Priority: q.Get("priority")}
+	var err error
+	if to.DestinationBuckets, err = s.destinations(*to); err != nil && q.Has("destination") {
+		return nil, err
 	}
-	_, err := s.destinations(api.DeployRequest{
-		SourceBucket: s.cfg.Bucket.Name(), DestinationBuckets: q["destination"], Force: q.Get("force") == "true",
-	})
-	return err
+	if q.Get("distribute") == "false" {
+		to.DestinationBuckets = nil
+	}
+	return to, nil
 }
 
 // refused gives an upload that S3 refused, or that is too large, its status.

@@ -111,6 +111,10 @@ func (x *index) put(r *ledger.Record) {
 		return // a copy of another's item
 	}
 	old := x.whole(r.Key)
+	up := x.byID[r.ExecutionID]
+	if up != nil && !up.record.Uploading {
+		up = nil
+	}
 	if old != nil {
 		if !old.record.Foreign && r.ExecutionID < old.record.ExecutionID ||
 			r.ExecutionID == old.record.ExecutionID && r.Version < old.record.Version {
@@ -126,11 +130,41 @@ func (x *index) put(r *ledger.Record) {
 		x.supersede(old.record.ExecutionID, r.ExecutionID)
 		old.tell(taken{r.ExecutionID})
 	}
+	if up != nil {
+		x.count(up.record, -1)
+		x.count(r, 1)
+		up.record = r
+		x.byKey[r.Key] = up
+		up.tell(known{r})
+		return
+	}
+	x.byKey[r.Key] = x.add(r)
+}
+
+// add takes in an execution by its id. The caller holds mu.
+func (x *index) add(r *ledger.Record) *execution {
 	e := newExecution(r)
-	x.byKey[r.Key], x.byID[r.ExecutionID] = e, e
+	x.byID[r.ExecutionID] = e
 	i, _ := x.find(r.ExecutionID)
 	x.order = slices.Insert(x.order, i, packed(r.ExecutionID))
 	x.count(r, 1)
+	return e
+}
+
+// putUpload takes in an execution whose build is going up, beside that of its key.
+func (x *index) putUpload(r *ledger.Record) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.add(r)
+}
+
+// dropUpload forgets such an execution, unless it has taken the key.
+func (x *index) dropUpload(id string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if e := x.byID[id]; e != nil && e.record.Uploading {
+		x.forget(id)
+	}
 }
 
 func newExecution(r *ledger.Record) *execution {
@@ -144,18 +178,23 @@ func (e *execution) tell(of event) {
 	}
 }
 
-func (x *index) supersede(old, successor string) {
-	if e := x.byID[old]; e != nil && e.links != nil {
+// forget takes an execution out. The caller holds mu.
+func (x *index) forget(id string) {
+	if e := x.byID[id]; e != nil && e.links != nil {
 		x.linked = slices.DeleteFunc(x.linked, func(other *execution) bool { return other == e })
 		x.links -= len(e.links)
 	}
-	if e := x.byID[old]; e != nil {
+	if e := x.byID[id]; e != nil {
 		x.count(e.record, -1)
 	}
-	delete(x.byID, old)
-	if i, ok := x.find(old); ok {
+	delete(x.byID, id)
+	if i, ok := x.find(id); ok {
 		x.order = slices.Delete(x.order, i, i+1)
 	}
+}
+
+func (x *index) supersede(old, successor string) {
+	x.forget(old)
 	if len(x.gone) >= maxSuperseded {
 		oldest := slices.Sorted(maps.Keys(x.gone))
 		for _, id := range oldest[:maxSuperseded/10] {
@@ -222,13 +261,14 @@ func (x *index) unfinished() []*ledger.Record {
 	return out
 }
 
-// running returns the records of what is under way.
+// running returns the records of what is under way, but for builds that are going up: for
+// those whoever uploads them is waited for.
 func (x *index) running() []*ledger.Record {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var out []*ledger.Record
 	for _, e := range x.byID {
-		if !over(e.record) {
+		if !over(e.record) && !e.record.Uploading {
 			out = append(out, e.record)
 		}
 	}

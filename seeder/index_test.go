@@ -214,12 +214,12 @@ func TestReservations(t *testing.T) {
 	if !r.held("k") {
 		t.Error("released while its upload runs")
 	}
-	r.uploaded("k")
+	r.uploaded("k", nil)
 	if !r.held("k") || !r.take("k") {
 		t.Error("an uploaded key waits for its publish, and can be uploaded again")
 	}
-	r.uploaded("k")
-	r.keys["k"] = time.Now().Add(-time.Second)
+	r.uploaded("k", nil)
+	r.keys["k"] = reservation{until: time.Now().Add(-time.Second)}
 	if r.held("k") {
 		t.Error("held for ever")
 	}

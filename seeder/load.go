@@ -38,12 +38,13 @@ func (s *Seeder) load(ctx context.Context) error {
 		causes[cause]++
 		return causes[cause] <= maxSaid
 	}
+	var left []*ledger.Record
 	again := retry.Policy{
 		First: firstRetry, Max: maxRetry, Failed: func(_ int, err error) { s.setReady(err) },
 		Logger: s.cfg.Logger.With("table", s.cfg.Ledger.Table()), Level: slog.LevelError, Message: "table not read, trying again",
 	}
-	err := again.Do(ctx, func() error {
-		if err := s.readTable(ctx, say); err != nil {
+	err := again.Do(ctx, func() (err error) {
+		if left, err = s.readTable(ctx, say); err != nil {
 			return fmt.Errorf("reading what was distributed before: %w", err)
 		}
 		return nil
@@ -66,6 +67,7 @@ func (s *Seeder) load(ctx context.Context) error {
 	for _, a := range s.book.Active() {
 		s.retireEnded(a)
 	}
+	s.recoverUploads(ctx, left)
 	if err := s.forgetPulls(); err != nil {
 		s.cfg.Logger.Warn("disk space is not freed", "error", err)
 	}
@@ -76,8 +78,9 @@ func (s *Seeder) load(ctx context.Context) error {
 }
 
 // readTable takes in every execution of the table that is this seeder's, and says of
-// every other item once why it is not, as far as there is room in a log.
-func (s *Seeder) readTable(ctx context.Context, say func(cause string) bool) error {
+// every other item once why it is not, as far as there is room in a log. It returns the
+// items beside which an upload's execution stands.
+func (s *Seeder) readTable(ctx context.Context, say func(cause string) bool) (uploads []*ledger.Record, err error) {
 	var own, skipped, odd, items int64
 	past := newArchive()
 	ids := make(map[ulid.ULID]struct{}) // of those that are taken in
@@ -86,7 +89,12 @@ func (s *Seeder) readTable(ctx context.Context, say func(cause string) bool) err
 	defer debug.SetGCPercent(debug.SetGCPercent(loadGCPercent))
 	begun := time.Now()
 	said := begun
-	err := s.cfg.Ledger.Scan(ctx, ledger.Scan{
+	err = s.cfg.Ledger.Scan(ctx, ledger.Scan{
+		Upload: func(r *ledger.Record) {
+			if r.SourceBucket == s.cfg.Bucket.Name() && (r.Owner == "" || r.Owner == s.cfg.Bucket.Name()) {
+				uploads = append(uploads, r)
+			}
+		},
 		Record: func(r *ledger.Record) {
 			if !s.owns(r) {
 				if r.Owner == "" && r.Status == ledger.InProgress && !r.Foreign && say("older") {
@@ -133,7 +141,7 @@ func (s *Seeder) readTable(ctx context.Context, say func(cause string) bool) err
 		},
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.index.takeIn(past)
 	s.items.own.Store(own)
@@ -143,7 +151,27 @@ func (s *Seeder) readTable(ctx context.Context, say func(cause string) bool) err
 		s.cfg.Logger.Warn("the table holds items that are not Landfall's", "skipped", skipped, "readInPart", odd, "linesPerReason", maxSaid)
 	}
 	s.cfg.Logger.Info("table read", "items", items, "own", own, "seconds", since(begun))
-	return nil
+	return uploads, nil
+}
+
+// recoverUploads sees to the executions of uploads that a former process has left. What
+// cannot be found out now is tried again beside the rest.
+func (s *Seeder) recoverUploads(ctx context.Context, left []*ledger.Record) {
+	for _, r := range left {
+		err := s.recoverUpload(ctx, r.Key, r.Upload)
+		if err == nil || ctx.Err() != nil {
+			continue
+		}
+		logger := s.cfg.Logger.With("key", r.FileKey, "executionId", r.Upload.ExecutionID)
+		logger.Warn("not known yet what has become of an upload", "error", err)
+		again := retry.Policy{First: firstRetry, Max: maxRetry, Logger: logger, Level: slog.LevelWarn, Message: "not known yet what has become of an upload, trying again"}
+		s.mu.Lock()
+		s.group.Go(func() error {
+			_ = again.Do(ctx, func() error { return s.recoverUpload(ctx, r.Key, r.Upload) }) // until it succeeds, or ctx ends
+			return nil
+		})
+		s.mu.Unlock()
+	}
 }
 
 // owns reports whether an execution is this seeder's. One without an owner was begun by

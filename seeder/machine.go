@@ -53,6 +53,9 @@ type machine struct {
 	lastArrival     time.Time
 	// failures are those to be recorded.
 	failures []failure
+	// uploading: the build is going up to its source bucket, and the execution has not the
+	// key yet; dropped: what the table and that bucket have of it is being removed, or gone.
+	uploading, dropped bool
 	// content is what was found in this run; nil before.
 	content *content
 	// here counts the segments that are here, told those that were announced in this
@@ -108,12 +111,13 @@ const (
 	hasFailed            // nothing more will come, as the table says now
 	wasFailed            // nothing more will come, as the table has said before
 	replaced             // another execution has the key
+	brokenOff            // its upload has not come to its end
 )
 
 func newMachine(r *ledger.Record, timeout time.Duration, jitter func(time.Duration) time.Duration) machine {
 	m := machine{
 		timeout: timeout, jitter: jitter, record: r, live: newLive(r), working: make(map[worker]bool),
-		moved: make(map[string]time.Time), complaints: make(map[string]map[string]string),
+		moved: make(map[string]time.Time), complaints: make(map[string]map[string]string), uploading: r.Uploading,
 	}
 	m.recall()
 	return m
@@ -270,7 +274,7 @@ func (m *machine) attempt(now time.Time) {
 
 func (m *machine) know(now time.Time, r *ledger.Record) {
 	raised := r.High && !m.record.High
-	m.record = r
+	m.record, m.uploading = r, r.Uploading
 	if raised && m.doing != idle {
 		m.do(raise{})
 		m.told = 0 // the agents are to hear of it
@@ -336,6 +340,10 @@ func (m *machine) ended(now time.Time, d done) {
 
 func (m *machine) fetched(now time.Time, d done) {
 	m.live.err = d.err
+	if d.err != nil && m.uploading { // nothing of it can be tried again
+		m.finish(now, brokenOff)
+		return
+	}
 	if d.err != nil {
 		m.fail(now, d.err)
 		return
@@ -362,7 +370,7 @@ func (m *machine) turn(now time.Time, phase string) {
 		}
 		m.queued = time.Time{}
 	}
-	if phase == api.PhasePulling && m.live.began.IsZero() {
+	if (phase == api.PhasePulling || phase == api.PhaseUploading) && m.live.began.IsZero() {
 		m.live.began = now
 	}
 }
@@ -612,13 +620,19 @@ func (m *machine) finished(now time.Time) {
 	if len(m.working) > 0 {
 		return
 	}
-	if m.end != replaced && len(m.record.Pending()) > 0 { // made so since, by a retry
+	if m.end < replaced && len(m.record.Pending()) > 0 { // made so since, by a retry
 		m.attempt(now)
 		return
 	}
 	if !m.left {
 		m.left = true
 		m.work(leaveWorker)
+		return
+	}
+	if m.end == brokenOff && !m.dropped {
+		m.dropped = true
+		m.do(retire{announce.Failed}) // first: what a crash leaves in the table is ended again
+		m.work(dropWorker)
 		return
 	}
 	m.doing, m.left = idle, false
@@ -637,7 +651,7 @@ func (m *machine) finished(now time.Time) {
 		m.live.phase = api.PhaseEnded
 	}
 	m.do(concluded{m.end})
-	if a := m.request; a != nil && m.end != replaced && wanted(m.record) && (a.why == asRetried || !m.live.gone) {
+	if a := m.request; a != nil && m.end < replaced && wanted(m.record) && (a.why == asRetried || !m.live.gone) {
 		m.begin(now, *a)
 	}
 }

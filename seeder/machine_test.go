@@ -24,7 +24,7 @@ var (
 // nothing, nobody is failed early or told of twice, and when the trouble is over what can
 // arrive does.
 func TestAnyOrderOfEvents(t *testing.T) {
-	begun, events, completed, tookOver := time.Now(), 0, 0, 0
+	begun, events, completed, tookOver, brokenUp := time.Now(), 0, 0, 0, 0
 	first, last := uint64(1), uint64(*machineSchedules)
 	if *machineSeed != 0 {
 		first, last = *machineSeed, *machineSeed
@@ -39,6 +39,8 @@ func TestAnyOrderOfEvents(t *testing.T) {
 			switch {
 			case s.taken:
 				tookOver++
+			case s.ended:
+				brokenUp++
 			case s.table.Status == ledger.InProgress:
 				s.fail("nobody carries it, and destinations are pending")
 			default:
@@ -53,7 +55,7 @@ func TestAnyOrderOfEvents(t *testing.T) {
 			events += s.events
 		})
 	}
-	t.Logf("%d events, %.0f a second; %d completed, %d superseded", events, float64(events)/time.Since(begun).Seconds(), completed, tookOver)
+	t.Logf("%d events, %.0f a second; %d completed, %d superseded, %d uploads broken off", events, float64(events)/time.Since(begun).Seconds(), completed, tookOver, brokenUp)
 }
 
 // told is a machine that a test tells what happens.

@@ -141,6 +141,7 @@ type Seeder struct {
 
 	items    tableItems
 	reserved reservations
+	uploads  uploads
 	turns    turns.Turns[ledger.Key]
 	changes  changes
 	builds   buildSource // nil for none

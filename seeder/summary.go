@@ -21,6 +21,7 @@ const maxSenders = 5
 // Why an execution is carried.
 const (
 	asAccepted = "accepted" // somebody asked for it, or the object is new
+	asUploaded = "uploaded" // its build goes up through this seeder
 	asResumed  = "resumed"  // by a start of the seeder
 	asRetried  = "retried"  // by request
 	asAwaited  = "awaited"  // by an agent that has come and lacks it

@@ -19,22 +19,20 @@ import (
 	"github.com/landfall-dist/landfall/internal/bucket"
 )
 
-// upload puts a body as an HTTP client would; header are pairs.
-func upload(t *testing.T, s *Seeder, key string, body []byte, header ...string) error {
+// putUpload puts a body as an HTTP client would; header are pairs.
+func putUpload(t *testing.T, s *Seeder, key string, body []byte, header ...string) error {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodPut, uploadsPath+key, bytes.NewReader(body))
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Add(header[i], header[i+1])
 	}
-	_, _, err := s.putUpload(r)
+	_, _, err := s.putUpload(r, func() {})
 	return err
 }
 
 func uploader(t *testing.T) *Seeder {
 	t.Helper()
-	s := fetcher(t, "")
-	s.reserved = newReservations()
-	return s
+	return fetcher(t, "")
 }
 
 // Each digest that S3's PutObject takes is held against the bytes, in one put or in
@@ -60,25 +58,25 @@ func TestUploadDigests(t *testing.T) {
 	}
 	s := uploader(t)
 	for name, wrong := range of([]byte("other bytes")) {
-		if err := upload(t, s, "wrong.zip", small, name, wrong); statusOf(err) != http.StatusBadRequest || !errors.Is(err, bucket.ErrDigest) {
+		if err := putUpload(t, s, "wrong.zip", small, name, wrong); statusOf(err) != http.StatusBadRequest || !errors.Is(err, bucket.ErrDigest) {
 			t.Errorf("a wrong %s: %v", name, err)
 		}
 		for _, malformed := range []string{"", "x", "????", wrong[:len(wrong)-4]} {
-			if err := upload(t, s, "wrong.zip", small, name, malformed); statusOf(err) != http.StatusBadRequest {
+			if err := putUpload(t, s, "wrong.zip", small, name, malformed); statusOf(err) != http.StatusBadRequest {
 				t.Errorf("%s %q: %v", name, malformed, err)
 			}
 		}
 	}
-	if err := upload(t, s, "wrong.zip", large, "x-amz-checksum-crc32", of(small)["x-amz-checksum-crc32"]); statusOf(err) != http.StatusBadRequest {
+	if err := putUpload(t, s, "wrong.zip", large, "x-amz-checksum-crc32", of(small)["x-amz-checksum-crc32"]); statusOf(err) != http.StatusBadRequest {
 		t.Errorf("a wrong digest of parts: %v", err)
 	}
 	nothingLeft(t, s)
 	for name, right := range of(small) {
-		if err := upload(t, s, "right.zip", small, name, right); err != nil {
+		if err := putUpload(t, s, "right.zip", small, name, right); err != nil {
 			t.Errorf("a right %s: %v", name, err)
 		}
 	}
-	if err := upload(t, s, "right.zip", large, "Content-MD5", of(large)["Content-MD5"]); err != nil {
+	if err := putUpload(t, s, "right.zip", large, "Content-MD5", of(large)["Content-MD5"]); err != nil {
 		t.Errorf("right ones of parts: %v", err)
 	}
 }
@@ -86,7 +84,7 @@ func TestUploadDigests(t *testing.T) {
 func TestUploadConditions(t *testing.T) {
 	s := uploader(t)
 	first, second := []byte("first"), make([]byte, 17<<20)
-	if err := upload(t, s, "build.zip", first, "If-None-Match", "*"); err != nil {
+	if err := putUpload(t, s, "build.zip", first, "If-None-Match", "*"); err != nil {
 		t.Fatal(err)
 	}
 	o, err := s.cfg.Bucket.Head(t.Context(), "build.zip")
@@ -106,7 +104,7 @@ func TestUploadConditions(t *testing.T) {
 			"not S3's":      {"build.zip", []string{"If-None-Match", o.ETag}, http.StatusNotImplemented},
 			"not S3's, too": {"build.zip", []string{"If-Match", "*"}, http.StatusNotImplemented},
 		} {
-			if err := upload(t, s, c.key, body, c.header...); statusOf(err) != c.code {
+			if err := putUpload(t, s, c.key, body, c.header...); statusOf(err) != c.code {
 				t.Errorf("%s: status %d, want %d: %v", name, statusOf(err), c.code, err)
 			}
 		}
@@ -114,7 +112,7 @@ func TestUploadConditions(t *testing.T) {
 	if now, err := s.cfg.Bucket.Head(t.Context(), "build.zip"); err != nil || now.ETag != o.ETag {
 		t.Errorf("the object is %+v, %v", now, err)
 	}
-	if err := upload(t, s, "build.zip", second, "If-Match", o.ETag); err != nil {
+	if err := putUpload(t, s, "build.zip", second, "If-Match", o.ETag); err != nil {
 		t.Errorf("the right one: %v", err)
 	}
 }
@@ -145,7 +143,7 @@ func TestUploadConditionAtTheEnd(t *testing.T) {
 			}
 		}})
 		r.Header.Set("If-None-Match", "*")
-		if _, _, err := s.putUpload(r); statusOf(err) != http.StatusPreconditionFailed {
+		if _, _, err := s.putUpload(r, func() {}); statusOf(err) != http.StatusPreconditionFailed {
 			t.Errorf("%d bytes: %v", size, err)
 		}
 		if o, err := s.cfg.Bucket.Head(t.Context(), key); err != nil || o.Size != 5 {
@@ -167,7 +165,7 @@ func TestUploadHeadersAreStored(t *testing.T) {
 			header = append(header, name, value)
 		}
 		header = append(header, "x-amz-date", "20260101T000000Z", "x-amz-content-sha256", "UNSIGNED-PAYLOAD")
-		if err := upload(t, s, name, make([]byte, size), header...); err != nil {
+		if err := putUpload(t, s, name, make([]byte, size), header...); err != nil {
 			t.Fatal(err)
 		}
 		o, err := s.cfg.Bucket.Head(t.Context(), name)
@@ -193,27 +191,27 @@ func TestUploadHeadersRefused(t *testing.T) {
 	} {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodPut, uploadsPath+"build.zip", &body{strings.NewReader("x"), func() { t.Errorf("%s: the body was read", name) }})
 		r.Header.Set(name, value)
-		if _, _, err := s.putUpload(r); statusOf(err) != http.StatusNotImplemented || !strings.Contains(strings.ToLower(err.Error()), name) {
+		if _, _, err := s.putUpload(r, func() {}); statusOf(err) != http.StatusNotImplemented || !strings.Contains(strings.ToLower(err.Error()), name) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := upload(t, s, "build.zip", nil, "x-amz-sdk-checksum-algorithm", "CRC32"); statusOf(err) != http.StatusBadRequest {
+	if err := putUpload(t, s, "build.zip", nil, "x-amz-sdk-checksum-algorithm", "CRC32"); statusOf(err) != http.StatusBadRequest {
 		t.Errorf("an algorithm without its checksum: %v", err)
 	}
 	for _, query := range []string{"?acl", "?partNumber=1&uploadId=x", "?b.zip"} {
-		if err := upload(t, s, "a"+query, nil); statusOf(err) != http.StatusBadRequest {
+		if err := putUpload(t, s, "a"+query, nil); statusOf(err) != http.StatusBadRequest {
 			t.Errorf("%s: %v", query, err)
 		}
 	}
 	s.cfg.Destinations = []string{"configured"}
 	for _, query := range []string{"?destination=nobodys", "?destination=configured&destination=" + s.cfg.Bucket.Name() + "&force=true"} {
-		if err := upload(t, s, "a.zip"+query, nil); statusOf(err) != http.StatusBadRequest {
+		if err := putUpload(t, s, "a.zip"+query, nil); statusOf(err) != http.StatusBadRequest {
 			t.Errorf("%s: %v", query, err)
 		}
 	}
 	nothingLeft(t, s)
 	for _, query := range []string{"?destination=configured", "?destination=nobodys&force=true", "?x-id=PutObject"} {
-		if err := upload(t, s, "a.zip"+query, nil); err != nil {
+		if err := putUpload(t, s, "a.zip"+query, nil); err != nil {
 			t.Errorf("%s: %v", query, err)
 		}
 	}

@@ -30,6 +30,11 @@ type sim struct {
 	rng *rand.Rand
 	now time.Time
 
+	// uploading: the build is going up, and the table has the execution of another object
+	// under the key, and this one beside it, as pending says. ended: of the upload nothing is
+	// left.
+	uploading, pending, ended bool
+
 	table *ledger.Record // as it is
 	taken bool           // by another execution
 	index *ledger.Record // as this process knows it
@@ -74,8 +79,12 @@ func newSim(t *testing.T, seed uint64) *sim {
 	for i := range 1 + s.rng.IntN(4) {
 		r.Destinations = append(r.Destinations, string(rune('a'+i)))
 	}
+	if s.uploading = s.rng.IntN(3) == 0; s.uploading {
+		s.pending = true
+		r.Uploading, r.SourceETag = true, ""
+	}
 	s.table, s.index = r, r
-	s.ask(asAccepted)
+	s.ask(map[bool]string{true: asUploaded, false: asAccepted}[s.uploading])
 	return s
 }
 
@@ -120,7 +129,7 @@ func (s *sim) mail(e event) {
 }
 
 func (s *sim) ask(why string) {
-	if s.taken {
+	if s.taken || s.ended {
 		return
 	}
 	if !s.owned {
@@ -158,6 +167,9 @@ func (s *sim) hear() {
 	s.events++
 	s.perform(s.m.step(s.now, e))
 	if s.m.doing == following {
+		if s.uploading {
+			s.fail("it waits for the destinations, and its build is still going up")
+		}
 		s.owes = false
 		if !s.seals {
 			s.fail("it waits for the destinations, and the build is not sealed")
@@ -181,11 +193,11 @@ func (s *sim) rest() {
 		if s.carried {
 			s.fail("its owner has gone, and it was not concluded")
 		}
-		if s.owes && wanted(s.index) && !s.taken && !s.m.live.gone {
+		if s.owes && wanted(s.index) && !s.taken && !s.ended && !s.m.live.gone {
 			s.fail("its owner has gone, and what it was asked for was not done")
 		}
 		s.owes = false
-		if over(s.index) != (s.m.live.phase == api.PhaseEnded) && !s.taken && s.m.live.takenUp != (time.Time{}) {
+		if over(s.index) != (s.m.live.phase == api.PhaseEnded) && !s.taken && !s.ended && s.m.live.takenUp != (time.Time{}) {
 			s.fail("nobody carries it, and it is shown as %s with status %s", s.m.live.phase, s.index.Status)
 		}
 	}
@@ -212,6 +224,9 @@ func (s *sim) perform(actions []action) {
 			if len(s.running) > 0 && s.carried { // else the table is looked at
 				s.fail("retired while %v work", slices.Collect(maps.Keys(s.running)))
 			}
+			if s.uploading && !s.pending {
+				s.fail("retired when the table did not have the upload any more: a crash before would leave it announced")
+			}
 			if wanted(s.m.record) && len(s.m.record.Pending()) > 0 && s.m.end == hasEnded {
 				s.fail("retired while destinations are pending")
 			}
@@ -225,7 +240,12 @@ func (s *sim) perform(actions []action) {
 			if !s.carried || s.holds || len(s.running) > 0 {
 				s.fail("concluded; carried: %v, holds something: %v, at work: %v", s.carried, s.holds, s.running)
 			}
-			s.carried = false
+			if s.carried = false; s.uploading {
+				if s.pending {
+					s.fail("concluded, and the table has the upload still")
+				}
+				s.ended, s.uploading = true, false
+			}
 		}
 	}
 }
@@ -263,7 +283,10 @@ func (s *sim) begin(w worker) {
 		if s.m.successor != "" {
 			s.fail("announced after it was superseded")
 		}
-	case failWorker:
+	case failWorker, renewWorker:
+		if s.uploading {
+			s.fail("%s begins, and the key is another execution's", w)
+		}
 		for _, f := range s.m.failures {
 			if !strings.HasPrefix(f.reason, "no progress") || s.m.doing != following {
 				continue
@@ -303,12 +326,19 @@ func (s *sim) work(w worker) {
 			return
 		}
 		switch {
+		case s.uploading && trouble:
+			d.err = []error{errPasses, bucket.ErrExists, bucket.ErrNotFound, bucket.ErrChanged, ledger.ErrOvertaken}[s.rng.IntN(5)]
 		case s.taken && s.rng.IntN(2) == 0:
 			d.err = ledger.ErrSuperseded
 		case trouble:
 			d.err = []error{errPasses, errPasses, bucket.ErrNotFound, bucket.ErrChanged, bucket.ErrChecksum}[s.rng.IntN(5)]
 		default:
 			d.content = content{size: 100, infohash: "infohash", sha256: "sha256"}
+			if s.uploading { // it takes the key
+				s.uploading, s.pending = false, false
+				s.write(func(r *ledger.Record) { r.Uploading, r.SourceETag = false, "etag" })
+				s.put()
+			}
 			for s.here < simSegments {
 				s.here++
 				s.mail(here{s.here})
@@ -362,13 +392,18 @@ func (s *sim) work(w worker) {
 		if !s.cancelled[w] {
 			return // it stays
 		}
+	case dropWorker:
+		if trouble {
+			return // it is tried again
+		}
+		s.pending = false
 	}
 	s.mail(d)
 }
 
 // retry is what a person asks for; cancel too.
 func (s *sim) retry() {
-	if s.taken || s.index.Status == ledger.Completed {
+	if s.uploading || s.ended || s.taken || s.index.Status == ledger.Completed {
 		return
 	}
 	s.mail(retrying{})
@@ -385,6 +420,9 @@ func (s *sim) retry() {
 }
 
 func (s *sim) cancel() {
+	if s.uploading || s.ended { // its worker is told, and breaks it off
+		return
+	}
 	for _, b := range s.index.Unfinished() {
 		if s.taken || slices.Contains(s.table.Successful, b) {
 			continue
@@ -417,7 +455,7 @@ func (s *sim) agent() {
 		report.complaint = "AccessDenied"
 	}
 	switch n := s.rng.IntN(6); {
-	case s.taken || !s.announced || slices.Contains(s.table.Successful, b) || s.table.Cancelled(b) || s.table.Hopeless(b):
+	case s.uploading || s.taken || !s.announced || slices.Contains(s.table.Successful, b) || s.table.Cancelled(b) || s.table.Hopeless(b):
 		return
 	case n == 0 && !s.calm:
 		s.write(func(r *ledger.Record) {
@@ -471,9 +509,12 @@ func (s *sim) pass(d time.Duration) {
 
 // crash loses all that is not in the table; the next start reads it.
 func (s *sim) crash() {
+	if s.uploading { // the next start ends it, without a machine
+		s.ended, s.uploading, s.pending = true, false, false
+	}
 	s.here, s.whole = 0, false
 	s.owned, s.carried, s.owes, s.mailbox, s.running, s.cancelled = false, false, false, nil, make(map[worker][]failure), make(map[worker]bool)
-	if s.index = s.table; s.index.Status == ledger.InProgress {
+	if s.index = s.table; s.index.Status == ledger.InProgress && !s.ended {
 		s.ask(asResumed)
 	}
 }
@@ -517,7 +558,7 @@ func (s *sim) step() {
 		s.ask(asOver)
 	case n < 99:
 		s.crash()
-	case s.rng.IntN(10) == 0:
+	case s.rng.IntN(10) == 0 && !s.uploading && !s.ended:
 		if s.taken = true; s.rng.IntN(2) == 0 { // by this seeder, or by another process
 			s.mail(taken{"2"})
 		}

@@ -56,6 +56,7 @@ func checkCommand() *cli.Command {
 					return err
 				}
 				weak = showStore(os.Stdout, name, found) || weak
+				showAborts(c.Context, os.Stdout, b)
 				if name == c.String("bucket") {
 					sums, err := b.CheckSums(c.Context, "")
 					if err != nil {
@@ -113,6 +114,37 @@ func checkMade(ctx context.Context, cfg aws.Config, names []string) error {
 		}
 		if len(found) > 0 {
 			showStore(os.Stdout, name, found)
+		}
+	}
+	return nil
+}
+
+// showAborts says what becomes of uploads that nobody completes: those of a member that was
+// killed and does not come back.
+func showAborts(ctx context.Context, w io.Writer, b *bucket.Bucket) {
+	switch days, err := b.AbortDays(ctx); {
+	case err != nil:
+		fmt.Fprintf(w, "bucket %s: it is not known what becomes of uploads that are never completed: %v\n", b.Name(), err)
+	case days == 0:
+		fmt.Fprintf(w, "bucket %s: uploads that are never completed stay, and cost; `seeder init` adds a lifecycle rule that aborts them (AbortIncompleteMultipartUpload)\n", b.Name())
+	default:
+		fmt.Fprintf(w, "bucket %s: uploads that are never completed are aborted after %d days\n", b.Name(), days)
+	}
+}
+
+// abortUnfinished gives each bucket the lifecycle rule that showAborts asks for. A store that
+// has none, or does not allow it, is said, and no failure.
+func abortUnfinished(ctx context.Context, cfg aws.Config, names []string) error {
+	for _, name := range names {
+		b, err := command.OpenBucket(ctx, cfg, name, "")
+		if err != nil {
+			return err
+		}
+		switch made, err := b.AbortUnfinished(ctx); {
+		case err != nil:
+			fmt.Printf("bucket %s: no lifecycle rule aborts uploads that are never completed: %v\n", name, err)
+		case made:
+			fmt.Printf("bucket %s: a lifecycle rule aborts uploads that are never completed after 7 days\n", name)
 		}
 	}
 	return nil

@@ -254,6 +254,9 @@ func initCommand() *cli.Command {
 				}
 				fmt.Println(made("bucket "+name, created))
 			}
+			if err := abortUnfinished(c.Context, cfg, buckets(c)); err != nil {
+				return err
+			}
 			if err := checkMade(c.Context, cfg, buckets(c)); err != nil {
 				return err
 			}

@@ -28,6 +28,7 @@ const OtherVersion = "does not understand this seeder's announcements"
 
 // Phases of an execution at the seeder.
 const (
+	PhaseUploading    = "uploading" // through the seeder, into the global bucket
 	PhaseQueued       = "queued"
 	PhasePulling      = "pulling"
 	PhaseDistributing = "distributing"
@@ -235,6 +236,8 @@ type UploadAnswer struct {
 	Key    string `json:"key"`
 	Size   int64  `json:"size"`
 	ETag   string `json:"etag"`
+	// ExecutionID is the execution that distributes it; empty where nobody has asked for one.
+	ExecutionID string `json:"executionId,omitempty"`
 }
 
 // Error is the body of every answer that is not a success.

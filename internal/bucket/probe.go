@@ -109,7 +109,7 @@ func (b *Bucket) probe(ctx context.Context) (_ []Weakness, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, b.abortAlways(ctx, probeKey, id)) }()
+	defer func() { err = errors.Join(err, b.AbortAlways(ctx, probeKey, id)) }()
 	body := []byte("landfall")
 	right, wrong := sha256.Sum256(body), sha256.Sum256(nil)
 	switch _, err := b.UploadPart(ctx, probeKey, id, 0, bytes.NewReader(body), int64(len(body)), wrong[:]); {
@@ -258,7 +258,7 @@ func (b *Bucket) land(ctx context.Context, c Condition) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, b.abortAlways(ctx, checkKey, id))
+			err = errors.Join(err, b.AbortAlways(ctx, checkKey, id))
 		}
 	}()
 	sum := sha256.Sum256(checkBody)
@@ -270,8 +270,8 @@ func (b *Bucket) land(ctx context.Context, c Condition) (err error) {
 	return err
 }
 
-// abortAlways ends an upload, also when ctx is over.
-func (b *Bucket) abortAlways(ctx context.Context, key, id string) error {
+// AbortAlways ends an upload, also when ctx is over.
+func (b *Bucket) AbortAlways(ctx context.Context, key, id string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
 	defer cancel()
 	return b.AbortUpload(ctx, key, id)

@@ -54,7 +54,7 @@ func (b *Bucket) UploadIf(ctx context.Context, key string, r io.Reader, size int
 	if size > MaxUpload {
 		return nil, fmt.Errorf("uploading %s to %s: %w", key, b.name, s.tooLarge())
 	}
-	if err := b.holds(ctx, key, c); err != nil {
+	if err := b.Holds(ctx, key, c); err != nil {
 		return nil, err
 	}
 	buf, held, err := b.first(s)
@@ -74,8 +74,9 @@ func (b *Bucket) UploadIf(ctx context.Context, key string, r io.Reader, size int
 	return &Object{Key: key, ETag: etag, Size: s.read, Headers: h.With(nil)}, nil
 }
 
-// holds reports whether a condition holds now.
-func (b *Bucket) holds(ctx context.Context, key string, c Condition) error {
+// Holds reports, before a body is read, whether a condition holds now; its
+// errors are those of CompleteUpload.
+func (b *Bucket) Holds(ctx context.Context, key string, c Condition) error {
 	if c == (Condition{}) {
 		return nil
 	}
@@ -127,7 +128,7 @@ func (b *Bucket) uploadParts(ctx context.Context, key string, s *stream, first [
 		if err == nil {
 			return
 		}
-		if abort := b.abortAlways(ctx, key, id); abort != nil {
+		if abort := b.AbortAlways(ctx, key, id); abort != nil {
 			err = errors.Join(err, abort)
 		}
 	}()

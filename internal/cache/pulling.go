@@ -252,6 +252,27 @@ func (c *Cache) PulledSegments(name, tag string) (*Segments, error) {
 	return s, nil
 }
 
+// RetagSegments has the list of a pull's segments stand for bytes of another tag, which
+// are the same. Where it stands for neither, or is none, it changes nothing.
+func (c *Cache) RetagSegments(name, from, to string) error {
+	file, err := os.OpenFile(filepath.Join(c.dir, pulls, name+segmentsSuffix), os.O_RDWR, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cache: %w", err)
+	}
+	before, after := sha256.Sum256([]byte(from)), sha256.Sum256([]byte(to))
+	found := make([]byte, len(before))
+	if _, err = io.ReadFull(file, found); err == nil && bytes.Equal(found, before[:]) {
+		_, err = file.WriteAt(after[:], 0)
+	}
+	if err = errors.Join(err, file.Close()); err != nil {
+		return fmt.Errorf("cache: %w", err)
+	}
+	return nil
+}
+
 // Add notes that one more segment was pulled.
 func (s *Segments) Add(infohash manifest.InfoHash) error {
 	at := int64(sha256.Size + len(s.Known)*len(infohash))

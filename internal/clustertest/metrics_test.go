@@ -123,7 +123,8 @@ func TestMetrics(t *testing.T) {
 	url, _ := webhook(t)
 	c := Start(t, cloud, Options{Regions: 2, Webhook: url})
 	const size = 2*manifest.MinPartLength + 1
-	e := c.Publish("build.zip", content(1, size))
+	c.Put("build.zip", content(1, size), nil) // by another client: it is pulled
+	e := c.Await(c.Deploy("build.zip").ExecutionID, "COMPLETED")
 	// The seeder may know of an arrival before its agent has counted it.
 	for _, a := range c.Agents {
 		c.Until("its arrival is counted", func() bool { return scrapeOf(t, a).samples["landfall_recording_seconds_count"] == 1 })

@@ -134,7 +134,7 @@ type site struct {
 var announced = bucket.Headers{
 	ContentType: "application/zip",
 	Metadata: map[string]string{
-		"commit": "abc 123", digestMetadata: "of an earlier landing", executionMetadata: "of an earlier landing", sourceMetadata: "of an earlier landing",
+		"commit": "abc 123", digestMetadata: "of an earlier landing", ExecutionMetadata: "of an earlier landing", sourceMetadata: "of an earlier landing",
 	},
 }
 

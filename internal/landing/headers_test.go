@@ -57,7 +57,7 @@ func TestHeadersComeAlong(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := full.With(map[string]string{digestMetadata: s.m.SHA256Hex(), executionMetadata: execution, sourceMetadata: "etag"}).Map()
+			want := full.With(map[string]string{digestMetadata: s.m.SHA256Hex(), ExecutionMetadata: execution, sourceMetadata: "etag"}).Map()
 			if got := object.Headers.Map(); !maps.Equal(got, want) {
 				t.Errorf("landed with %v, want %v", got, want)
 			}

@@ -34,16 +34,19 @@ import (
 	"github.com/landfall-dist/landfall/internal/turns"
 )
 
+// ExecutionMetadata is the user metadata of a landed object that names the execution that
+// landed it; in the source bucket, the one that was begun for its upload.
+const ExecutionMetadata = "landfall-execution"
+
 const (
-	// These are the user metadata of a landed object, beside the build's own: the
-	// SHA-256 of the whole in hexadecimal, where it was known when the landing began, the
-	// execution that landed it, and the source object's ETag.
-	digestMetadata    = "landfall-sha256"
-	executionMetadata = "landfall-execution"
-	sourceMetadata    = "landfall-source-etag"
+	// These are the user metadata of a landed object, beside the build's own and
+	// ExecutionMetadata: the SHA-256 of the whole in hexadecimal, where it was known when
+	// the landing began, and the source object's ETag.
+	digestMetadata = "landfall-sha256"
+	sourceMetadata = "landfall-source-etag"
 
 	// AddedMetadata is what a landing adds to the user metadata at most, in bytes.
-	AddedMetadata = len(digestMetadata) + 2*sha256.Size + len(executionMetadata) + ulid.EncodedSize + len(sourceMetadata) + maxSourceETag
+	AddedMetadata = len(digestMetadata) + 2*sha256.Size + len(ExecutionMetadata) + ulid.EncodedSize + len(sourceMetadata) + maxSourceETag
 	// maxSourceETag bounds the ETag that comes along, in bytes; S3's have up to 40.
 	maxSourceETag = 64
 
@@ -182,7 +185,7 @@ func Present(ctx context.Context, b *bucket.Bucket, r *ledger.Record, composite 
 	if err != nil {
 		return nil, false, err
 	}
-	own := object.Metadata[executionMetadata] == r.ExecutionID
+	own := object.Metadata[ExecutionMetadata] == r.ExecutionID
 	same := object.Size == r.Size && (own || alike(object, r, composite) && len(lacking(r, object)) == 0)
 	return object, same, nil
 }
@@ -196,7 +199,7 @@ func alike(o *bucket.Object, r *ledger.Record, composite string) bool {
 	case composite != "" && o.Composite != "":
 		return o.Composite == composite
 	}
-	return r.SourceETag != "" && o.Metadata[sourceMetadata] == r.SourceETag && o.Metadata[executionMetadata] != ""
+	return r.SourceETag != "" && o.Metadata[sourceMetadata] == r.SourceETag && o.Metadata[ExecutionMetadata] != ""
 }
 
 // lacking names the headers in which an object is not like the source's; none where
@@ -230,6 +233,9 @@ func (j *Job) record(ctx context.Context, last, build *ledger.Record) (_ ledger.
 		return ledger.Result{}, err
 	}
 	for _, id := range uploads {
+		if newer := last.Upload; newer != nil && newer.Landings[j.Bucket.Name()].UploadID == id {
+			continue // of an execution that has not the key yet
+		}
 		if err := j.Bucket.AbortUpload(ctx, j.Key.FileKey, id); err != nil {
 			return ledger.Result{}, err
 		}
@@ -359,7 +365,7 @@ func (l *landing) round(ctx context.Context) (ledger.Result, error) {
 		if err := l.awaitSeal(ctx); err != nil {
 			return ledger.Result{}, err
 		}
-		if _, err := l.fence(ctx); err != nil { // which may have been long
+		if _, err := l.fenceKey(ctx); err != nil { // which may have been long
 			return ledger.Result{}, err
 		}
 		return l.record(ctx, l.last, l.build())
@@ -393,8 +399,21 @@ func (l *landing) couldLand() time.Time {
 	return l.begun
 }
 
+// errUploading says that the execution's upload into the source bucket has not come to
+// its end, so that it has not the key.
+var errUploading = errors.New("the build is still going up to its source bucket")
+
+// fenceKey is fence for what only the execution that has the key may do.
+func (l *landing) fenceKey(ctx context.Context) (*ledger.Record, error) {
+	record, err := l.fence(ctx)
+	if err == nil && record.Uploading {
+		return nil, errUploading
+	}
+	return record, err
+}
+
 // fence reads the item consistently and fails when it is another execution's, or
-// this bucket's landing was cancelled.
+// this bucket's landing was cancelled. An execution whose build is still going up passes.
 func (l *landing) fence(ctx context.Context) (record *ledger.Record, err error) {
 	err = l.retry(ctx, "fence", func() error {
 		record, err = l.Ledger.Get(ctx, l.Key)
@@ -403,9 +422,11 @@ func (l *landing) fence(ctx context.Context) (record *ledger.Record, err error) 
 	if err != nil {
 		return nil, err
 	}
-	if record.ExecutionID != l.ExecutionID {
+	of := record.Of(l.ExecutionID)
+	if of == nil {
 		return nil, fmt.Errorf("%w: %s by %s", ErrSuperseded, l.ExecutionID, record.ExecutionID)
 	}
+	record = of
 	if record.Cancelled(l.Bucket.Name()) {
 		return nil, fmt.Errorf("%w: it was cancelled", ErrEnded)
 	}
@@ -452,7 +473,7 @@ func (l *landing) look(ctx context.Context) (c bucket.Condition, present bool, e
 	}
 	// Another source bucket's build of the same key is not fenced by the item.
 	// Whoever writes nonsense there is not newer than anything.
-	other := object.Metadata[executionMetadata]
+	other := object.Metadata[ExecutionMetadata]
 	err = executionid.Check(other, l.now())
 	if errors.Is(err, executionid.ErrAhead) {
 		l.logger().Warn("object names an execution from the future, which is ignored", "key", l.Key.FileKey, "executionId", l.ExecutionID,
@@ -468,7 +489,7 @@ func (l *landing) look(ctx context.Context) (c bucket.Condition, present bool, e
 }
 
 func (l *landing) putEmpty(ctx context.Context, c bucket.Condition) error {
-	if _, err := l.fence(ctx); err != nil {
+	if _, err := l.fenceKey(ctx); err != nil {
 		return err
 	}
 	h, err := l.headers()
@@ -494,7 +515,7 @@ func (l *landing) upload(ctx context.Context, have []bucket.Part, c bucket.Condi
 	if err := l.awaitSeal(ctx); err != nil { // what every part is, is known, but not that these are all
 		return err
 	}
-	if _, err := l.fence(ctx); err != nil {
+	if _, err := l.fenceKey(ctx); err != nil {
 		return err
 	}
 	return l.retry(ctx, "complete", func() error {
@@ -588,7 +609,7 @@ func (l *landing) headers() (bucket.Headers, error) {
 	if err := h.Check(AddedMetadata); err != nil {
 		return bucket.Headers{}, err
 	}
-	added := map[string]string{executionMetadata: l.ExecutionID}
+	added := map[string]string{ExecutionMetadata: l.ExecutionID}
 	if sum := l.build().SHA256; sum != "" {
 		added[digestMetadata] = sum
 	}
@@ -596,7 +617,7 @@ func (l *landing) headers() (bucket.Headers, error) {
 		added[sourceMetadata] = tag
 	}
 	h = h.With(nil)
-	for _, name := range []string{digestMetadata, executionMetadata, sourceMetadata} {
+	for _, name := range []string{digestMetadata, ExecutionMetadata, sourceMetadata} {
 		delete(h.Metadata, name) // of what is not added, an earlier landing's must not stay
 	}
 	return h.With(added), nil

@@ -225,13 +225,13 @@ func TestPresentBy(t *testing.T) {
 		"source ETag":           {record: ledger.Record{ExecutionID: execution, SourceETag: etag, Size: several}, want: true},
 		"another source ETag":   {record: ledger.Record{ExecutionID: execution, SourceETag: "x", Size: several}},
 		"SHA-256 it never knew": {record: ledger.Record{ExecutionID: execution, SHA256: landed.m.SHA256Hex(), Size: several}},
-		"SHA-256 of an older version": {map[string]string{digestMetadata: "sum", executionMetadata: former},
+		"SHA-256 of an older version": {map[string]string{digestMetadata: "sum", ExecutionMetadata: former},
 			ledger.Record{ExecutionID: execution, SHA256: "sum", SourceETag: etag, Size: 10}, landed.m.Composite(), true},
-		"another SHA-256": {map[string]string{digestMetadata: "sum", executionMetadata: former},
+		"another SHA-256": {map[string]string{digestMetadata: "sum", ExecutionMetadata: former},
 			ledger.Record{ExecutionID: execution, SHA256: "x", SourceETag: etag, Size: 10}, landed.m.Composite(), false},
 		"source ETag, landed by nobody": {map[string]string{sourceMetadata: etag},
 			ledger.Record{ExecutionID: execution, SourceETag: etag, Size: 10}, "", false},
-		"no ETag on either side": {map[string]string{executionMetadata: former},
+		"no ETag on either side": {map[string]string{ExecutionMetadata: former},
 			ledger.Record{ExecutionID: execution, Size: 10}, "", false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -222,7 +222,7 @@ func TestContinuedBeforeSegmentsAreKnown(t *testing.T) {
 // was.
 func TestContradictingDigests(t *testing.T) {
 	s := newSite(t, 0)
-	s.put(t, strings.Repeat("x", 10), map[string]string{digestMetadata: "sum", sourceMetadata: "etag", executionMetadata: "01J0000000000000000000000A"})
+	s.put(t, strings.Repeat("x", 10), map[string]string{digestMetadata: "sum", sourceMetadata: "etag", ExecutionMetadata: "01J0000000000000000000000A"})
 	r := &ledger.Record{Key: s.key, ExecutionID: "01K0000000000000000000000A", SourceETag: "etag", Size: 10}
 	for sha256, want := range map[string]bool{"": true, "sum": true, "other": false} {
 		r.SHA256 = sha256
@@ -231,7 +231,7 @@ func TestContradictingDigests(t *testing.T) {
 		}
 	}
 	r.SHA256 = "other" // of which the object says nothing
-	o := &bucket.Object{Composite: "one-2", Headers: bucket.Headers{Metadata: map[string]string{sourceMetadata: "etag", executionMetadata: "x"}}}
+	o := &bucket.Object{Composite: "one-2", Headers: bucket.Headers{Metadata: map[string]string{sourceMetadata: "etag", ExecutionMetadata: "x"}}}
 	for composite, want := range map[string]bool{"": true, "one-2": true, "two-2": false} {
 		if got := alike(o, r, composite); got != want {
 			t.Errorf("composite %q: %v", composite, got)

@@ -87,6 +87,10 @@ func (r *Record) encode() item {
 	if r.Owner != "" {
 		i["owner"] = text(r.Owner)
 	}
+	i.set("pending", nil)
+	if r.Upload != nil {
+		i["pending"] = r.Upload.encode()
+	}
 	i.set("completedAt", nil)
 	if !r.CompletedAt.IsZero() {
 		i["completedAt"] = instant(r.CompletedAt)
@@ -134,7 +138,7 @@ func (r Result) encode() types.AttributeValue {
 var ours = []string{
 	"fileKey", "sourceBucket", "executionId", "status", "startTime", "completedAt", "destinationBuckets", "totalBuckets",
 	"successfulBuckets", "failedBuckets", "successfulCopies", "failedCopies", "copyResults", "landings", "size",
-	"sourceEtag", "infohash", "sha256", "version", "owner", "headers", "sourceModified",
+	"sourceEtag", "infohash", "sha256", "version", "owner", "headers", "sourceModified", "pending",
 	"priority",
 }
 

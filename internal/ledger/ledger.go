@@ -176,6 +176,8 @@ type Scan struct {
 	Record func(*Record)
 	// Unreadable gets every item that is no execution; nil for nobody.
 	Unreadable func(*Unreadable)
+	// Upload gets every item beside which an upload's execution stands; nil for nobody.
+	Upload func(*Record)
 	// Page hears after each page how many items the table has gone through, those of
 	// other owners among them; nil for nobody.
 	Page func(items int64)
@@ -240,7 +242,12 @@ func (s Scan) item(i item, now time.Time) {
 	var unreadable *Unreadable
 	switch {
 	case err == nil:
-		s.Record(r)
+		if r.Upload != nil && s.Upload != nil {
+			s.Upload(r)
+		}
+		if r.ExecutionID != "" {
+			s.Record(r)
+		}
 	case errors.As(err, &unreadable) && s.Unreadable != nil:
 		s.Unreadable(unreadable)
 	}
@@ -265,6 +272,12 @@ type Start struct {
 	Now  time.Time
 	// Instead is an execution that is not joined, whatever it is like; empty for none.
 	Instead string
+	// Upload is the execution that the object names as that of its upload; empty for none.
+	// Where it stands beside the key's, it is adopted instead of another begun, to the
+	// destinations that it has.
+	Upload string
+	// Sealing: the upload itself asks, so one that was adopted meanwhile is joined.
+	Sealing bool
 	// IsAnothers reports whether an executionId is known as that of another key, whose
 	// item somebody has copied to this one; nil for never.
 	IsAnothers func(executionID string) bool
@@ -277,6 +290,11 @@ type Begun struct {
 	// Record is that one, and nothing was written but what Raised says: that it is a high
 	// one now.
 	Joined, Raised bool
+	// Adopted: it is the one of the object's upload.
+	Adopted bool
+	// Broken is an upload's execution that stood beside the key's and was overtaken, to be
+	// ended; nil for none.
+	Broken *Upload
 	// Superseded is the executionId that this one replaces; empty if none.
 	Superseded string
 	// Inherited are the destinations taken over from a superseded execution
@@ -296,21 +314,17 @@ func (l *Ledger) Begin(ctx context.Context, s Start) (*Begun, error) {
 	destinations := sorted(s.Destinations)
 	var begun *Begun
 	err := l.withRetry(ctx, s.Key, func() error {
-		old, err := l.Get(ctx, s.Key)
-		var unreadable *Unreadable
-		switch {
-		case errors.As(err, &unreadable):
-			old = &Record{Key: s.Key, Owner: (&reader{item: unreadable.item}).text("owner"), Foreign: true, item: unreadable.item}
-		case errors.Is(err, ErrNotFound):
-			old = nil
-		case err != nil:
+		old, err := l.current(ctx, s.Key)
+		if err != nil {
 			return err
 		}
 		if err := l.owns(old); err != nil {
 			return err
 		}
 		begun = s.over(old, destinations)
-		begun.Replaced = unreadable
+		if old != nil {
+			begun.Replaced = old.unreadable
+		}
 		if begun.Joined && !begun.Raised {
 			return nil
 		}
@@ -358,7 +372,23 @@ func (s Start) over(old *Record, destinations []string) *Begun {
 	}
 	b := &Begun{Record: r}
 	var last string
+	if old != nil {
+		switch u := old.Upload; {
+		case u == nil || u.ExecutionID != s.Upload:
+			r.Upload = u
+		case u.ExecutionID > old.ExecutionID || old.Foreign:
+			return s.adopt(old)
+		default:
+			b.Broken = u
+		}
+	}
+	if old != nil && s.Sealing && old.ExecutionID == s.Upload {
+		return &Begun{Record: old, Joined: true, Adopted: true}
+	}
 	if old != nil && (old.Foreign || s.IsAnothers != nil && s.IsAnothers(old.ExecutionID)) {
+		r.Version = old.Version + 1
+		r.item = old.item.foreign()
+	} else if old != nil && old.ExecutionID == "" { // nothing but an upload
 		r.Version = old.Version + 1
 		r.item = old.item.foreign()
 	} else if old != nil {
@@ -371,18 +401,27 @@ func (s Start) over(old *Record, destinations []string) *Begun {
 			}
 			return &Begun{Record: old, Joined: true}
 		}
-		b.Superseded, last = old.ExecutionID, old.ExecutionID
+		last = old.ExecutionID
 		r.Version = old.Version + 1
 		r.item = old.item.foreign()
-		if old.Status == InProgress {
-			// But for the source itself, which older versions took for a destination.
-			b.Inherited = without(old.Unfinished(), append([]string{s.SourceBucket}, destinations...))
-			r.Destinations = sorted(append(slices.Clone(destinations), b.Inherited...))
-		}
+		b.inherit(s, old)
 	}
 	r.ExecutionID = executionid.New(s.Now, last)
 	r.settle(s.Now)
 	return b
+}
+
+// inherit has the new execution replace old, and takes over where that was still to go.
+func (b *Begun) inherit(s Start, old *Record) {
+	if old.Foreign || old.ExecutionID == "" || s.IsAnothers != nil && s.IsAnothers(old.ExecutionID) {
+		return
+	}
+	b.Superseded = old.ExecutionID
+	if old.Status == InProgress {
+		// But for the source itself, which older versions took for a destination.
+		b.Inherited = without(old.Unfinished(), append([]string{s.SourceBucket}, b.Record.Destinations...))
+		b.Record.Destinations = sorted(append(slices.Clone(b.Record.Destinations), b.Inherited...))
+	}
 }
 
 func (s Start) check() error {
@@ -420,6 +459,12 @@ func (l *Ledger) SetLanding(ctx context.Context, k Key, executionID, bucket stri
 	last := shown(err)
 	if err == nil || last == nil && !isConflict(err) {
 		return r, err
+	}
+	if last == nil || last.ExecutionID != executionID {
+		if r, err := l.addUploadLanding(ctx, k, executionID, bucket, landing); !isConflict(err) {
+			return r, err
+		}
+		last = nil // it may have come to its end meanwhile
 	}
 	return l.updateFrom(ctx, last, k, executionID, func(r *Record) (bool, error) {
 		if err := r.isDestination(bucket); err != nil {
@@ -549,6 +594,9 @@ func isConflict(err error) bool {
 
 // refused leaves a conflict as it is, for withRetry and shown.
 func (l *Ledger) refused(err error) error {
+	if err == nil {
+		return nil
+	}
 	if isConflict(err) {
 		l.conflicts.Add(1)
 		return err

@@ -79,6 +79,10 @@ func decode(i item, now time.Time) (*Record, error) {
 	default:
 		r.Foreign = true
 	}
+	if r.Upload = d.upload(); id == "" && d.text("status") == "" && (r.Upload != nil && d.item["destinationBuckets"] == nil || i.isEmpty()) {
+		r.Foreign, r.Odd, r.mended = false, d.odd, d.mended
+		return r, nil
+	}
 	r.StartTime = d.instant("startTime")
 	r.CompletedAt = d.instant("completedAt")
 	r.Headers, r.SourceModified = d.headers(), d.instant("sourceModified")

@@ -86,6 +86,11 @@ type Record struct {
 	// Owner is the global bucket of the seeder whose execution this is; empty where an
 	// older version wrote it.
 	Owner string
+	// Upload is an execution whose build is still going up, beside this one; nil for none.
+	// Where there is nothing but that, or has been, ExecutionID is empty.
+	Upload *Upload
+	// Uploading: this is that execution, which has not the key.
+	Uploading bool
 	// Foreign: another system wrote the item, or nobody could carry it on. It is shown
 	// and otherwise left alone; its ExecutionID is made up where it has none.
 	Foreign bool
@@ -93,7 +98,8 @@ type Record struct {
 	// empty for nothing.
 	Odd string
 
-	item item // as the table has it, with attributes of others
+	item       item // as the table has it, with attributes of others
+	unreadable *Unreadable
 	// mended: an attribute has not the form that encode gives it, so that only a
 	// write of the whole item is sure to work.
 	mended bool

@@ -121,14 +121,17 @@ type Pull struct {
 // Blocks are given out in the order of the object, so the next one to be hashed always has
 // its block and several pulls cannot block each other.
 func (p *Puller) Pull(ctx context.Context, of Pull) (sha256 string, err error) {
-	j := &job{Puller: p, Pull: of, hasher: manifest.NewHasher(of.Layout), stores: make([]store, of.Layout.NumSegments())}
+	j := p.job(of, p.line.giveBack)
 	if of.Object.Size == 0 {
 		return j.hasher.SHA256Hex()
 	}
 	if j.list, err = p.cache.PulledSegments(of.Name, Tag(of.Object.ETag, of.Layout)); err != nil {
 		return "", err
 	}
-	defer func() { err = errors.Join(err, j.end(err), j.list.Close()) }()
+	defer func() {
+		changed := errors.Is(err, bucket.ErrChanged) || errors.Is(err, bucket.ErrNotFound)
+		err = errors.Join(err, j.end(!changed), j.list.Close())
+	}()
 	here := j.takeKnown() + p.cache.Left(of.Name)
 	if of.Room == nil {
 		if j.Room, err = p.cache.Reserve(max(0, of.Object.Size-here), of.Turn.High()); err != nil {
@@ -137,7 +140,7 @@ func (p *Puller) Pull(ctx context.Context, of Pull) (sha256 string, err error) {
 		defer j.Room.Free()
 	}
 	stored := compare(of.From, of.Object)
-	if err := j.copy(ctx, stored.lanes(j.hasher.Lanes())); err != nil {
+	if err := j.copy(ctx, stored.lanes(j.hasher.Lanes()), j.request); err != nil {
 		return "", err
 	}
 	if sha256, err = j.hasher.SHA256Hex(); err == nil {
@@ -154,12 +157,14 @@ func Tag(etag string, l *manifest.Layout) string {
 	return fmt.Sprintf("%s %d %s", etag, l.Size, l.Scheme)
 }
 
-// job is one Pull under way.
+// job is one Pull under way, or one Receive.
 type job struct {
 	*Puller
 	Pull
-	hasher *manifest.Hasher
-	list   *cache.Segments
+	// giveBack takes a block that every lane has hashed.
+	giveBack func([]byte)
+	hasher   *manifest.Hasher
+	list     *cache.Segments
 
 	// stores are by segment; nil before it is begun, and after its end. request sets one
 	// before it sends a block of it.
@@ -168,6 +173,10 @@ type job struct {
 	// block last calls: he has had those before, so it is one after the other.
 	hashed int64
 	whole  int
+}
+
+func (p *Puller) job(of Pull, giveBack func([]byte)) *job {
+	return &job{Puller: p, Pull: of, giveBack: giveBack, hasher: manifest.NewHasher(of.Layout), stores: make([]store, of.Layout.NumSegments())}
 }
 
 // takeKnown takes the segments that a former Pull has brought, pinned, and returns how
@@ -271,39 +280,43 @@ func (j *job) note(i int, infohash manifest.InfoHash) error {
 	return j.list.Add(infohash)
 }
 
-// end leaves what was begun for the next pull, unless the object is another one.
-func (j *job) end(err error) error {
+// end leaves what was begun for the next pull, or removes it.
+func (j *job) end(leave bool) error {
 	var errs []error
-	changed := errors.Is(err, bucket.ErrChanged) || errors.Is(err, bucket.ErrNotFound)
 	for _, s := range j.stores {
 		switch s := s.(type) {
 		case pulled:
 			s.Unpin()
 		case *cache.Pulling:
-			if changed {
-				errs = append(errs, s.Abort())
-			} else {
+			if leave {
 				errs = append(errs, s.Leave())
+			} else {
+				errs = append(errs, s.Abort())
 			}
 		}
 	}
 	return errors.Join(errs...)
 }
 
+// request begins to fill the blocks of an object, in order, and sends each to every lane.
+type request func(ctx context.Context, fail context.CancelCauseFunc, running *sync.WaitGroup, lanes []chan *block) error
+
 // copy writes the object to the cache, and to each lane in order. The first error ends
 // all of it.
-func (j *job) copy(ctx context.Context, writers []io.Writer) error {
+func (j *job) copy(ctx context.Context, writers []io.Writer, begin request) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	j.Turn.reads(fail)
-	defer j.Turn.reads(nil)
+	if j.Turn != nil {
+		j.Turn.reads(fail)
+		defer j.Turn.reads(nil)
+	}
 	var running sync.WaitGroup
 	lanes := make([]chan *block, len(writers))
 	for i, w := range writers {
 		lanes[i] = make(chan *block, maxBlocks) // all there are: nobody waits
 		running.Go(func() { j.hash(ctx, fail, w, lanes[i]) })
 	}
-	if err := j.request(ctx, fail, &running, lanes); err != nil {
+	if err := begin(ctx, fail, &running, lanes); err != nil {
 		fail(err)
 	}
 	for _, lane := range lanes {
@@ -445,7 +458,7 @@ func (j *job) hash(ctx context.Context, fail context.CancelCauseFunc, w io.Write
 				fail(err)
 			}
 		}
-		j.line.giveBack(b.buf)
+		j.giveBack(b.buf)
 	}
 }
 

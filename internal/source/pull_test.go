@@ -542,17 +542,17 @@ func BenchmarkPull(b *testing.B) {
 			defer func() { b.ReportMetric((cpu(b)-before)/gib, "cpu-s/GiB") }()
 			for b.Loop() {
 				gib += float64(size) / (1 << 30)
-				j := &job{
-					Puller: p,
-					Pull:   Pull{From: from, Object: o, Layout: layout, Name: "bench", Progress: func(int64) {}},
-					hasher: manifest.NewHasher(layout),
-					stores: make([]store, layout.NumSegments()),
-					whole:  layout.NumSegments(), // none is made an entry, or it would be here the next time
-				}
-				if err := j.copy(ctx, lanes(j.hasher)); err != nil {
+				turn := p.TakeTurn(Want{Bucket: from.Name()})
+				if err := turn.Begin(ctx); err != nil {
 					b.Fatal(err)
 				}
-				if err := j.end(bucket.ErrChanged); err != nil {
+				j := p.job(Pull{Turn: turn, From: from, Object: o, Layout: layout, Name: "bench", Progress: func(int64) {}}, p.line.giveBack)
+				j.whole = layout.NumSegments() // none is made an entry, or it would be here the next time
+				if err := j.copy(ctx, lanes(j.hasher), j.request); err != nil {
+					b.Fatal(err)
+				}
+				turn.End()
+				if err := j.end(false); err != nil {
 					b.Fatal(err)
 				}
 			}

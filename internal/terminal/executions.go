@@ -31,8 +31,12 @@ func (l *executionLines) update(e *api.Execution, now time.Time) {
 	if e.Ended() || now.Sub(l.said) < stillEvery {
 		return
 	}
-	if e.Phase == api.PhasePulling {
-		l.say(now, "the seeder still pulls the build: %s", percent(e.PulledBytes, e.Size))
+	if comes(e) {
+		what := "the seeder still pulls the build"
+		if e.Phase == api.PhaseUploading {
+			what = "the build is still going up"
+		}
+		l.say(now, "%s: %s", what, percent(e.PulledBytes, e.Size))
 		return
 	}
 	for _, d := range e.Destinations {
@@ -60,8 +64,11 @@ func describe(e *api.Execution, d *api.Destination) string {
 		}
 		return "landing " + percent(d.LandedBytes, e.Size)
 	case api.StateQueued:
-		if e.Phase == api.PhasePulling {
+		switch e.Phase {
+		case api.PhasePulling:
 			return "the seeder pulls " + percent(e.PulledBytes, e.Size)
+		case api.PhaseUploading:
+			return "the build goes up " + percent(e.PulledBytes, e.Size)
 		}
 	}
 	if d.Error != "" {
@@ -113,11 +120,15 @@ func (b *executionBars) trouble(error, time.Time) {
 
 func (b *executionBars) frame(e *api.Execution, now time.Time) frame {
 	var f frame
-	if e.Phase == api.PhasePulling && !e.Ended() {
+	if comes(e) && !e.Ended() {
 		b.pull.add(now, e.PulledBytes)
+		name := "seeder pulls"
+		if e.Phase == api.PhaseUploading {
+			name = "upload"
+		}
 		f.rows = append(f.rows, row{
-			name: "seeder pulls", fixed: true, done: e.PulledBytes, total: e.Size,
-			state: "pulling", rate: b.pull.rate, left: b.pull.left(e.Size - e.PulledBytes),
+			name: name, fixed: true, done: e.PulledBytes, total: e.Size,
+			state: e.Phase, rate: b.pull.rate, left: b.pull.left(e.Size - e.PulledBytes),
 		})
 	}
 	landed, known := 0, true

@@ -143,10 +143,16 @@ func phrase(e *api.Execution) string {
 	if e.Ended() {
 		return status
 	}
-	if e.Phase == api.PhasePulling {
-		return fmt.Sprintf("%s, pulling, %s", status, command.FormatSize(e.PulledBytes))
+	if comes(e) {
+		return fmt.Sprintf("%s, %s, %s", status, e.Phase, command.FormatSize(e.PulledBytes))
 	}
 	return status + ", " + command.Plain(e.Phase)
+}
+
+// comes reports whether a build is on its way to the seeder: from its bucket, or from
+// whoever uploads it.
+func comes(e *api.Execution) bool {
+	return e.Phase == api.PhasePulling || e.Phase == api.PhaseUploading
 }
 
 // Arrivals prints the table of an execution's destinations.

@@ -198,6 +198,7 @@ function status(e) {
   if (e.status === "FAILED") return `Failed: ${of}.`;
   if (e.status === "CANCELLED") return `Cancelled: ${of}.`;
   if (e.phase === "pulling") return `Pulling from the global bucket: ${percent(e.pulledBytes / Math.max(1, e.size))}, ${size(e.pulledBytes)}.`;
+  if (e.phase === "uploading") return `Going up to the global bucket, and to the regions meanwhile: ${percent(e.pulledBytes / Math.max(1, e.size))}, ${size(e.pulledBytes)}.`;
   if (e.phase === "queued") return "Waiting to be pulled.";
   const left = Math.max(...e.destinations.map((d) => (d.state === "failed" || d.state === "cancelled" ? 0 : lefts.get(d.bucket) ?? 0)));
   return `Distributing: ${of}${left > 0 ? `, ${seconds(left)} left` : ""}.`;
