@@ -257,7 +257,7 @@ func (b *build) worker(w work) func(ctx context.Context, f *finished) {
 			}
 		}
 	case clearUploads:
-		discarded := b.job != nil
+		discarded := b.job != nil && !b.job.Left()
 		return func(ctx context.Context, f *finished) { f.err = b.clear(ctx, discarded) }
 	case remember:
 		wire := m.wire

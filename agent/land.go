@@ -106,16 +106,11 @@ func (b *build) clear(ctx context.Context, discarded bool) (err error) {
 			b.log().Warn("uploads of an execution that is over are still there", "error", err)
 		}
 	}()
-	known := make(map[string]bool) // uploads that are others'
 	record, err := b.agent.cfg.Ledger.Get(ctx, b.key)
-	switch brokenOff := err == nil && record.ExecutionID < b.id || errors.Is(err, ledger.ErrNotFound); {
+	brokenOff := err == nil && record.ExecutionID < b.id || errors.Is(err, ledger.ErrNotFound)
+	switch {
 	case brokenOff && discarded:
 		return nil
-	case brokenOff && err == nil:
-		known[record.Landings[name].UploadID] = true
-		if record.Upload != nil && record.Upload.ExecutionID != b.id {
-			known[record.Upload.Landings[name].UploadID] = true
-		}
 	case brokenOff:
 	case err != nil:
 		return err
@@ -125,6 +120,20 @@ func (b *build) clear(ctx context.Context, discarded bool) (err error) {
 	uploads, err := store.Uploads(ctx, b.key.FileKey)
 	if err != nil {
 		return err
+	}
+	known := make(map[string]bool) // uploads that are others'
+	if brokenOff {                 // read after the list: what has begun since is not in that
+		record, err := b.agent.cfg.Ledger.Get(ctx, b.key)
+		switch {
+		case errors.Is(err, ledger.ErrNotFound):
+		case err != nil:
+			return err
+		default:
+			known[record.Landings[name].UploadID] = true
+			if record.Upload != nil && record.Upload.ExecutionID != b.id {
+				known[record.Upload.Landings[name].UploadID] = true
+			}
+		}
 	}
 	for _, id := range uploads {
 		if known[id] {

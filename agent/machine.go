@@ -346,6 +346,8 @@ func (m *machine) read(f finished, stale bool) {
 		m.record = f.record
 	}
 	switch {
+	case errors.Is(f.err, ledger.ErrNotFound) && m.ann.ETag == "" && !stale: // it was noted before it was announced
+		m.end(errBrokenOff)
 	case m.ending: // the next attempt reads it again
 	case f.err == nil && slices.Contains(f.record.Successful, m.bucket):
 		m.serves = m.infoKnown

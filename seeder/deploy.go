@@ -346,7 +346,10 @@ func (r reservations) uploaded(key string, begun *ledger.Begun) {
 func (r reservations) begunBy(key string) *ledger.Begun {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.keys[key].begun
+	if own := r.keys[key]; time.Now().Before(own.until) {
+		return own.begun
+	}
+	return nil
 }
 
 func (r reservations) release(key string) {

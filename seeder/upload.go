@@ -14,6 +14,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/awserr"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/landing"
@@ -27,7 +28,7 @@ import (
 const (
 	// maxInStep bounds the uploads that are distributed while they go up, at a time. Each
 	// holds 4 MiB, a connection or two, and an execution; more of them are stored first.
-	maxInStep = 64
+	maxInStep = 16
 	// partsAtOnce is how many parts of one upload go to the bucket at a time.
 	partsAtOnce = 3
 	// cleanedWithin is how long whoever uploads waits, after it was broken off, for what it
@@ -139,7 +140,7 @@ func (s *Seeder) beginUpload(ctx context.Context, up *upload) (bool, error) {
 		return false, refused(err)
 	}
 	s.evict(up.size)
-	room, err := s.cfg.Cache.Reserve(up.size, up.high)
+	room, err := s.cfg.Cache.Reserve(up.size, false) // which keeps nothing free for what only a header says
 	if err != nil {
 		logger.Info("the upload is distributed when it is in the bucket", "reason", err)
 		return false, nil
@@ -192,9 +193,15 @@ func (s *Seeder) noteUpload(ctx context.Context, up *upload) (*ledger.Record, er
 		ExecutionID: id, UploadID: up.uploadID, Size: up.size, Destinations: up.destinations, High: up.high, StartTime: now.UTC(),
 	}, beside)
 	if err == nil && !s.uploads.add(up) {
-		err = errors.Join(fmt.Errorf("%d others are distributed while they go up", maxInStep), s.cfg.Ledger.EndUpload(ctx, k, id))
+		err = fmt.Errorf("%d others are distributed while they go up", maxInStep)
 	}
 	if err != nil {
+		// It may be written all the same, and the answer lost.
+		settling, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanedWithin)
+		defer cancel()
+		if err := s.cfg.Ledger.EndUpload(settling, k, id); err != nil {
+			s.cfg.Logger.Warn("an upload that did not begin may be noted in the table until the next of its key", "key", up.key, "executionId", id, "error", err)
+		}
 		return nil, errors.Join(err, s.cfg.Bucket.AbortAlways(ctx, up.key, up.uploadID))
 	}
 	r.Headers = up.headers.Map()
@@ -411,6 +418,14 @@ func (c *carrier) complete(ctx context.Context, up *upload, r *ledger.Record, pa
 	}
 	etag, err := c.cfg.Bucket.CompleteUpload(ctx, up.key, up.uploadID, parts, up.condition)
 	object, headErr := c.cfg.Bucket.Head(ctx, up.key)
+	if err != nil && headErr != nil && !errors.Is(headErr, bucket.ErrNotFound) {
+		again := c.again("it is not known yet whether an upload is complete, asking again")
+		again.Settled = func(err error) bool { return errors.Is(err, bucket.ErrNotFound) }
+		headErr = again.Do(ctx, func() (err error) {
+			object, err = c.cfg.Bucket.Head(ctx, up.key)
+			return err
+		})
+	}
 	is := headErr == nil && object.Metadata[landing.ExecutionMetadata] == c.id
 	switch {
 	case is && (err != nil || object.ETag == etag): // the answer may have got lost
@@ -459,7 +474,10 @@ func (c *carrier) drop(ctx context.Context, r *ledger.Record) error {
 	up := c.uploads.get(c.id)
 	err := c.again("an upload that was broken off is not cleared away yet, trying again").Do(ctx, func() error {
 		if up != nil {
-			if err := c.cfg.Bucket.AbortUpload(ctx, r.FileKey, up.uploadID); err != nil {
+			err := c.cfg.Bucket.AbortUpload(ctx, r.FileKey, up.uploadID)
+			if err != nil && (bucket.Permanent(err) || awserr.Code(err) == "AccessDenied") {
+				c.logger.Warn("upload not removed, a lifecycle rule for unfinished uploads does it", "error", err)
+			} else if err != nil {
 				return err
 			}
 		}
@@ -480,7 +498,9 @@ func (c *carrier) brokenOff() {
 
 // endUpload ends the execution of an upload that a former process has left.
 func (s *Seeder) endUpload(ctx context.Context, k ledger.Key, u *ledger.Upload) {
-	s.retire(k, u.ExecutionID, announce.Failed)
+	if r, ok := s.index.get(u.ExecutionID); !ok || r.Key == k { // else somebody has copied the item
+		s.retire(k, u.ExecutionID, announce.Failed)
+	}
 	err := s.cfg.Bucket.AbortUpload(ctx, k.FileKey, u.UploadID)
 	if err == nil {
 		err = s.cfg.Ledger.EndUpload(ctx, k, u.ExecutionID)

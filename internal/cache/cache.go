@@ -402,8 +402,8 @@ func (c *Cache) fits(size, free int64) error {
 }
 
 // Evict removes entries that nobody has pinned, the longest unused first, until
-// the rest is within the limit and a build of room bytes would find space. drop
-// is called with each before its files go.
+// the rest is within the limit and a build of room bytes would find space, if it
+// can at all. drop is called with each before its files go.
 func (c *Cache) Evict(room int64, drop func(manifest.InfoHash)) error {
 	for {
 		e, err := c.victim(room)
@@ -446,16 +446,16 @@ func (c *Cache) victim(room int64) (*Entry, error) {
 func (c *Cache) choose(room, free int64) (oldest *Entry, aside string, done func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.size() <= c.limit && len(c.entries) <= maxEntries && (room == 0 || c.fits(room, free) == nil) {
-		return nil, "", nil
-	}
 	var unpinned []*Entry
+	reach := free // what would be free without all of them
 	for _, e := range c.entries {
 		if e.pins.Load() == 0 {
 			unpinned = append(unpinned, e)
+			reach += e.m.Size
 		}
 	}
-	if len(unpinned) == 0 {
+	fits := room == 0 || c.fits(room, free) == nil || c.fits(room, reach) != nil // for which nothing need go in vain
+	if len(unpinned) == 0 || c.size() <= c.limit && len(c.entries) <= maxEntries && fits {
 		return nil, "", nil
 	}
 	oldest = slices.MinFunc(unpinned, func(a, b *Entry) int { return a.used().Compare(b.used()) })

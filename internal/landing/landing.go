@@ -587,6 +587,9 @@ func (j *Job) Discard(ctx context.Context) error {
 	return err
 }
 
+// Left reports whether there is an upload to be discarded.
+func (j *Job) Left() bool { return j.uploadID != "" }
+
 // build is the item as the newest fence has read it, with what is known of the build: the
 // table may not have it yet.
 func (l *landing) build() *ledger.Record {

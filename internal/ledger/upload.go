@@ -206,9 +206,12 @@ func (l *Ledger) EndUpload(ctx context.Context, k Key, executionID string) error
 			return nil
 		}
 		condition, values := r.item.unchanged()
+		condition += " AND #pending.executionId = :upload" // of a deleted item the version begins anew
+		names := map[string]string{"#pending": "pending"}
+		values[":upload"] = text(executionID)
 		if r.ExecutionID == "" { // nothing but the upload
 			_, err := l.client.DeleteItem(ctx, &dynamodb.DeleteItemInput{
-				TableName: &l.table, Key: k.item(), ConditionExpression: &condition, ExpressionAttributeValues: values,
+				TableName: &l.table, Key: k.item(), ConditionExpression: &condition, ExpressionAttributeNames: names, ExpressionAttributeValues: values,
 			})
 			if awserr.Code(err) != "AccessDeniedException" { // else the item stays, with nothing in it
 				return l.refused(err)
@@ -217,7 +220,7 @@ func (l *Ledger) EndUpload(ctx context.Context, k Key, executionID string) error
 		values[":next"] = number(r.Version + 1)
 		_, err = l.client.UpdateItem(ctx, &dynamodb.UpdateItemInput{
 			TableName: &l.table, Key: k.item(), UpdateExpression: aws.String("REMOVE #pending SET version = :next"),
-			ConditionExpression: &condition, ExpressionAttributeNames: map[string]string{"#pending": "pending"}, ExpressionAttributeValues: values,
+			ConditionExpression: &condition, ExpressionAttributeNames: names, ExpressionAttributeValues: values,
 		})
 		return l.refused(err)
 	})
