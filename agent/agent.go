@@ -13,7 +13,6 @@ package agent
 import (
 	"cmp"
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -39,6 +38,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/operator"
 	"github.com/landfall-dist/landfall/internal/retry"
+	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/tracing"
@@ -76,7 +76,7 @@ type Config struct {
 	// book and callbacks are filled in by New.
 	Gossip gossip.Config
 	// Trust are the public keys whose announcements are followed.
-	Trust []ed25519.PublicKey
+	Trust *signing.Trust
 	// AllowPeers are networks whose peers may connect beside the members.
 	AllowPeers []netip.Prefix
 	// Hosts are names, beside those of loopback and this machine's addresses, that the
@@ -152,7 +152,7 @@ func New(cfg Config) (_ *Agent, err error) {
 			err = errors.Join(err, cfg.Peers.Close(), cfg.HTTP.Close())
 		}
 	}()
-	if len(cfg.Trust) == 0 {
+	if len(cfg.Trust.Keys()) == 0 {
 		return nil, errors.New("no trusted key: give the seeder's public key with --trust")
 	}
 	cfg.LandParallel = cmp.Or(max(cfg.LandParallel, 0), DefaultLandParallel)
@@ -185,7 +185,7 @@ func New(cfg Config) (_ *Agent, err error) {
 	g := cfg.Gossip
 	g.Role, g.Region, g.Bucket = gossip.Agent, cfg.Region, cfg.Bucket.Name()
 	g.PeerPort, g.HTTPPort = port(cfg.Peers), port(cfg.HTTP)
-	g.Trusts = keyIDs(cfg.Trust)
+	g.Trusts = cfg.Trust.IDs()
 	g.Book, g.Logger = a.book, cfg.Logger
 	g.Table = cfg.Ledger.Place().String()
 	g.OnContradiction = a.contradicted
@@ -236,6 +236,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.tick(ctx) })
 	group.Go(func() error { return a.probe(ctx) })
 	group.Go(func() error { return a.watchSeeders(ctx) })
+	group.Go(func() error {
+		a.cfg.Trust.Watch(ctx, a.trustChanged, func(err error) {
+			a.cfg.Logger.Error("trusted keys not read again, those of before hold", "error", err)
+		})
+		return nil
+	})
 	group.Go(func() error { // last of all: who holds mu and has seen ctx running may still begin something
 		<-ctx.Done()
 		a.mu.Lock()

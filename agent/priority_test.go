@@ -13,6 +13,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/internal/turns"
 )
 
@@ -69,7 +70,7 @@ func announcementOf(t *testing.T, high bool) *announce.Announcement {
 	for i := range layout.NumSegments() {
 		ann.InfoHashes = ann.InfoHashes.Append(manifest.InfoHash{byte(i + 1)})
 	}
-	if _, err := announce.Sign(key, ann); err != nil {
+	if _, err := announce.Sign(t.Context(), signing.Ed25519(key), ann); err != nil {
 		t.Fatal(err)
 	}
 	return ann

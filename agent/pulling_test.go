@@ -56,7 +56,7 @@ func TestRevisionWhileReadingTheSource(t *testing.T) {
 		for i := range segments {
 			ann.InfoHashes = ann.InfoHashes.Append(hasher.Segment(i).InfoHash())
 		}
-		wire, err := announce.Sign(a.key, ann)
+		wire, err := announce.Sign(t.Context(), a.key, ann)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -32,6 +32,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/survive"
 	"github.com/landfall-dist/landfall/internal/tracing"
@@ -65,7 +66,7 @@ func (s *stores) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 type testAgent struct {
 	*Agent
 	t   *testing.T
-	key ed25519.PrivateKey
+	key signing.Ed25519
 }
 
 // openStores reaches what answers as S3 and DynamoDB, each call tried once.
@@ -103,7 +104,7 @@ func startAgent(t *testing.T, s http.Handler, fallbackAfter time.Duration) *test
 	a, err := New(Config{
 		Region: "region-a", Bucket: b, Ledger: ledger.New(dynamodb.NewFromConfig(cfg), "T"), Cache: c,
 		Peers: listenAnywhere(t), HTTP: listenAnywhere(t), Gossip: gossip.Config{Meta: gossip.Meta{ID: "a"}, Listen: "127.0.0.1:0"},
-		Trust: []ed25519.PublicKey{public}, Sources: source.NewBuckets(cfg), FallbackAfter: fallbackAfter,
+		Trust: signing.TrustIn(signing.Ed25519Key(public)), Sources: source.NewBuckets(cfg), FallbackAfter: fallbackAfter,
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	if err != nil {
@@ -123,7 +124,7 @@ func startAgent(t *testing.T, s http.Handler, fallbackAfter time.Duration) *test
 		t.Fatal(err)
 	}
 	answer.Body.Close()
-	return &testAgent{a, t, key}
+	return &testAgent{a, t, signing.Ed25519(key)}
 }
 
 func listenAnywhere(t *testing.T) net.Listener {
@@ -143,7 +144,7 @@ func (a *testAgent) announce(id string) *build {
 	ann := &announce.Announcement{ExecutionID: id, ETag: `"x"`, Key: "k-" + id, SourceBucket: testSource, Destinations: []string{testBucket},
 		Size: shape.Size, Scheme: manifest.Ramp, PieceLength: shape.PieceLength, PartLength: shape.PartLength,
 		InfoHashes: announce.InfoHashes(nil).Append(sha1.Sum([]byte(id))), SHA256: hex.EncodeToString(sum[:]), Issued: now, Expires: now.Add(time.Hour)}
-	wire, err := announce.Sign(a.key, ann)
+	wire, err := announce.Sign(a.t.Context(), a.key, ann)
 	if err != nil {
 		a.t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/signing"
 )
 
 // logLines is a log that hands on each line.
@@ -63,7 +64,7 @@ func TestAnotherTable(t *testing.T) {
 			}
 			seeder, err := gossip.New(gossip.Config{
 				Meta: gossip.Meta{ID: "s", Role: gossip.Seeder, Table: c.seeders}, Listen: "127.0.0.1:0",
-				Book: announce.NewBook([]ed25519.PublicKey{public}, nil), OnDocument: func(announce.Added) {}, Logger: slog.New(slog.DiscardHandler),
+				Book: announce.NewBook(signing.TrustIn(signing.Ed25519Key(public)), nil), OnDocument: func(announce.Added) {}, Logger: slog.New(slog.DiscardHandler),
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -72,7 +73,7 @@ func TestAnotherTable(t *testing.T) {
 			a, err := New(Config{
 				Region: "region-a", Bucket: b, Ledger: table, Cache: store, Peers: listenAnywhere(t), HTTP: listenAnywhere(t),
 				Gossip: gossip.Config{Meta: gossip.Meta{ID: "a"}, Listen: "127.0.0.1:0", Join: []string{seeder.Addr()}},
-				Trust:  []ed25519.PublicKey{public}, Logger: slog.New(slog.NewTextHandler(log, nil)),
+				Trust:  signing.TrustIn(signing.Ed25519Key(public)), Logger: slog.New(slog.NewTextHandler(log, nil)),
 			})
 			if err != nil {
 				t.Fatal(err)

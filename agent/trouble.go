@@ -2,12 +2,10 @@ package agent
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"time"
 
-	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/seldom"
@@ -34,13 +32,19 @@ var (
 	errNoJoin = errors.New("no seeder in sight: there is no --join, and no member has joined this agent")
 )
 
-// keyIDs names the keys that an agent trusts.
-func keyIDs(trust []ed25519.PublicKey) []string {
-	var out []string
-	for _, key := range trust {
-		out = append(out, announce.KeyID(key))
+// trustChanged takes other rules of trust: the members hear of the keys, and what is under
+// way by the word of who is not trusted any more ends.
+func (a *Agent) trustChanged() {
+	ids := a.cfg.Trust.IDs()
+	a.cfg.Logger.Info("trusted keys changed", "keys", ids)
+	if err := a.gossip.SetTrusts(ids); err != nil {
+		a.cfg.Logger.Warn("the members have not heard of the trusted keys, they will with time", "error", err)
 	}
-	return out
+	for _, end := range a.book.Recheck() {
+		a.cfg.Logger.Warn("announcement dropped: its key is not trusted any more", "key", end.Key, "executionId", end.ExecutionID)
+		a.ended(end)
+	}
+	ask(a.seedersChanged)
 }
 
 // ready is nil when a seeder is in sight whose announcements this agent follows, and which
@@ -64,7 +68,7 @@ func (a *Agent) seeders() (untrusted []gossip.Member, err error) {
 		if m.Role != gossip.Seeder {
 			continue
 		}
-		trust := gossip.TrustOf(m.Key, keyIDs(a.cfg.Trust))
+		trust := gossip.TrustOf(m.Key, a.cfg.Trust.IDs())
 		if age := m.Age(); age != "" && trust != gossip.Untrusted {
 			other = fmt.Errorf("seeder %s is of an %s version, whose announcements this agent does not understand: upgrade the %s", m.ID, age,
 				map[string]string{"older": "seeder", "newer": "agent"}[age])
@@ -104,7 +108,7 @@ func (a *Agent) tableDiffers() error {
 	mine := a.cfg.Ledger.Place()
 	var differs error
 	for _, m := range a.gossip.Members() {
-		if m.Role != gossip.Seeder || gossip.TrustOf(m.Key, keyIDs(a.cfg.Trust)) == gossip.Untrusted {
+		if m.Role != gossip.Seeder || gossip.TrustOf(m.Key, a.cfg.Trust.IDs()) == gossip.Untrusted {
 			continue
 		}
 		err := mine.Differs("this agent", "seeder "+m.ID, mine.Of(m.Table))

@@ -13,16 +13,17 @@ import (
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/signing"
 )
 
 // Why an agent is not ready: each cause has its own words.
 func TestNotReady(t *testing.T) {
-	newKey := func() ed25519.PublicKey {
+	newKey := func() signing.PublicKey {
 		key, _, err := ed25519.GenerateKey(nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return key
+		return signing.Ed25519Key(key)
 	}
 	right, wrong := newKey(), newKey()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -38,14 +39,14 @@ func TestNotReady(t *testing.T) {
 	}{
 		"no --join":              {want: "there is no --join"},
 		"a dead --join":          {join: dead, want: "--join " + dead + ": dial tcp " + dead},
-		"its seeder":             {seeders: []string{announce.KeyID(right)}},
+		"its seeder":             {seeders: []string{right.ID()}},
 		"a seeder of before":     {seeders: []string{""}},
-		"another seeder":         {seeders: []string{announce.KeyID(wrong)}, want: announce.KeyID(wrong)},
-		"its seeder and another": {seeders: []string{announce.KeyID(wrong), announce.KeyID(right)}},
+		"another seeder":         {seeders: []string{wrong.ID()}, want: wrong.ID()},
+		"its seeder and another": {seeders: []string{wrong.ID(), right.ID()}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			a := &Agent{store: newStore(), cfg: Config{Ledger: ledger.New(nil, "T"), Trust: []ed25519.PublicKey{right},
+			a := &Agent{store: newStore(), cfg: Config{Ledger: ledger.New(nil, "T"), Trust: signing.TrustIn(right),
 				Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}}
 			close(a.store.known) // why a store keeps an agent from being ready is tested with it
 			member := func(meta gossip.Meta, join []string) *gossip.Gossip {

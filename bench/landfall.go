@@ -17,13 +17,13 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/processtest"
+	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/seeder/client"
 )
 
@@ -125,7 +125,7 @@ func (l landfall) run(ctx context.Context, r *trial) error {
 		return err
 	}
 	keys := keyFiles{filepath.Join(r.dir, "seeder.key"), filepath.Join(r.dir, "gossip.key")}
-	if _, err := announce.WriteSigningKey(keys.signing); err != nil {
+	if _, err := signing.WriteKey(keys.signing); err != nil {
 		return err
 	}
 	if err := gossip.WriteKey(keys.gossip); err != nil {

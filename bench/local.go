@@ -20,12 +20,12 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/processtest"
+	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/seeder/client"
 )
 
@@ -146,7 +146,7 @@ func (s *stack) cloud(ctx context.Context, addr string, regions int) error {
 		return err
 	}
 	s.key = filepath.Join(s.dir, "seeder.key")
-	_, err = announce.WriteSigningKey(s.key)
+	_, err = signing.WriteKey(s.key)
 	return err
 }
 

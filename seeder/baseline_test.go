@@ -27,6 +27,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/signing"
 )
 
 // watched is a bucket and a table, with seeders that start and poll on them.
@@ -81,7 +82,7 @@ func (w *watched) start(change func(*Config)) *watcher {
 	cfg := Config{
 		Bucket: b, AWS: cloud.AWS, Ledger: w.table, Cache: store, Peers: loopback(w.T), HTTP: loopback(w.T),
 		Gossip:       gossip.Config{Meta: gossip.Meta{ID: "seeder"}, Listen: "127.0.0.1:0"},
-		SigningKey:   ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)),
+		Signer:       signing.Ed25519(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))),
 		Destinations: []string{"somewhere"}, Suffix: DefaultSuffix,
 		BaselineFile: filepath.Join(w.TempDir(), "baseline"),
 		Logger:       slog.New(slog.DiscardHandler),

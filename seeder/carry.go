@@ -241,7 +241,7 @@ func (c *carrier) announce(ctx context.Context, r *ledger.Record, h *held, span 
 		a.InfoHashes = a.InfoHashes.Append(s.entry.InfoHash())
 	}
 	d = done{segments: len(segments), sealed: a.Sealed(), high: a.High}
-	wire, err := announce.Sign(c.cfg.SigningKey, a)
+	wire, err := announce.Sign(ctx, c.cfg.Signer, a)
 	if err == nil {
 		begun := time.Now()
 		err = c.gossip.Broadcast(wire, func() { c.metrics.announcements.Observe(time.Since(begun).Seconds()) })
@@ -256,7 +256,7 @@ func (c *carrier) announce(ctx context.Context, r *ledger.Record, h *held, span 
 // retire sends the signed notice that an execution is over.
 func (s *Seeder) retire(k ledger.Key, id, reason string) {
 	issued := s.book.Issue(id)
-	wire, err := announce.Sign(s.cfg.SigningKey, &announce.End{
+	wire, err := announce.Sign(context.Background(), s.cfg.Signer, &announce.End{
 		ExecutionID:  id,
 		Key:          k.FileKey,
 		SourceBucket: k.SourceBucket,

@@ -11,7 +11,6 @@ package seeder
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -34,6 +33,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/operator"
 	"github.com/landfall-dist/landfall/internal/seldom"
+	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/tracing"
@@ -60,10 +60,10 @@ type Config struct {
 	Peers, HTTP net.Listener
 	// Gossip's address, keys and members to join; the rest is filled in by New.
 	Gossip gossip.Config
-	// SigningKey signs announcements.
-	SigningKey ed25519.PrivateKey
+	// Signer signs announcements.
+	Signer signing.Signer
 	// Trust are keys of other seeders; this one's own is always trusted.
-	Trust []ed25519.PublicKey
+	Trust *signing.Trust
 	// AllowPeers are networks whose peers may connect beside the members.
 	AllowPeers []netip.Prefix
 	// OperatorToken is needed to publish, cancel and send again over HTTP; empty for
@@ -187,10 +187,12 @@ func New(cfg Config) (_ *Seeder, err error) {
 		return nil, err
 	}
 	cfg.Ledger = cfg.Ledger.As(cfg.Bucket.Name())
-	trust := append([]ed25519.PublicKey{cfg.SigningKey.Public().(ed25519.PublicKey)}, cfg.Trust...)
+	if cfg.Trust == nil {
+		cfg.Trust = signing.TrustIn(cfg.Signer.Public())
+	}
 	s := &Seeder{
 		cfg:      cfg,
-		book:     announce.NewBook(trust, nil),
+		book:     announce.NewBook(cfg.Trust, nil),
 		index:    newIndex(),
 		puller:   source.NewPuller(cfg.Cache, cfg.Logger),
 		sources:  source.NewBuckets(cfg.AWS, cfg.Bucket),

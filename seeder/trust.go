@@ -1,12 +1,10 @@
 package seeder
 
 import (
-	"crypto/ed25519"
 	"fmt"
 	"slices"
 	"time"
 
-	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/gossip"
 )
@@ -20,7 +18,7 @@ const (
 
 // keyID names the key that this seeder signs with.
 func (s *Seeder) keyID() string {
-	return announce.KeyID(s.cfg.SigningKey.Public().(ed25519.PublicKey))
+	return s.cfg.Signer.Public().ID()
 }
 
 // trustedBy reports whether an agent takes what this seeder signs, as far as it says.

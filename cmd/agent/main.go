@@ -16,8 +16,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/landfall-dist/landfall/agent"
-	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/command"
+	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/terminal"
 	"github.com/landfall-dist/landfall/seeder/client"
@@ -59,7 +59,8 @@ func runCommand() *cli.Command {
 		Flags: slices.Concat([]cli.Flag{
 			command.Required("region", "Landfall's `NAME` for this place"),
 			command.Required("bucket", "regional `BUCKET` that builds land in"),
-			command.Strings("trust", "public `KEY` of a seeder, or a file of them; announcements signed by others are refused"),
+			command.Strings("trust", "public `KEY` of a seeder, or a file of them; announcements signed by others are refused"+command.TrustLimits),
+			command.File("revoked", "`FILE` with public keys that are trusted no more, whatever --trust says; read again when it changes"),
 			command.String("bucket-region", "", "AWS `REGION` of the bucket (default: what HeadBucket answers, then AWS_REGION)"),
 			command.Switch("source-fallback", true, "read from the source bucket what no peer has had for 30s (needs s3:GetObject there)"),
 			command.Bool("allow-weak-store", "land in a store that lacks a guarantee, such as refusing a part with a wrong SHA-256"),
@@ -73,7 +74,7 @@ func runCommand() *cli.Command {
 
 func run(c *cli.Context) (err error) {
 	defer func() { err = command.UnlessTold(c.Context, err) }()
-	trust, err := announce.ReadTrust(c.StringSlice("trust"))
+	trust, err := signing.OpenTrust(c.StringSlice("trust"), c.String("revoked"))
 	if err != nil {
 		return err
 	}

@@ -12,13 +12,13 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/operator"
+	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/seeder"
 )
 
@@ -49,6 +49,7 @@ func app() *cli.App {
 			initCommand(),
 			checkCommand(),
 			keygenCommand(),
+			publicKeyCommand(),
 			command.Health("seeder", "seeder", defaultURL),
 			command.Man(),
 		}, command.Completion("seeder", completers)...),
@@ -65,10 +66,10 @@ func runCommand() *cli.Command {
 		Flags: slices.Concat([]cli.Flag{
 			command.Required("bucket", "global `BUCKET` to watch"),
 			command.Strings("destinations", "destination `BUCKET`,… of builds for which none are named"),
-			command.Required("signing-key", "`FILE` with the key that signs announcements (make one with `seeder keygen`)"),
 			command.File("operator-token", "`FILE` with the token that is then needed to publish, cancel, retry and change limits (make one with `seeder keygen --operator-token`)"),
 			command.Bool("insecure", "let everybody who reaches --listen publish, cancel and retry, where that is beyond loopback and there is no --operator-token"),
-			command.Strings("trust", "public `KEY` of another seeder, or a file of them"),
+			command.Strings("trust", "public `KEY` of another seeder, or a file of them"+command.TrustLimits),
+			command.File("revoked", "`FILE` with public keys that are trusted no more, whatever --trust says; read again when it changes"),
 			command.Duration("poll", seeder.DefaultPoll, "`TIME` from the end of one listing of the bucket to the next"),
 			command.String("prefix", "", "only keys that begin with `TEXT` start by themselves"),
 			command.Text("suffix", seeder.DefaultSuffix, "only keys that end with `TEXT` start by themselves"),
@@ -84,7 +85,7 @@ func runCommand() *cli.Command {
 			command.String("max-fetch", "20GiB", "largest `SIZE` of a build taken from --build-source"),
 			command.Strings("source-buckets", "`BUCKET`,… that builds may be published from beside --bucket"),
 			command.String("source-region", "", "AWS `REGION` of the bucket (default: what HeadBucket answers, then AWS_REGION)"),
-		}, command.LimitFlags(false), command.MemberFlags("127.0.0.1:7070", "127.0.0.1:7946", "127.0.0.1:6881", "landfall-seeder")),
+		}, signingFlags(), command.LimitFlags(false), command.MemberFlags("127.0.0.1:7070", "127.0.0.1:7946", "127.0.0.1:6881", "landfall-seeder")),
 		Action: run,
 	}
 }
@@ -112,11 +113,7 @@ func run(c *cli.Context) (err error) {
 	if slices.Contains(c.StringSlice("destinations"), c.String("bucket")) {
 		return command.Usagef("--destinations: %s is the --bucket that builds come from", c.String("bucket"))
 	}
-	key, err := announce.ReadSigningKey(c.String("signing-key"))
-	if err != nil {
-		return err
-	}
-	trust, err := announce.ReadTrust(c.StringSlice("trust"))
+	signer, err := localSigner(c)
 	if err != nil {
 		return err
 	}
@@ -137,6 +134,15 @@ func run(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if signer == nil {
+		if signer, err = kmsSigner(c, m.AWS); err != nil {
+			return err
+		}
+	}
+	trust, err := signing.OpenTrust(c.StringSlice("trust"), c.String("revoked"), signer.Public())
+	if err != nil {
+		return err
+	}
 	source, err := command.OpenBucket(c.Context, m.AWS, c.String("bucket"), c.String("source-region"))
 	if err != nil {
 		return err
@@ -153,7 +159,7 @@ func run(c *cli.Context) (err error) {
 		Peers:          m.Peers,
 		HTTP:           m.HTTP,
 		Gossip:         m.Gossip,
-		SigningKey:     key,
+		Signer:         signer,
 		Trust:          trust,
 		AllowPeers:     m.AllowPeers,
 		OperatorToken:  token,
@@ -304,11 +310,11 @@ func keygenCommand() *cli.Command {
 			case c.Bool("operator-token"):
 				return operator.WriteToken(file)
 			}
-			public, err := announce.WriteSigningKey(file)
+			public, err := signing.WriteKey(file)
 			if err != nil {
 				return err
 			}
-			fmt.Println(announce.FormatPublicKey(public))
+			fmt.Println(public)
 			return nil
 		},
 	}

@@ -9,8 +9,15 @@
 //	64 bytes  Ed25519 signature over the first line and the body
 //	JSON      body
 //
-// so the signature covers the exact bytes sent, and a body of one kind or
-// version can never be taken for another.
+// or, signed with ECDSA on P-256 and SHA-256,
+//
+//	"landfall-announcement-v2-p256\n" or "landfall-end-v1-p256\n"
+//	33 bytes  public key, a compressed point (SEC 1, 2.3.3)
+//	64 bytes  signature over the first line and the body: r and s, big-endian
+//	JSON      body
+//
+// so the signature covers the exact bytes sent, and a body of one kind, version or
+// algorithm can never be taken for another.
 //
 // An announcement grows by revisions while its build is read from the source: each names
 // all segments so far, and the last one, the seal, the whole's SHA-256.
@@ -18,11 +25,12 @@ package announce
 
 import (
 	"bytes"
-	"crypto/ed25519"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -32,6 +40,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/executionid"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/signing"
 )
 
 // Version is that of the documents here. Members name it in what they say of themselves,
@@ -63,13 +72,28 @@ const (
 	endPrefix          = "landfall-end-v1\n"
 )
 
+// kinds are what documents begin with: the kind, and the algorithm of the signature, which
+// says how long the key is.
+var kinds = []struct {
+	prefix    string
+	make      func() document
+	p256      bool
+	keyLength int
+}{
+	{announcementPrefix, func() document { return new(Announcement) }, false, 32},
+	{endPrefix, func() document { return new(End) }, false, 32},
+	{"landfall-announcement-v2-p256\n", func() document { return new(Announcement) }, true, 33},
+	{"landfall-end-v1-p256\n", func() document { return new(End) }, true, 33},
+}
+
 var (
 	// ErrInvalid is wrapped by errors about a document that is malformed or
 	// breaks a bound.
 	ErrInvalid = errors.New("invalid document")
-	// ErrUntrusted is wrapped when the signature is not one of a trusted key; together
-	// with ErrInvalid when a trusted key is named and the signature is wrong.
-	ErrUntrusted = errors.New("untrusted document")
+	// ErrUntrusted is wrapped when the signature is not one of a trusted key, or the key is
+	// not trusted with this build; together with ErrInvalid when a trusted key is named and
+	// the signature is wrong.
+	ErrUntrusted = signing.ErrUntrusted
 	// ErrContradiction is wrapped when a document says of an execution what contradicts
 	// an earlier one.
 	ErrContradiction = errors.New("contradicts what was announced before")
@@ -176,6 +200,8 @@ const (
 	Completed  = "completed"
 	Failed     = "failed"
 	Superseded = "superseded"
+	// Untrusted is said by Book.Recheck alone, and in no document.
+	Untrusted = "untrusted"
 )
 
 // End retires the announcement of one execution.
@@ -191,112 +217,118 @@ type End struct {
 }
 
 // Sign encodes and signs an *Announcement or an *End.
-func Sign(key ed25519.PrivateKey, doc any) ([]byte, error) {
-	var prefix string
-	switch d := doc.(type) {
-	case *Announcement:
-		prefix = announcementPrefix
-		if err := d.check(); err != nil {
-			return nil, err
-		}
-	case *End:
-		prefix = endPrefix
-		if err := d.check(); err != nil {
-			return nil, err
-		}
-	default:
+func Sign(ctx context.Context, signer signing.Signer, doc any) ([]byte, error) {
+	d, ok := doc.(document)
+	if !ok {
 		return nil, fmt.Errorf("%w: cannot sign a %T", ErrInvalid, doc)
 	}
-	var encoded bytes.Buffer
-	encoder := json.NewEncoder(&encoded)
+	if err := d.check(); err != nil {
+		return nil, err
+	}
+	public := signer.Public()
+	var prefix string
+	for _, k := range kinds {
+		if k.p256 == public.IsP256() && reflect.TypeOf(k.make()) == reflect.TypeOf(doc) {
+			prefix = k.prefix
+		}
+	}
+	encoded := bytes.NewBufferString(prefix)
+	encoder := json.NewEncoder(encoded)
 	encoder.SetEscapeHTML(false) // which makes six bytes of one
 	if err := encoder.Encode(doc); err != nil {
 		return nil, fmt.Errorf("encoding %T: %w", doc, err)
 	}
-	body := encoded.Bytes()
-	signed := append([]byte(prefix), body...)
-	out := make([]byte, 0, len(signed)+ed25519.PublicKeySize+ed25519.SignatureSize)
-	out = append(out, prefix...)
-	out = append(out, key.Public().(ed25519.PublicKey)...)
-	out = append(out, ed25519.Sign(key, signed)...)
-	out = append(out, body...)
-	if len(out) > MaxLength {
-		return nil, fmt.Errorf("%w: %d bytes, at most %d allowed", ErrInvalid, len(out), MaxLength)
+	signed := encoded.Bytes()
+	key := public.Bytes()
+	if length := len(signed) + len(key) + signing.SignatureSize; length > MaxLength {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d allowed", ErrInvalid, length, MaxLength)
 	}
-	return out, nil
+	signature, err := signer.Sign(ctx, signed)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat([]byte(prefix), key, signature, signed[len(prefix):]), nil
 }
 
-// Open checks a document from the network against the trusted keys and returns
-// an *Announcement or an *End. Errors wrap ErrInvalid, ErrUntrusted or
-// ErrExpired.
-func Open(wire []byte, trusted []ed25519.PublicKey, now time.Time) (any, error) {
+// Open checks a document from the network against what is trusted and returns an
+// *Announcement or an *End. Errors wrap ErrInvalid, ErrUntrusted or ErrExpired.
+func Open(wire []byte, trust *signing.Trust, now time.Time) (any, error) {
+	doc, _, err := open(wire, trust, now)
+	return doc, err
+}
+
+// open is Open, and the key that has signed.
+func open(wire []byte, trust *signing.Trust, now time.Time) (any, signing.PublicKey, error) {
+	var key signing.PublicKey
 	if len(wire) > MaxLength {
-		return nil, fmt.Errorf("%w: %d bytes, at most %d allowed", ErrInvalid, len(wire), MaxLength)
+		return nil, key, fmt.Errorf("%w: %d bytes, at most %d allowed", ErrInvalid, len(wire), MaxLength)
 	}
-	for _, prefix := range []string{announcementPrefix, endPrefix} {
-		rest, ok := bytes.CutPrefix(wire, []byte(prefix))
+	for _, k := range kinds {
+		rest, ok := bytes.CutPrefix(wire, []byte(k.prefix))
 		if !ok {
 			continue
 		}
-		body, err := verify(prefix, rest, trusted)
+		if len(rest) < k.keyLength+signing.SignatureSize {
+			return nil, key, fmt.Errorf("%w: cut short", ErrInvalid)
+		}
+		key, err := signing.PublicKeyOf(rest[:k.keyLength])
 		if err != nil {
-			return nil, err
+			return nil, key, fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
-		if prefix == endPrefix {
-			return decode(body, new(End), now)
+		rest = rest[k.keyLength:]
+		signature, body := rest[:signing.SignatureSize], rest[signing.SignatureSize:]
+		if err := trust.CheckKey(key); err != nil {
+			return nil, key, err
 		}
-		return decode(body, new(Announcement), now)
+		if !key.Verify(slices.Concat([]byte(k.prefix), body), signature) {
+			return nil, key, fmt.Errorf("%w: the signature does not match (%w)", ErrUntrusted, ErrInvalid)
+		}
+		doc := k.make()
+		if err := decode(body, doc, now); err != nil {
+			return nil, key, err
+		}
+		return doc, key, trust.Check(key, doc.bucket(), doc.object())
 	}
-	return nil, fmt.Errorf("%w: unknown kind", ErrInvalid)
-}
-
-func verify(prefix string, rest []byte, trusted []ed25519.PublicKey) (body []byte, err error) {
-	if len(rest) < ed25519.PublicKeySize+ed25519.SignatureSize {
-		return nil, fmt.Errorf("%w: cut short", ErrInvalid)
-	}
-	key := ed25519.PublicKey(rest[:ed25519.PublicKeySize])
-	rest = rest[ed25519.PublicKeySize:]
-	signature, body := rest[:ed25519.SignatureSize], rest[ed25519.SignatureSize:]
-	if !slices.ContainsFunc(trusted, func(t ed25519.PublicKey) bool { return t.Equal(key) }) {
-		return nil, fmt.Errorf("%w: signed by %s, which is not among the trusted keys", ErrUntrusted, FormatPublicKey(key))
-	}
-	if !ed25519.Verify(key, append([]byte(prefix), body...), signature) {
-		return nil, fmt.Errorf("%w: the signature does not match (%w)", ErrUntrusted, ErrInvalid)
-	}
-	return body, nil
+	return nil, key, fmt.Errorf("%w: unknown kind", ErrInvalid)
 }
 
 type document interface {
 	check() error
+	bucket() string
+	object() string
 	expires() time.Time
 	times() (executionID string, issued time.Time)
 }
 
-func decode(body []byte, doc document, now time.Time) (any, error) {
+func decode(body []byte, doc document, now time.Time) error {
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
 	if err := d.Decode(doc); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	if err := doc.check(); err != nil {
-		return nil, err
+		return err
 	}
 	// A signature says who wrote it, not that its clock is right.
 	id, issued := doc.times()
 	if err := executionid.Check(id, now); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	if err := executionid.CheckTime(issued, now); err != nil {
-		return nil, fmt.Errorf("%w: issued %w", ErrInvalid, err)
+		return fmt.Errorf("%w: issued %w", ErrInvalid, err)
 	}
 	switch expires := doc.expires(); {
 	case expires.Before(now):
-		return nil, fmt.Errorf("%w: at %s", ErrExpired, expires.Format(time.RFC3339))
+		return fmt.Errorf("%w: at %s", ErrExpired, expires.Format(time.RFC3339))
 	case expires.After(now.Add(maxLifetime)):
-		return nil, fmt.Errorf("%w: expires %s, more than %s from now", ErrInvalid, expires.Format(time.RFC3339), maxLifetime)
+		return fmt.Errorf("%w: expires %s, more than %s from now", ErrInvalid, expires.Format(time.RFC3339), maxLifetime)
 	}
-	return doc, nil
+	return nil
 }
+
+func (a *Announcement) bucket() string { return a.SourceBucket }
+
+func (a *Announcement) object() string { return a.Key }
 
 func (a *Announcement) expires() time.Time { return a.Expires }
 
@@ -352,6 +384,10 @@ const emptySHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b785
 func isSHA256(text string) bool {
 	return len(text) == 2*sha256.Size && strings.Trim(text, "0123456789abcdef") == ""
 }
+
+func (e *End) bucket() string { return e.SourceBucket }
+
+func (e *End) object() string { return e.Key }
 
 func (e *End) expires() time.Time { return e.Expires }
 

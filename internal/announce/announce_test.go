@@ -2,7 +2,12 @@ package announce
 
 import (
 	"bytes"
+	"context"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -18,13 +23,14 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/executionid"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/signing"
 )
 
 var (
 	// The key of all tests: signatures must not differ from run to run.
-	key   = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))
-	other = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{8}, ed25519.SeedSize))
-	trust = []ed25519.PublicKey{key.Public().(ed25519.PublicKey)}
+	key   = signing.Ed25519(ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize)))
+	other = signing.Ed25519(ed25519.NewKeyFromSeed(bytes.Repeat([]byte{8}, ed25519.SeedSize)))
+	trust = signing.TrustIn(key.Public())
 	noon  = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
 )
 
@@ -68,7 +74,7 @@ func end(n byte, issued time.Time) *End {
 
 func sign(t testing.TB, doc any) []byte {
 	t.Helper()
-	wire, err := Sign(key, doc)
+	wire, err := Sign(context.Background(), key, doc)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +107,7 @@ func TestEveryChangedByteIsRefused(t *testing.T) {
 }
 
 func TestOpenRefuses(t *testing.T) {
-	foreign, err := Sign(other, announcement(1))
+	foreign, err := Sign(context.Background(), other, announcement(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +167,7 @@ func TestSignRefuses(t *testing.T) {
 	} {
 		a := announcement(1)
 		spoil(a)
-		if _, err := Sign(key, a); !errors.Is(err, ErrInvalid) {
+		if _, err := Sign(context.Background(), key, a); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -433,37 +439,122 @@ func TestEndsAreForgottenInTime(t *testing.T) {
 	}
 }
 
-func TestKeyFiles(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "seeder.key")
-	public, err := WriteSigningKey(file)
+// p256 signs as AWS KMS does.
+type p256 struct{ *ecdsa.PrivateKey }
+
+func (k p256) Public() signing.PublicKey {
+	public, err := signing.ECDSAKey(&k.PublicKey)
+	if err != nil {
+		panic(err)
+	}
+	return public
+}
+
+func (k p256) Sign(_ context.Context, message []byte) ([]byte, error) {
+	digest := sha256.Sum256(message)
+	r, s, err := ecdsa.Sign(rand.Reader, k.PrivateKey, digest[:])
+	if err != nil {
+		return nil, err
+	}
+	return append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...), nil
+}
+
+// Both algorithms carry all documents, and neither is taken for the other.
+func TestP256(t *testing.T) {
+	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	private, err := ReadSigningKey(file)
-	if err != nil || !private.Public().(ed25519.PublicKey).Equal(public) {
-		t.Fatalf("read back: %v", err)
+	signer := p256{ec}
+	both := signing.TrustIn(key.Public(), signer.Public())
+	for _, doc := range []any{announcement(1), end(1, noon)} {
+		wire, err := Sign(t.Context(), signer, doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(wire, both, noon); err != nil {
+			t.Errorf("%T: %v", doc, err)
+		}
+		if _, err := Open(wire, trust, noon); !errors.Is(err, ErrUntrusted) {
+			t.Errorf("%T of a key that is not trusted: %v", doc, err)
+		}
+		for i := range wire {
+			spoiled := bytes.Clone(wire)
+			spoiled[i] ^= 0x20
+			if _, err := Open(spoiled, both, noon); err == nil {
+				t.Fatalf("%T: byte %d changed and nobody saw", doc, i)
+			}
+		}
+		plain := bytes.Replace(wire, []byte("-p256\n"), []byte("\n"), 1)
+		if _, err := Open(plain, both, noon); err == nil {
+			t.Errorf("%T: taken for one of the other algorithm", doc)
+		}
 	}
-	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("mode %v, %v", info.Mode(), err)
-	}
-	if _, err := WriteSigningKey(file); !errors.Is(err, os.ErrExist) {
-		t.Errorf("a key was overwritten: %v", err)
-	}
-	keys, err := ReadTrust([]string{file + ".pub", FormatPublicKey(trust[0])})
-	if err != nil || len(keys) != 2 || !keys[0].Equal(public) {
-		t.Errorf("trust: %v, %v", keys, err)
-	}
-	if _, err := ReadTrust([]string{file}); err == nil {
-		t.Error("a private key was taken for a public one")
-	}
-	if err := os.Chmod(file, 0o644); err != nil {
+}
+
+// A key may be trusted with some builds alone, and no longer than somebody says.
+func TestTrustIsNarrow(t *testing.T) {
+	narrow, err := signing.OpenTrust([]string{key.Public().String() + ":prefix=web/"}, "")
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ReadSigningKey(file); err == nil || !strings.Contains(err.Error(), "chmod 600 "+file) {
-		t.Errorf("a key that everybody may read: %v", err)
+	a := announcement(1)
+	if _, err := Open(sign(t, a), narrow, noon); !errors.Is(err, ErrUntrusted) {
+		t.Errorf("an announcement of another build: %v", err)
 	}
-	if _, err := ReadSigningKey(file + ".none"); err == nil || !strings.Contains(err.Error(), "seeder keygen") {
-		t.Errorf("the error does not say what to do: %v", err)
+	if _, err := Open(sign(t, end(1, noon)), narrow, noon); !errors.Is(err, ErrUntrusted) {
+		t.Errorf("the end of another build: %v", err)
+	}
+	a.Key = "web/build.zip"
+	if _, err := Open(sign(t, a), narrow, noon); err != nil {
+		t.Error(err)
+	}
+
+	keys := filepath.Join(t.TempDir(), "keys")
+	put := func(keys string, lines ...signing.PublicKey) {
+		var text string
+		for _, l := range lines {
+			text += l.String() + "\n"
+		}
+		if err := os.WriteFile(keys, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(keys, key.Public(), other.Public())
+	now, err := signing.OpenTrust([]string{keys}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := NewBook(now, func() time.Time { return noon })
+	byOther, err := Sign(t.Context(), other, announcement(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, wire := range [][]byte{sign(t, announcement(1)), byOther} {
+		if _, err := b.Add(wire); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if ends := b.Recheck(); len(ends) != 0 {
+		t.Errorf("ended for nothing: %+v", ends)
+	}
+	put(keys, other.Public())
+	if _, err := now.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	if ends := b.Recheck(); len(ends) != 1 || ends[0].ExecutionID != id(1) || ends[0].Reason != Untrusted {
+		t.Errorf("ended: %+v", ends)
+	}
+	if active := b.Active(); len(active) != 1 || active[0].ExecutionID != id(2) {
+		t.Errorf("%d hold", len(active))
+	}
+	// Announced again by who is trusted, it holds: nothing remembers an end.
+	again, err := Sign(t.Context(), other, announcement(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if added, err := b.Add(again); err != nil || added.Announcement == nil {
+		t.Errorf("announced again: %+v, %v", added, err)
 	}
 }
 
@@ -475,7 +566,7 @@ func FuzzOpen(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if _, err := Sign(key, doc); err != nil {
+		if _, err := Sign(context.Background(), key, doc); err != nil {
 			t.Errorf("opened a document that cannot be signed: %v", err)
 		}
 	})
@@ -492,11 +583,11 @@ func FuzzDecode(f *testing.F) {
 		if len(body) > MaxLength {
 			return
 		}
-		doc, err := decode(body, new(Announcement), noon)
-		if err != nil {
+		a := new(Announcement)
+		if decode(body, a, noon) != nil {
 			return
 		}
-		if a := doc.(*Announcement); a.Size < 0 || len(a.Key) > MaxKeyLength || len(a.Destinations) > MaxDestinations {
+		if a.Size < 0 || len(a.Key) > MaxKeyLength || len(a.Destinations) > MaxDestinations {
 			t.Errorf("out of bounds: %+v", a)
 		}
 	})

@@ -2,7 +2,6 @@ package announce
 
 import (
 	"bytes"
-	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -11,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/landfall-dist/landfall/internal/signing"
 )
 
 const (
@@ -44,8 +45,8 @@ var ErrFull = errors.New("too many announcements")
 // Book is what a member knows of announcements and ends: the newest of each,
 // signatures checked. It is safe for concurrent use.
 type Book struct {
-	trusted []ed25519.PublicKey
-	now     func() time.Time
+	trust *signing.Trust
+	now   func() time.Time
 
 	mu     sync.Mutex
 	active entries
@@ -85,19 +86,19 @@ type entry struct {
 	doc     any
 	expires time.Time
 	added   time.Time
+	signer  signing.PublicKey
 }
 
-// NewBook returns an empty book that takes documents signed by the trusted keys.
-// now may be nil for time.Now.
-func NewBook(trusted []ed25519.PublicKey, now func() time.Time) *Book {
+// NewBook returns an empty book that takes documents by trust. now may be nil for time.Now.
+func NewBook(trust *signing.Trust, now func() time.Time) *Book {
 	if now == nil {
 		now = time.Now
 	}
 	return &Book{
-		trusted: slices.Clone(trusted),
-		now:     now,
-		active:  newEntries(),
-		ended:   newEntries(),
+		trust:  trust,
+		now:    now,
+		active: newEntries(),
+		ended:  newEntries(),
 	}
 }
 
@@ -125,7 +126,7 @@ func (b *Book) Add(wire []byte) (Added, error) {
 	if b.has(wire) {
 		return Added{}, nil
 	}
-	doc, err := Open(wire, b.trusted, now)
+	doc, signer, err := open(wire, b.trust, now)
 	if err != nil {
 		return Added{}, err
 	}
@@ -159,7 +160,7 @@ func (b *Book) Add(wire []byte) (Added, error) {
 		if !known && len(b.active.of) >= maxActive || b.active.bytes-len(old.wire)+len(wire) > maxActiveBytes {
 			return Added{}, fmt.Errorf("%w: %d of %d bytes are active, at most %d of %d", ErrFull, len(b.active.of), b.active.bytes, maxActive, maxActiveBytes)
 		}
-		b.active.put(d.ExecutionID, entry{wire, d, d.Expires, now})
+		b.active.put(d.ExecutionID, entry{wire, d, d.Expires, now, signer})
 		return Added{Announcement: d, Wire: wire, Before: old.wire}, nil
 	case *End:
 		if _, ok := b.ended.of[d.ExecutionID]; ok {
@@ -172,10 +173,27 @@ func (b *Book) Add(wire []byte) (Added, error) {
 			b.forgetOldest()
 		}
 		b.active.remove(d.ExecutionID)
-		b.ended.put(d.ExecutionID, entry{wire, d, d.Expires, now})
+		b.ended.put(d.ExecutionID, entry{wire, d, d.Expires, now, signer})
 		return Added{End: d, Wire: wire}, nil
 	}
 	return Added{}, fmt.Errorf("%w: %T", ErrInvalid, doc)
+}
+
+// Recheck drops the announcements of those who are not trusted with them any more, and
+// returns for each what would have ended it, with the reason Untrusted.
+func (b *Book) Recheck() (ends []*End) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := b.now().UTC()
+	for id, e := range b.active.of {
+		a := e.doc.(*Announcement)
+		if b.trust.Check(e.signer, a.SourceBucket, a.Key) == nil {
+			continue
+		}
+		b.active.remove(id)
+		ends = append(ends, &End{ExecutionID: id, Key: a.Key, SourceBucket: a.SourceBucket, Reason: Untrusted, Issued: now, Expires: now})
+	}
+	return ends
 }
 
 // has reports whether exactly this document is in the book, without checking its

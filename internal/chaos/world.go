@@ -22,11 +22,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
-	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/operator"
 	"github.com/landfall-dist/landfall/internal/processtest"
+	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/seeder/client"
 )
 
@@ -187,7 +187,7 @@ func (w *World) openStores() {
 func (w *World) key() string {
 	w.t().Helper()
 	file := filepath.Join(w.dir, "seeder.key")
-	if _, err := announce.WriteSigningKey(file); err != nil {
+	if _, err := signing.WriteKey(file); err != nil {
 		w.t().Fatal(err)
 	}
 	return file

@@ -6,8 +6,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/signing"
 )
 
 // An agent that trusts another key is not ready and says why; the seeder shows it at
@@ -17,10 +17,10 @@ func TestAgentOfAnotherKey(t *testing.T) {
 	c := Start(t, cloud, Options{Regions: 2, Unserved: 1, ArrivalTimeout: LandsWithin})
 	right := c.cluster.Trust
 	other := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{9}, ed25519.SeedSize)).Public().(ed25519.PublicKey)
-	c.cluster.Trust = []ed25519.PublicKey{other}
+	c.cluster.Trust = signing.TrustIn(signing.Ed25519Key(other))
 	stranger, stop := c.AddAgent(1, "stranger")
 	c.cluster.Trust = right
-	key := announce.KeyID(right[0])
+	key := right.IDs()[0]
 
 	c.Until("it says that it is not ready, and why", func() bool {
 		err := stranger.Ready(t.Context())

@@ -179,6 +179,9 @@ func Text(name, value, usage string) *cli.StringFlag {
 // less would be protected.
 func File(name, usage string) *cli.StringFlag { return filled(Text(name, "", usage)) }
 
+// TrustLimits is what the help of --trust says of limits.
+const TrustLimits = "; for some builds alone, or for some time: KEY:bucket=NAME,prefix=TEXT,until=2027-01-31. A file is read again when it changes"
+
 // maxSecret bounds what a file with a flag's value holds, in bytes: a URL.
 const maxSecret = 8 << 10
 

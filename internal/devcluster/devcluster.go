@@ -5,7 +5,6 @@ package devcluster
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -20,7 +19,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/landfall-dist/landfall/agent"
-	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/answers"
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/awsmetrics"
@@ -31,6 +29,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/limits"
 	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/operator"
+	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/tracing"
 	"github.com/landfall-dist/landfall/seeder"
@@ -88,8 +87,8 @@ func BucketOf(region string) string { return region + "-builds" }
 type Cluster struct {
 	cfg Config
 	// Key signs announcements; its public half is in Trust.
-	Key   ed25519.PrivateKey
-	Trust []ed25519.PublicKey
+	Key   signing.Ed25519
+	Trust *signing.Trust
 	// SeederURL and SeederGossip say where the seeder is.
 	SeederURL, SeederGossip string
 	// AgentURLs are the agents', in order of the regions.
@@ -147,7 +146,7 @@ func New(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if c.Key, err = signingKey(filepath.Join(cfg.Dir, "seeder.key")); err != nil {
 		return nil, err
 	}
-	c.Trust = []ed25519.PublicKey{c.Key.Public().(ed25519.PublicKey)}
+	c.Trust = signing.TrustIn(c.Key.Public())
 	if c.seeder, err = c.newSeeder(ctx); err != nil {
 		return nil, err
 	}
@@ -166,11 +165,11 @@ func New(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	return c, nil
 }
 
-func signingKey(file string) (ed25519.PrivateKey, error) {
-	key, err := announce.ReadSigningKey(file)
+func signingKey(file string) (signing.Ed25519, error) {
+	key, err := signing.ReadKey(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		if _, err = announce.WriteSigningKey(file); err == nil {
-			key, err = announce.ReadSigningKey(file)
+		if _, err = signing.WriteKey(file); err == nil {
+			key, err = signing.ReadKey(file)
 		}
 	}
 	return key, err
@@ -276,7 +275,7 @@ func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 		Peers:          p.peers,
 		HTTP:           p.http,
 		Gossip:         gossip.Config{Meta: gossip.Meta{ID: "seeder"}, Listen: gossipAddr},
-		SigningKey:     c.Key,
+		Signer:         c.Key,
 		OperatorToken:  cfg.OperatorToken,
 		Limits:         rates,
 		SourceBuckets:  cfg.SourceBuckets,

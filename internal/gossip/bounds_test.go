@@ -238,7 +238,7 @@ func TestEndsAreToldToWhoDoesNotKnowThem(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Now().Add(time.Second)
-	end, err := announce.Sign(key, &announce.End{
+	end, err := announce.Sign(t.Context(), key, &announce.End{
 		ExecutionID: added.Announcement.ExecutionID, Key: added.Announcement.Key, SourceBucket: added.Announcement.SourceBucket,
 		Reason: announce.Completed, Issued: now, Expires: now.Add(announce.Lifetime),
 	})

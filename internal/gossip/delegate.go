@@ -13,7 +13,11 @@ import (
 type delegate struct{ g *Gossip }
 
 func (d delegate) NodeMeta(limit int) []byte {
-	meta := d.g.cfg.Meta.bounded()
+	meta := d.g.cfg.Meta
+	if ids := d.g.trusts.Load(); ids != nil {
+		meta.Trusts = *ids
+	}
+	meta = meta.bounded()
 	b, err := json.Marshal(meta)
 	if err == nil && len(b) > limit { // long names with much to be escaped
 		meta.Trusts = nil

@@ -169,6 +169,7 @@ type Gossip struct {
 	asks     asks
 	// every30s bounds the lines about trouble that lasts, or that others can make.
 	every30s *seldom.Lines
+	trusts   atomic.Pointer[[]string] // set once they have changed since the start
 }
 
 // New binds the gossip port. It fails when the port is taken, when the address

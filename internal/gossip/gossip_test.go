@@ -23,13 +23,14 @@ import (
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/gossip/gossiptest"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/signing"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m, gossiptest.Probes()...) }
 
 var (
-	key   = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))
-	trust = []ed25519.PublicKey{key.Public().(ed25519.PublicKey)}
+	key   = signing.Ed25519(ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize)))
+	trust = signing.TrustIn(key.Public())
 )
 
 // node is one member under test and what it was told.
@@ -142,7 +143,7 @@ func sign(t *testing.T, execution string, segments int, first byte) []byte {
 	if segments == 3 {
 		a.SHA256 = strings.Repeat("0f", sha256.Size)
 	}
-	wire, err := announce.Sign(key, a)
+	wire, err := announce.Sign(t.Context(), key, a)
 	if err != nil {
 		t.Fatal(err)
 	}

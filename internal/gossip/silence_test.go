@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/signing"
 )
 
 // said is a log that a test reads while it is written.
@@ -251,9 +252,9 @@ func TestGoodByeAfterTheNews(t *testing.T) {
 func TestRefusedDocuments(t *testing.T) {
 	log := listen()
 	a := start(t, agent("a", "a"), log.logger)
-	other := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{8}, ed25519.SeedSize))
+	other := signing.Ed25519(ed25519.NewKeyFromSeed(bytes.Repeat([]byte{8}, ed25519.SeedSize)))
 	now := time.Now()
-	wire, err := announce.Sign(other, &announce.End{
+	wire, err := announce.Sign(t.Context(), other, &announce.End{
 		ExecutionID: ulid.Make().String(), Key: "k", SourceBucket: "global-builds", Reason: announce.Completed, Issued: now, Expires: now.Add(time.Hour),
 	})
 	if err != nil {
@@ -275,7 +276,7 @@ func TestRefusedDocuments(t *testing.T) {
 	if n := strings.Count(log.String(), "document refused"); n != 2 {
 		t.Errorf("said %d times, once for each reason is right:\n%s", n, log)
 	}
-	if err := a.Untrusted(time.Hour); err == nil || !strings.Contains(err.Error(), announce.KeyID(other.Public().(ed25519.PublicKey))) {
+	if err := a.Untrusted(time.Hour); err == nil || !strings.Contains(err.Error(), other.Public().ID()) {
 		t.Errorf("the key is not named: %v", err)
 	}
 }

@@ -49,6 +49,12 @@ func (m Meta) bounded() Meta {
 	return m
 }
 
+// SetTrusts changes the keys that this member says it trusts.
+func (g *Gossip) SetTrusts(ids []string) error {
+	g.trusts.Store(&ids)
+	return g.list.UpdateNode(sendTimeout)
+}
+
 // Refusals of documents, as the metric counts them.
 const (
 	refusedUntrusted = "untrusted"

@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/signing"
 )
 
 // timeout bounds a daemon's life in a test.
@@ -34,7 +34,7 @@ type Daemon struct {
 func Key(t *testing.T) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "seeder.key")
-	if _, err := announce.WriteSigningKey(file); err != nil {
+	if _, err := signing.WriteKey(file); err != nil {
 		t.Fatal(err)
 	}
 	return file
