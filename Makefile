@@ -108,10 +108,44 @@ man: build ## write the man pages to bin/man
 	@for name in agent landfall-dev seeder; do bin/$$name man >bin/man/$$name.1; done
 
 .PHONY: lint
-lint: ## gofmt, go vet, staticcheck
+lint: ## gofmt, go vet, staticcheck, licences
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt on these files'; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
+	$(GO) run ./internal/notice -check NOTICE
+
+.PHONY: notice
+notice: ## write NOTICE: what the programs are made of
+	$(GO) run ./internal/notice >NOTICE.new
+	mv NOTICE.new NOTICE
+
+# Without the tables for debuggers, and what the torrent engine could keep a database with.
+RELEASE := -trimpath -ldflags '-s -w' -tags 'noboltdb nosqlite'
+.PHONY: release
+release: ## bin/release: the programs as they are shipped, equal wherever they are built, with licences and what they are made of (CycloneDX)
+	@rm -rf bin/release && mkdir -p bin/release
+	$(GO) build $(RELEASE) -o bin/release/ ./cmd/...
+	$(GO) run ./internal/notice -texts >bin/release/LICENSES.txt
+	cp LICENSE NOTICE bin/release/
+	@for name in agent landfall-dev seeder; do \
+		$(GO) run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0 bin -json -output bin/release/$$name.cdx.json bin/release/$$name || exit 1; \
+	done
+	cd bin/release && sha256sum * >SHA256SUMS
+
+.PHONY: reproducible
+reproducible: ## build the programs of a release in two places, and compare
+	@set -e; tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \
+	for place in one another/one; do \
+		git clone --quiet . "$$tmp/$$place"; \
+		(cd "$$tmp/$$place" && $(GO) build $(RELEASE) -o bin/ ./cmd/... && cd bin && sha256sum *) >"$$tmp/$$(echo $$place | tr / -).sums"; \
+	done; \
+	cat "$$tmp/one.sums"; cmp "$$tmp/one.sums" "$$tmp/another-one.sums"
+
+.PHONY: vulnerabilities
+vulnerabilities: ## look for known vulnerabilities in what is used, where https://vuln.go.dev can be reached
+	@if curl --silent --fail --max-time 10 --output /dev/null https://vuln.go.dev/index/db.json; \
+	then $(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...; \
+	else echo 'not looked for vulnerabilities: https://vuln.go.dev cannot be reached'; fi
 
 .PHONY: images
 images: ## build the container images that docker-compose.yml runs, with keys and certificates
