@@ -1,0 +1,97 @@
+package identity
+
+import (
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/big"
+	"strings"
+)
+
+const (
+	// maxDenied bounds the entries of a deny list: a certificate stays on it until it
+	// could not be renewed any more.
+	maxDenied = 10_000
+	// maxDeniedFile bounds its file in bytes.
+	maxDeniedFile = 2 << 20
+)
+
+// deniedForms is what a line may be.
+const deniedForms = "serial HEX, fingerprint BASE64 or id spiffe://…"
+
+// denyList is what is refused, whoever vouches for it.
+type denyList map[string]bool
+
+// ParseDenied checks one line of a deny list: "serial HEX", "fingerprint BASE64" or
+// "id spiffe://…" (every certificate of an identity). It returns the line in the one
+// form in which it is kept.
+func ParseDenied(line string) (string, error) {
+	kind, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+	value = strings.TrimSpace(value)
+	switch kind {
+	case "serial":
+		text := strings.ToLower(strings.ReplaceAll(value, ":", ""))
+		n, ok := new(big.Int).SetString(text, 16)
+		if !ok || len(text) > 64 || strings.HasPrefix(text, "-") || strings.HasPrefix(text, "+") {
+			return "", fmt.Errorf("serial %.80q is no hexadecimal number", value)
+		}
+		return "serial " + n.Text(16), nil
+	case "fingerprint":
+		f, err := ParseFingerprint(value)
+		if b, hexErr := hex.DecodeString(strings.ReplaceAll(value, ":", "")); err != nil && hexErr == nil && len(b) == len(f) {
+			f, err = Fingerprint(b), nil // as openssl prints it
+		}
+		if err != nil {
+			return "", err
+		}
+		return "fingerprint " + f.String(), nil
+	case "id":
+		id, err := Parse(value)
+		if err != nil {
+			return "", err
+		}
+		return "id " + id.String(), nil
+	}
+	return "", fmt.Errorf("%.80q: expected %s", line, deniedForms)
+}
+
+func parseDenied(text string) (denyList, error) {
+	list := make(denyList)
+	number := 0
+	for line := range strings.Lines(text) {
+		number++
+		line, _, _ = strings.Cut(line, "#")
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		entry, err := ParseDenied(line)
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %w", number, err)
+		}
+		if list[entry] = true; len(list) > maxDenied {
+			return nil, fmt.Errorf("more than %d entries", maxDenied)
+		}
+	}
+	return list, nil
+}
+
+// check reports whether a certificate is denied, or all of an identity's. The zero ID is
+// an authority's.
+func (d denyList) check(id ID, cert *x509.Certificate) error {
+	if len(d) == 0 {
+		return nil
+	}
+	switch {
+	case cert.SerialNumber != nil && d["serial "+cert.SerialNumber.Text(16)]:
+		return fmt.Errorf("%w by its serial number", ErrDenied)
+	case d["fingerprint "+FingerprintOf(cert).String()]:
+		return fmt.Errorf("%w by its fingerprint", ErrDenied)
+	case id != ID{} && d["id "+id.String()]:
+		return fmt.Errorf("%w, as every one of that name is", ErrDenied)
+	}
+	return nil
+}
+
+// errNoDeniedFile is what reading the list reports where the file has gone.
+var errNoDeniedFile = errors.New("the list of denied certificates is gone, the one read before stays in force")

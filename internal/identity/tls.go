@@ -1,0 +1,91 @@
+package identity
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Server is the configuration of who accepts connections of these protocols. A client
+// shows a certificate; it is verified in VerifyConnection, since VerifyPeerCertificate
+// is skipped where a session is resumed, and there is no resumption either. What is
+// verified is the certificate: the caller asks PeerOf who it is, and decides. On a
+// connection of CallProto an expired certificate passes that may be renewed: there
+// PeerOf refuses it, and PeerForRenewal does not.
+func (s *Source) Server(protos ...string) *tls.Config {
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		NextProtos:             slices.Clone(protos),
+		ClientAuth:             tls.RequireAnyClientCert,
+		SessionTicketsDisabled: true,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return s.current.Load().certificate, nil
+		},
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			// A client that names no protocol is let in by crypto/tls.
+			if !slices.Contains(protos, cs.NegotiatedProtocol) {
+				return fmt.Errorf("no protocol was agreed on, expected one of %q", protos)
+			}
+			if cs.NegotiatedProtocol == CallProto {
+				_, err := s.PeerForRenewal(cs)
+				return err
+			}
+			_, err := s.PeerOf(cs)
+			return err
+		},
+	}
+}
+
+// Client is the configuration of who connects for one protocol. The server's certificate
+// is verified in VerifyConnection, and who it is must be accepted by expect, which gets
+// what was verified; nil accepts every member of the cluster.
+func (s *Source) Client(proto string, expect func(ID) error) *tls.Config {
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		NextProtos:             []string{proto},
+		SessionTicketsDisabled: true,
+		// Names of DNS say nothing of members: VerifyConnection does what is needed.
+		InsecureSkipVerify: true,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return s.current.Load().certificate, nil
+		},
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			if cs.NegotiatedProtocol != proto {
+				return fmt.Errorf("the other side does not speak %s", proto)
+			}
+			p, err := s.PeerOf(cs)
+			if err != nil || expect == nil {
+				return err
+			}
+			return expect(p.ID)
+		},
+	}
+}
+
+// PeerOf says who is at the other end of a connection. It verifies what was shown anew,
+// so that what has been denied meanwhile is refused.
+func (s *Source) PeerOf(cs tls.ConnectionState) (Peer, error) {
+	if len(cs.PeerCertificates) == 0 {
+		return Peer{}, errors.New("the other side has shown no certificate")
+	}
+	return s.Verify(cs.PeerCertificates)
+}
+
+// PeerForRenewal is PeerOf for who may have expired and wants to renew itself.
+func (s *Source) PeerForRenewal(cs tls.ConnectionState) (Peer, error) {
+	if len(cs.PeerCertificates) == 0 {
+		return Peer{}, errors.New("the other side has shown no certificate")
+	}
+	return s.VerifyForRenewal(cs.PeerCertificates)
+}
+
+// Exactly accepts one identity, for Client.
+func Exactly(want ID) func(ID) error {
+	return func(got ID) error {
+		if got != want {
+			return fmt.Errorf("expected %s, the other side is %s", want, got)
+		}
+		return nil
+	}
+}
