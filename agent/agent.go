@@ -37,6 +37,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/limits"
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/operator"
+	"github.com/landfall-dist/landfall/internal/peerwire"
 	"github.com/landfall-dist/landfall/internal/retry"
 	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/internal/source"
@@ -198,14 +199,14 @@ func New(cfg Config) (_ *Agent, err error) {
 		return nil, err
 	}
 	a.swarm, err = swarm.New(swarm.Config{
-		Cache:     cfg.Cache,
-		Listener:  cfg.Peers,
-		Name:      a.gossip.Name(),
-		AllowPeer: gossip.PeerPolicy(a.gossip, cfg.AllowPeers),
-		Member:    gossip.PeerNames(a.gossip, swarm.PeerID),
-		Upload:    cfg.Limits.Upload,
-		Download:  cfg.Limits.Download,
-		Logger:    cfg.Logger,
+		Cache: cfg.Cache, Name: a.gossip.Name(), Config: peerwire.Config{
+			Listener:  cfg.Peers,
+			AllowPeer: gossip.PeerPolicy(a.gossip, cfg.AllowPeers),
+			Member:    gossip.PeerNames(a.gossip, peerwire.PeerID),
+			Upload:    cfg.Limits.Upload,
+			Download:  cfg.Limits.Download,
+			Logger:    cfg.Logger,
+		},
 	})
 	if err != nil {
 		return nil, errors.Join(err, a.gossip.Close())
@@ -490,7 +491,7 @@ func ask(c chan struct{}) {
 // the end of those that are: a packet can be lost.
 func (a *Agent) report() {
 	var progress []gossip.BuildProgress
-	names := gossip.ByPeerID(a.gossip.Members(), swarm.PeerID)
+	names := gossip.ByPeerID(a.gossip.Members(), peerwire.PeerID)
 	for _, b := range a.allBuilds() {
 		s := b.seen.Load()
 		switch {

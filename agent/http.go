@@ -7,7 +7,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
-	"github.com/landfall-dist/landfall/internal/swarm"
+	"github.com/landfall-dist/landfall/internal/peerwire"
 	"github.com/landfall-dist/landfall/internal/web"
 )
 
@@ -27,7 +27,7 @@ func (a *Agent) handler() http.Handler {
 
 func (a *Agent) status() *api.AgentStatus {
 	members := a.gossip.Members()
-	names := gossip.ByPeerID(members, swarm.PeerID)
+	names := gossip.ByPeerID(members, peerwire.PeerID)
 	s := &api.AgentStatus{
 		Node:     a.gossip.Name(),
 		Region:   a.cfg.Region,
@@ -35,7 +35,7 @@ func (a *Agent) status() *api.AgentStatus {
 		Version:  a.cfg.Version,
 		Members:  gossip.View(members),
 		Builds:   []api.Build{},
-		BadPeers: swarm.View(a.swarm.BadPeers()),
+		BadPeers: peerwire.View(a.swarm.BadPeers()),
 		Cache:    cache.View(a.cfg.Cache),
 		Limits:   a.cfg.Limits.Rates(),
 	}

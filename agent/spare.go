@@ -4,7 +4,7 @@ import (
 	"slices"
 
 	"github.com/landfall-dist/landfall/internal/gossip"
-	"github.com/landfall-dist/landfall/internal/swarm"
+	"github.com/landfall-dist/landfall/internal/peerwire"
 )
 
 // expectMore says with which members further segments are to come, so that a connection
@@ -24,13 +24,13 @@ func (m *membership) expectsMore() bool { return len(m.all()) < m.known.NumSegme
 
 // peersOf are the members that may hold pieces of what goes to destinations, but for self:
 // the seeders, and the agents of all of them; none where there are no destinations.
-func peersOf(self string, destinations []string, members []gossip.Member) (peers []swarm.PeerAddr) {
+func peersOf(self string, destinations []string, members []gossip.Member) (peers []peerwire.Peer) {
 	if len(destinations) == 0 {
 		return nil
 	}
 	for _, m := range members {
 		if m.Name != self && (m.Role == gossip.Seeder || slices.Contains(destinations, m.Bucket)) {
-			peers = append(peers, swarm.PeerAddr{ID: swarm.PeerID(m.Name), Addr: m.PeerAddr()})
+			peers = append(peers, peerwire.Peer{ID: peerwire.PeerID(m.Name), Addr: m.PeerAddr()})
 		}
 	}
 	return peers

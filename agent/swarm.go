@@ -13,6 +13,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/landing"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/peerwire"
 	"github.com/landfall-dist/landfall/internal/survive"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/tracing"
@@ -401,7 +402,7 @@ func (b *build) steer(ctx context.Context, m *membership) (*origins, error) {
 	if room := m.reserved(); room != nil {
 		room.Free() // what equal segments did not need
 	}
-	came := m.origins(gossip.ByPeerID(b.agent.gossip.Members(), swarm.PeerID))
+	came := m.origins(gossip.ByPeerID(b.agent.gossip.Members(), peerwire.PeerID))
 	return &came, nil
 }
 

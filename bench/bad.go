@@ -15,7 +15,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/gossip"
-	"github.com/landfall-dist/landfall/internal/swarm"
+	"github.com/landfall-dist/landfall/internal/peerwire"
 	"github.com/landfall-dist/landfall/internal/swarm/badpeer"
 )
 
@@ -77,7 +77,7 @@ func badPeer(c *cli.Context) error {
 	ctx, cancel := context.WithCancel(c.Context)
 	var parts sync.WaitGroup
 	var claim sync.Once
-	peer := &badpeer.Peer{Behaviour: badpeer.Behaviour(c.String("behaviour")), ID: swarm.PeerID(g.Name())}
+	peer := &badpeer.Peer{Behaviour: badpeer.Behaviour(c.String("behaviour")), ID: peerwire.PeerID(g.Name())}
 	peer.OnTorrent = func(infohash [20]byte) {
 		claim.Do(func() {
 			liar := &badpeer.Peer{Behaviour: peer.Behaviour, ID: peer.ID, Claims: true}

@@ -23,6 +23,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/manifest/manifesttest"
+	"github.com/landfall-dist/landfall/internal/peerwire"
 	"github.com/landfall-dist/landfall/internal/swarm"
 )
 
@@ -160,7 +161,7 @@ func engineCommands() []*cli.Command {
 					if err != nil {
 						return err
 					}
-					t.AddPeers([]swarm.PeerAddr{{ID: swarm.PeerID("seeder"), Addr: from}})
+					t.AddPeers([]peerwire.Peer{{ID: peerwire.PeerID("seeder"), Addr: from}})
 					if _, err := t.Entry(c.Context, nil); err != nil {
 						return err
 					}
@@ -194,7 +195,7 @@ func withEngine(c *cli.Context, name string, handOut bool, f func(*engine) error
 	if err != nil {
 		return err
 	}
-	s, err := swarm.New(swarm.Config{Cache: store, Listener: l, Name: name, HandOut: handOut, Logger: slog.New(slog.DiscardHandler)})
+	s, err := swarm.New(swarm.Config{Cache: store, Name: name, HandOut: handOut, Config: peerwire.Config{Listener: l, Logger: slog.New(slog.DiscardHandler)}})
 	if err != nil {
 		return err
 	}

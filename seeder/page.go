@@ -12,7 +12,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
-	"github.com/landfall-dist/landfall/internal/swarm"
+	"github.com/landfall-dist/landfall/internal/peerwire"
 )
 
 // shownOnPage is how many executions, the newest, the page for people lists; the
@@ -85,7 +85,7 @@ func (s *Seeder) state() iter.Seq2[string, any] {
 			Loading:      !s.isLoaded(),
 			Insecure:     s.protection().Open(),
 			Limits:       s.cfg.Limits.Rates(),
-		}) && yield(membersValue, gossip.View(s.gossip.Members())) && yield(badPeersValue, swarm.View(s.swarm.BadPeers()))
+		}) && yield(membersValue, gossip.View(s.gossip.Members())) && yield(badPeersValue, peerwire.View(s.swarm.BadPeers()))
 		for _, l := range shown {
 			ok = ok && yield(listedValue+l.ID, l)
 		}
@@ -167,7 +167,7 @@ func (s *Seeder) swarmView(r *ledger.Record) api.SwarmView {
 	v.Pieces, v.PieceLength = entry.Manifest().NumPieces(), entry.Manifest().PieceLength
 	here, peers := t.Fill()
 	v.Seeder = here
-	names := gossip.ByPeerID(s.gossip.Members(), swarm.PeerID)
+	names := gossip.ByPeerID(s.gossip.Members(), peerwire.PeerID)
 	for _, p := range peers {
 		if m, ok := names[p.ID]; ok && m.Role == gossip.Agent {
 			v.Holders = append(v.Holders, api.Holder{Agent: m.ID, Region: m.Region, Bucket: m.Bucket, Fill: p.Fill})

@@ -32,6 +32,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/limits"
 	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/operator"
+	"github.com/landfall-dist/landfall/internal/peerwire"
 	"github.com/landfall-dist/landfall/internal/seldom"
 	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/internal/source"
@@ -216,15 +217,14 @@ func New(cfg Config) (_ *Seeder, err error) {
 		return nil, err
 	}
 	s.swarm, err = swarm.New(swarm.Config{
-		Cache:     cfg.Cache,
-		Listener:  cfg.Peers,
-		Name:      s.gossip.Name(),
-		HandOut:   true,
-		AllowPeer: gossip.PeerPolicy(s.gossip, cfg.AllowPeers),
-		Member:    gossip.PeerNames(s.gossip, swarm.PeerID),
-		Upload:    cfg.Limits.Upload,
-		Download:  cfg.Limits.Download,
-		Logger:    cfg.Logger,
+		Cache: cfg.Cache, Name: s.gossip.Name(), HandOut: true, Config: peerwire.Config{
+			Listener:  cfg.Peers,
+			AllowPeer: gossip.PeerPolicy(s.gossip, cfg.AllowPeers),
+			Member:    gossip.PeerNames(s.gossip, peerwire.PeerID),
+			Upload:    cfg.Limits.Upload,
+			Download:  cfg.Limits.Download,
+			Logger:    cfg.Logger,
+		},
 	})
 	if err != nil {
 		return nil, errors.Join(err, s.gossip.Close())

@@ -13,7 +13,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/gossip"
-	"github.com/landfall-dist/landfall/internal/swarm"
+	"github.com/landfall-dist/landfall/internal/peerwire"
 	"github.com/landfall-dist/landfall/internal/swarm/badpeer"
 	"github.com/landfall-dist/landfall/internal/terminal"
 )
@@ -42,7 +42,7 @@ func (c *Cluster) addBad(i int, b badpeer.Behaviour) (name string) {
 		c.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	peer := &badpeer.Peer{Behaviour: b, ID: swarm.PeerID(g.Name())}
+	peer := &badpeer.Peer{Behaviour: b, ID: peerwire.PeerID(g.Name())}
 	ended := make(chan error, 2)
 	go func() { ended <- g.Run(ctx) }()
 	go func() { ended <- peer.Serve(ctx, l) }()
@@ -56,8 +56,8 @@ func (c *Cluster) addBad(i int, b badpeer.Behaviour) (name string) {
 }
 
 func TestBadMemberIsNamed(t *testing.T) {
-	for behaviour, reason := range map[badpeer.Behaviour]swarm.Reason{
-		badpeer.Corrupt: swarm.Corrupt, badpeer.Garbage: swarm.Garbage,
+	for behaviour, reason := range map[badpeer.Behaviour]peerwire.Reason{
+		badpeer.Corrupt: peerwire.Corrupt, badpeer.Garbage: peerwire.Garbage,
 	} {
 		t.Run(string(behaviour), func(t *testing.T) {
 			c := Start(t, cloud, Options{Regions: 3, Unserved: 1})
@@ -110,7 +110,7 @@ func (c *Cluster) status(i int) *api.AgentStatus {
 }
 
 // shows looks for a bad peer in what people and Prometheus see.
-func (c *Cluster) shows(i int, s *api.AgentStatus, name string, reason swarm.Reason) {
+func (c *Cluster) shows(i int, s *api.AgentStatus, name string, reason peerwire.Reason) {
 	c.t.Helper()
 	var text strings.Builder
 	if err := terminal.AgentStatus(&text, s); err != nil || !strings.Contains(text.String(), "BAD PEER") || !strings.Contains(text.String(), name) {

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"sync"
@@ -74,16 +73,6 @@ func (c *conn) Read(b []byte) (int, error) {
 func (c *conn) Close() error {
 	c.depart()
 	return c.Conn.Close()
-}
-
-// CloseWrite shuts down the writing side where the connection below can, as
-// *net.TCPConn and *tls.Conn do; else it returns errors.ErrUnsupported.
-func (c *conn) CloseWrite() error {
-	half, ok := c.Conn.(interface{ CloseWrite() error })
-	if !ok {
-		return fmt.Errorf("closing one side of %T: %w", c.Conn, errors.ErrUnsupported)
-	}
-	return half.CloseWrite()
 }
 
 func (c *conn) depart() {

@@ -2,7 +2,6 @@ package handout
 
 import (
 	"bytes"
-	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -325,35 +324,6 @@ func TestTooManyConnections(t *testing.T) {
 	engine.SetDeadline(time.Now().Add(patience))
 	if _, err := io.Copy(io.Discard, engine); !errors.Is(err, net.ErrClosed) {
 		t.Error(err)
-	}
-}
-
-func TestCloseWrite(t *testing.T) {
-	p := newPair(t, newTestSet(8), testHash)
-	if err := p.engine.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := io.ReadAll(p.peer); err != nil || !bytes.HasSuffix(got, haveNone) {
-		t.Errorf("%q, %v", got, err)
-	}
-	p.toEngine(message(kindHaveNone)) // the other direction still works
-
-	pipe, other := net.Pipe()
-	defer other.Close()
-	engine := newTestSet(8).Wrap(pipe)
-	defer engine.Close()
-	if err := engine.(interface{ CloseWrite() error }).CloseWrite(); !errors.Is(err, errors.ErrUnsupported) {
-		t.Error(err)
-	}
-}
-
-func TestWrapTLS(t *testing.T) {
-	accepted, dialed := tcpPair(t)
-	defer dialed.Close()
-	engine := newTestSet(8).Wrap(tls.Server(accepted, &tls.Config{}))
-	defer engine.Close()
-	if engine.RemoteAddr().String() != dialed.LocalAddr().String() {
-		t.Error(engine.RemoteAddr())
 	}
 }
 

@@ -131,18 +131,7 @@ func (s *Set) connect(infohash manifest.InfoHash, offer func(pieces ...int)) (*l
 // for a torrent that is not in the Set, or no handshake at all, passes through
 // untouched. The engine must close the returned connection, and use no stream
 // encryption of its own.
-func (s *Set) Wrap(c net.Conn) net.Conn {
-	socket := c
-	if secured, ok := c.(interface{ NetConn() net.Conn }); ok { // *tls.Conn
-		socket = secured.NetConn()
-	}
-	if tcp, ok := socket.(*net.TCPConn); ok {
-		// The engine would do this, did it see the type: a connection that it
-		// closes is to be gone at once.
-		_ = tcp.SetLinger(0)
-	}
-	return newConn(c, s)
-}
+func (s *Set) Wrap(c net.Conn) net.Conn { return newConn(c, s) }
 
 // Run measures rates and looks for stalls until ctx ends; it returns nil.
 func (s *Set) Run(ctx context.Context) error {

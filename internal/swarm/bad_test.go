@@ -13,6 +13,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/peerwire"
 	"github.com/landfall-dist/landfall/internal/swarm/badpeer"
 )
 
@@ -27,13 +28,13 @@ func hasty(c *Config) {
 }
 
 // bad starts a peer that misbehaves, under a member's name.
-func bad(t *testing.T, b badpeer.Behaviour, name string) (*badpeer.Peer, PeerAddr) {
+func bad(t *testing.T, b badpeer.Behaviour, name string) (*badpeer.Peer, peerwire.Peer) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &badpeer.Peer{Behaviour: b, ID: PeerID(name)}
+	p := &badpeer.Peer{Behaviour: b, ID: peerwire.PeerID(name)}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- p.Serve(ctx, l) }()
@@ -43,7 +44,7 @@ func bad(t *testing.T, b badpeer.Behaviour, name string) (*badpeer.Peer, PeerAdd
 			t.Error(err)
 		}
 	})
-	return p, PeerAddr{p.ID, l.Addr().(*net.TCPAddr).AddrPort()}
+	return p, peerwire.Peer{ID: p.ID, Addr: l.Addr().(*net.TCPAddr).AddrPort()}
 }
 
 // told is a log that is read by a test.
@@ -75,14 +76,14 @@ func (n *node) known(t *testing.T, m *manifest.Manifest) {
 }
 
 // untilNamed names a peer again and again, until it is known to be bad.
-func (n *node) untilNamed(t *testing.T, f *Torrent, p PeerAddr) BadPeer {
+func (n *node) untilNamed(t *testing.T, f *Torrent, p peerwire.Peer) peerwire.BadPeer {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
 	for {
-		f.AddPeers([]PeerAddr{p})
+		f.AddPeers([]peerwire.Peer{p})
 		if bad := n.BadPeers(); len(bad) > 0 {
 			if len(bad) > 1 {
 				t.Fatalf("%+v", bad)
@@ -100,9 +101,9 @@ func (n *node) untilNamed(t *testing.T, f *Torrent, p PeerAddr) BadPeer {
 // Each bad member is found out, named, hung up on and left alone, and the build
 // comes from the others.
 func TestBadPeer(t *testing.T) {
-	reasons := map[badpeer.Behaviour]Reason{
-		badpeer.Corrupt: Corrupt, badpeer.Silent: Stalled, badpeer.Dribble: Stalled,
-		badpeer.Garbage: Garbage, badpeer.Babble: Garbage,
+	reasons := map[badpeer.Behaviour]peerwire.Reason{
+		badpeer.Corrupt: peerwire.Corrupt, badpeer.Silent: peerwire.Stalled, badpeer.Dribble: peerwire.Stalled,
+		badpeer.Garbage: peerwire.Garbage, badpeer.Babble: peerwire.Garbage,
 	}
 	for _, behaviour := range badpeer.Behaviours {
 		t.Run(string(behaviour), func(t *testing.T) {
@@ -114,7 +115,7 @@ func TestBadPeer(t *testing.T) {
 				hasty(c)
 				c.Logger = slog.New(slog.NewTextHandler(log, nil))
 				c.Member = func(id [20]byte) (name, region string) {
-					if id == PeerID("cuckoo") {
+					if id == peerwire.PeerID("cuckoo") {
 						return "cuckoo", "region-z"
 					}
 					return "", ""
@@ -125,7 +126,7 @@ func TestBadPeer(t *testing.T) {
 			p, addr := bad(t, behaviour, "cuckoo")
 			named := agent.untilNamed(t, f, addr)
 			if named.ID != addr.ID || named.Name != "cuckoo" && named.Name != "" || named.Addr != addr.Addr.String() || named.Reason != reasons[behaviour] ||
-				named.Times != 1 || named.Until.Sub(named.Since) != firstBan {
+				named.Times != 1 || named.Until.Sub(named.Since) != peerwire.FirstBan {
 				t.Errorf("%+v", named)
 			}
 			finish(t, f, content, s.addr, addr)
@@ -136,7 +137,7 @@ func TestBadPeer(t *testing.T) {
 			}
 			came := p.Accepted()
 			for range 20 {
-				f.AddPeers([]PeerAddr{addr})
+				f.AddPeers([]peerwire.Peer{addr})
 			}
 			if err := agent.dialled(addr); err == nil {
 				t.Error("it may be dialled")
@@ -158,8 +159,8 @@ func TestBadPeer(t *testing.T) {
 }
 
 // dialled asks for a connection as the engine does.
-func (n *node) dialled(p PeerAddr) error {
-	c, err := dialer{n.Swarm}.Dial(context.Background(), p.Addr.String())
+func (n *node) dialled(p peerwire.Peer) error {
+	c, err := n.wire.Dial(context.Background(), p.Addr.String())
 	if err == nil {
 		c.Close()
 	}
@@ -176,7 +177,7 @@ func TestBadPeerAmongGoodOnes(t *testing.T) {
 			const size, agents = 8 << 20, 3
 			s, from, content, _ := seed(t, size, handOut)
 			_, addr := bad(t, behaviour, "cuckoo")
-			peers := []PeerAddr{s.addr, addr}
+			peers := []peerwire.Peer{s.addr, addr}
 			var nodes []*node
 			for i := range agents {
 				n := start(t, fmt.Sprint("agent-", i), t.TempDir(), nil)
@@ -212,7 +213,7 @@ func TestSilentPeerHoldsNothingBack(t *testing.T) {
 	defer cancel()
 	ticker := time.NewTicker(time.Millisecond)
 	defer ticker.Stop()
-	for f.AddPeers([]PeerAddr{addr}); p.Taken() == 0; {
+	for f.AddPeers([]peerwire.Peer{addr}); p.Taken() == 0; {
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
@@ -279,7 +280,7 @@ func TestSlowPeersAreNotBad(t *testing.T) {
 		c.patience.silent, c.patience.faded = 4*c.patience.silent, 4*c.patience.faded
 	})
 	agent.known(t, m)
-	var peers []PeerAddr
+	var peers []peerwire.Peer
 	for i := range slow {
 		n := start(t, fmt.Sprint("slow-", i), t.TempDir(), func(c *Config) {
 			least := 3 * 10 * defaultPatience().leastRate
@@ -294,7 +295,7 @@ func TestSlowPeersAreNotBad(t *testing.T) {
 		t.Errorf("%+v", bad)
 	}
 	for _, p := range peers {
-		if agent.conduct.refused(p.ID) {
+		if agent.wire.Refused(p.ID) {
 			t.Errorf("%x is left alone", p.ID)
 		}
 	}
@@ -312,7 +313,7 @@ func TestRestartIsNotBad(t *testing.T) {
 	first := make(chan struct{})
 	var once sync.Once
 	f := agent.fetch(t, from, size, func(int, bool) { once.Do(func() { close(first) }) })
-	f.AddPeers([]PeerAddr{other.addr})
+	f.AddPeers([]peerwire.Peer{other.addr})
 	select {
 	case <-first:
 	case <-time.After(timeout):
@@ -332,12 +333,12 @@ func TestGarbageIsCountedByAddress(t *testing.T) {
 	const size = 1 << 20
 	s, from, content, _ := seed(t, size, handOut)
 	p := &badpeer.Peer{Behaviour: badpeer.Garbage}
-	for range babble.limit {
+	for range peerwire.Babble.Limit {
 		if err := p.Dial(t.Context(), s.addr.Addr.String(), from.InfoHash()); err == nil {
 			t.Log("it hung up") // as often as not with a reset
 		}
 	}
-	if bad := s.BadPeers(); len(bad) != 1 || bad[0].Addr != "127.0.0.1" || bad[0].Reason != Garbage || !bad[0].Until.IsZero() {
+	if bad := s.BadPeers(); len(bad) != 1 || bad[0].Addr != "127.0.0.1" || bad[0].Reason != peerwire.Garbage || !bad[0].Until.IsZero() {
 		t.Errorf("%+v", bad)
 	}
 	finish(t, start(t, "agent", t.TempDir(), nil).fetch(t, from, size, nil), content, s.addr)
@@ -349,7 +350,7 @@ func TestClaimsDoNotStopTheHandOut(t *testing.T) {
 	t.Parallel()
 	const size, agents = 8 << 20, 3
 	s, from, content, _ := seed(t, size, handOut)
-	p := &badpeer.Peer{Behaviour: badpeer.Silent, ID: PeerID("cuckoo"), Claims: true}
+	p := &badpeer.Peer{Behaviour: badpeer.Silent, ID: peerwire.PeerID("cuckoo"), Claims: true}
 	ctx, cancel := context.WithCancel(t.Context())
 	lied := make(chan struct{})
 	go func() {
@@ -358,7 +359,7 @@ func TestClaimsDoNotStopTheHandOut(t *testing.T) {
 	}()
 	defer func() { cancel(); <-lied }()
 	eventually(t, func() bool { return p.Claimed() > 0 })
-	peers := []PeerAddr{s.addr}
+	peers := []peerwire.Peer{s.addr}
 	var all sync.WaitGroup
 	var fetched []*Torrent
 	for i := range agents {
@@ -372,69 +373,81 @@ func TestClaimsDoNotStopTheHandOut(t *testing.T) {
 	all.Wait()
 }
 
-func TestOrigins(t *testing.T) {
-	a, b := &watched{id: PeerID("a")}, &watched{id: PeerID("b")}
-	good, wrong := "aaaabbbb", "aaaaxxxx"
-	newOrigins := func() (*origins, *conduct) {
-		c, _ := judged()
-		s := &Swarm{conduct: c}
-		a.swarm, b.swarm = s, s
-		return new(origins), c
+// sent is a sender that remembers what it was told.
+type sent struct {
+	id    [20]byte
+	bad   int // times
+	apart bool
+}
+
+func (s *sent) ID() [20]byte { return s.id }
+
+func (s *sent) Blame(o peerwire.Offence) {
+	if o == peerwire.CorruptPiece {
+		s.bad++
 	}
-	half := func(o *origins) {
+}
+
+func (s *sent) LeaveAlone(time.Duration) { s.apart = true }
+
+func TestOrigins(t *testing.T) {
+	good, wrong := "aaaabbbb", "aaaaxxxx"
+	newOrigins := func() (*origins, *sent, *sent) {
+		return new(origins), &sent{id: peerwire.PeerID("a")}, &sent{id: peerwire.PeerID("b")}
+	}
+	half := func(o *origins, a, b sender) {
 		o.note(7, 0, 4, a)
 		o.note(7, 4, 4, b)
 	}
 	t.Run("one sender", func(t *testing.T) {
-		o, c := newOrigins()
-		o.note(7, 0, 4, b)
-		o.note(7, 4, 4, b)
+		o, a, b := newOrigins()
+		half(o, b, b)
 		o.failed(7, strings.NewReader(wrong))
-		if !c.refused(b.id) || c.refused(a.id) {
-			t.Errorf("%+v", c.bad())
+		if a.bad != 0 || b.bad != 1 {
+			t.Errorf("%+v, %+v", a, b)
 		}
 	})
 	t.Run("of two senders the one whose bytes differ", func(t *testing.T) {
-		o, c := newOrigins()
-		half(o)
+		o, a, b := newOrigins()
+		half(o, a, b)
 		o.failed(7, strings.NewReader(wrong))
-		if bad := c.bad(); len(bad) > 0 {
-			t.Fatalf("%+v", bad)
+		if a.bad+b.bad > 0 {
+			t.Fatalf("%+v, %+v", a, b)
 		}
 		o.note(7, 0, 8, a)
 		o.passed(7, strings.NewReader(good))
-		if bad := c.bad(); len(bad) != 1 || bad[0].ID != b.id || bad[0].Reason != Corrupt {
-			t.Errorf("%+v", bad)
+		if a.bad != 0 || b.bad != 1 {
+			t.Errorf("%+v, %+v", a, b)
 		}
 	})
 	t.Run("two senders again are kept apart", func(t *testing.T) {
-		o, c := newOrigins()
+		o, a, b := newOrigins()
 		for range 2 {
-			half(o)
+			half(o, a, b)
 			o.failed(7, strings.NewReader(wrong))
 		}
-		if len(c.bad()) > 0 || c.refused(a.id) || !c.refused(b.id) {
-			t.Errorf("%+v", c.bad())
+		if a.bad+b.bad > 0 || a.apart || !b.apart {
+			t.Errorf("%+v, %+v", a, b)
 		}
 	})
 	t.Run("a chunk that came twice", func(t *testing.T) {
-		o, c := newOrigins()
-		half(o)
+		o, a, b := newOrigins()
+		half(o, a, b)
 		o.note(7, 4, 4, a)
 		o.failed(7, strings.NewReader(wrong))
-		if !c.refused(a.id) || c.refused(b.id) {
-			t.Errorf("%+v", c.bad())
+		if a.bad != 1 || b.bad != 0 {
+			t.Errorf("%+v, %+v", a, b)
 		}
 	})
 	t.Run("bounded", func(t *testing.T) {
-		o, _ := newOrigins()
+		o, a, b := newOrigins()
 		for i := range 2 * maxDoubts {
 			o.note(i, 0, 4, a)
 			o.note(i, 4, 4, b)
 			o.failed(i, strings.NewReader(wrong))
 		}
 		for range maxVersions {
-			half(o)
+			half(o, a, b)
 			o.failed(7, strings.NewReader(wrong))
 		}
 		if len(o.doubts) != maxDoubts || len(o.doubts[7]) != maxVersions || len(o.senders) != 0 {

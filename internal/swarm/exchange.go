@@ -6,12 +6,14 @@ import (
 	"io"
 	"net"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/anacrolix/torrent"
 	pp "github.com/anacrolix/torrent/peer_protocol"
+
+	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/peerwire"
 )
 
 // beginning is how many bytes show that a chunk is on its way: more than the few
@@ -24,7 +26,7 @@ const beginning = 1 << 10
 //
 // Nobody is to be punished for a slow link. Among 16 peers, a region with an uplink
 // of 1 Mbit/s sends each 7.8 kB/s, a chunk of 256 KiB in half a minute, but always
-// something; what is queued on the own uplink does not count, see exchange.reached.
+// something; what is queued on the own uplink does not count, see peerwire.Mark.
 type patience struct {
 	// tick is how often the peers are looked at.
 	tick time.Duration
@@ -47,8 +49,6 @@ type patience struct {
 	// pause is how long a peer that stalled once is left alone: its pieces come
 	// from others meanwhile.
 	pause time.Duration
-	// silence is how long a connection that a peer has made may say nothing.
-	silence time.Duration
 	// sleeps is how long nothing of a segment must have passed before others that are
 	// asked for may have its place in the engine.
 	sleeps time.Duration
@@ -56,7 +56,9 @@ type patience struct {
 
 // stall: a link may be down for a moment; twice, without a chunk in between, is no
 // accident.
-func (p patience) stall() offence { return offence{Stalled, 2, p.pause} }
+func (p patience) stall() peerwire.Offence {
+	return peerwire.Offence{Reason: peerwire.Stalled, Limit: 2, Pause: p.pause}
+}
 
 func defaultPatience() patience {
 	return patience{
@@ -68,14 +70,13 @@ func defaultPatience() patience {
 		leastRate: 2000,
 		sharers:   16,
 		pause:     5 * time.Second,
-		silence:   silentAge,
 		sleeps:    sleepsAfter,
 	}
 }
 
 // exchange is what is asked of one connected peer.
 type exchange struct {
-	conn *watched // nil for a connection that was gone before it was added
+	conn *peerwire.Conn // nil for a connection that was gone before it was added
 	id   [20]byte
 	peer *torrent.PeerConn
 
@@ -83,13 +84,9 @@ type exchange struct {
 	asked map[int]int // chunks that the engine waits for, by piece
 	// owed is how many requests the peer has not answered, with a chunk or a
 	// refusal. It goes on owing what the engine has asked somebody else for since.
-	owed int
-	// sent is how many writes had begun when the newest request was made; mark is
-	// the bytes written when it surely was among them, 0 before; arrived is set
-	// when they have reached the peer.
-	sent, mark int64
-	arrived    bool
-	chunks     int // that came since the last tick
+	owed   int
+	sent   peerwire.Mark // behind the newest request
+	chunks int           // that came since the last tick
 
 	// Of the tick alone.
 	read int64
@@ -100,10 +97,9 @@ type exchange struct {
 // added begins an exchange, under the engine's lock.
 func (s *Swarm) added(c *torrent.PeerConn) {
 	x := &exchange{id: c.PeerID, peer: c, asked: make(map[int]int)}
-	if w, ok := s.conns.Load(connKey{c.RemoteAddr.String(), c.Torrent().InfoHash()}); ok {
-		x.conn = w.(*watched)
-		x.conn.arrived()
-		x.read, x.held = x.conn.in.Load(), x.conn.heldBack.until(time.Now())
+	if x.conn = s.wire.Conn(c.RemoteAddr.String(), manifest.InfoHash(c.Torrent().InfoHash())); x.conn != nil {
+		x.conn.Arrived()
+		x.read, x.held = x.conn.Received(), x.conn.HeldBack(time.Now())
 	}
 	s.exchanges.Store(&c.Peer, x)
 }
@@ -126,7 +122,7 @@ func (s *Swarm) requested(e torrent.PeerRequestEvent) {
 	defer x.mu.Unlock()
 	x.asked[int(e.Index)]++
 	x.owed++
-	x.sent, x.mark, x.arrived = x.conn.begun.Load(), 0, false
+	x.sent = x.conn.Mark()
 }
 
 func (s *Swarm) settled(e torrent.PeerRequestEvent) {
@@ -182,7 +178,7 @@ func (s *Swarm) disconnected(e torrent.StatusUpdatedEvent) {
 		}
 		select {
 		case <-x.peer.Torrent().GotInfo():
-			x.conn.blame(babble)
+			x.conn.Blame(peerwire.Babble)
 		default:
 			// A wrong info shows when its last part comes, from whomever.
 		}
@@ -202,9 +198,8 @@ func isBabble(err error) bool {
 	return true
 }
 
-// attend disconnects whom others have found to be bad, and looks for peers that
-// take requests and do not answer them, until ctx ends.
-func (s *Swarm) attend(ctx context.Context) {
+// judge looks for peers that take requests and do not answer them, until ctx ends.
+func (s *Swarm) judge(ctx context.Context) {
 	ticker := time.NewTicker(s.patience.tick)
 	defer ticker.Stop()
 	last := time.Now()
@@ -212,43 +207,12 @@ func (s *Swarm) attend(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.conduct.wake:
-			s.leaveAlone()
 		case now := <-ticker.C:
 			// A process that was stopped, or starved, knows nothing of that time.
 			s.look(min(now.Sub(last), 2*s.patience.tick))
 			last = now
-			s.spares.tend(now)
 		}
 	}
-}
-
-// leaveAlone closes the connections of those who are to be left alone.
-func (s *Swarm) leaveAlone() {
-	fresh, bad := s.conduct.taken()
-	s.conns.Range(func(_, v any) bool {
-		w := v.(*watched)
-		if slices.ContainsFunc(fresh, func(f who) bool { return !f.ip.IsValid() && w.is(f.id) }) {
-			// The engine sees it fail, and asks others for what was outstanding.
-			_ = w.Close()
-		}
-		return true
-	})
-	for _, b := range bad {
-		s.report(b)
-	}
-}
-
-func (s *Swarm) report(b BadPeer) {
-	if !b.Until.IsZero() && s.cfg.Member != nil {
-		b.Name, b.Region = s.cfg.Member(b.ID)
-		s.conduct.describe(b.ID, b.Name, b.Region)
-	}
-	attrs := []any{"member", b.Name, "region", b.Region, "peer", b.Addr, "reason", string(b.Reason), "times", b.Times}
-	if !b.Until.IsZero() {
-		attrs = append(attrs, "until", b.Until.UTC())
-	}
-	s.cfg.Logger.Warn("bad peer", attrs...)
 }
 
 // look judges every peer by what came from it in the time that has elapsed.
@@ -268,19 +232,19 @@ func (s *Swarm) look(elapsed time.Duration) {
 			return true
 		}
 		peers[x.peer.Torrent()]++
-		read := x.conn.in.Load()
+		read := x.conn.Received()
 		bytes := read - x.read
 		x.read = read
-		until := x.conn.heldBack.until(now)
+		until := x.conn.HeldBack(now)
 		held := until - x.held
 		x.held = until
 		x.mu.Lock()
-		chunks, due := x.chunks, x.owed > 0 && x.reached()
+		chunks, due := x.chunks, x.owed > 0 && x.conn.Reached(&x.sent)
 		x.chunks = 0
 		x.mu.Unlock()
 		quiet = quiet && bytes == 0
 		if chunks > 0 {
-			s.conduct.delivered(x.id)
+			s.wire.Delivered(x.id)
 		}
 		if due {
 			waiting = append(waiting, seen{x, bytes, chunks, held})
@@ -299,27 +263,11 @@ func (s *Swarm) look(elapsed time.Duration) {
 		// While it is not read, for the own limit's sake, nothing can come.
 		late, stalled := x.wait.judge(s.patience, max(0, elapsed-x.held), x.bytes, x.chunks, least)
 		if stalled {
-			x.conn.blame(s.patience.stall())
+			x.conn.Blame(s.patience.stall())
 		} else if late {
 			x.offer()
 		}
 	}
-}
-
-// reached reports whether the newest request has come to the peer's machine: on a
-// slow uplink it may wait for long behind what goes to the same peer. The caller
-// holds mu.
-func (x *exchange) reached() bool {
-	if x.mark == 0 {
-		// The engine writes all that is due at once: the first write that began
-		// after the request was made has it.
-		if x.conn.done.Load() <= x.sent {
-			return false
-		}
-		x.mark = x.conn.written.Load()
-	}
-	x.arrived = x.arrived || x.conn.acknowledged() >= x.mark
-	return x.arrived
 }
 
 // offer lets idle peers take the pieces that this one holds back: the engine looks

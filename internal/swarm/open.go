@@ -13,6 +13,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/peerwire"
 )
 
 const (
@@ -31,6 +32,8 @@ const (
 	// others sleep, and less than the engine's four seconds for a handshake; roomLook is how
 	// often is looked for it.
 	roomWait, roomLook = 2500 * time.Millisecond, 50 * time.Millisecond
+	// noticeInterval is the time between two lines about a lack of room.
+	noticeInterval = time.Minute
 )
 
 var errNoRoom = errors.New("as many segments are open as may be, all in use")
@@ -107,35 +110,40 @@ func (o *openings) count() int {
 // is whole needs room as well, or nobody gets it.
 func (s *Swarm) RoomToFetch() bool { return s.openings.fetched() < maxFetched }
 
-// openFor has the engine hold the torrent that a peer's handshake names, with a place for
-// the connection; an infohash that is not known is the engine's to refuse.
-func (s *Swarm) openFor(infohash manifest.InfoHash, w *watched) error {
+// begun says what a connection is about. For one that a peer has made, the engine is to
+// hold the torrent, with a place for the connection; an infohash that is not known is the
+// engine's to refuse.
+func (s *Swarm) begun(c *peerwire.Conn, infohash manifest.InfoHash) (peerwire.Torrent, error) {
 	t, ok := s.Torrent(infohash)
 	if !ok {
-		return nil
+		return nil, nil
 	}
-	if err := s.makeRoom(t, 1, w.gone); err != nil {
-		if errors.Is(err, errNoRoom) {
-			s.warnNoRoom(w)
+	if !c.Inbound() {
+		return t, nil
+	}
+	if err := s.makeRoom(t, 1, c.Gone()); err != nil {
+		if omitted, due := s.notices.Pass("room"); due && errors.Is(err, errNoRoom) {
+			name, region := s.nameOf(c.ID())
+			s.cfg.Logger.Warn("a peer has to ask again for a segment: as many are open as may be, and all are in use",
+				"member", name, "region", region, "from", c.Addr(), "ofOneBuild", maxOpenOfBuild, "inAll", maxOpen, "omitted", omitted)
 		}
-		return err
+		return nil, err
 	}
-	w.asksFor.Store(t)
-	if w.closed.Load() { // meanwhile, without seeing it
-		w.arrived()
-	}
-	if err := t.reopen(); err != nil {
-		return err // the connection is closed, and with it its place
-	}
-	return nil
+	return t, t.reopen()
 }
 
-// arrived ends the place that a connection had among those who are about to connect.
-func (w *watched) arrived() {
-	if t := w.asksFor.Swap(nil); t != nil {
-		t.pending.Add(-1)
+func (s *Swarm) nameOf(id [20]byte) (name, region string) {
+	if s.cfg.Member == nil {
+		return "", ""
 	}
+	return s.cfg.Member(id)
 }
+
+// Passed says that something of it passed.
+func (t *Torrent) Passed(at time.Time) { t.useful.Store(at.UnixNano()) }
+
+// Arrived ends the place that a connection had among those who are about to connect.
+func (t *Torrent) Arrived() { t.pending.Add(-1) }
 
 // makeRoom waits until a torrent that is whole may be in the engine, for so many
 // connections.

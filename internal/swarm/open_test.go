@@ -17,6 +17,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/handout"
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/manifest/manifesttest"
+	"github.com/landfall-dist/landfall/internal/peerwire"
 )
 
 // segments has a node hand out so many segments of one build.
@@ -47,7 +48,7 @@ func (n *node) segments(t *testing.T, build string, count, size int) (all []*Tor
 }
 
 // fetchAll downloads segments, the oldest four at a time.
-func (n *node) fetchAll(t *testing.T, build string, of []*Torrent, contents [][]byte, peers ...PeerAddr) (got []*Torrent) {
+func (n *node) fetchAll(t *testing.T, build string, of []*Torrent, contents [][]byte, peers ...peerwire.Peer) (got []*Torrent) {
 	t.Helper()
 	var running sync.WaitGroup
 	places := make(chan struct{}, 4)
@@ -146,7 +147,7 @@ func TestSleepersMakeRoom(t *testing.T) {
 	})
 	seeded, contents := s.segments(t, "build", maxOpenOfBuild+3, size)
 	for _, from := range seeded[:maxOpenOfBuild] {
-		c := greet(t, s.addr, "127.0.0.1", from.InfoHash(), PeerID("sleeper"))
+		c := greet(t, s.addr, "127.0.0.1", from.InfoHash(), peerwire.PeerID("sleeper"))
 		go io.Copy(io.Discard, c)
 	}
 	eventually(t, func() bool { return len(s.client.Torrents()) == maxOpenOfBuild })
@@ -163,7 +164,7 @@ func TestNoRoom(t *testing.T) {
 	})
 	seeded, _ := s.segments(t, "build", maxOpenOfBuild+1, 1<<10)
 	for _, from := range seeded[:maxOpenOfBuild] {
-		c := greet(t, s.addr, "127.0.0.1", from.InfoHash(), PeerID("sleeper"))
+		c := greet(t, s.addr, "127.0.0.1", from.InfoHash(), peerwire.PeerID("sleeper"))
 		go io.Copy(io.Discard, c)
 		eventually(t, func() bool { return len(from.Stats().Peers) == 1 && from.pending.Load() == 0 })
 	}
@@ -262,7 +263,7 @@ func TestDroppedWhileClosed(t *testing.T) {
 	if err := seeded[0].reopen(); !errors.Is(err, ErrDropped) {
 		t.Errorf("%v", err)
 	}
-	c := greet(t, s.addr, "127.0.0.1", seeded[0].InfoHash(), PeerID("agent"))
+	c := greet(t, s.addr, "127.0.0.1", seeded[0].InfoHash(), peerwire.PeerID("agent"))
 	eventually(t, func() bool { return ended(c) })
 	if open := s.openings.count(); open != 0 {
 		t.Errorf("%d are open", open)

@@ -5,6 +5,9 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/peerwire"
 )
 
 const (
@@ -12,6 +15,8 @@ const (
 	// version is waited for, maxVersions what is remembered of each.
 	maxDoubts   = 64
 	maxVersions = 8
+	// apartPause keeps the senders of a corrupt piece apart.
+	apartPause = 10 * time.Second
 )
 
 // origins remembers who sent which chunk of the pieces of one build until the piece
@@ -25,11 +30,18 @@ type origins struct {
 	doubts  map[int][]version // by piece
 }
 
+// sender is a connection that something came by.
+type sender interface {
+	ID() [20]byte
+	Blame(peerwire.Offence)
+	LeaveAlone(time.Duration)
+}
+
 // chunk is who sent a part of a piece, in bytes.
 type chunk struct {
 	begin  int64
 	length int
-	from   *watched
+	from   sender
 }
 
 // version is a chunk of a piece that failed.
@@ -39,7 +51,7 @@ type version struct {
 }
 
 // note takes a chunk that came.
-func (o *origins) note(piece int, begin int64, length int, from *watched) {
+func (o *origins) note(piece int, begin int64, length int, from sender) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.senders == nil {
@@ -60,15 +72,15 @@ func (o *origins) failed(piece int, content io.ReaderAt) {
 		return
 	}
 	first := senders[0].from
-	if !slices.ContainsFunc(senders, func(c chunk) bool { return c.from.id != first.id }) {
-		first.blame(corruptPiece)
+	if !slices.ContainsFunc(senders, func(c chunk) bool { return c.from.ID() != first.ID() }) {
+		first.Blame(peerwire.CorruptPiece)
 		o.doubt(piece, before)
 		return
 	}
 	again := len(before) > 0
 	for _, c := range senders {
-		if again && c.from.id != first.id {
-			first.swarm.conduct.leave(who{id: c.from.id}, apartPause)
+		if again && c.from.ID() != first.ID() {
+			c.from.LeaveAlone(apartPause)
 		}
 		if sum, err := c.digest(content); err == nil {
 			before = append(before, version{c, sum})
@@ -83,7 +95,7 @@ func (o *origins) passed(piece int, content io.ReaderAt) {
 	_, before := o.take(piece)
 	for _, v := range before {
 		if sum, err := v.digest(content); err == nil && sum != v.sum {
-			v.from.blame(corruptPiece)
+			v.from.Blame(peerwire.CorruptPiece)
 		}
 	}
 }

@@ -21,7 +21,7 @@ var ErrWrongBytes = errors.New("bytes do not have the piece's hash")
 // ask for anything again.
 func (t *Torrent) damaged(piece int, err error) {
 	t.swarm.cfg.Logger.Warn("piece is fetched again", "infohash", t.fetch.InfoHash.String(), "error", err)
-	t.swarm.counts.badOnDisk.Add(1)
+	t.swarm.badOnDisk.Add(1)
 	t.tell(piece, false)
 	select {
 	case t.lost <- struct{}{}:

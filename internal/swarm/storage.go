@@ -79,7 +79,7 @@ func (p piece) SelfHash() (sum metainfo.Hash, err error) {
 	}
 	h.Sum(sum[:0])
 	if !bytes.Equal(sum[:], m.PieceSHA1(p.index)) {
-		p.t.swarm.counts.badFromPeer.Add(1)
+		p.t.swarm.badFromPeer.Add(1)
 		p.t.origins.failed(p.index, p)
 		return sum, errCorruptPiece
 	}

@@ -6,13 +6,12 @@ package swarm
 
 import (
 	"context"
-	"crypto/sha1"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/anacrolix/torrent"
@@ -21,8 +20,9 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/handout"
-	"github.com/landfall-dist/landfall/internal/limits"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/peerwire"
+	"github.com/landfall-dist/landfall/internal/seldom"
 	"github.com/landfall-dist/landfall/internal/turns"
 )
 
@@ -36,56 +36,27 @@ const (
 	// maxConns bounds the connections of one build: each of 512 members has a place,
 	// strangers have theirs beside them, and some are about to end.
 	maxConns = 600
-	// maxDialled bounds those for whose sake members are dialled. Each costs memory,
-	// and more do not make a build come sooner.
-	maxDialled = 200
-	// dialRate and dialTimeout: the engine's own 10 dials a second are meant
-	// for strangers found by the hundred; these are known members.
-	dialRate    = 1000
-	dialTimeout = 5 * time.Second
-	// acceptPause is waited after a failed accept, such as one for lack of
-	// file descriptors.
-	acceptPause = 100 * time.Millisecond
+	// dialRate: the engine's own 10 dials a second are meant for strangers found by
+	// the hundred; these are known members.
+	dialRate = 1000
 	// writePause is waited after a failed write to the disk before the
 	// download is tried again.
 	writePause = 10 * time.Second
-
-	peerIDPrefix = "-LF0100-" // BEP 20
 )
 
 // Config says what a Swarm works with.
 type Config struct {
 	Cache *cache.Cache
-	// Listener takes connections of peers; the Swarm closes it.
-	Listener net.Listener
 	// Name is this member's; the peer id follows from it.
 	Name string
 	// HandOut makes the seeder's super-seeding (see package handout).
 	HandOut bool
-	// AllowPeer says from which addresses peers may connect that are no members; nil
-	// for all. Members may from anywhere.
-	AllowPeer func(netip.Addr) bool
-	// Member names the member with a peer id, and its region; empty for nobody's.
-	// It must not call the Swarm. Nil: who is a member is not known, and strangers
-	// are not bounded.
-	Member func(id [20]byte) (name, region string)
-	// Upload and Download limit what goes to peers and what comes from them, over all
-	// builds and with the protocol's own bytes; nil for no limit.
-	Upload, Download *limits.Limiter
-	Logger           *slog.Logger
+	// Config is that of the connections with peers; the Swarm sets the last part of it,
+	// and closes the Listener. The limits hold over all builds.
+	peerwire.Config
 
 	// patience is shortened by tests; the zero value means defaultPatience.
 	patience patience
-	// dialFrom is the address to dial from; nil for the usual one. For tests.
-	dialFrom net.Addr
-}
-
-// PeerID derives the peer id (BEP 3) from a member's name, so that every member
-// can tell who a peer is.
-func PeerID(name string) (id [20]byte) {
-	sum := sha1.Sum([]byte(name))
-	copy(id[copy(id[:], peerIDPrefix):], sum[:])
-	return id
 }
 
 // Swarm is a running engine.
@@ -99,16 +70,15 @@ type Swarm struct {
 	begin   sync.Mutex // held while wg grows, so that nothing begins once Close waits
 	closing sync.Once
 
-	conduct   *conduct
-	doors     doors
-	spares    *spares
+	wire      *peerwire.Wire
 	openings  openings
-	notices   *notices
+	notices   *seldom.Lines
 	patience  patience
-	conns     sync.Map // of connKey to *watched, from the handshake on
 	exchanges sync.Map // of *torrent.Peer to *exchange
 	buffers   sync.Pool
-	counts    counts
+	// badFromPeer and badOnDisk are pieces with another hash than the build's: as they
+	// came, and as they were found on the disk after they had been right.
+	badFromPeer, badOnDisk atomic.Int64
 
 	// turns are of who adds, opens or drops a torrent: all that touch the disk.
 	turns turns.Turns[manifest.InfoHash]
@@ -126,10 +96,10 @@ type Swarm struct {
 
 // New starts the engine on the listener. On error the listener stays open.
 func New(cfg Config) (*Swarm, error) {
-	id := PeerID(cfg.Name)
+	id := peerwire.PeerID(cfg.Name)
 	tc := torrent.NewDefaultClientConfig()
 	tc.PeerID = string(id[:])
-	tc.Bep20 = peerIDPrefix
+	tc.Bep20 = peerwire.IDPrefix
 	tc.ExtendedHandshakeClientVersion = "Landfall"
 	tc.HTTPUserAgent = "Landfall"
 	tc.NoDHT, tc.DisableTrackers, tc.DisablePEX, tc.DisableUTP = true, true, true, true
@@ -150,13 +120,12 @@ func New(cfg Config) (*Swarm, error) {
 	tc.DisableAcceptRateLimiting = true
 	tc.EstablishedConnsPerTorrent = maxConns
 	tc.DialRateLimiter = rate.NewLimiter(dialRate, dialRate)
-	tc.NominalDialTimeout, tc.MinDialTimeout = dialTimeout, dialTimeout
+	tc.NominalDialTimeout, tc.MinDialTimeout = peerwire.DialTimeout, peerwire.DialTimeout
 	tc.Slogger = slog.New(debugOnly{cfg.Logger.Handler()})
 	s := &Swarm{
 		cfg:      cfg,
 		torrents: make(map[manifest.InfoHash]*Torrent),
-		conduct:  newConduct(time.Now),
-		notices:  newNotices(),
+		notices:  seldom.New(noticeInterval, 1),
 		patience: cfg.patience,
 		buffers:  sync.Pool{New: func() any { b := make([]byte, hashBuffer); return &b }},
 	}
@@ -175,17 +144,17 @@ func New(cfg Config) (*Swarm, error) {
 		return nil, fmt.Errorf("starting the torrent engine: %w", err)
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.spares = &spares{ctx: s.ctx, dial: s.dial, alongside: s.alongside, byAddr: make(map[string]*spare)}
-	s.wg.Go(func() { s.attend(s.ctx) })
-	l := &listener{Listener: cfg.Listener, swarm: s, spoken: make(chan net.Conn), ended: make(chan struct{})}
+	wire := cfg.Config
+	wire.Begin, wire.Alongside = s.begun, s.alongside
 	if cfg.HandOut {
 		s.handout = handout.NewSet(handout.Config{Logger: cfg.Logger})
-		l.wrap = s.handout.Wrap
+		wire.Wrap = s.handout.Wrap
 		s.wg.Go(func() { s.handout.Run(s.ctx) })
 	}
-	s.client.AddDialer(dialer{s})
-	s.client.AddListener(l)
-	s.wg.Go(l.run)
+	s.wire = peerwire.New(s.ctx, wire)
+	s.wg.Go(func() { s.judge(s.ctx) })
+	s.client.AddDialer(s.wire)
+	s.client.AddListener(s.wire.Listener())
 	return s, nil
 }
 
@@ -228,7 +197,12 @@ func (s *Swarm) Close() error {
 }
 
 // BadPeers are the peers that are left alone now, the newest first.
-func (s *Swarm) BadPeers() []BadPeer { return s.conduct.bad() }
+func (s *Swarm) BadPeers() []peerwire.BadPeer { return s.wire.BadPeers() }
+
+// ExpectMore says with which peers further torrents are expected: a connection to each of
+// them is kept open for the next one. Those of others, named before, are closed. Call it
+// again when that changes.
+func (s *Swarm) ExpectMore(peers []peerwire.Peer) { s.wire.ExpectMore(peers) }
 
 // Torrent returns the torrent of an infohash that is in the engine.
 func (s *Swarm) Torrent(infohash manifest.InfoHash) (*Torrent, bool) {
@@ -351,15 +325,6 @@ func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
 // lost each time. It follows from what was announced, since the engine fixes it
 // before the info is known.
 func chunkSize(s manifest.Shape) pp.Integer { return pp.Integer(min(s.PieceLength, maxChunk)) }
-
-// addrOf is the address that a connection comes from; invalid where it is no IP
-// address.
-func addrOf(c net.Conn) netip.Addr {
-	if addr, ok := c.RemoteAddr().(*net.TCPAddr); ok {
-		return addr.AddrPort().Addr().Unmap()
-	}
-	return netip.Addr{}
-}
 
 // debugOnly lets the engine's own words through as debug output. It never says that they
 // could not be written: the engine panics then, and the reader of a log may go away.

@@ -26,6 +26,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/handout"
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/manifest/manifesttest"
+	"github.com/landfall-dist/landfall/internal/peerwire"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -36,7 +37,7 @@ const timeout = 60 * time.Second
 type node struct {
 	*Swarm
 	cache *cache.Cache
-	addr  PeerAddr
+	addr  peerwire.Peer
 }
 
 func start(t *testing.T, name, dir string, change func(*Config)) *node {
@@ -49,7 +50,7 @@ func start(t *testing.T, name, dir string, change func(*Config)) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{Cache: c, Listener: l, Name: name, Logger: slog.New(slog.DiscardHandler)}
+	cfg := Config{Cache: c, Name: name, Config: peerwire.Config{Listener: l, Logger: slog.New(slog.DiscardHandler)}}
 	if change != nil {
 		change(&cfg)
 	}
@@ -57,7 +58,7 @@ func start(t *testing.T, name, dir string, change func(*Config)) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{s, c, PeerAddr{PeerID(name), l.Addr().(*net.TCPAddr).AddrPort()}}
+	n := &node{s, c, peerwire.Peer{ID: peerwire.PeerID(name), Addr: l.Addr().(*net.TCPAddr).AddrPort()}}
 	t.Cleanup(func() { n.stop(t) })
 	return n
 }
@@ -114,7 +115,7 @@ func (n *node) fetch(t *testing.T, from *Torrent, size int, onPiece func(int, bo
 
 // finish names the peers again and again, as callers do, until the build is whole
 // and equal.
-func finish(t *testing.T, f *Torrent, content []byte, peers ...PeerAddr) {
+func finish(t *testing.T, f *Torrent, content []byte, peers ...peerwire.Peer) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
@@ -142,7 +143,7 @@ func finish(t *testing.T, f *Torrent, content []byte, peers ...PeerAddr) {
 }
 
 // nameUntil names peers again and again, as callers do.
-func (t *Torrent) nameUntil(ctx context.Context, peers ...PeerAddr) {
+func (t *Torrent) nameUntil(ctx context.Context, peers ...peerwire.Peer) {
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
 	for t.AddPeers(peers); ; t.AddPeers(peers) {
@@ -189,7 +190,7 @@ func TestOneToOne(t *testing.T) {
 func TestHandOutToSeveral(t *testing.T) {
 	const size, agents = 16 << 20, 4
 	s, from, content, _ := seed(t, size, handOut)
-	peers := []PeerAddr{s.addr}
+	peers := []peerwire.Peer{s.addr}
 	var nodes []*node
 	for i := range agents {
 		n := start(t, fmt.Sprint("agent-", i), t.TempDir(), nil)
@@ -275,7 +276,7 @@ func TestRestartContinues(t *testing.T) {
 			close(half)
 		}
 	})
-	f.AddPeers([]PeerAddr{s.addr})
+	f.AddPeers([]peerwire.Peer{s.addr})
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
 	if _, err := f.Entry(ctx, nil); err != nil {
@@ -316,7 +317,7 @@ func TestWrongShapeIsRefused(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			f.AddPeers([]PeerAddr{s.addr})
+			f.AddPeers([]peerwire.Peer{s.addr})
 			ctx, cancel := context.WithTimeout(t.Context(), timeout)
 			defer cancel()
 			if _, err := f.Entry(ctx, nil); !errors.Is(err, manifest.ErrInvalid) {
@@ -390,7 +391,7 @@ func TestPriorities(t *testing.T) {
 	f := start(t, "agent", t.TempDir(), nil).fetch(t, from, size, nil)
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
-	f.AddPeers([]PeerAddr{s.addr})
+	f.AddPeers([]peerwire.Peer{s.addr})
 	if _, err := f.Entry(ctx, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -411,7 +412,7 @@ func TestHold(t *testing.T) {
 	f.Hold(true)
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
-	f.AddPeers([]PeerAddr{s.addr})
+	f.AddPeers([]peerwire.Peer{s.addr})
 	if _, err := f.Entry(ctx, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -546,13 +547,6 @@ func TestSeedNeedsAll(t *testing.T) {
 	}
 	if _, err := n.Fetch(Fetch{InfoHash: e.InfoHash(), Shape: m.Shape}); err == nil {
 		t.Error("fetched after the end")
-	}
-}
-
-func TestPeerID(t *testing.T) {
-	a, b := PeerID("agent-1"), PeerID("agent-2")
-	if a == b || a != PeerID("agent-1") || !bytes.HasPrefix(a[:], []byte("-LF0100-")) {
-		t.Errorf("%q, %q", a, b)
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"net"
-	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/peerwire"
 )
 
 // ErrDropped is returned by waits on a torrent that left the engine.
@@ -194,18 +194,12 @@ func (t *Torrent) markWhole() {
 // Whole is closed when all pieces are verified.
 func (t *Torrent) Whole() <-chan struct{} { return t.whole }
 
-// PeerAddr is where a peer listens, and who it is.
-type PeerAddr struct {
-	ID   [20]byte
-	Addr netip.AddrPort
-}
-
 // AddPeers names peers to connect to; those that are connected, and bad ones, are
 // left alone.
 // The engine forgets an address that it could not reach, so call it every second
 // or two as long as the build is not whole.
-func (t *Torrent) AddPeers(peers []PeerAddr) {
-	t.swarm.conduct.named(peers)
+func (t *Torrent) AddPeers(peers []peerwire.Peer) {
+	t.swarm.wire.Named(peers)
 	engine := t.engine()
 	if engine == nil {
 		if !t.Done() {
@@ -219,8 +213,8 @@ func (t *Torrent) AddPeers(peers []PeerAddr) {
 	}
 	var add []torrent.PeerInfo
 	for _, p := range peers {
-		if !connected[p.ID] && !t.swarm.conduct.refused(p.ID) {
-			if len(connected)+len(add) >= maxDialled {
+		if !connected[p.ID] && !t.swarm.wire.Refused(p.ID) {
+			if len(connected)+len(add) >= peerwire.MaxDialled {
 				break
 			}
 			add = append(add, torrent.PeerInfo{
@@ -234,6 +228,13 @@ func (t *Torrent) AddPeers(peers []PeerAddr) {
 	if len(add) > 0 {
 		engine.AddPeers(add)
 	}
+}
+
+// Arriving reports whether bytes of the build came from a peer after a time, whole chunks
+// or not, or wait to be read since the limit does not allow more: then nothing is stuck,
+// however long the next piece takes.
+func (t *Torrent) Arriving(after time.Time) bool {
+	return !t.Done() && t.swarm.wire.Arriving(t.fetch.InfoHash, after)
 }
 
 // Prioritize asks for the pieces in high, each from first up to but without end,

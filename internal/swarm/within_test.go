@@ -10,6 +10,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/limits"
 	"github.com/landfall-dist/landfall/internal/manifest/manifesttest"
+	"github.com/landfall-dist/landfall/internal/peerwire"
 )
 
 // rates are limits of peers' traffic; 0 is none.
@@ -36,11 +37,10 @@ func (n *node) another(t *testing.T, of byte, size int) (*Torrent, []byte) {
 
 // passed is what a node's present connections have read and written.
 func (n *node) passed() (in, out int64) {
-	n.conns.Range(func(_, v any) bool {
-		in += v.(*watched).in.Load()
-		out += v.(*watched).written.Load()
-		return true
-	})
+	for _, c := range n.wire.Conns() {
+		in += c.Received()
+		out += c.Sent()
+	}
 	return in, out
 }
 
@@ -128,7 +128,7 @@ func TestOwnLimitIsHeldAgainstNobody(t *testing.T) {
 		c.patience.leastRate = limits.MinRate
 	})
 	agent.known(t, m)
-	var peers []PeerAddr
+	var peers []peerwire.Peer
 	for i := range slow {
 		n := start(t, fmt.Sprint("peer-", i), t.TempDir(), nil)
 		n.pull(t, content, m)
@@ -167,7 +167,7 @@ func TestOwnLimitIsHeldAgainstNobody(t *testing.T) {
 		t.Errorf("%+v", bad)
 	}
 	for _, p := range peers {
-		if agent.conduct.refused(p.ID) {
+		if agent.wire.Refused(p.ID) {
 			t.Errorf("%x is left alone", p.ID)
 		}
 	}

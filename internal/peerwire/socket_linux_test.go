@@ -1,4 +1,4 @@
-package swarm
+package peerwire
 
 import (
 	"errors"
@@ -28,28 +28,30 @@ func TestRequestHasReached(t *testing.T) {
 	}
 	defer theirs.Close()
 
-	x := &exchange{conn: (&Swarm{conduct: newConduct(time.Now)}).watch(ours, [20]byte{}, "")}
-	if x.reached() {
+	c := new(Wire).watch(ours, [20]byte{}, "")
+	var m Mark
+	reached := func() bool { return c.Reached(&m) }
+	if reached() {
 		t.Error("reached before anything was written")
 	}
 	request := []byte("request")
-	if _, err := x.conn.Write(request); err != nil {
+	if _, err := c.Write(request); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, x.reached)
+	eventually(t, reached)
 
 	// Now behind more than both machines buffer.
-	x.sent, x.mark, x.arrived = x.conn.begun.Load(), 0, false
+	m = c.Mark()
 	ours.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 	for err = nil; err == nil; {
-		_, err = x.conn.Write(make([]byte, 1<<20))
+		_, err = c.Write(make([]byte, 1<<20))
 	}
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatal(err)
 	}
-	if x.reached() {
+	if reached() {
 		t.Error("reached a peer that reads nothing")
 	}
 	go io.Copy(io.Discard, theirs)
-	eventually(t, x.reached)
+	eventually(t, reached)
 }

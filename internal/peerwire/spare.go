@@ -1,4 +1,4 @@
-package swarm
+package peerwire
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 const (
 	// maxSpares bounds the spare connections that are dialled: as many as there are
 	// members that one build dials. Each is a socket at both ends.
-	maxSpares = maxDialled
+	maxSpares = MaxDialled
 	// spareAge is how long a spare connection may wait for its use. While a build is read
 	// that is seconds. Firewalls and NAT forget a connection on which nothing passes, few
 	// before a minute, and say nothing.
@@ -24,10 +24,10 @@ const (
 // then would cost a round trip, when its bytes should flow already. It is safe for
 // concurrent use.
 type spares struct {
-	ctx context.Context // ends with the Swarm
+	ctx context.Context // ends with the Wire
 	// dial makes a connection to whom was named for an address.
 	dial func(ctx context.Context, id [20]byte, addr string) (net.Conn, error)
-	// alongside runs what Close waits for; false when nothing begins any more.
+	// alongside runs what the Wire's owner waits for; false when nothing begins any more.
 	alongside func(func()) bool
 
 	mu       sync.Mutex // held for no I/O
@@ -163,13 +163,13 @@ func (p *spares) count() (open int) {
 // ExpectMore says with which peers further torrents are expected: a connection to each of
 // them is kept open for the next one. Those of others, named before, are closed. Call it
 // again when that changes.
-func (s *Swarm) ExpectMore(peers []PeerAddr) {
-	s.conduct.named(peers)
+func (w *Wire) ExpectMore(peers []Peer) {
+	w.Named(peers)
 	expected := make(map[string][20]byte)
 	for _, p := range peers {
-		if len(expected) < maxSpares && !s.conduct.refused(p.ID) {
+		if len(expected) < maxSpares && !w.Refused(p.ID) {
 			expected[p.Addr.String()] = p.ID
 		}
 	}
-	s.spares.expect(expected, time.Now())
+	w.spares.expect(expected, time.Now())
 }

@@ -1,4 +1,4 @@
-package swarm
+package peerwire
 
 import (
 	"encoding/binary"
@@ -15,12 +15,12 @@ import (
 // what it sends too much: an honest peer that is thought to babble loses nothing but
 // time.
 const (
-	// freeBurst is what a connection may spend at once: the info dictionary of the
+	// FreeBurst is what a connection may spend at once: the info dictionary of the
 	// largest build, or the Haves of all its pieces.
-	freeBurst = manifest.MaxPieces / havesPerCost
-	// freeRate is what it may spend a second. 200 connections that do it keep a core
+	FreeBurst = manifest.MaxPieces / havesPerCost
+	// FreeRate is what it may spend a second. 200 connections that do it keep a core
 	// half busy at 1 µs a message.
-	freeRate = 2000
+	FreeRate = 2000
 	// bytesPerCost is how many bytes of builds, either way, pay for one message more:
 	// a chunk of 128 KiB for its request and 127 others.
 	bytesPerCost = 1 << 10
@@ -90,7 +90,7 @@ type messages struct {
 }
 
 func newMessages(now time.Time) *messages {
-	return &messages{allowance: *newAllowance(freeBurst, freeRate, now)}
+	return &messages{allowance: *newAllowance(FreeBurst, FreeRate, now)}
 }
 
 // feed takes the next bytes, cut anywhere, and how many were written to the peer so

@@ -1,4 +1,4 @@
-package swarm
+package peerwire
 
 import (
 	"cmp"
@@ -23,18 +23,16 @@ const (
 var Reasons = []Reason{Corrupt, Stalled, Garbage}
 
 const (
-	// firstBan is how long a bad peer is left alone at first; it doubles with
+	// FirstBan is how long a bad peer is left alone at first; it doubles with
 	// each time up to maxBan. The first is short: a process that hung for a
 	// moment is welcome again before a large build is through.
-	firstBan, maxBan = time.Minute, time.Hour
+	FirstBan, maxBan = time.Minute, time.Hour
 	// forgiveAfter is how long a peer must behave before nothing is held against
 	// it any more.
 	forgiveAfter = time.Hour
 	// strikeWindow is how close together the strikes must be that make a peer
 	// bad. Two of a stalled peer are up to half a minute apart.
 	strikeWindow = 2 * time.Minute
-	// apartPause keeps the senders of a corrupt piece apart, see origins.
-	apartPause = 10 * time.Second
 	// maxRemembered bounds the peers that something is held against.
 	maxRemembered = 256
 	// maxAddrs bounds the addresses whose owners are known; who is dialled is
@@ -42,21 +40,21 @@ const (
 	maxAddrs = 4096
 )
 
-// offence is one kind of strike.
-type offence struct {
-	reason Reason
-	// limit is how many within strikeWindow make a peer bad.
-	limit int
-	// pause is how long the peer is left alone after one that does not.
-	pause time.Duration
+// Offence is one kind of strike.
+type Offence struct {
+	Reason Reason
+	// Limit is how many within two minutes make a peer bad.
+	Limit int
+	// Pause is how long the peer is left alone after one that does not.
+	Pause time.Duration
 }
 
 var (
-	// One sender of a whole piece that fails its hash leaves no doubt.
-	corruptPiece = offence{Corrupt, 1, 0}
-	// A member's port may have been somebody else's a moment ago, and engines
+	// CorruptPiece: one sender of a whole piece that fails its hash leaves no doubt.
+	CorruptPiece = Offence{Corrupt, 1, 0}
+	// Babble: a member's port may have been somebody else's a moment ago, and engines
 	// have had messages that others took for an error.
-	babble = offence{Garbage, 3, 0}
+	Babble = Offence{Garbage, 3, 0}
 )
 
 // who is a peer as far as it is known: by its id, or by its IP address alone when it
@@ -89,7 +87,7 @@ type conduct struct {
 
 	mu      sync.Mutex
 	records map[who]*record
-	addrs   map[netip.AddrPort][20]byte // whom AddPeers named there
+	addrs   map[netip.AddrPort][20]byte // whom Named named there
 	totals  map[Reason]int
 	fresh   []who // to be disconnected
 }
@@ -115,7 +113,7 @@ func newConduct(now func() time.Time) *conduct {
 }
 
 // strike holds an offence against a peer. Who calls it leaves the rest to attend.
-func (c *conduct) strike(w who, o offence) {
+func (c *conduct) strike(w who, o Offence) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if w == (who{}) {
@@ -123,29 +121,29 @@ func (c *conduct) strike(w who, o offence) {
 	}
 	now := c.now()
 	r := c.record(w, now)
-	if now.Before(r.Until) || now.Before(r.paused) && o.limit > 1 {
+	if now.Before(r.Until) || now.Before(r.paused) && o.Limit > 1 {
 		return // its last words, or the same on another connection
 	}
-	if r.kind != o.reason || now.Sub(r.last) > strikeWindow {
+	if r.kind != o.Reason || now.Sub(r.last) > strikeWindow {
 		r.strikes = 0
 	}
 	r.strikes++
-	r.kind, r.last = o.reason, now
-	if r.strikes < o.limit {
-		c.pause(w, r, now.Add(o.pause))
+	r.kind, r.last = o.Reason, now
+	if r.strikes < o.Limit {
+		c.pause(w, r, now.Add(o.Pause))
 		return
 	}
 	r.strikes, r.told = 0, false
 	r.Times++
-	r.Reason, r.Since = o.reason, now
+	r.Reason, r.Since = o.Reason, now
 	r.Until = now.Add(banFor(r.Times))
-	c.totals[o.reason]++
+	c.totals[o.Reason]++
 	c.tell(w)
 }
 
 // banFor is how long a peer is left alone for the n-th time.
 func banFor(n int) time.Duration {
-	ban := firstBan
+	ban := FirstBan
 	for ; n > 1 && ban < maxBan; n-- {
 		ban *= 2
 	}
@@ -234,7 +232,7 @@ func (c *conduct) refused(id [20]byte) bool {
 }
 
 // named notes who is to be found at an address.
-func (c *conduct) named(peers []PeerAddr) {
+func (c *conduct) named(peers []Peer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.addrs) > maxAddrs {

@@ -1,4 +1,4 @@
-package swarm
+package peerwire
 
 import (
 	"errors"
@@ -9,25 +9,27 @@ import (
 	"time"
 
 	pp "github.com/anacrolix/torrent/peer_protocol"
+
+	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
 const (
-	// maxGreeting bounds the connections that peers have made and that have not said
+	// MaxGreeting bounds the connections that peers have made and that have not said
 	// who they are: every member for a few builds at once. The engine gives each of
 	// them four seconds.
-	maxGreeting = 1024
+	MaxGreeting = 1024
 	// maxUnknownGreeting bounds those of them that come from addresses of which
 	// nobody knows. A member behind NAT needs a round trip to say who it is.
 	maxUnknownGreeting = 64
 	// maxSilent bounds the connections that peers have made and that have not said
-	// anything: spare ones of every member, twice. maxSilentPerAddr bounds those of one
-	// IP address, behind which several members may be, maxUnknownSilent those of addresses
+	// anything: spare ones of every member, twice. MaxSilentPerAddr bounds those of one
+	// IP address, behind which several members may be, MaxUnknownSilent those of addresses
 	// of which nobody knows. Who has to go loses a round trip, if it is a member's.
-	maxSilent, maxSilentPerAddr, maxUnknownSilent = 1024, 64, 64
+	maxSilent, MaxSilentPerAddr, MaxUnknownSilent = 1024, 64, 64
 	// maxStrangers bounds the connections with peers that are no members, over all
-	// builds, maxStrangersPerAddr those of one IP address: ordinary clients that
+	// builds, MaxStrangersPerAddr those of one IP address: ordinary clients that
 	// --allow-peers lets in. Members do not count, and their places are never taken.
-	maxStrangers, maxStrangersPerAddr = 32, 8
+	maxStrangers, MaxStrangersPerAddr = 32, 8
 	// strangersBurst and strangersPerSecond bound how often peers of one IP address
 	// that are no members may connect: a client asks again each minute or so.
 	strangersBurst, strangersPerSecond = 32, 1
@@ -44,10 +46,10 @@ var (
 	errRefused  = errors.New("the peer does not know this address")
 )
 
-// refusedID is the peer id of who answers a handshake only to say that the peer's
+// RefusedID is the peer id of who answers a handshake only to say that the peer's
 // address is not known. Nobody's name has it.
-var refusedID = func() (id [20]byte) {
-	copy(id[:], peerIDPrefix+"refused-addr")
+var RefusedID = func() (id [20]byte) {
+	copy(id[:], IDPrefix+"refused-addr")
 	return id
 }()
 
@@ -58,41 +60,41 @@ type doors struct {
 	mu sync.Mutex
 	// silent are the connections that have not said anything, greeting those that have
 	// not said who they are, in order.
-	silent, greeting []*watched
+	silent, greeting []*Conn
 	// strangers have said who they are, and are no members.
-	strangers []*watched
+	strangers []*Conn
 	rates     map[netip.Addr]*allowance
 }
 
 // wait takes a connection that was just made, and returns one that has to go for it; nil
 // for none.
-func (d *doors) wait(w *watched) (out *watched) {
+func (d *doors) wait(w *Conn) (out *Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.silent, out = admitOne(d.silent, w, maxSilent, maxUnknownSilent, maxSilentPerAddr)
+	d.silent, out = admitOne(d.silent, w, maxSilent, MaxUnknownSilent, MaxSilentPerAddr)
 	return out
 }
 
 // enter takes a connection that has begun to speak, and returns the one that has to go
 // for it, which may be the same; nil for none.
-func (d *doors) enter(w *watched) (out *watched) {
+func (d *doors) enter(w *Conn) (out *Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.silent = without(d.silent, w)
-	d.greeting, out = admitOne(d.greeting, w, maxGreeting, maxUnknownGreeting, maxGreeting)
+	d.greeting, out = admitOne(d.greeting, w, MaxGreeting, maxUnknownGreeting, MaxGreeting)
 	return out
 }
 
-// countSilent is how many connections have not said anything.
-func (d *doors) countSilent() int {
+// count is how many connections there are of each kind.
+func (d *doors) count() (silent, greeting, strangers int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return len(d.silent)
+	return len(d.silent), len(d.greeting), len(d.strangers)
 }
 
 // admitOne adds a connection to a list. Where there are too many in all, of unknown
 // addresses, or of the one, the oldest of the address that has most goes.
-func admitOne(list []*watched, w *watched, most, mostUnknown, mostPerAddr int) (_ []*watched, out *watched) {
+func admitOne(list []*Conn, w *Conn, most, mostUnknown, mostPerAddr int) (_ []*Conn, out *Conn) {
 	list = append(list, w)
 	unknown, perAddr := 0, make(map[netip.Addr]int)
 	for _, g := range list {
@@ -119,13 +121,13 @@ func admitOne(list []*watched, w *watched, most, mostUnknown, mostPerAddr int) (
 }
 
 // leave forgets a connection.
-func (d *doors) leave(w *watched) {
+func (d *doors) leave(w *Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.silent, d.greeting, d.strangers = without(d.silent, w), without(d.greeting, w), without(d.strangers, w)
 }
 
-func without(list []*watched, w *watched) []*watched {
+func without(list []*Conn, w *Conn) []*Conn {
 	for i, other := range list {
 		if other == w {
 			return append(list[:i], list[i+1:]...)
@@ -135,7 +137,7 @@ func without(list []*watched, w *watched) []*watched {
 }
 
 // known ends the greeting of a member.
-func (d *doors) known(w *watched) {
+func (d *doors) known(w *Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.greeting = without(d.greeting, w)
@@ -144,7 +146,7 @@ func (d *doors) known(w *watched) {
 // stranger ends the greeting of a peer that is no member, and returns the one that
 // has to go for it, nil for none. isMember is asked again of those that are here:
 // membership changes.
-func (d *doors) stranger(w *watched, isMember func(id [20]byte) bool, now time.Time) (out *watched, err error) {
+func (d *doors) stranger(w *Conn, isMember func(id [20]byte) bool, now time.Time) (out *Conn, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.greeting = without(d.greeting, w)
@@ -166,10 +168,10 @@ func (d *doors) stranger(w *watched, isMember func(id [20]byte) bool, now time.T
 		}
 	}
 	switch {
-	case sameAddr > maxStrangersPerAddr:
-		out = d.idlest(w, func(s *watched) bool { return s.from == w.from })
+	case sameAddr > MaxStrangersPerAddr:
+		out = d.idlest(w, func(s *Conn) bool { return s.from == w.from })
 	case len(d.strangers) > maxStrangers:
-		out = d.idlest(w, func(*watched) bool { return true })
+		out = d.idlest(w, func(*Conn) bool { return true })
 	}
 	if out != nil {
 		d.strangers = without(d.strangers, out)
@@ -180,7 +182,7 @@ func (d *doors) stranger(w *watched, isMember func(id [20]byte) bool, now time.T
 // idlest is, of those that match but for the newcomer, the one with which nothing of a
 // build has passed, else for the longest time; the oldest of several. The caller
 // holds mu.
-func (d *doors) idlest(newcomer *watched, match func(*watched) bool) (out *watched) {
+func (d *doors) idlest(newcomer *Conn, match func(*Conn) bool) (out *Conn) {
 	for _, s := range d.strangers {
 		if s == newcomer || !match(s) {
 			continue
@@ -219,76 +221,71 @@ func (d *doors) rate(addr netip.Addr, now time.Time) *allowance {
 
 // isMember reports whether a peer id is a member's. Where the members are not known,
 // everybody may be one.
-func (s *Swarm) isMember(id [20]byte) bool {
-	if s.cfg.Member == nil {
-		return true
-	}
-	name, _ := s.cfg.Member(id)
-	return name != ""
+func (w *Wire) isMember(id [20]byte) bool {
+	name, _ := w.nameOf(id)
+	return name != "" || w.cfg.Member == nil
 }
 
 // allows reports whether peers may connect from an address without being members.
-func (s *Swarm) allows(addr netip.Addr) bool {
-	return s.cfg.AllowPeer == nil || addr.IsValid() && s.cfg.AllowPeer(addr)
+func (w *Wire) allows(addr netip.Addr) bool {
+	return w.cfg.AllowPeer == nil || addr.IsValid() && w.cfg.AllowPeer(addr)
 }
 
 // admit decides about a connection whose handshake has come.
-func (s *Swarm) admit(w *watched, key *connKey) error {
-	if !w.inbound {
-		if w.id == refusedID {
-			s.toldRefused(w)
+func (w *Wire) admit(c *Conn, infohash manifest.InfoHash) error {
+	if !c.inbound {
+		if c.id == RefusedID {
+			w.toldRefused(c)
 			return errRefused
 		}
 		return nil
 	}
-	if s.isMember(w.id) {
-		s.counts.accepted.Add(1)
-		s.doors.known(w)
-		s.replaceTwin(w, key)
+	if w.isMember(c.id) {
+		w.Counts.Accepted.Add(1)
+		w.doors.known(c)
+		w.replaceTwin(c, infohash)
 		return nil
 	}
-	if !w.allowed {
-		s.doors.leave(w)
-		s.refuse(w, key)
+	if !c.allowed {
+		w.doors.leave(c)
+		w.refuse(c, infohash)
 		return errStranger
 	}
-	out, err := s.doors.stranger(w, s.isMember, time.Now())
+	out, err := w.doors.stranger(c, w.isMember, time.Now())
 	if err != nil {
-		s.counts.turnedAway.Add(1)
-		s.warnCrowded(w)
+		w.Counts.TurnedAway.Add(1)
+		w.warnCrowded(c)
 		return err
 	}
-	s.counts.accepted.Add(1)
+	w.Counts.Accepted.Add(1)
 	if out != nil {
-		s.counts.turnedAway.Add(1)
-		s.warnCrowded(out)
+		w.Counts.TurnedAway.Add(1)
+		w.warnCrowded(out)
 		out.Close()
 	}
 	return nil
 }
 
-// replaceTwin closes an older connection of the same member for the same build that
+// replaceTwin closes an older connection of the same member for the same torrent that
 // is dead, as far as one can see, or may be somebody else's.
-func (s *Swarm) replaceTwin(w *watched, key *connKey) {
-	s.conns.Range(func(k, v any) bool {
-		other := v.(*watched)
-		if other != w && other.inbound && other.id == w.id && k.(connKey).infohash == key.infohash &&
-			(w.allowed && !other.allowed || time.Since(time.Unix(0, other.heard.Load())) >= idleTwin) {
+func (w *Wire) replaceTwin(c *Conn, infohash manifest.InfoHash) {
+	for of, other := range w.Conns() {
+		if other != c && other.inbound && other.id == c.id && of == infohash &&
+			(c.allowed && !other.allowed || time.Since(time.Unix(0, other.heard.Load())) >= idleTwin) {
 			other.Close()
 		}
-		return true
-	})
+	}
 }
 
 // refuse answers a handshake with one that says why, and says it here.
-func (s *Swarm) refuse(w *watched, key *connKey) {
-	s.counts.turnedAway.Add(1)
-	if tcp, ok := w.Conn.(*net.TCPConn); ok {
+func (w *Wire) refuse(c *Conn, infohash manifest.InfoHash) {
+	w.Counts.TurnedAway.Add(1)
+	if tcp, ok := c.socket.Conn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(-1) // or the answer may be lost
 	}
 	answer := append([]byte(pp.Protocol), make([]byte, 8)...)
-	answer = append(append(answer, key.infohash[:]...), refusedID[:]...)
-	_ = w.Conn.SetWriteDeadline(time.Now().Add(refusalTimeout))
-	_, err := w.Conn.Write(answer)
-	s.warnStranger(w, err == nil)
+	answer = append(append(answer, infohash[:]...), RefusedID[:]...)
+	_ = c.SetWriteDeadline(time.Now().Add(refusalTimeout))
+	_, err := c.write(answer)
+	w.warnStranger(c, err == nil)
 }

@@ -1,0 +1,46 @@
+package peerwire
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"time"
+)
+
+// DialerNetwork is what the engine asks of who dials for it.
+func (w *Wire) DialerNetwork() string { return "tcp" }
+
+// Dial makes the engine a connection, unless who was named for the address is left alone.
+// It takes a spare one where there is one.
+func (w *Wire) Dial(ctx context.Context, addr string) (net.Conn, error) {
+	id := w.conduct.at(addr)
+	if w.Refused(id) {
+		w.Counts.Spared.Add(1)
+		return nil, fmt.Errorf("dialling %s: %w", addr, errLeftAlone)
+	}
+	c := w.spares.take(addr, time.Now())
+	if c != nil {
+		w.Counts.Ready.Add(1)
+	} else {
+		var err error
+		if c, err = w.connect(ctx, id, addr); err != nil {
+			return nil, err
+		}
+	}
+	return w.watch(c, id, addr), nil
+}
+
+// connect dials whom was named for an address.
+func (w *Wire) connect(ctx context.Context, id [20]byte, addr string) (net.Conn, error) {
+	c, err := (&net.Dialer{Timeout: DialTimeout, LocalAddr: w.cfg.DialFrom}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		if ctx.Err() == nil {
+			w.Counts.Unreached.Add(1)
+			w.dialFailed(id, addr, err, time.Now())
+		}
+		return nil, err
+	}
+	w.Counts.Reached.Add(1)
+	w.dialReached(id)
+	return c, nil
+}

@@ -1,0 +1,219 @@
+// Package peerwire is the connections with peers below the torrent engine, in layers. The
+// socket counts the bytes and keeps them within the limits (socket.go); above it is
+// judged who the peer is, whether there is a place for it (doors.go), what its messages
+// cost (messages.go), and what is held against it (conduct.go). The hand-out is put
+// around that, and the engine gets the result (listen.go, dial.go). What torrents there
+// are, and which of them a peer may have, is their owner's to say.
+package peerwire
+
+import (
+	"context"
+	"crypto/sha1"
+	"iter"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/limits"
+	"github.com/landfall-dist/landfall/internal/manifest"
+)
+
+const (
+	// IDPrefix begins every member's peer id (BEP 20).
+	IDPrefix = "-LF0100-"
+	// MaxDialled bounds those for whose sake members are dialled. Each costs memory,
+	// and more do not make a build come sooner.
+	MaxDialled = 200
+	// DialTimeout bounds a dial.
+	DialTimeout = 5 * time.Second
+	// tendInterval is how often spare connections are looked after.
+	tendInterval = 500 * time.Millisecond
+)
+
+// PeerID derives the peer id (BEP 3) from a member's name, so that every member
+// can tell who a peer is.
+func PeerID(name string) (id [20]byte) {
+	sum := sha1.Sum([]byte(name))
+	copy(id[copy(id[:], IDPrefix):], sum[:])
+	return id
+}
+
+// Peer is where a peer listens, and who it is.
+type Peer struct {
+	ID   [20]byte
+	Addr netip.AddrPort
+}
+
+// Config says what a Wire works with.
+type Config struct {
+	// Listener takes connections of peers; whoever has the Wire closes it.
+	Listener net.Listener
+	// AllowPeer says from which addresses peers may connect that are no members; nil
+	// for all. Members may from anywhere.
+	AllowPeer func(netip.Addr) bool
+	// Member names the member with a peer id, and its region; empty for nobody's.
+	// It must not call the Wire. Nil: who is a member is not known, and strangers
+	// are not bounded.
+	Member func(id [20]byte) (name, region string)
+	// Upload and Download limit what goes to peers and what comes from them, with the
+	// protocol's own bytes; nil for no limit.
+	Upload, Download *limits.Limiter
+	// Silence is how long a connection that a peer has made may say nothing; 0 for the
+	// usual time. DialFrom is the address to dial from; nil for the usual one.
+	Silence  time.Duration
+	DialFrom net.Addr
+	Logger   *slog.Logger
+
+	// Begin is called with each connection whose peer may have one, when it is known
+	// what for and before it hears anything. It returns the torrent, nil where that is
+	// not known here. An error ends the connection.
+	Begin func(*Conn, manifest.InfoHash) (Torrent, error)
+	// Wrap is put around what peers have connected; nil for nothing.
+	Wrap func(net.Conn) net.Conn
+	// Alongside runs what the owner waits for; false when nothing begins any more.
+	Alongside func(func()) bool
+}
+
+// Torrent is what a connection is about.
+type Torrent interface {
+	// Passed says that chunks or requests for them came at a time.
+	Passed(at time.Time)
+	// Arrived says, once, that the engine has a connection that a peer has made, or
+	// that it has ended.
+	Arrived()
+}
+
+// Wire is all connections of one engine. It is safe for concurrent use.
+type Wire struct {
+	Counts Counts
+
+	cfg     Config
+	ctx     context.Context
+	conduct *conduct
+	doors   doors
+	spares  *spares
+	notices *notices
+	conns   sync.Map // of connKey to *Conn, from the handshake on
+
+	spoken chan net.Conn // with their first bytes, for the engine
+	ended  chan struct{} // closed when nothing more is accepted
+}
+
+// New returns a Wire that works until ctx ends.
+func New(ctx context.Context, cfg Config) *Wire {
+	if cfg.Silence == 0 {
+		cfg.Silence = silentAge
+	}
+	w := &Wire{
+		cfg:     cfg,
+		ctx:     ctx,
+		conduct: newConduct(time.Now),
+		notices: newNotices(),
+		spoken:  make(chan net.Conn),
+		ended:   make(chan struct{}),
+	}
+	w.spares = &spares{ctx: ctx, dial: w.connect, alongside: cfg.Alongside, byAddr: make(map[string]*spare)}
+	cfg.Alongside(w.accept)
+	cfg.Alongside(w.attend)
+	return w
+}
+
+// attend disconnects those who are to be left alone, and looks after the spare
+// connections.
+func (w *Wire) attend() {
+	ticker := time.NewTicker(tendInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-w.ctx.Done():
+			return
+		case <-w.conduct.wake:
+			w.leaveAlone()
+		case now := <-ticker.C:
+			w.spares.tend(now)
+		}
+	}
+}
+
+// leaveAlone closes the connections of those who are to be left alone.
+func (w *Wire) leaveAlone() {
+	fresh, bad := w.conduct.taken()
+	for _, c := range w.Conns() {
+		if slices.ContainsFunc(fresh, func(f who) bool { return !f.ip.IsValid() && c.is(f.id) }) {
+			// The engine sees it fail, and asks others for what was outstanding.
+			_ = c.Close()
+		}
+	}
+	for _, b := range bad {
+		w.report(b)
+	}
+}
+
+func (w *Wire) report(b BadPeer) {
+	if !b.Until.IsZero() && w.cfg.Member != nil {
+		b.Name, b.Region = w.cfg.Member(b.ID)
+		w.conduct.describe(b.ID, b.Name, b.Region)
+	}
+	attrs := []any{"member", b.Name, "region", b.Region, "peer", b.Addr, "reason", string(b.Reason), "times", b.Times}
+	if !b.Until.IsZero() {
+		attrs = append(attrs, "until", b.Until.UTC())
+	}
+	w.cfg.Logger.Warn("bad peer", attrs...)
+}
+
+// connKey finds a connection from what the engine tells of it.
+type connKey struct {
+	remote   string
+	infohash manifest.InfoHash
+}
+
+// Conn finds the connection that the engine has with an address for a torrent; nil for
+// one that has ended.
+func (w *Wire) Conn(remote string, infohash manifest.InfoHash) *Conn {
+	c, ok := w.conns.Load(connKey{remote, infohash})
+	if !ok {
+		return nil
+	}
+	return c.(*Conn)
+}
+
+// Conns are the connections whose peers have been admitted, by what they are about.
+func (w *Wire) Conns() iter.Seq2[manifest.InfoHash, *Conn] {
+	return func(yield func(manifest.InfoHash, *Conn) bool) {
+		w.conns.Range(func(k, v any) bool { return yield(k.(connKey).infohash, v.(*Conn)) })
+	}
+}
+
+// Arriving reports whether bytes of a torrent came from a peer after a time, whole chunks
+// or not, or wait to be read since the limit does not allow more.
+func (w *Wire) Arriving(infohash manifest.InfoHash, after time.Time) bool {
+	for of, c := range w.Conns() {
+		if of == infohash && (c.content.Load() > after.UnixNano() || c.socket.heldBack.since.Load() != 0) {
+			return true
+		}
+	}
+	return false
+}
+
+// BadPeers are the peers that are left alone now, the newest first.
+func (w *Wire) BadPeers() []BadPeer { return w.conduct.bad() }
+
+// Refused reports whether a peer is to be left alone now.
+func (w *Wire) Refused(id [20]byte) bool { return w.conduct.refused(id) }
+
+// Delivered ends the doubts about a peer that stalled: it has sent a chunk.
+func (w *Wire) Delivered(id [20]byte) { w.conduct.delivered(id) }
+
+// Named notes who is to be found where, for who is dialled there.
+func (w *Wire) Named(peers []Peer) { w.conduct.named(peers) }
+
+// nameOf is the member with a peer id; empty for nobody's, and where they are not known.
+func (w *Wire) nameOf(id [20]byte) (name, region string) {
+	if w.cfg.Member == nil {
+		return "", ""
+	}
+	return w.cfg.Member(id)
+}
