@@ -134,6 +134,7 @@ func publish(c *cli.Context) error {
 	if err != nil {
 		return command.Usagef("--%w", err)
 	}
+	var up *terminal.Upload
 	request := api.DeployRequest{DestinationBuckets: c.StringSlice("to"), Force: c.Bool("force"), Priority: api.Priority(high)}
 	if where, ok := strings.CutPrefix(c.Args().First(), "s3://"); ok {
 		var found bool
@@ -143,7 +144,7 @@ func publish(c *cli.Context) error {
 		if c.IsSet("key") {
 			return command.Usagef("--key goes with a FILE")
 		}
-	} else if err := upload(c, to, &request, formOf(asJSON)); err != nil {
+	} else if up, err = upload(c, to, &request, formOf(asJSON)); err != nil {
 		return explain(c, err)
 	}
 	answer, err := to.Deploy(c.Context, request)
@@ -158,7 +159,7 @@ func publish(c *cli.Context) error {
 		if !asJSON {
 			told(answer)
 		}
-		last, err := follow(c, &answer.Execution, formOf(asJSON))
+		last, err := follow(c, &answer.Execution, formOf(asJSON), up)
 		if err != nil {
 			return err
 		}
@@ -196,47 +197,72 @@ func inherited(a *api.DeployAnswer) string {
 	return command.Plain(fmt.Sprintf(", which also goes to %s, where %s was still on its way", strings.Join(a.Inherited, ", "), a.Superseded))
 }
 
-func upload(c *cli.Context, to *client.Client, request *api.DeployRequest, form terminal.Form) error {
+// upload sends a FILE, and shows that, and how its build is distributed meanwhile.
+func upload(c *cli.Context, to *client.Client, request *api.DeployRequest, form terminal.Form) (*terminal.Upload, error) {
 	name := c.Args().First()
 	key := c.String("key")
 	if key == "" {
 		key = filepath.Base(name)
 	}
 	if err := announce.CheckKey(key); err != nil {
-		return command.Usagef("%q cannot be a key in the bucket: %w; give another with --key", key, err)
+		return nil, command.Usagef("%q cannot be a key in the bucket: %w; give another with --key", key, err)
 	}
 	file, err := wholefile.Open(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer file.Close()
 	contentType := mime.TypeByExtension(filepath.Ext(name))
 	if contentType == "" {
 		contentType = "application/octet-stream"
 	}
-	body, done := terminal.Upload(os.Stdout, form, key, file, file.Size())
+	up := terminal.NewUpload(os.Stdout, form, key, file, file.Size(), followInterval, goingUp(to, key, file.Size()))
 	request.SourceKey = key
-	answer, err := to.UploadFor(c.Context, *request, body, file.Size(), contentType)
-	done()
+	answer, err := to.UploadFor(c.Context, *request, up, file.Size(), contentType)
+	up.Done()
 	if c.Context.Err() != nil {
-		return fmt.Errorf("the upload of %s was broken off and nothing is distributed; begin again with the same command", name)
+		return nil, fmt.Errorf("the upload of %s was broken off and nothing is distributed; begin again with the same command", name)
 	}
 	if broken := file.Err(); broken != nil && errors.Is(broken, wholefile.ErrChanged) {
-		return fmt.Errorf("%s changed while it was uploaded (%w): nothing is distributed; publish it again when nothing writes to it any more", name, broken)
+		return nil, fmt.Errorf("%s changed while it was uploaded (%w): nothing is distributed; publish it again when nothing writes to it any more", name, broken)
 	} else if broken != nil {
-		return fmt.Errorf("reading %s: %w", name, broken)
+		return nil, fmt.Errorf("reading %s: %w", name, broken)
 	}
 	if err != nil {
-		return fmt.Errorf("uploading %s: %w", name, err)
+		return nil, fmt.Errorf("uploading %s: %w", name, err)
 	}
 	request.SourceBucket, request.SourceKey = answer.Bucket, answer.Key
-	return nil
+	return up, nil
 }
 
-// follow shows an execution until it has ended, and returns it as it is then.
-func follow(c *cli.Context, e *api.Execution, form terminal.Form) (*api.Execution, error) {
+// goingUp asks for the execution that distributes an upload of size bytes while it goes up.
+func goingUp(to *client.Client, key string, size int64) func(context.Context) (*api.Execution, error) {
+	var id string // once it is known; then it is that one, wherever it stands
+	return func(ctx context.Context) (*api.Execution, error) {
+		if id != "" {
+			return to.Execution(ctx, id)
+		}
+		e, err := to.ByKey(ctx, key)
+		switch {
+		case err != nil:
+			return nil, err
+		case e.Phase != api.PhaseUploading || e.Size != size: // of the key, but before this upload
+			return nil, client.ErrNoExecution
+		}
+		id = e.ExecutionID
+		return e, nil
+	}
+}
+
+// follow shows an execution until it has ended, and returns it as it is then. Where it was
+// shown while it went up, it goes on with that; else up is nil.
+func follow(c *cli.Context, e *api.Execution, form terminal.Form, up *terminal.Upload) (last *api.Execution, err error) {
 	get := func(ctx context.Context) (*api.Execution, error) { return connect(c).Execution(ctx, e.ExecutionID) }
-	last, err := terminal.Follow(c.Context, os.Stdout, form, followInterval, get)
+	if up != nil {
+		last, err = up.Follow(c.Context, followInterval, get)
+	} else {
+		last, err = terminal.Follow(c.Context, os.Stdout, form, followInterval, get)
+	}
 	if err != nil && c.Context.Err() != nil {
 		fmt.Fprintf(os.Stderr, "\nThe distribution goes on. Look at it again with:\n  %s\n", called(c, "status", nameOf(e), "--watch"))
 		return nil, cli.Exit("", command.ExitFailed)
@@ -342,7 +368,7 @@ func status(c *cli.Context) error {
 	if !c.Bool("watch") {
 		return show(e, asJSON)
 	}
-	last, err := follow(c, e, form)
+	last, err := follow(c, e, form, nil)
 	if err != nil {
 		return err
 	}
@@ -417,7 +443,7 @@ func retryCommand() *cli.Command {
 			if c.Bool("no-wait") {
 				return show(e, asJSON)
 			}
-			if e, err = follow(c, e, formOf(asJSON)); err != nil {
+			if e, err = follow(c, e, formOf(asJSON), nil); err != nil {
 				return err
 			}
 			if asJSON {

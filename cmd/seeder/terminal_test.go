@@ -3,7 +3,12 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +19,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/clustertest"
+	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/terminal/terminaltest"
 )
 
@@ -154,6 +160,72 @@ func TestCtrlCInUpload(t *testing.T) {
 	if !strings.Contains(p.Raw(), "broken off and nothing is distributed") {
 		t.Errorf("%s", p)
 	}
+}
+
+// TestPublishInStep publishes a file whose upload stops in the middle, in a terminal and in
+// a pipe: how the regions stand is seen meanwhile.
+func TestPublishInStep(t *testing.T) {
+	const part = manifest.MinPartLength
+	c := clustertest.Start(t, cloud, clustertest.Options{Regions: 1})
+	to, err := url.Parse(c.Seeder.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, env := range map[string][]string{"bars.zip": nil, "lines.zip": {"TERM=dumb"}} {
+		goesOn := make(chan struct{})
+		proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(to)
+			r.Out.Host = to.Host
+			if r.In.Method == http.MethodPut {
+				r.Out.Body = &held{r.In.Body, 3 * part, goesOn}
+			}
+		}}
+		server := httptest.NewServer(proxy)
+		defer server.Close()
+		file := build(t, name)
+		if err := os.Truncate(file, 5*part); err != nil {
+			t.Fatal(err)
+		}
+		p := terminaltest.Start(t, 80, binary(env, "publish", file, "--seeder", server.URL))
+		if env == nil {
+			p.Until(`uploading ` + name + ` +\[[^\n]*\n` + c.Bucket(0) + ` +\[=[^\n]*downloading[^\n]*\n0 of 1 landed`)
+		} else {
+			p.Until(c.Bucket(0) + `: downloading`)
+		}
+		close(goesOn)
+		if status := p.Wait(); status != 0 {
+			t.Errorf("%s: exit status %d", name, status)
+		}
+		if env == nil {
+			check(t, p)
+		}
+		seen := p.String()
+		for what, n := range map[string]int{"uploading": 1, c.Bucket(0) + " ": 1} {
+			if got := strings.Count(seen, what); env == nil && got != n {
+				t.Errorf("%s: %q is on the screen %d times:\n%s", name, what, got, seen)
+			}
+		}
+		if !strings.Contains(seen, "1 of 1 regions landed in ") || strings.Count(seen, ": downloading") > 1 {
+			t.Errorf("%s:\n%s", name, seen)
+		}
+	}
+}
+
+// held is a body that stops after some bytes, until it goes on.
+type held struct {
+	io.ReadCloser
+	left   int
+	goesOn <-chan struct{}
+}
+
+func (h *held) Read(p []byte) (int, error) {
+	if h.left == 0 {
+		<-h.goesOn
+		return h.ReadCloser.Read(p)
+	}
+	n, err := h.ReadCloser.Read(p[:min(len(p), h.left)])
+	h.left -= n
+	return n, err
 }
 
 // TestFailedRegion watches an execution that is cancelled meanwhile.

@@ -2,6 +2,7 @@ package terminal
 
 import (
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +16,12 @@ import (
 type executionLines struct {
 	lines
 	last map[string]string
+	// uploading: how far the upload is, is said elsewhere.
+	uploading bool
+}
+
+func newExecutionLines(w io.Writer) *executionLines {
+	return &executionLines{lines: lines{w: w, who: "seeder"}}
 }
 
 func (l *executionLines) update(e *api.Execution, now time.Time) {
@@ -28,7 +35,7 @@ func (l *executionLines) update(e *api.Execution, now time.Time) {
 			l.say(now, "%s: %s", d.Bucket, describe(e, &d))
 		}
 	}
-	if e.Ended() || now.Sub(l.said) < stillEvery {
+	if e.Ended() || l.uploading || now.Sub(l.said) < stillEvery {
 		return
 	}
 	if comes(e) {

@@ -85,6 +85,11 @@ func ask[T any](ctx context.Context, get func(context.Context) (*T, error)) (*T,
 // Where w is no terminal a line says whenever a destination's state changes, and every
 // stillEvery without a change how things stand, and the table of arrivals stands before the last line.
 func Follow(ctx context.Context, w io.Writer, form Form, interval time.Duration, get func(context.Context) (*api.Execution, error)) (*api.Execution, error) {
+	return follow(ctx, w, form, interval, get, newExecutionLines(w))
+}
+
+// follow is Follow with the lines for a pipe, which may have said something already.
+func follow(ctx context.Context, w io.Writer, form Form, interval time.Duration, get func(context.Context) (*api.Execution, error), l *executionLines) (*api.Execution, error) {
 	ended := func(e *api.Execution) bool { return e.Ended() }
 	switch {
 	case form == Silent:
@@ -99,7 +104,7 @@ func Follow(ctx context.Context, w io.Writer, form Form, interval time.Duration,
 		}
 		return e, err
 	}
-	e, err := poll(ctx, interval, patience, get, &executionLines{lines: lines{w: w, who: "seeder"}}, ended)
+	e, err := poll(ctx, interval, patience, get, l, ended)
 	if err != nil {
 		return nil, err
 	}

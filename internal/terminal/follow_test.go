@@ -232,11 +232,30 @@ func TestWatchExecutions(t *testing.T) {
 func TestUpload(t *testing.T) {
 	body := strings.NewReader("0123456789")
 	seen := terminaltest.NewScreen(40)
-	u := &upload{body: body, name: "build.zip", size: 10, screen: &screen{w: newlines{seen}, size: func() (int, int) { return 40, 24 }}}
+	s := &screen{w: newlines{seen}, size: func() (int, int) { return 40, 24 }}
+	u := &Upload{body: body, name: "build.zip", size: 10, stop: func() {}, screen: s, bars: newExecutionBars(s)}
+	if _, err := io.CopyN(io.Discard, u, 5); err != nil {
+		t.Fatal(err)
+	}
+	e := &api.Execution{Status: "IN_PROGRESS", Phase: api.PhaseUploading, Size: 10, PulledBytes: 5, Destinations: []api.Destination{
+		{Bucket: "region-a-builds", State: api.StateLanding, VerifiedBytes: 4, LandedBytes: 2}, {Bucket: "region-b-builds", State: api.StateQueued},
+	}}
+	u.distributed(e, began)
+	for _, want := range []string{"uplo", " 50%", "\na ", " 30% landing", "\nb ", "0 of 2 landed"} {
+		if !strings.Contains(seen.String(), want) {
+			t.Errorf("while it goes up, without %q:\n%s", want, seen)
+		}
+	}
+	if n := strings.Count(seen.String(), "\n"); n > 4 {
+		t.Errorf("%d lines:\n%s", n, seen)
+	}
 	if _, err := io.Copy(io.Discard, u); err != nil {
 		t.Fatal(err)
 	}
-	u.end()
+	u.Done()
+	if got := seen.String(); strings.Contains(got, "\na ") { // Follow shows them anew
+		t.Errorf("when it has gone up:\n%s", got)
+	}
 	if got := seen.String(); !strings.Contains(got, "100%") || !strings.Contains(got, "uplo") || len(seen.Wrapped()) > 0 {
 		t.Errorf("%s", got)
 	}
@@ -424,7 +443,17 @@ func TestStages(t *testing.T) {
 func TestUploadThroughAPipe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		body, done := Upload(&out, Live, "build.zip", strings.NewReader(strings.Repeat("x", 3000)), 3000)
+		goingUp := api.Execution{Status: "IN_PROGRESS", Phase: api.PhaseUploading, Size: 3000, PulledBytes: 1000, Destinations: []api.Destination{
+			{Bucket: "a", State: api.StateLanding, LandedBytes: 900}, {Bucket: "b", State: api.StateQueued},
+		}}
+		asked := 0
+		get := func(context.Context) (*api.Execution, error) {
+			if asked++; asked == 1 {
+				return nil, errors.New("no execution yet")
+			}
+			return &goingUp, nil
+		}
+		body := NewUpload(&out, Live, "build.zip", strings.NewReader(strings.Repeat("x", 3000)), 3000, time.Second, get)
 		if _, err := io.CopyN(io.Discard, body, 1500); err != nil {
 			t.Fatal(err)
 		}
@@ -433,16 +462,22 @@ func TestUploadThroughAPipe(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(stillEvery)
-		done()
+		body.Done()
 		time.Sleep(stillEvery)
-		want := "uploading build.zip: 50% of 2.9 KiB, 100 B/s\nuploading build.zip: 50% of 2.9 KiB, 0 B/s\n" +
-			"uploading build.zip: all is sent, the seeder stores it\n"
-		if out.String() != want {
-			t.Errorf("%s, want %s", &out, want)
+		questions := asked
+		goingUp.Phase, goingUp.Status, goingUp.Destinations[1].State = api.PhaseEnded, "COMPLETED", api.StateLanded
+		if e, err := body.Follow(t.Context(), time.Second, get); err != nil || !e.Ended() || asked != questions+1 {
+			t.Errorf("%+v, %v after %d questions more", e, err, asked-questions)
+		}
+		want := "a: landing 30%\nb: the build goes up 33%\n" +
+			"uploading build.zip: 50% of 2.9 KiB, 100 B/s\nuploading build.zip: 50% of 2.9 KiB, 0 B/s\n" +
+			"uploading build.zip: all is sent, the seeder stores it\nb: landed in 0.0 s\n"
+		if !strings.HasPrefix(out.String(), want) || strings.Count(out.String(), "a: ") > 1 {
+			t.Errorf("%s, want first %s", &out, want)
 		}
 	})
 	var out bytes.Buffer
-	if body, _ := Upload(&out, Silent, "k", strings.NewReader("x"), 1); out.Len() > 0 || body == nil {
+	if NewUpload(&out, Silent, "k", strings.NewReader("x"), 1, time.Second, nil).Done(); out.Len() > 0 {
 		t.Errorf("shown: %s", &out)
 	}
 }

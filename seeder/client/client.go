@@ -49,7 +49,12 @@ func (c *Client) Deploy(ctx context.Context, r DeployRequest) (*DeployAnswer, er
 
 // Build asks the seeder to fetch what was built of a commit, and to distribute it.
 func (c *Client) Build(ctx context.Context, commit string) (*BuildAnswer, error) {
-	return call[BuildAnswer](ctx, c, http.MethodPost, "/builds", BuildRequest{Commit: commit})
+	return c.BuildFor(ctx, BuildRequest{Commit: commit})
+}
+
+// BuildFor is Build with all that a request can say, such as the priority.
+func (c *Client) BuildFor(ctx context.Context, r BuildRequest) (*BuildAnswer, error) {
+	return call[BuildAnswer](ctx, c, http.MethodPost, "/builds", r)
 }
 
 // Upload streams size bytes into the global bucket under key; size is -1 where nobody

@@ -142,6 +142,23 @@ func (c *counted) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// TestBuildFor: all that a request for a build of a commit can say is sent.
+func TestBuildFor(t *testing.T) {
+	var got client.BuildRequest
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := json.NewDecoder(r.Body).Decode(&got); err != nil || r.URL.Path != "/builds" {
+			t.Errorf("%s: %v", r.URL, err)
+		}
+		fmt.Fprint(w, `{"fileName":"abc123.zip"}`)
+	}))
+	defer server.Close()
+	to := client.Client{URL: server.URL, HTTP: server.Client()}
+	want := client.BuildRequest{Commit: "abc123", Priority: "high"}
+	if a, err := to.BuildFor(t.Context(), want); err != nil || a.FileName != "abc123.zip" || got != want {
+		t.Errorf("asked for %+v, answered %+v, %v", got, a, err)
+	}
+}
+
 // TestTokenIsForChanges: who only reads sends no secret.
 func TestTokenIsForChanges(t *testing.T) {
 	var with []string
