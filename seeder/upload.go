@@ -206,7 +206,9 @@ func (s *Seeder) noteUpload(ctx context.Context, up *upload) (*ledger.Record, er
 	}
 	r.Headers = up.headers.Map()
 	if beside != nil && beside.Upload != nil {
-		s.endUpload(ctx, k, beside.Upload)
+		if err := s.endUpload(ctx, k, beside.Upload); err != nil {
+			s.cfg.Logger.Warn("an upload that was broken off before is not cleared away", "key", k.FileKey, "executionId", beside.Upload.ExecutionID, "error", err)
+		}
 	}
 	return r, nil
 }
@@ -474,10 +476,7 @@ func (c *carrier) drop(ctx context.Context, r *ledger.Record) error {
 	up := c.uploads.get(c.id)
 	err := c.again("an upload that was broken off is not cleared away yet, trying again").Do(ctx, func() error {
 		if up != nil {
-			err := c.cfg.Bucket.AbortUpload(ctx, r.FileKey, up.uploadID)
-			if err != nil && (bucket.Permanent(err) || awserr.Code(err) == "AccessDenied") {
-				c.logger.Warn("upload not removed, a lifecycle rule for unfinished uploads does it", "error", err)
-			} else if err != nil {
+			if err := c.removeUpload(ctx, r.Key, up.uploadID, c.logger); err != nil {
 				return err
 			}
 		}
@@ -497,20 +496,29 @@ func (c *carrier) brokenOff() {
 }
 
 // endUpload ends the execution of an upload that a former process has left.
-func (s *Seeder) endUpload(ctx context.Context, k ledger.Key, u *ledger.Upload) {
+func (s *Seeder) endUpload(ctx context.Context, k ledger.Key, u *ledger.Upload) error {
 	if r, ok := s.index.get(u.ExecutionID); !ok || r.Key == k { // else somebody has copied the item
 		s.retire(k, u.ExecutionID, announce.Failed)
 	}
-	err := s.cfg.Bucket.AbortUpload(ctx, k.FileKey, u.UploadID)
-	if err == nil {
-		err = s.cfg.Ledger.EndUpload(ctx, k, u.ExecutionID)
-	}
 	logger := s.cfg.Logger.With("key", k.FileKey, "executionId", u.ExecutionID)
-	if err != nil {
-		logger.Warn("an upload that was broken off is not cleared away", "error", err)
-		return
+	if err := s.removeUpload(ctx, k, u.UploadID, logger); err != nil {
+		return err
+	}
+	if err := s.cfg.Ledger.EndUpload(ctx, k, u.ExecutionID); err != nil {
+		return err
 	}
 	logger.Info("an upload that a former start has left was broken off")
+	return nil
+}
+
+// removeUpload removes what has gone up. Where the seeder may not, that is not tried again.
+func (s *Seeder) removeUpload(ctx context.Context, k ledger.Key, uploadID string, logger *slog.Logger) error {
+	err := s.cfg.Bucket.AbortUpload(ctx, k.FileKey, uploadID)
+	if err != nil && (bucket.Permanent(err) || awserr.Code(err) == "AccessDenied") {
+		logger.Warn("upload not removed, a lifecycle rule for unfinished uploads does it", "error", err)
+		return nil
+	}
+	return err
 }
 
 // recoverUpload goes on with the execution of an upload that a former process has left: if
@@ -533,8 +541,7 @@ func (s *Seeder) recoverUpload(ctx context.Context, k ledger.Key, u *ledger.Uplo
 	case err != nil && !errors.Is(err, bucket.ErrNotFound):
 		return err
 	}
-	s.endUpload(ctx, k, u)
-	return nil
+	return s.endUpload(ctx, k, u)
 }
 
 // cancelUpload breaks an upload off, and returns how its execution was.

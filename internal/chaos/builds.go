@@ -47,6 +47,9 @@ type history struct {
 	// loose says that it may end as FAILED too: it was cancelled, or deleted
 	// at a moment when it may not have been pulled yet.
 	loose bool
+	// uploaded says that it was sent through the seeder: which content it has now, if any,
+	// the global bucket says. answered: an upload was answered with success.
+	uploaded, answered bool
 }
 
 func (w *World) history(key string) *history {
@@ -71,12 +74,17 @@ func (w *World) Expect(key string, size int) *Version {
 // expect is called with the lock held, before anybody can see the version.
 func (w *World) expect(v *Version) []byte {
 	content := v.Content()
+	w.register(v, content)
+	w.history(v.Key).now = v
+	return content
+}
+
+// register has a version be one that may be seen.
+func (w *World) register(v *Version, content []byte) {
 	sum := sha256.Sum256(content)
 	v.SHA256 = hex.EncodeToString(sum[:])
 	v.Build = described(content)
-	h := w.history(v.Key)
-	h.versions[v.SHA256], h.now = v, v
-	return content
+	w.history(v.Key).versions[v.SHA256] = v
 }
 
 // described is what a seeder finds out about a content.

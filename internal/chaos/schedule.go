@@ -3,6 +3,7 @@
 package chaos
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -42,7 +43,11 @@ type event struct {
 func NewRound(w *World, seed uint64, n int) *Round {
 	r := &Round{w: w, rng: rand.New(rand.NewPCG(seed, uint64(n))), name: fmt.Sprintf("round-%d", n)}
 	for i := range 1 + r.rng.IntN(4) {
-		r.publish(i)
+		if r.rng.IntN(3) == 0 {
+			r.upload(i)
+		} else {
+			r.publish(i)
+		}
 	}
 	for range 2 + r.rng.IntN(4) {
 		r.fault()
@@ -128,6 +133,38 @@ func (r *Round) publish(i int) {
 		r.at(later(), "delete "+key, func() { r.w.Delete(key) })
 	case 2:
 		r.at(later(), "cancel "+key, func() { r.w.Loosen(key); r.tell(func() { _ = r.w.Cancel(key) }) })
+	}
+}
+
+// upload adds a build that is sent through the seeder, and what happens to its client, or
+// to its key before.
+func (r *Round) upload(i int) {
+	key := fmt.Sprintf("%s/upload %d.zip", r.name, i)
+	at := rand64(r.rng, roundLength/3)
+	later := func() time.Duration { at += 50*time.Millisecond + rand64(r.rng, time.Second); return at }
+	if r.rng.IntN(3) == 0 {
+		before := &Version{Key: key, Size: r.size(), seed: r.rng.Uint64()}
+		r.at(at, fmt.Sprintf("publish %s, %d bytes", key, before.Size), func() { r.w.PutAgain(before) })
+		later()
+	}
+	for again := true; again; {
+		v := &Version{Key: key, Size: r.size(), seed: r.rng.Uint64()}
+		takes := 200*time.Millisecond + rand64(r.rng, roundLength)
+		ctx, cancel := context.WithCancel(context.Background())
+		publish := r.rng.IntN(2) == 0
+		r.at(at, fmt.Sprintf("upload %s, %d bytes in %d ms", key, v.Size, takes.Milliseconds()), func() {
+			r.tell(func() {
+				defer cancel()
+				if r.w.Upload(ctx, v, takes) == nil && publish {
+					_ = r.w.try(key)
+				}
+			})
+		})
+		if r.rng.IntN(4) == 0 {
+			r.at(at+rand64(r.rng, takes), "kill the client that uploads "+key, cancel)
+		}
+		again = r.rng.IntN(4) == 0 && at < roundLength
+		later()
 	}
 }
 

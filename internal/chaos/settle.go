@@ -78,8 +78,19 @@ func (w *World) unsettled(key string) string {
 	w.mu.Lock()
 	h := *w.history(key)
 	w.mu.Unlock()
+	if h.uploaded {
+		now, wrong := w.found(key)
+		if wrong != "" {
+			return wrong
+		}
+		h.now = now
+	}
 	r := w.Record(key)
 	switch {
+	case r != nil && r.Upload != nil:
+		return "an upload stands beside its execution"
+	case h.uploaded && h.now == nil && (r == nil || r.ExecutionID == ""):
+		return "" // broken off
 	case r == nil && h.loose:
 		return "" // deleted before it was seen
 	case r == nil:
@@ -102,7 +113,10 @@ func (w *World) landed(key string) {
 	h := *w.history(key)
 	w.mu.Unlock()
 	r := w.Record(key)
-	if r == nil {
+	if h.uploaded && h.now == nil {
+		w.nowhere(key)
+	}
+	if r == nil || r.ExecutionID == "" {
 		return
 	}
 	w.agrees(r)
@@ -162,6 +176,9 @@ func (w *World) restless() (left []string) {
 			return []string{err.Error()}
 		}
 		for _, u := range out.Uploads {
+			if b == w.Global && w.leftToALifecycleRule(aws.ToString(u.Key)) {
+				continue
+			}
 			left = append(left, fmt.Sprintf("%s: upload %s of %s", b, aws.ToString(u.UploadId), aws.ToString(u.Key)))
 		}
 	}
