@@ -45,7 +45,8 @@ type build struct {
 	member  *membership // nil out of the swarm
 	traffic swarm.Stats // of the memberships before
 	job     *landing.Job
-	turn    *turns.Slots // where the turn is from that the machine has
+	object  *landing.Comparison // what the bucket has; nil where it was not compared
+	turn    *turns.Slots        // where the turn is from that the machine has
 }
 
 // newBuild returns the build of an execution, to be run.
@@ -160,9 +161,14 @@ func (b *build) keep(f finished) {
 		b.traffic = got
 	case *turns.Slots:
 		b.turn = got
+	case *landing.Comparison:
+		b.object = got
 	}
 	if f.work == leaveSwarm {
 		b.member = nil
+	}
+	if f.arrived {
+		b.object = nil
 	}
 }
 
@@ -228,7 +234,14 @@ func (b *build) worker(w work) func(ctx context.Context, f *finished) {
 	case findObject:
 		job, record := b.newJob(), *m.record
 		record.SHA256 = cmp.Or(record.SHA256, ann.SHA256) // which the table may not have yet
-		return func(ctx context.Context, f *finished) { b.present(ctx, job, &record, f) }
+		if record.Headers == nil {
+			record.Headers = ann.Headers
+		}
+		object := b.object
+		return func(ctx context.Context, f *finished) { b.present(ctx, job, &record, ann.Layout(), object, f) }
+	case compare:
+		object := *b.object
+		return func(ctx context.Context, f *finished) { b.compare(ctx, ann, object, f) }
 	case openEntry:
 		member.begun = time.Now()
 		_, member.span = tracing.StartAt(b.span.In(context.Background()), member.joined, "swarm")
@@ -258,7 +271,7 @@ func (b *build) worker(w work) func(ctx context.Context, f *finished) {
 		}
 	case clearUploads:
 		discarded := b.job != nil && !b.job.Left()
-		return func(ctx context.Context, f *finished) { f.err = b.clear(ctx, discarded) }
+		return func(ctx context.Context, f *finished) { f.err = b.clear(ctx, discarded, notedWithin) }
 	case remember:
 		wire := m.wire
 		return func(context.Context, *finished) {

@@ -15,9 +15,10 @@ const (
 	awaitTurn    work = "wait for a turn"
 	joinSwarm    work = "join the swarm"
 	readTable    work = "read the table"
-	findObject   work = "find the object" // which may be in the bucket already
-	openEntry    work = "open the entry"  // once the info dictionary is here
-	steer        work = "steer"           // until the download is whole
+	findObject   work = "find the object"    // which may be in the bucket already
+	compare      work = "compare the object" // part by part, with what is announced
+	openEntry    work = "open the entry"     // once the info dictionary is here
+	steer        work = "steer"              // until the download is whole
 	readSource   work = "read the source"
 	land         work = "land"
 	giveUp       work = "give up" // by recording that the build cannot land
@@ -30,7 +31,7 @@ const (
 )
 
 // ofAttempt is what an attempt may have at work.
-var ofAttempt = []work{awaitTurn, joinSwarm, readTable, findObject, openEntry, steer, readSource, land, giveUp}
+var ofAttempt = []work{awaitTurn, joinSwarm, readTable, findObject, compare, openEntry, steer, readSource, land, giveUp}
 
 // What a build hears. The agent says the first ones, its workers the others.
 type (
@@ -65,9 +66,13 @@ type (
 		// arrived: the build has, with this result; of land and findObject.
 		arrived bool
 		result  ledger.Result
-		alike   bool     // of findObject: the object may be the build, which the seal will say
-		whole   *origins // of steer; nil when it was ended before
-		got     any      // for the owner
+		// Of findObject and compare: alike is that the object may be the build, which the seal
+		// will say. Of findObject: comparable is that its parts tell more. Of compare: agrees
+		// is that they are those of so many segments, all that were announced when it began.
+		alike, comparable, agrees bool
+		segments                  int
+		whole                     *origins // of steer; nil when it was ended before
+		got                       any      // for the owner
 	}
 )
 

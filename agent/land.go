@@ -15,12 +15,23 @@ import (
 
 // present records the arrival of a build that the bucket already holds. Before the seal
 // it is not known for certain, and not recorded: the arrival names the SHA-256 of the whole.
-func (b *build) present(ctx context.Context, job *landing.Job, record *ledger.Record, f *finished) {
-	_, present, err := landing.Present(ctx, job.Bucket, record, "")
-	if f.err = err; err != nil || !present {
+// Until it is, its parts are compared with those that are known.
+func (b *build) present(ctx context.Context, job *landing.Job, record *ledger.Record, layout *manifest.Layout, compared *landing.Comparison, f *finished) {
+	job.Composite = compared.Composite()
+	object, present, err := landing.Present(ctx, job.Bucket, record, job.Composite)
+	if f.err = err; err != nil {
 		return
 	}
-	if f.alike = record.SHA256 == ""; f.alike {
+	if sealed := record.SHA256 != ""; !sealed || !present {
+		f.alike = present
+		if present && object.Metadata[landing.ExecutionMetadata] == b.id { // landed already
+			return
+		}
+		c, err := b.comparable(ctx, object, record, layout, compared)
+		if f.err = err; c != nil {
+			c.Alike = present
+			f.got, f.comparable = c, true
+		}
 		return
 	}
 	if f.result, f.err = job.Record(ctx, record); f.err == nil {
@@ -91,12 +102,17 @@ func (b *build) giveUp(ctx context.Context, cause error) error {
 	return nil
 }
 
+// notedWithin is how long after its beginning an upload may not be in the table yet: a
+// landing gives up writing it down before.
+const notedWithin = 5 * time.Second
+
 // clear removes the uploads of an execution that failed or was cancelled, those too that
 // an agent left that was away then: nobody else would. What is sent again meanwhile
 // begins a new upload. Of an execution whose own upload was broken off, which stood beside
-// the key's, they go unless the table knows whose they are; this process has discarded
-// those that it began.
-func (b *build) clear(ctx context.Context, discarded bool) (err error) {
+// the key's, they go too; this process has discarded those that it began. The table
+// knows which uploads are another execution's, also of one that has just begun: it is asked
+// again after so long a time as that takes.
+func (b *build) clear(ctx context.Context, discarded bool, notedWithin time.Duration) (err error) {
 	store, name, removed := b.agent.cfg.Bucket, b.agent.cfg.Bucket.Name(), 0
 	defer func() {
 		if removed > 0 {
@@ -106,43 +122,60 @@ func (b *build) clear(ctx context.Context, discarded bool) (err error) {
 			b.log().Warn("uploads of an execution that is over are still there", "error", err)
 		}
 	}()
-	record, err := b.agent.cfg.Ledger.Get(ctx, b.key)
-	brokenOff := err == nil && record.ExecutionID < b.id || errors.Is(err, ledger.ErrNotFound)
-	switch {
-	case brokenOff && discarded:
-		return nil
-	case brokenOff:
-	case err != nil:
+	over, brokenOff, _, err := b.left(ctx)
+	if err != nil || !over || brokenOff && discarded {
 		return err
-	case record.ExecutionID != b.id, record.Status != ledger.Failed && record.Status != ledger.Cancelled, !slices.Contains(record.Failed, name):
-		return nil
 	}
 	uploads, err := store.Uploads(ctx, b.key.FileKey)
 	if err != nil {
 		return err
 	}
-	known := make(map[string]bool) // uploads that are others'
-	if brokenOff {                 // read after the list: what has begun since is not in that
-		record, err := b.agent.cfg.Ledger.Get(ctx, b.key)
-		switch {
-		case errors.Is(err, ledger.ErrNotFound):
-		case err != nil:
-			return err
-		default:
-			known[record.Landings[name].UploadID] = true
-			if record.Upload != nil && record.Upload.ExecutionID != b.id {
-				known[record.Upload.Landings[name].UploadID] = true
-			}
+	for _, wait := range []time.Duration{0, notedWithin} {
+		if len(uploads) == 0 {
+			return nil
 		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		over, _, others, err := b.left(ctx) // after the list: what has begun since is not in that
+		if err != nil || !over {
+			return err
+		}
+		uploads = slices.DeleteFunc(uploads, func(id string) bool { return slices.Contains(others, id) })
 	}
 	for _, id := range uploads {
-		if known[id] {
-			continue
-		}
 		if err := store.AbortUpload(ctx, b.key.FileKey, id); err != nil {
 			return fmt.Errorf("removing an upload: %w", err)
 		}
 		removed++
 	}
 	return nil
+}
+
+// left reads in the table whether the execution is over here, so that uploads of it may be
+// left, and which ones are another's. It was broken off when the key has another execution
+// than this later one, or none.
+func (b *build) left(ctx context.Context) (over, brokenOff bool, others []string, err error) {
+	record, err := b.agent.cfg.Ledger.Get(ctx, b.key)
+	if errors.Is(err, ledger.ErrNotFound) {
+		return true, true, nil, nil
+	}
+	if err != nil {
+		return false, false, nil, err
+	}
+	name := b.agent.cfg.Bucket.Name()
+	landings := map[string]ledger.Landing{record.ExecutionID: record.Landings[name]}
+	if record.Upload != nil {
+		landings[record.Upload.ExecutionID] = record.Upload.Landings[name]
+	}
+	for id, l := range landings {
+		if id != b.id && l.ExecutionID == id { // else it was superseded
+			others = append(others, l.UploadID)
+		}
+	}
+	brokenOff = record.ExecutionID < b.id
+	ended := record.ExecutionID == b.id && (record.Status == ledger.Failed || record.Status == ledger.Cancelled) && slices.Contains(record.Failed, name)
+	return brokenOff || ended, brokenOff, others, nil
 }

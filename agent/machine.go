@@ -77,6 +77,7 @@ type life struct {
 	ending   bool  // the attempt; another begins when nothing of it is left
 	hopeless error // why the build cannot land here, until that is recorded
 	checked  bool  // whether the bucket had it before this attempt
+	compares bool  // what the bucket has is compared with what is announced
 	alike    bool  // what the bucket has may be it; is said
 	whole    bool
 	complete bool // the object, in the bucket: what is left of the landing is to record it
@@ -281,14 +282,11 @@ func (m *machine) finished(f finished) {
 			m.end(errSuperseded)
 		case over:
 			m.end(errCancelled)
+		case f.comparable:
+			m.compares = true
 		case f.alike && stale: // it is looked at once more
-		case f.alike: // nothing is fetched before the seal says that it is not
-			if !m.alike {
-				m.alike = true
-				m.say(say{what: "alike"})
-			}
-			m.waits, m.ending = true, true
-			m.tableAt = m.now.Add(endInterval/2 + m.jitter(endInterval))
+		case f.alike:
+			m.awaitSeal()
 		case f.work == findObject:
 			m.checked = true
 			m.complain(f.err, 0)
@@ -304,6 +302,8 @@ func (m *machine) finished(f finished) {
 		if f.work == giveUp {
 			m.hopeless = nil
 		}
+	case compare:
+		m.compared(f, stale)
 	case leaveSwarm:
 		m.inSwarm, m.infoKnown, m.whole = false, false, false
 	case discard:
@@ -316,9 +316,35 @@ func (m *machine) finished(f finished) {
 		}
 	}
 	switch f.work {
-	case awaitTurn, joinSwarm, openEntry, steer:
+	case awaitTurn, joinSwarm, compare, openEntry, steer:
 		m.fail(f.err)
 	}
+}
+
+// compared takes what has come of comparing the bucket's object.
+func (m *machine) compared(f finished, stale bool) {
+	switch {
+	case f.err != nil || m.over != nil || m.arrived || m.ending:
+	case f.agrees && f.segments < m.ann.InfoHashes.Len(), f.alike && stale: // more was announced meanwhile
+	case f.agrees && m.ann.Sealed(): // it is the build
+		m.compares = false
+		m.begin(findObject)
+	case f.agrees, f.alike:
+		m.awaitSeal()
+	default: // the build is fetched
+		m.compares, m.checked = false, true
+	}
+}
+
+// awaitSeal has nothing fetched before the seal, or the next segment, says that the object
+// in the bucket is not the build.
+func (m *machine) awaitSeal() {
+	if !m.alike {
+		m.alike = true
+		m.say(say{what: "alike"})
+	}
+	m.waits, m.ending = true, true
+	m.tableAt = m.now.Add(endInterval/2 + m.jitter(endInterval))
 }
 
 // read takes what the table says of the execution.
@@ -427,7 +453,7 @@ func (m *machine) pursue() {
 		if !m.quit(false) {
 			return
 		}
-		m.ending, m.checked, m.standby, m.landings, m.reads = false, false, false, retries{}, retries{}
+		m.ending, m.checked, m.compares, m.standby, m.landings, m.reads = false, false, false, false, retries{}, retries{}
 	}
 	switch {
 	case m.hopeless != nil, m.works(giveUp):
@@ -457,8 +483,12 @@ func (m *machine) pursue() {
 	if swarms && !m.inSwarm {
 		m.begin(joinSwarm)
 	}
-	if !m.checked && !m.works(findObject) {
+	switch {
+	case m.checked, m.works(findObject):
+	case !m.compares:
 		m.begin(readTable)
+	case m.inSwarm:
+		m.begin(compare)
 	}
 	if !m.checked || swarms && !m.inSwarm {
 		return

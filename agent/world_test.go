@@ -60,6 +60,7 @@ type world struct {
 	kept, whole    bool
 	table          *ledger.Record
 	object, upload bool
+	compared       bool // the object was found to be the build, after the seal
 	inTable        bool // the arrival, or was before another execution came
 	// uploading: the build is going up to the source, and the key is another execution's,
 	// which it is again once that was broken off.
@@ -88,6 +89,7 @@ type simulated struct {
 	cancelled bool
 	read      *ledger.Record // the table when it began
 	sealed    bool           // the announcement was, then
+	segments  int            // of the announcement
 	high      bool
 }
 
@@ -151,7 +153,7 @@ func (w *world) start() {
 	if !w.healthy && w.chance(0.2) {
 		w.m.noStore = errNotProbed
 	}
-	w.turn, w.joined, w.entry = false, false, false
+	w.turn, w.joined, w.entry, w.compared = false, false, false, false
 	w.downloads, w.arrivals, w.landedHere, w.yielded = 0, 0, false, false
 }
 
@@ -256,8 +258,11 @@ func (w *world) begin(b begin) {
 		w.fail("a second worker begins to %s", b.work)
 	}
 	w.workers[b.work] = &simulated{work: b.work, round: w.rounds, life: w.lives, read: w.table.Clone(), sealed: w.sealed(), high: w.m.ann != nil && w.m.ann.High}
+	if w.m.ann != nil {
+		w.workers[b.work].segments = w.m.ann.InfoHashes.Len()
+	}
 	switch b.work {
-	case joinSwarm, findObject, openEntry, land:
+	case joinSwarm, findObject, compare, openEntry, land:
 		if !w.turn {
 			w.fail("begins to %s without a turn", b.work)
 		}
@@ -284,7 +289,14 @@ func (w *world) begin(b begin) {
 		if w.joined {
 			w.fail("joins a swarm that it is in")
 		}
+	case compare:
+		if !w.joined || w.entry {
+			w.fail("compares the object; in the swarm: %v, downloads: %v", w.joined, w.entry)
+		}
 	case openEntry, readSource:
+		if w.workers[compare] != nil {
+			w.fail("begins to %s what may be in the bucket", b.work)
+		}
 		if b.work == readSource && w.m.waits {
 			w.fail("reads from the source what the seeder has not announced yet")
 		}
@@ -306,7 +318,7 @@ func (w *world) begin(b begin) {
 			w.fail("lands while it is to %s", busy)
 		}
 	case leaveSwarm:
-		if busy := w.busy(openEntry, steer, readSource, land, joinSwarm); busy != "" || !w.joined {
+		if busy := w.busy(compare, openEntry, steer, readSource, land, joinSwarm); busy != "" || !w.joined {
 			w.fail("leaves the swarm with %q at work; is in it: %v", busy, w.joined)
 		}
 	case forget:
@@ -496,10 +508,23 @@ func (w *world) succeed(o *simulated, f *finished) {
 	case findObject:
 		if f.err = w.fence(); f.err == nil && w.bucketAway {
 			f.err = errAway
+		} else if f.err == nil && w.size > 0 && !w.compared && w.chance(0.5) { // what there is, whatever it is
+			f.comparable = true
 		} else if f.err == nil && w.object && !o.sealed {
 			f.alike = true
 		} else if f.err == nil && w.object {
 			f.arrived, f.result = true, w.arrive("a")
+		}
+	case compare:
+		f.segments = o.segments
+		switch {
+		case w.bucketAway:
+			f.err = errAway
+		case w.noPeers:
+			f.alike = w.object && !o.sealed && w.chance(0.5)
+		default:
+			f.agrees = w.object || !o.sealed && w.chance(0.5)
+			w.compared = f.agrees && o.sealed
 		}
 	case openEntry:
 		if w.full {

@@ -92,6 +92,9 @@ type Job struct {
 	// Build is what is known of the build so far; only Record does without. Parts are
 	// sent as their segments become known, and the upload is completed after the seal.
 	Build *manifest.Build
+	// Composite is that of the build (manifest.Build), for a Record that does without
+	// Build; empty where it is not known.
+	Composite string
 	// Headers are the source object's as they were announced, for where the table does not
 	// name them.
 	Headers map[string]string
@@ -278,7 +281,7 @@ func (j *Job) record(ctx context.Context, last, build *ledger.Record) (_ ledger.
 // composite is the build's, as far as it is known.
 func (j *Job) composite() string {
 	if j.Build == nil {
-		return ""
+		return j.Composite
 	}
 	return j.Build.Composite()
 }

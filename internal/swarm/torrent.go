@@ -81,12 +81,9 @@ func (t *Torrent) Entry(ctx context.Context, room *cache.Room) (*cache.Entry, er
 		return nil, ErrDropped
 	default:
 	}
-	m, err := manifest.ParseInfo(t.engine().Metainfo().InfoBytes)
+	m, err := t.info()
 	if err != nil {
-		return nil, fmt.Errorf("info dictionary of %s: %w", t.fetch.InfoHash, err)
-	}
-	if m.Shape != t.fetch.Shape {
-		return nil, fmt.Errorf("info dictionary of %s: %w: it is %+v, announced was %+v", t.fetch.InfoHash, manifest.ErrInvalid, m.Shape, t.fetch.Shape)
+		return nil, err
 	}
 	e, err := t.swarm.cfg.Cache.Create(m, room)
 	if err != nil {
