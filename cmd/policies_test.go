@@ -306,7 +306,9 @@ func callOf(r *http.Request) (call, error) {
 		action = "s3:AbortMultipartUpload"
 	case object && r.Method == http.MethodDelete:
 		action = "s3:DeleteObject"
-	case object && (r.Method == http.MethodGet || r.Method == http.MethodHead): // with attributes too
+	case object && r.Method == http.MethodGet && has("attributes"): // beside s3:GetObject
+		action = "s3:GetObjectAttributes"
+	case object && (r.Method == http.MethodGet || r.Method == http.MethodHead):
 		action = "s3:GetObject"
 	case object && (r.Method == http.MethodPut || r.Method == http.MethodPost):
 		action = "s3:PutObject"
