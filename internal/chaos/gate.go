@@ -15,6 +15,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -44,6 +45,7 @@ type Gate struct {
 	pulled   map[[2]string]int64
 	parts    map[PartID]int
 	ops      map[string]int
+	noted    map[string]bool // uploads that the member has told the table of
 }
 
 // PartID names one part of one multipart upload.
@@ -92,6 +94,7 @@ func newGate(name, listen, behind, logFile string, seed uint64) (_ *Gate, err er
 		pulled: make(map[[2]string]int64),
 		parts:  make(map[PartID]int),
 		ops:    make(map[string]int),
+		noted:  make(map[string]bool),
 		done:   make(chan struct{}),
 	}
 	if g.log, err = os.Create(logFile); err != nil {
@@ -208,6 +211,23 @@ func (g *Gate) Ops(op string) int {
 // themselves, but not at that moment.
 func (g *Gate) Open() int { return int(g.open.Load()) }
 
+var uploadID = regexp.MustCompile(`"uploadId":\{"S":"([^"]+)"`)
+
+func (g *Gate) note(body []byte) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, found := range uploadID.FindAllSubmatch(body, -1) {
+		g.noted[string(found[1])] = true
+	}
+}
+
+// Noted reports whether the member has told the table of an upload, or has tried to.
+func (g *Gate) Noted(uploadID string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.noted[uploadID]
+}
+
 // partsTaken adds to sum how often the store took each part.
 func (g *Gate) partsTaken(sum map[PartID]int) {
 	g.mu.Lock()
@@ -244,6 +264,7 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			panic(http.ErrAbortHandler)
 		}
 		x.Body = body
+		g.note(body)
 		x.r.Body = io.NopCloser(bytes.NewReader(body))
 	}
 	do, healed := g.fault(x.Call)

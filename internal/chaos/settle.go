@@ -176,7 +176,7 @@ func (w *World) restless() (left []string) {
 			return []string{err.Error()}
 		}
 		for _, u := range out.Uploads {
-			if b == w.Global && w.leftToALifecycleRule(aws.ToString(u.Key)) {
+			if b == w.Global && w.leftToALifecycleRule(aws.ToString(u.Key), aws.ToString(u.UploadId)) {
 				continue
 			}
 			left = append(left, fmt.Sprintf("%s: upload %s of %s", b, aws.ToString(u.UploadId), aws.ToString(u.Key)))

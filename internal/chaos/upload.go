@@ -132,9 +132,13 @@ func (w *World) nowhere(key string) {
 	}
 }
 
-// leftToALifecycleRule reports whether the seeder has said that it may not remove an upload
-// of a key from the global bucket.
-func (w *World) leftToALifecycleRule(key string) bool {
+// leftToALifecycleRule reports whether nobody can know an upload into the global bucket,
+// since the seeder has ended before it could tell the table of it, or the seeder has said
+// that it may not remove it.
+func (w *World) leftToALifecycleRule(key, uploadID string) bool {
+	if !w.Seeder.Gate.Noted(uploadID) {
+		return true
+	}
 	log, err := os.ReadFile(w.Seeder.log())
 	if err != nil {
 		return false
