@@ -1,6 +1,10 @@
 package manifest
 
-import "fmt"
+import (
+	"crypto/sha1"
+	"crypto/sha256"
+	"fmt"
+)
 
 // Shape is how a run of bytes, a build or a segment of one, is cut into pieces (BEP 3)
 // and parts (S3 multipart upload).
@@ -57,6 +61,12 @@ func (s Shape) NumParts() int { return count(s.Size, s.PartLength) }
 
 // PiecesPerPart is the number of pieces in every part but perhaps the last.
 func (s Shape) PiecesPerPart() int { return int(s.PartLength / s.PieceLength) }
+
+// InfoLength is the length of the info dictionary, in bytes.
+func (s Shape) InfoLength() int {
+	m := Manifest{s, make([]byte, s.NumPieces()*sha1.Size), make([]byte, s.NumParts()*sha256.Size)}
+	return len(m.InfoBytes())
+}
 
 // PartOf returns the part, from 0, that a piece belongs to.
 func (s Shape) PartOf(piece int) int { return piece / s.PiecesPerPart() }

@@ -11,7 +11,8 @@ import (
 // Reason says what a bad peer did.
 type Reason string
 
-// The reasons. Corrupt sent pieces that fail their hash; Stalled took requests and
+// The reasons. Corrupt sent pieces, or an info dictionary,
+// that fail their hash; Stalled took requests and
 // sent nothing, or next to nothing; Garbage does not speak the protocol.
 const (
 	Corrupt Reason = "corrupt"
@@ -52,6 +53,9 @@ type Offence struct {
 var (
 	// CorruptPiece: one sender of a whole piece that fails its hash leaves no doubt.
 	CorruptPiece = Offence{Corrupt, 1, 0}
+	// WrongInfo: an info dictionary of another length than the segment's borders give it,
+	// or with another hash.
+	WrongInfo = Offence{Corrupt, 1, 0}
 	// Babble: a member's port may have been somebody else's a moment ago, and engines
 	// have had messages that others took for an error.
 	Babble = Offence{Garbage, 3, 0}

@@ -28,13 +28,13 @@ func hasty(c *Config) {
 }
 
 // bad starts a peer that misbehaves, under a member's name.
-func bad(t *testing.T, b badpeer.Behaviour, name string) (*badpeer.Peer, peerwire.Peer) {
+func bad(t *testing.T, b badpeer.Behaviour, name string, m *manifest.Manifest) (*badpeer.Peer, peerwire.Peer) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &badpeer.Peer{Behaviour: b, ID: peerwire.PeerID(name)}
+	p := &badpeer.Peer{Behaviour: b, ID: peerwire.PeerID(name), InfoLength: m.InfoLength()}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- p.Serve(ctx, l) }()
@@ -104,6 +104,7 @@ func TestBadPeer(t *testing.T) {
 	reasons := map[badpeer.Behaviour]peerwire.Reason{
 		badpeer.Corrupt: peerwire.Corrupt, badpeer.Silent: peerwire.Stalled, badpeer.Dribble: peerwire.Stalled,
 		badpeer.Garbage: peerwire.Garbage, badpeer.Babble: peerwire.Garbage,
+		badpeer.Length: peerwire.Corrupt, badpeer.Info: peerwire.Corrupt,
 	}
 	for _, behaviour := range badpeer.Behaviours {
 		t.Run(string(behaviour), func(t *testing.T) {
@@ -121,9 +122,11 @@ func TestBadPeer(t *testing.T) {
 					return "", ""
 				}
 			})
-			agent.known(t, m)
+			if behaviour != badpeer.Info {
+				agent.known(t, m)
+			}
 			f := agent.fetch(t, from, size, nil)
-			p, addr := bad(t, behaviour, "cuckoo")
+			p, addr := bad(t, behaviour, "cuckoo", m)
 			named := agent.untilNamed(t, f, addr)
 			if named.ID != addr.ID || named.Name != "cuckoo" && named.Name != "" || named.Addr != addr.Addr.String() || named.Reason != reasons[behaviour] ||
 				named.Times != 1 || named.Until.Sub(named.Since) != peerwire.FirstBan {
@@ -175,8 +178,8 @@ func TestBadPeerAmongGoodOnes(t *testing.T) {
 		t.Run(string(behaviour), func(t *testing.T) {
 			t.Parallel()
 			const size, agents = 8 << 20, 3
-			s, from, content, _ := seed(t, size, handOut)
-			_, addr := bad(t, behaviour, "cuckoo")
+			s, from, content, m := seed(t, size, handOut)
+			_, addr := bad(t, behaviour, "cuckoo", m)
 			peers := []peerwire.Peer{s.addr, addr}
 			var nodes []*node
 			for i := range agents {
@@ -208,7 +211,7 @@ func TestSilentPeerHoldsNothingBack(t *testing.T) {
 	agent := start(t, "agent", t.TempDir(), hasty)
 	agent.known(t, m)
 	f := agent.fetch(t, from, size, nil)
-	p, addr := bad(t, badpeer.Silent, "cuckoo")
+	p, addr := bad(t, badpeer.Silent, "cuckoo", m)
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
 	ticker := time.NewTicker(time.Millisecond)

@@ -88,6 +88,8 @@ type exchange struct {
 	sent   peerwire.Mark // behind the newest request
 	chunks int           // that came since the last tick
 
+	info dictionary // under the engine's lock
+
 	// Of the tick alone.
 	read int64
 	held time.Duration
@@ -176,12 +178,7 @@ func (s *Swarm) disconnected(e torrent.StatusUpdatedEvent) {
 		if x.id != e.PeerId || x.conn == nil {
 			return true
 		}
-		select {
-		case <-x.peer.Torrent().GotInfo():
-			x.conn.Blame(peerwire.Babble)
-		default:
-			// A wrong info shows when its last part comes, from whomever.
-		}
+		x.conn.Blame(peerwire.Babble)
 		return false
 	})
 }

@@ -135,6 +135,8 @@ func New(cfg Config) (*Swarm, error) {
 	tc.Callbacks.ReadMessage = s.heard
 	tc.Callbacks.PeerConnAdded = append(tc.Callbacks.PeerConnAdded, s.added)
 	tc.Callbacks.PeerConnClosed = func(c *torrent.PeerConn) { s.exchanges.Delete(&c.Peer) }
+	tc.Callbacks.ReadExtendedHandshake = s.infoOffered
+	tc.Callbacks.PeerConnReadExtensionMessage = append(tc.Callbacks.PeerConnReadExtensionMessage, s.infoCame)
 	tc.Callbacks.SentRequest = append(tc.Callbacks.SentRequest, s.requested)
 	tc.Callbacks.DeletedRequest = append(tc.Callbacks.DeletedRequest, s.settled)
 	tc.Callbacks.ReceivedUsefulData = append(tc.Callbacks.ReceivedUsefulData, s.received)
@@ -243,8 +245,8 @@ func (s *Swarm) Raise(infohash manifest.InfoHash, place handout.Place) {
 // Fetch names a segment to be downloaded.
 type Fetch struct {
 	InfoHash manifest.InfoHash
-	// Shape follows from what was announced; an info dictionary that says otherwise is
-	// refused.
+	// Shape follows from what was announced; who offers an info dictionary of another
+	// length is a bad peer, and one that says otherwise is refused.
 	Shape manifest.Shape
 	// Build names the build that it is of; of several, any one.
 	Build string
@@ -291,12 +293,13 @@ func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
 		return t, nil
 	}
 	t := &Torrent{
-		swarm:   s,
-		fetch:   f,
-		opened:  make(chan struct{}),
-		whole:   make(chan struct{}),
-		dropped: make(chan struct{}),
-		lost:    make(chan struct{}, 1),
+		swarm:      s,
+		fetch:      f,
+		infoLength: f.Shape.InfoLength(),
+		opened:     make(chan struct{}),
+		whole:      make(chan struct{}),
+		dropped:    make(chan struct{}),
+		lost:       make(chan struct{}, 1),
 	}
 	t.subscribe(f.OnPiece)
 	if e != nil && e.Whole() { // in the engine as soon as somebody asks for it

@@ -301,7 +301,8 @@ func TestRestartContinues(t *testing.T) {
 	}
 }
 
-// An info dictionary that is not cut as was announced is refused, though its hash is right.
+// An info dictionary that is not cut as was announced is refused, though its hash is right:
+// who offers another length than follows from that is a bad peer.
 func TestWrongShapeIsRefused(t *testing.T) {
 	const size = 1 << 20
 	s, from, _, m := seed(t, size, nil)
@@ -313,13 +314,22 @@ func TestWrongShapeIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			shape := m.Shape
 			change(&shape)
-			f, err := start(t, "agent", t.TempDir(), nil).Fetch(Fetch{InfoHash: from.InfoHash(), Shape: shape})
+			agent := start(t, "agent", t.TempDir(), nil)
+			f, err := agent.Fetch(Fetch{InfoHash: from.InfoHash(), Shape: shape})
 			if err != nil {
 				t.Fatal(err)
 			}
 			f.AddPeers([]peerwire.Peer{s.addr})
 			ctx, cancel := context.WithTimeout(t.Context(), timeout)
 			defer cancel()
+			if shape.InfoLength() != m.InfoLength() {
+				eventually(t, func() bool { return len(agent.BadPeers()) == 1 })
+				cancel()
+				if _, err := f.Entry(ctx, nil); !errors.Is(err, context.Canceled) {
+					t.Errorf("an info of another length: %v", err)
+				}
+				return
+			}
 			if _, err := f.Entry(ctx, nil); !errors.Is(err, manifest.ErrInvalid) {
 				t.Errorf("an info of another shape: %v", err)
 			}

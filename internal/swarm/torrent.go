@@ -25,6 +25,10 @@ var ErrDropped = errors.New("torrent was dropped")
 type Torrent struct {
 	swarm *Swarm
 	fetch Fetch
+	// infoLength is that of the info dictionary, in bytes; infoHere is set when a peer
+	// has sent it.
+	infoLength int
+	infoHere   atomic.Bool
 	// inEngine is nil while the engine does not hold it; see openings. useful is when
 	// something of it passed last, in Unix nanoseconds; pending is how many connections
 	// are about to be made for its sake.

@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/anacrolix/torrent/bencode"
 	"github.com/anacrolix/torrent/metainfo"
 	pp "github.com/anacrolix/torrent/peer_protocol"
 )
@@ -31,10 +32,12 @@ const (
 	Dribble Behaviour = "dribble" // answers with DribbleRate bytes/s
 	Garbage Behaviour = "garbage" // answers the handshake with noise
 	Babble  Behaviour = "babble"  // sends noise after a right handshake
+	Length  Behaviour = "length"  // says that the info dictionary has another length
+	Info    Behaviour = "info"    // answers requests for the info dictionary with noise
 )
 
 // Behaviours are all of them.
-var Behaviours = []Behaviour{Corrupt, Silent, Dribble, Garbage, Babble}
+var Behaviours = []Behaviour{Corrupt, Silent, Dribble, Garbage, Babble, Length, Info}
 
 const (
 	// DribbleRate is in bytes/s.
@@ -43,6 +46,8 @@ const (
 	dribble = 100 * time.Millisecond
 	// maxMessage bounds what it reads at a time, in bytes.
 	maxMessage = 1 << 20
+	// metadata is the extension (BEP 10) by which it is asked for the info dictionary.
+	metadata = 1
 )
 
 // Peer is one that misbehaves.
@@ -52,6 +57,8 @@ type Peer struct {
 	// Claims also takes the pieces that a seeder hands out, and says at once that
 	// it has them. For Dial.
 	Claims bool
+	// InfoLength is that of the segment's info dictionary, in bytes; for Length and Info.
+	InfoLength int
 	// OnTorrent is called with the infohash of each connection's handshake; nil
 	// for none.
 	OnTorrent func(infohash [20]byte)
@@ -106,7 +113,11 @@ func (p *Peer) meet(ctx context.Context, c net.Conn, infohash *[20]byte) error {
 		_, err := io.Copy(io.Discard, c)
 		return err
 	}
-	theirs, err := pp.Handshake(ctx, c, (*metainfo.Hash)(infohash), p.ID, pp.NewPeerExtensionBytes(pp.ExtensionBitFast))
+	bits := []pp.ExtensionBit{pp.ExtensionBitFast}
+	if p.Behaviour == Length || p.Behaviour == Info {
+		bits = append(bits, pp.ExtensionBitLtep)
+	}
+	theirs, err := pp.Handshake(ctx, c, (*metainfo.Hash)(infohash), p.ID, pp.NewPeerExtensionBytes(bits...))
 	if err != nil {
 		return err
 	}
@@ -124,6 +135,12 @@ func (p *Peer) meet(ctx context.Context, c net.Conn, infohash *[20]byte) error {
 	if p.Claims {
 		first = []pp.Message{{Type: pp.HaveNone}, {Type: pp.Interested}}
 	}
+	switch p.Behaviour {
+	case Length:
+		first = append(first, extended(pp.HandshakeExtendedID, offer(p.InfoLength+1), nil))
+	case Info:
+		first = append(first, extended(pp.HandshakeExtendedID, offer(p.InfoLength), nil))
+	}
 	for _, m := range first {
 		if _, err := c.Write(m.MustMarshalBinary()); err != nil {
 			return err
@@ -134,6 +151,7 @@ func (p *Peer) meet(ctx context.Context, c net.Conn, infohash *[20]byte) error {
 
 func (p *Peer) talk(ctx context.Context, c net.Conn) error {
 	d := pp.Decoder{R: bufio.NewReader(c), MaxLength: maxMessage}
+	var h pp.ExtendedHandshakeMessage // theirs
 	for {
 		var m pp.Message
 		if err := d.Decode(&m); err != nil {
@@ -144,6 +162,19 @@ func (p *Peer) talk(ctx context.Context, c net.Conn) error {
 		case m.Type == pp.Have && p.Claims:
 			p.claimed.Add(1)
 			if _, err := c.Write(m.MustMarshalBinary()); err != nil {
+				return err
+			}
+		case m.Type == pp.Extended && m.ExtendedID == pp.HandshakeExtendedID:
+			_ = bencode.Unmarshal(m.ExtendedPayload, &h) // what it has not learnt it cannot use
+		case m.Type == pp.Extended && m.ExtendedID == metadata && p.Behaviour == Info:
+			var asked pp.ExtendedMetadataRequestMsg
+			if bencode.Unmarshal(m.ExtendedPayload, &asked) != nil || asked.Type != pp.RequestMetadataExtensionMsgType {
+				continue
+			}
+			p.taken.Add(1)
+			asked.Type, asked.TotalSize = pp.DataMetadataExtensionMsgType, p.InfoLength
+			answer := extended(h.M[pp.ExtensionNameMetadata], asked, noise(max(0, asked.PieceSize())))
+			if _, err := c.Write(answer.MustMarshalBinary()); err != nil {
 				return err
 			}
 		case m.Type == pp.Request:
@@ -161,6 +192,18 @@ func (p *Peer) talk(ctx context.Context, c net.Conn) error {
 			}
 		}
 	}
+}
+
+// offer is an extended handshake that offers an info dictionary.
+func offer(length int) pp.ExtendedHandshakeMessage {
+	return pp.ExtendedHandshakeMessage{
+		M:            map[pp.ExtensionName]pp.ExtensionNumber{pp.ExtensionNameMetadata: metadata},
+		MetadataSize: length,
+	}
+}
+
+func extended(id pp.ExtensionNumber, dict any, content []byte) pp.Message {
+	return pp.Message{Type: pp.Extended, ExtendedID: id, ExtendedPayload: append(bencode.MustMarshal(dict), content...)}
 }
 
 // slowly writes at DribbleRate.
