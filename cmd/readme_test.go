@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -143,8 +144,9 @@ func run(t *testing.T, dir string, lines []string) {
 	shell(t, dir, script)
 }
 
-// shell runs lines of bash, which may start daemons, and returns what is said.
-func shell(t *testing.T, dir string, lines []string) string {
+// shell runs lines of bash, which may start daemons, and returns what is said. What is to
+// happen beside them runs in a goroutine each.
+func shell(t *testing.T, dir string, lines []string, beside ...func()) string {
 	t.Helper()
 	script := append([]string{
 		"set -eu",
@@ -157,7 +159,12 @@ func shell(t *testing.T, dir string, lines []string) string {
 	c := exec.CommandContext(ctx, "bash", "-c", strings.Join(script, "\n"))
 	c.Dir = dir
 	c.WaitDelay = time.Second // a daemon that outlives the shell holds the pipe
+	var wg sync.WaitGroup
+	for _, f := range beside {
+		wg.Go(f)
+	}
 	out, err := c.CombinedOutput()
+	wg.Wait()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
