@@ -17,7 +17,7 @@ func (b *build) say(s say) {
 	a, m := b.agent, b.machine
 	switch s.what {
 	case "heard":
-		b.log().Info("heard", "bytes", m.ann.Size, "sourceBucket", m.ann.SourceBucket)
+		b.log().Info("announcement received", "bytes", m.ann.Size, "sourceBucket", m.ann.SourceBucket)
 		_, b.span = a.cfg.Tracer.Root(tracing.Remote(context.Background(), string(m.ann.TraceParent)), "build",
 			attribute.String("landfall.execution_id", b.id),
 			attribute.String("landfall.key", m.ann.Key),

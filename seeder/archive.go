@@ -190,7 +190,7 @@ func (x *index) packOld(id string) {
 	e := x.byID[oldest]
 	// One that is carried again comes again at its end; of one whose source has no
 	// object, only this process knows.
-	if e == nil || e.owner != nil || e.live.gone || !over(e.record) || slices.Contains(x.ended, oldest) {
+	if e == nil || e.owner != nil || e.live.sourceMissing || !over(e.record) || slices.Contains(x.ended, oldest) {
 		return
 	}
 	p, ok := pack(e.record, x.names)

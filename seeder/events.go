@@ -121,9 +121,9 @@ type live struct {
 	began, whole, announced time.Time
 	// takenUp is when this process began, or began again, to carry it.
 	takenUp time.Time
-	// gone is set when the source has the object no more: only a person's retry
+	// sourceMissing is set when the source has the object no more: only a person's retry
 	// can change that.
-	gone bool
+	sourceMissing bool
 	// spoilt: segments may have been announced that are not the source's. What comes next
 	// would contradict them, so another execution sends it.
 	spoilt bool

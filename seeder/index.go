@@ -45,9 +45,9 @@ type index struct {
 	// counts are how many executions have which status, other systems' left out.
 	counts map[ledger.Status]int
 	// ended are executions in byID that are over, in the order in which they ended.
-	ended  []string
-	gone   map[string]string    // superseded executionId → successor
-	served map[string]time.Time // since when
+	ended        []string
+	supersededBy map[string]string    // superseded executionId → successor
+	served       map[string]time.Time // since when
 	// distrust says, of buckets that are not served, which agent does not take this
 	// seeder's word.
 	distrust map[string]string
@@ -92,13 +92,13 @@ type link struct {
 
 func newIndex() *index {
 	return &index{
-		byKey:  make(map[ledger.Key]*execution),
-		byID:   make(map[string]*execution),
-		packed: make(map[fingerprint]packed),
-		names:  newNames(),
-		counts: make(map[ledger.Status]int),
-		gone:   make(map[string]string),
-		served: make(map[string]time.Time),
+		byKey:        make(map[ledger.Key]*execution),
+		byID:         make(map[string]*execution),
+		packed:       make(map[fingerprint]packed),
+		names:        newNames(),
+		counts:       make(map[ledger.Status]int),
+		supersededBy: make(map[string]string),
+		served:       make(map[string]time.Time),
 	}
 }
 
@@ -195,13 +195,13 @@ func (x *index) forget(id string) {
 
 func (x *index) supersede(old, successor string) {
 	x.forget(old)
-	if len(x.gone) >= maxSuperseded {
-		oldest := slices.Sorted(maps.Keys(x.gone))
+	if len(x.supersededBy) >= maxSuperseded {
+		oldest := slices.Sorted(maps.Keys(x.supersededBy))
 		for _, id := range oldest[:maxSuperseded/10] {
-			delete(x.gone, id)
+			delete(x.supersededBy, id)
 		}
 	}
-	x.gone[old] = successor
+	x.supersededBy[old] = successor
 }
 
 // get returns the record; ok is false for an id that is unknown or superseded.
@@ -219,9 +219,9 @@ func (x *index) get(id string) (r *ledger.Record, ok bool) {
 func (x *index) successor(id string) (string, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	next, ok := x.gone[id]
+	next, ok := x.supersededBy[id]
 	for range maxSuperseded {
-		further, more := x.gone[next]
+		further, more := x.supersededBy[next]
 		if !more {
 			break
 		}
@@ -280,7 +280,7 @@ func (x *index) isGone(id string) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e := x.byID[id]
-	return e != nil && e.live.gone
+	return e != nil && e.live.sourceMissing
 }
 
 // ask tells whoever carries an execution what it is asked for. Where nobody does, begin
@@ -340,7 +340,7 @@ func (x *index) retrying(id string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if e := x.byID[id]; e != nil {
-		e.live.gone = false
+		e.live.sourceMissing = false
 		e.tell(retrying{})
 	}
 }

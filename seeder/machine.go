@@ -64,10 +64,10 @@ type machine struct {
 	// tellAt is when an announcement that has failed while the rest was on its way is
 	// tried again; zero for not at all.
 	tellAt time.Time
-	// farthest is how many bytes were pulled at most, pulling when that last grew or all
+	// maxPulled is how many bytes were pulled at most, pulling when that last grew or all
 	// of them were here, when this run began, or a retry was asked for; later by what it has
 	// waited for other pulls. queued is since when it does so; zero for not.
-	farthest        int64
+	maxPulled       int64
 	pulling, queued time.Time
 	// announced is when the destinations' time began: at the first announcement, or the
 	// last that somebody asked for; retried is when that was.
@@ -135,7 +135,7 @@ func (m *machine) step(now time.Time, e event) []action {
 		m.successor = e.by
 		m.finish(now, replaced)
 	case retrying:
-		m.live.gone, m.retried, m.pulling, m.wait = false, now, now, firstRetry
+		m.live.sourceMissing, m.retried, m.pulling, m.wait = false, now, now, firstRetry
 	case served:
 		m.served = e
 	case reported:
@@ -143,8 +143,8 @@ func (m *machine) step(now time.Time, e event) []action {
 	case turned:
 		m.turn(now, e.phase)
 	case pulled:
-		if e.bytes > m.farthest { // not what was there already
-			m.farthest, m.pulling = e.bytes, now
+		if e.bytes > m.maxPulled { // not what was there already
+			m.maxPulled, m.pulling = e.bytes, now
 		}
 		m.live.pulled = e.bytes
 	case here:
@@ -234,15 +234,15 @@ func (m *machine) ask(now time.Time, a asked) {
 
 func (m *machine) begin(now time.Time, a asked) {
 	r := m.record
-	gone, spoilt := m.live.gone, m.live.spoilt
+	sourceMissing, spoilt := m.live.sourceMissing, m.live.spoilt
 	m.live = newLive(r)
-	m.live.gone, m.live.spoilt, m.live.takenUp = gone, spoilt, now
+	m.live.sourceMissing, m.live.spoilt, m.live.takenUp = sourceMissing, spoilt, now
 	m.since, m.lastArrival, m.announced = now, time.Time{}, time.Time{}
 	if r.Status == ledger.InProgress && (a.why == asAccepted || a.why == asResumed) {
 		m.since = r.StartTime
 	}
 	m.recall()
-	m.content, m.farthest, m.pulling, m.wait = nil, 0, now, firstRetry
+	m.content, m.maxPulled, m.pulling, m.wait = nil, 0, now, firstRetry
 	m.here, m.told = 0, 0
 	m.do(begun{a})
 	m.attempt(now)
@@ -351,7 +351,7 @@ func (m *machine) fetched(now time.Time, d done) {
 	if m.content == nil && !m.live.began.IsZero() {
 		m.live.whole = now
 	}
-	m.content, m.pulling, m.live.gone = &d.content, now, false
+	m.content, m.pulling, m.live.sourceMissing = &d.content, now, false
 	m.live.pulled = d.content.size
 	m.work(mendWorker)
 	m.announce()
@@ -515,7 +515,7 @@ func (m *machine) fail(now time.Time, err error) {
 	case errors.Is(err, ledger.ErrSuperseded):
 		m.finish(now, replaced)
 	case errors.Is(err, bucket.ErrNotFound), errors.Is(err, manifest.ErrInvalid), bucket.Permanent(err):
-		m.live.gone = errors.Is(err, bucket.ErrNotFound)
+		m.live.sourceMissing = errors.Is(err, bucket.ErrNotFound)
 		m.live.spoilt = errors.Is(err, bucket.ErrChecksum) && m.here > 0
 		m.failAll(now, err)
 	case errors.Is(err, announce.ErrContradiction): // by who knows what was announced before a crash
@@ -651,7 +651,7 @@ func (m *machine) finished(now time.Time) {
 		m.live.phase = api.PhaseEnded
 	}
 	m.do(concluded{m.end})
-	if a := m.request; a != nil && m.end < replaced && wanted(m.record) && (a.why == asRetried || !m.live.gone) {
+	if a := m.request; a != nil && m.end < replaced && wanted(m.record) && (a.why == asRetried || !m.live.sourceMissing) {
 		m.begin(now, *a)
 	}
 }

@@ -187,8 +187,8 @@ func TestNothingIsShownForEver(t *testing.T) {
 	v.hear(done{worker: failWorker, err: errPasses})
 	v.now = v.due()
 	v.wake(v.now)
-	if v.announced(); v.doing != following || v.live.gone || v.live.err != nil {
-		t.Errorf("state %d, gone: %v, error: %v", v.doing, v.live.gone, v.live.err)
+	if v.announced(); v.doing != following || v.live.sourceMissing || v.live.err != nil {
+		t.Errorf("state %d, gone: %v, error: %v", v.doing, v.live.sourceMissing, v.live.err)
 	}
 	v.now = v.now.Add(toldTimeout + time.Minute)
 	v.wake(v.now)

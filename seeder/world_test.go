@@ -193,7 +193,7 @@ func (s *sim) rest() {
 		if s.carried {
 			s.fail("its owner has gone, and it was not concluded")
 		}
-		if s.owes && wanted(s.index) && !s.taken && !s.ended && !s.m.live.gone {
+		if s.owes && wanted(s.index) && !s.taken && !s.ended && !s.m.live.sourceMissing {
 			s.fail("its owner has gone, and what it was asked for was not done")
 		}
 		s.owes = false

@@ -157,7 +157,7 @@ func publish(c *cli.Context) error {
 	}
 	if !c.Bool("no-wait") {
 		if !asJSON {
-			told(answer)
+			printBeginning(answer)
 		}
 		last, err := follow(c, &answer.Execution, formOf(asJSON), up)
 		if err != nil {
@@ -177,8 +177,8 @@ func publish(c *cli.Context) error {
 	return failures(c, &answer.Execution)
 }
 
-// told says what is worth knowing about how the execution came about.
-func told(a *api.DeployAnswer) {
+// printBeginning says what is worth knowing about how the execution came about.
+func printBeginning(a *api.DeployAnswer) {
 	text := "execution " + a.ExecutionID
 	switch {
 	case a.Joined:

@@ -71,7 +71,7 @@ func TestWhatIsLogged(t *testing.T) {
 	ended := log.await(c, "execution ended")
 	for message, times := range map[string]int{
 		"execution accepted": 1, "pulling": 1, "pulled": 1, "destination landed": 2, "execution ended": 1,
-		"heard": 2, "downloading": 2, "downloaded": 2, "landed": 2, "recorded": 2,
+		"announcement received": 2, "downloading": 2, "downloaded": 2, "landed": 2, "recorded": 2,
 	} {
 		got := log.of(message)
 		if len(got) != times {

@@ -30,8 +30,8 @@ const (
 	// leastRate in bytes/s is what a seeder is taken to send when it comes to
 	// say how long offers may take.
 	leastRate = 1 << 20
-	// lookEvery is how often a peer's sources are compared.
-	lookEvery = time.Second
+	// compareEvery is how often a peer's sources are compared.
+	compareEvery = time.Second
 	// rateTime is the time constant of the measured rate.
 	rateTime = time.Second
 )
@@ -47,7 +47,7 @@ func (q *queue) tick(now time.Time) {
 			continue
 		}
 		q.expire(p, now, least)
-		p.look(now)
+		p.compareSources(now)
 		if now.Sub(p.since) > stallAfter {
 			p.starved = true
 			q.covered = time.Time{} // who left gives it nothing
@@ -84,10 +84,10 @@ func (q *queue) expire(p *peer, now time.Time, least time.Duration) {
 	}
 }
 
-// look widens the second phase for a peer that takes what the seeder offers and
+// compareSources widens the second phase for a peer that takes what the seeder offers and
 // gets little from others, whatever those announce.
-func (p *peer) look(now time.Time) {
-	if now.Sub(p.lastLook) < lookEvery {
+func (p *peer) compareSources(now time.Time) {
+	if now.Sub(p.lastCompared) < compareEvery {
 		return
 	}
 	switch {
@@ -96,7 +96,7 @@ func (p *peer) look(now time.Time) {
 	case p.taken > 4*p.others:
 		p.second = min(2*p.second, maxWindow)
 	}
-	p.taken, p.others, p.lastLook = 0, 0, now
+	p.taken, p.others, p.lastCompared = 0, 0, now
 }
 
 // window is how many pieces may be outstanding at each peer, when the queue has a share

@@ -96,11 +96,11 @@ type peer struct {
 	// stalled: an offer has expired, and nothing was announced since.
 	stalled bool
 	// taken and others count pieces that it had from the seeder and from
-	// elsewhere since lastLook; second is how many second-phase offers it may
+	// elsewhere since lastCompared; second is how many second-phase offers it may
 	// have outstanding.
 	taken, others int
 	second        int
-	lastLook      time.Time
+	lastCompared  time.Time
 	// starved: nothing was announced for stallAfter. What it lacks is offered
 	// to it whoever else was to have it, and beyond what all together may have.
 	starved bool
@@ -138,13 +138,13 @@ func (q *queue) connect(offer func(pieces ...int)) *peer {
 	q.seq++
 	now := q.now()
 	p := &peer{
-		seq:         q.seq,
-		offer:       offer,
-		has:         newBitmap(q.pieces),
-		outstanding: make(map[int]offered),
-		since:       now,
-		second:      secondWindow,
-		lastLook:    now,
+		seq:          q.seq,
+		offer:        offer,
+		has:          newBitmap(q.pieces),
+		outstanding:  make(map[int]offered),
+		since:        now,
+		second:       secondWindow,
+		lastCompared: now,
 	}
 	q.peers[p] = struct{}{}
 	if q.working++; q.working == 1 {
