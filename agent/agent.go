@@ -202,7 +202,7 @@ func New(cfg Config) (_ *Agent, err error) {
 		Cache: cfg.Cache, Name: a.gossip.Name(), Config: peerwire.Config{
 			Listener:  cfg.Peers,
 			AllowPeer: gossip.PeerPolicy(a.gossip, cfg.AllowPeers),
-			Member:    gossip.PeerNames(a.gossip, peerwire.PeerID),
+			Member:    gossip.PeerMembers(a.gossip),
 			Upload:    cfg.Limits.Upload,
 			Download:  cfg.Limits.Download,
 			Logger:    cfg.Logger,
@@ -383,7 +383,7 @@ func (a *Agent) seedCached(ann *announce.Announcement, logger *slog.Logger) {
 			continue
 		}
 		if entry.Whole() {
-			if _, err := a.swarm.Seed(entry, ann.ExecutionID); err != nil {
+			if _, err := a.swarm.Seed(entry, ann.ExecutionID, ann.Destinations); err != nil {
 				logger.Warn("cached segment not seeded", "segment", i, "error", err)
 			}
 		}

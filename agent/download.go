@@ -69,7 +69,9 @@ func (a *Agent) acquire(ctx context.Context, s *segment, infohash manifest.InfoH
 	a.mu.Lock()
 	d := a.downloads[infohash]
 	a.mu.Unlock()
-	if d == nil {
+	if d != nil {
+		d.torrent.GoesTo(destinations)
+	} else {
 		d = &download{
 			infohash: infohash,
 			self:     a.gossip.Name(),
@@ -80,7 +82,9 @@ func (a *Agent) acquire(ctx context.Context, s *segment, infohash manifest.InfoH
 			heardAt:  time.Now(),
 			patience: stuckAfter,
 		}
-		d.torrent, err = a.swarm.Fetch(swarm.Fetch{InfoHash: infohash, Shape: shape, Build: s.build, OnPiece: d.onPiece})
+		d.torrent, err = a.swarm.Fetch(swarm.Fetch{
+			InfoHash: infohash, Shape: shape, Build: s.build, Destinations: destinations, OnPiece: d.onPiece,
+		})
 		if err != nil {
 			return nil, err
 		}

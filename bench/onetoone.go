@@ -133,7 +133,7 @@ func engineCommands() []*cli.Command {
 					if err != nil {
 						return err
 					}
-					if _, err := e.Seed(entry, "build"); err != nil {
+					if _, err := e.Seed(entry, "build", nil); err != nil {
 						return err
 					}
 					infohash := entry.InfoHash()

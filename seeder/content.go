@@ -183,7 +183,7 @@ func (c *carrier) fetch(ctx context.Context, r *ledger.Record, h *held, stalled 
 		return done{err: err}
 	}
 	take := func(i int, entry *cache.Entry) error {
-		torrent, err := c.swarm.HandOut(entry, h.place(i), c.receivers(r) == 1)
+		torrent, err := c.swarm.HandOut(entry, h.place(i), r.Destinations, c.receivers(r) == 1)
 		if err != nil {
 			entry.Unpin()
 			return err

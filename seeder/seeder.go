@@ -220,7 +220,7 @@ func New(cfg Config) (_ *Seeder, err error) {
 		Cache: cfg.Cache, Name: s.gossip.Name(), HandOut: true, Config: peerwire.Config{
 			Listener:  cfg.Peers,
 			AllowPeer: gossip.PeerPolicy(s.gossip, cfg.AllowPeers),
-			Member:    gossip.PeerNames(s.gossip, peerwire.PeerID),
+			Member:    gossip.PeerMembers(s.gossip),
 			Upload:    cfg.Limits.Upload,
 			Download:  cfg.Limits.Download,
 			Logger:    cfg.Logger,

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/landfall-dist/landfall/internal/peerwire"
 )
 
 // indexAge is how long what follows from the members is used when no change of them
@@ -60,11 +62,14 @@ func ByPeerID(members []Member, peerID func(name string) [20]byte) map[[20]byte]
 	return out
 }
 
-// PeerNames names the member with a peer id, and its region; empty for nobody's.
-func PeerNames(g *Gossip, peerID func(name string) [20]byte) func(id [20]byte) (name, region string) {
-	byID := indexed(g, func(members []Member) map[[20]byte]Member { return ByPeerID(members, peerID) })
-	return func(id [20]byte) (name, region string) {
-		m := byID()[id]
-		return m.Name, m.Region
-	}
+// PeerMembers finds the member with a peer id; the zero value is nobody's.
+func PeerMembers(g *Gossip) func(id [20]byte) peerwire.Member {
+	byID := indexed(g, func(members []Member) map[[20]byte]peerwire.Member {
+		out := make(map[[20]byte]peerwire.Member, len(members))
+		for id, m := range ByPeerID(members, peerwire.PeerID) {
+			out[id] = peerwire.Member{Name: m.Name, Region: m.Region, Seeder: m.Role == Seeder, Buckets: []string{m.Bucket}}
+		}
+		return out
+	})
+	return func(id [20]byte) peerwire.Member { return byID()[id] }
 }

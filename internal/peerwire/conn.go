@@ -177,13 +177,19 @@ func (c *Conn) greet(b []byte) error {
 	if c.wire.Refused(c.id) {
 		return errLeftAlone
 	}
-	if err := c.wire.admit(c, key.infohash); err != nil {
-		return err
+	err := c.wire.admit(c, key.infohash)
+	if err == nil {
+		err = c.begin(key.infohash)
 	}
-	if err := c.begin(key.infohash); err != nil {
-		return err
+	switch {
+	case !c.inbound:
+	case err != nil:
+		c.wire.Counts.TurnedAway.Add(1)
+	default:
+		c.wire.Counts.Accepted.Add(1)
+		err = c.admitted()
 	}
-	if err := c.admitted(); err != nil {
+	if err != nil {
 		return err
 	}
 	c.key.Store(key)
@@ -202,6 +208,12 @@ func (c *Conn) begin(infohash manifest.InfoHash) (err error) {
 		c.asksFor.Store(&c.torrent)
 		if err != nil || c.closed.Load() { // meanwhile, without seeing it
 			c.Arrived()
+		}
+	}
+	if errors.Is(err, ErrNoDestination) {
+		c.wire.warnNoDestination(c, infohash)
+		if c.inbound {
+			c.wire.refuse(c, infohash, unwantedID)
 		}
 	}
 	return err

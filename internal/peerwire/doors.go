@@ -44,14 +44,17 @@ var (
 	errStranger = errors.New("neither its address nor its peer id is a member's")
 	errCrowded  = errors.New("too many connections of peers that are no members")
 	errRefused  = errors.New("the peer does not know this address")
+	// ErrNoDestination is what Begin returns for a peer that may not have what it asks for.
+	ErrNoDestination = errors.New("the build does not go to its bucket")
 )
 
 // RefusedID is the peer id of who answers a handshake only to say that the peer's
-// address is not known. Nobody's name has it.
-var RefusedID = func() (id [20]byte) {
-	copy(id[:], IDPrefix+"refused-addr")
-	return id
-}()
+// address is not known, unwantedID of who says that the build does not go to its bucket.
+// Nobody's name has one of them.
+var (
+	RefusedID  = [20]byte([]byte(IDPrefix + "refused-addr"))
+	unwantedID = [20]byte([]byte(IDPrefix + "refused-dest"))
+)
 
 // doors admits the connections that peers make. Who is at the other end counts, not
 // from where it comes: a member is known by its peer id, and has a place of its own.
@@ -222,8 +225,7 @@ func (d *doors) rate(addr netip.Addr, now time.Time) *allowance {
 // isMember reports whether a peer id is a member's. Where the members are not known,
 // everybody may be one.
 func (w *Wire) isMember(id [20]byte) bool {
-	name, _ := w.nameOf(id)
-	return name != "" || w.cfg.Member == nil
+	return w.cfg.Member == nil || w.Member(id).Name != ""
 }
 
 // allows reports whether peers may connect from an address without being members.
@@ -234,30 +236,26 @@ func (w *Wire) allows(addr netip.Addr) bool {
 // admit decides about a connection whose handshake has come.
 func (w *Wire) admit(c *Conn, infohash manifest.InfoHash) error {
 	if !c.inbound {
-		if c.id == RefusedID {
-			w.toldRefused(c)
-			return errRefused
+		if c.id == RefusedID || c.id == unwantedID {
+			return w.toldRefused(c)
 		}
 		return nil
 	}
 	if w.isMember(c.id) {
-		w.Counts.Accepted.Add(1)
 		w.doors.known(c)
 		w.replaceTwin(c, infohash)
 		return nil
 	}
 	if !c.allowed {
 		w.doors.leave(c)
-		w.refuse(c, infohash)
+		w.warnStranger(c, w.refuse(c, infohash, RefusedID))
 		return errStranger
 	}
 	out, err := w.doors.stranger(c, w.isMember, time.Now())
 	if err != nil {
-		w.Counts.TurnedAway.Add(1)
 		w.warnCrowded(c)
 		return err
 	}
-	w.Counts.Accepted.Add(1)
 	if out != nil {
 		w.Counts.TurnedAway.Add(1)
 		w.warnCrowded(out)
@@ -277,15 +275,14 @@ func (w *Wire) replaceTwin(c *Conn, infohash manifest.InfoHash) {
 	}
 }
 
-// refuse answers a handshake with one that says why, and says it here.
-func (w *Wire) refuse(c *Conn, infohash manifest.InfoHash) {
-	w.Counts.TurnedAway.Add(1)
+// refuse answers a handshake with one that says why, and reports whether it could.
+func (w *Wire) refuse(c *Conn, infohash manifest.InfoHash, why [20]byte) (told bool) {
 	if tcp, ok := c.socket.Conn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(-1) // or the answer may be lost
 	}
 	answer := append([]byte(pp.Protocol), make([]byte, 8)...)
-	answer = append(append(answer, infohash[:]...), RefusedID[:]...)
+	answer = append(append(answer, infohash[:]...), why[:]...)
 	_ = c.SetWriteDeadline(time.Now().Add(refusalTimeout))
 	_, err := c.write(answer)
-	w.warnStranger(c, err == nil)
+	return err == nil
 }

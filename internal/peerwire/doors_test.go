@@ -144,11 +144,11 @@ func TestStrangersHaveARate(t *testing.T) {
 func TestUnreachedPeerIsSaid(t *testing.T) {
 	log := new(strings.Builder)
 	n := start(t, func(c *Config) {
-		c.Member = func(id [20]byte) (name, region string) {
+		c.Member = func(id [20]byte) (m Member) {
 			if id == PeerID("seeder") {
-				return "seeder", ""
+				m.Name = "seeder"
 			}
-			return "", ""
+			return m
 		}
 		c.Logger = slog.New(slog.NewTextHandler(log, nil))
 	})

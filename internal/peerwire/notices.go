@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/seldom"
 )
 
@@ -50,6 +51,15 @@ func (w *Wire) warnStranger(c *Conn, answered bool) {
 		"from", c.remote, "claims", claims, "told", answered, "omitted", omitted)
 }
 
+// warnNoDestination says that a member was refused for what it asked for.
+func (w *Wire) warnNoDestination(c *Conn, infohash manifest.InfoHash) {
+	m := w.Member(c.id)
+	if omitted, due := w.notices.lines.Pass("no destination " + m.Name); due {
+		w.cfg.Logger.Warn("peer refused: the build does not go to its bucket",
+			"member", m.Name, "region", m.Region, "buckets", m.Buckets, "from", c.remote, "infohash", infohash.String(), "omitted", omitted)
+	}
+}
+
 // warnCrowded says that peers that are no members are too many.
 func (w *Wire) warnCrowded(c *Conn) {
 	if omitted, due := w.notices.lines.Pass("crowded " + c.from.String()); due {
@@ -77,19 +87,24 @@ func (w *Wire) warnSilent(c *Conn) {
 // warnFlood says that a peer is read slowly.
 func (w *Wire) warnFlood(c *Conn) {
 	if omitted, due := w.notices.lines.Pass("flood " + c.from.String()); due {
-		name, region := w.nameOf(c.id)
+		m := w.Member(c.id)
 		w.cfg.Logger.Warn("peer sends more messages than its bytes need, it is read slowly",
-			"member", name, "region", region, "from", c.remote, "messagesPerSecond", FreeRate, "omitted", omitted)
+			"member", m.Name, "region", m.Region, "from", c.remote, "messagesPerSecond", FreeRate, "omitted", omitted)
 	}
 }
 
-// toldRefused says that a peer has refused our connection.
-func (w *Wire) toldRefused(c *Conn) {
-	if omitted, due := w.notices.lines.Pass("told " + c.remote); due {
-		name, region := w.nameOf(c.dialled)
-		w.cfg.Logger.Warn("peer refuses our connections: it knows neither this member nor this address; see --join and --advertise here, --allow-peers there",
-			"member", name, "region", region, "peer", c.remote, "ourAddress", c.LocalAddr().String(), "omitted", omitted)
+// toldRefused says that a peer has refused our connection, and why.
+func (w *Wire) toldRefused(c *Conn) error {
+	why, err := "it knows neither this member nor this address; see --join and --advertise here, --allow-peers there", errRefused
+	if c.id == unwantedID {
+		why, err = "the build does not go to this member's bucket, as far as it knows", ErrNoDestination
 	}
+	if omitted, due := w.notices.lines.Pass("told " + c.remote); due {
+		m := w.Member(c.dialled)
+		w.cfg.Logger.Warn("peer refuses our connections", "why", why,
+			"member", m.Name, "region", m.Region, "peer", c.remote, "ourAddress", c.LocalAddr().String(), "omitted", omitted)
+	}
+	return err
 }
 
 // dialFailed says that a member's peer port is not reached, when that lasts.
@@ -108,13 +123,13 @@ func (w *Wire) dialFailed(id [20]byte, addr string, err error, now time.Time) {
 	if now.Sub(since) < unreachedFor {
 		return
 	}
-	name, region := w.nameOf(id)
-	if name == "" {
+	m := w.Member(id)
+	if m.Name == "" {
 		return
 	}
 	if omitted, due := n.lines.Pass("unreached " + addr); due {
 		w.cfg.Logger.Warn("a member's peer port is not reached: is its --peer-listen open from here?",
-			"member", name, "region", region, "peer", addr, "since", since.UTC().Format(time.RFC3339), "error", err, "omitted", omitted)
+			"member", m.Name, "region", m.Region, "peer", addr, "since", since.UTC().Format(time.RFC3339), "error", err, "omitted", omitted)
 	}
 }
 

@@ -47,6 +47,20 @@ type Peer struct {
 	Addr netip.AddrPort
 }
 
+// Member is what the cluster says of who has a peer id.
+type Member struct {
+	Name   string // unique to one start
+	Region string
+	// Seeder: it may have every build. An agent may have what goes to its buckets.
+	Seeder  bool
+	Buckets []string
+}
+
+// MayHave reports whether a build that goes to these buckets goes to the member.
+func (m Member) MayHave(destinations map[string]bool) bool {
+	return m.Seeder || slices.ContainsFunc(m.Buckets, func(b string) bool { return destinations[b] })
+}
+
 // Config says what a Wire works with.
 type Config struct {
 	// Listener takes connections of peers; whoever has the Wire closes it.
@@ -54,10 +68,10 @@ type Config struct {
 	// AllowPeer says from which addresses peers may connect that are no members; nil
 	// for all. Members may from anywhere.
 	AllowPeer func(netip.Addr) bool
-	// Member names the member with a peer id, and its region; empty for nobody's.
+	// Member is the member with a peer id; the zero value is nobody's.
 	// It must not call the Wire. Nil: who is a member is not known, and strangers
 	// are not bounded.
-	Member func(id [20]byte) (name, region string)
+	Member func(id [20]byte) Member
 	// Upload and Download limit what goes to peers and what comes from them, with the
 	// protocol's own bytes; nil for no limit.
 	Upload, Download *limits.Limiter
@@ -69,7 +83,7 @@ type Config struct {
 
 	// Begin is called with each connection whose peer may have one, when it is known
 	// what for and before it hears anything. It returns the torrent, nil where that is
-	// not known here. An error ends the connection.
+	// not known here. An error ends the connection; ErrNoDestination is said here and there.
 	Begin func(*Conn, manifest.InfoHash) (Torrent, error)
 	// Wrap is put around what peers have connected; nil for nothing.
 	Wrap func(net.Conn) net.Conn
@@ -153,8 +167,9 @@ func (w *Wire) leaveAlone() {
 }
 
 func (w *Wire) report(b BadPeer) {
-	if !b.Until.IsZero() && w.cfg.Member != nil {
-		b.Name, b.Region = w.cfg.Member(b.ID)
+	if !b.Until.IsZero() {
+		m := w.Member(b.ID)
+		b.Name, b.Region = m.Name, m.Region
 		w.conduct.describe(b.ID, b.Name, b.Region)
 	}
 	attrs := []any{"member", b.Name, "region", b.Region, "peer", b.Addr, "reason", string(b.Reason), "times", b.Times}
@@ -210,10 +225,10 @@ func (w *Wire) Delivered(id [20]byte) { w.conduct.delivered(id) }
 // Named notes who is to be found where, for who is dialled there.
 func (w *Wire) Named(peers []Peer) { w.conduct.named(peers) }
 
-// nameOf is the member with a peer id; empty for nobody's, and where they are not known.
-func (w *Wire) nameOf(id [20]byte) (name, region string) {
+// Member is who has a peer id; the zero value for nobody, and where they are not known.
+func (w *Wire) Member(id [20]byte) Member {
 	if w.cfg.Member == nil {
-		return "", ""
+		return Member{}
 	}
 	return w.cfg.Member(id)
 }

@@ -115,11 +115,11 @@ func TestBadPeer(t *testing.T) {
 			agent := start(t, "agent", t.TempDir(), func(c *Config) {
 				hasty(c)
 				c.Logger = slog.New(slog.NewTextHandler(log, nil))
-				c.Member = func(id [20]byte) (name, region string) {
+				c.Member = func(id [20]byte) (m peerwire.Member) {
 					if id == peerwire.PeerID("cuckoo") {
-						return "cuckoo", "region-z"
+						m.Name, m.Region = "cuckoo", "region-z"
 					}
-					return "", ""
+					return m
 				}
 			})
 			if behaviour != badpeer.Info {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +18,8 @@ import (
 	"github.com/anacrolix/torrent/metainfo"
 	pp "github.com/anacrolix/torrent/peer_protocol"
 
+	"github.com/landfall-dist/landfall/internal/handout"
+	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/peerwire"
 )
 
@@ -27,11 +30,11 @@ func members(log io.Writer, names ...string) func(*Config) {
 		known[peerwire.PeerID(name)] = name
 	}
 	return func(c *Config) {
-		c.Member = func(id [20]byte) (name, region string) {
-			if known[id] == "" {
-				return "", ""
+		c.Member = func(id [20]byte) (m peerwire.Member) {
+			if m.Name = known[id]; m.Name != "" {
+				m.Region, m.Seeder, m.Buckets = "region-of-"+m.Name, m.Name == "seeder", []string{m.Name + "-builds"}
 			}
-			return known[id], "region-of-" + known[id]
+			return m
 		}
 		c.Logger = slog.New(slog.NewTextHandler(log, nil))
 	}
@@ -105,6 +108,63 @@ func TestStrangerIsRefusedAloud(t *testing.T) {
 	if bad := append(n.BadPeers(), s.BadPeers()...); len(bad) > 0 {
 		t.Errorf("%+v", bad)
 	}
+}
+
+// A member whose bucket a build does not go to gets nothing of it, from nobody, and both
+// sides say so; once it goes there, too, it does.
+func TestOnlyDestinationsGetPieces(t *testing.T) {
+	t.Parallel()
+	const size = 1 << 20
+	names := []string{"seeder", "inside", "outside"}
+	here, there := new(told), new(told)
+	s, whole, content, _ := seed(t, size, each(handOut, members(here, names...)))
+	e, _ := s.cache.Pinned(whole.InfoHash())
+	defer e.Unpin()
+	whole.Drop()
+	from, err := s.HandOut(e, handout.Place{}, []string{"inside-builds"}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside := start(t, "inside", t.TempDir(), members(here, names...))
+	outside := start(t, "outside", t.TempDir(), members(there, names...))
+	of := Fetch{InfoHash: from.InfoHash(), Shape: manifest.ShapeOf(size), Destinations: []string{"inside-builds"}}
+	f, err := inside.Fetch(of)
+	if err != nil {
+		t.Fatal(err)
+	}
+	finish(t, f, content, s.addr)
+	of.Destinations = []string{"outside-builds"}
+	f, err = outside.Fetch(of)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, peer := range []*node{s, inside} {
+		before := peer.wire.Counts.TurnedAway.Load()
+		eventually(t, func() bool {
+			f.AddPeers([]peerwire.Peer{peer.addr})
+			return peer.wire.Counts.TurnedAway.Load() > before
+		})
+	}
+	if stats := f.Stats(); stats.WireBytes > 0 || len(stats.Peers) > 0 {
+		t.Errorf("it got %+v", stats)
+	}
+	for log, want := range map[*told][]string{
+		here:  {"level=WARN", "peer refused: the build does not go to its bucket", "member=outside", "region=region-of-outside", "outside-builds"},
+		there: {"level=WARN", "peer refuses our connections", "the build does not go to this member's bucket", "member=inside", "member=seeder"},
+	} {
+		eventually(t, func() bool {
+			return !slices.ContainsFunc(want, func(w string) bool { return !strings.Contains(log.String(), w) })
+		})
+	}
+	for _, n := range []*node{s, inside, outside} {
+		if bad := n.BadPeers(); len(bad) > 0 {
+			t.Errorf("%+v", bad)
+		}
+	}
+	if _, err := s.HandOut(e, handout.Place{}, []string{"outside-builds"}, false); err != nil {
+		t.Fatal(err)
+	}
+	finish(t, f, content, s.addr)
 }
 
 // greet connects from an address and says who it is; no id: it says nothing.

@@ -118,25 +118,21 @@ func (s *Swarm) begun(c *peerwire.Conn, infohash manifest.InfoHash) (peerwire.To
 	if !ok {
 		return nil, nil
 	}
+	if !t.mayHave(s.wire.Member(c.ID())) {
+		return nil, peerwire.ErrNoDestination
+	}
 	if !c.Inbound() {
 		return t, nil
 	}
 	if err := s.makeRoom(t, 1, c.Gone()); err != nil {
 		if omitted, due := s.notices.Pass("room"); due && errors.Is(err, errNoRoom) {
-			name, region := s.nameOf(c.ID())
+			m := s.wire.Member(c.ID())
 			s.cfg.Logger.Warn("a peer has to ask again for a segment: as many are open as may be, and all are in use",
-				"member", name, "region", region, "from", c.Addr(), "ofOneBuild", maxOpenOfBuild, "inAll", maxOpen, "omitted", omitted)
+				"member", m.Name, "region", m.Region, "from", c.Addr(), "ofOneBuild", maxOpenOfBuild, "inAll", maxOpen, "omitted", omitted)
 		}
 		return nil, err
 	}
 	return t, t.reopen()
-}
-
-func (s *Swarm) nameOf(id [20]byte) (name, region string) {
-	if s.cfg.Member == nil {
-		return "", ""
-	}
-	return s.cfg.Member(id)
 }
 
 // Passed says that something of it passed.

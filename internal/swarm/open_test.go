@@ -38,7 +38,7 @@ func (n *node) segments(t *testing.T, build string, count, size int) (all []*Tor
 		if err != nil {
 			t.Fatal(err)
 		}
-		torrent, err := n.HandOut(e, handout.Place{Execution: build, Segment: i}, false)
+		torrent, err := n.HandOut(e, handout.Place{Execution: build, Segment: i}, nil, false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -214,25 +214,25 @@ func (s *Swarm) Torrent(infohash manifest.InfoHash) (*Torrent, bool) {
 	return t, ok
 }
 
-// Seed adds a whole entry, of the build of that name, or returns the torrent that is there.
-// Peers are shown all of it.
-func (s *Swarm) Seed(e *cache.Entry, build string) (*Torrent, error) {
+// Seed adds a whole entry, of the build of that name which goes to these buckets, or
+// returns the torrent that is there. Peers are shown all of it.
+func (s *Swarm) Seed(e *cache.Entry, build string, destinations []string) (*Torrent, error) {
 	if !e.Whole() {
 		return nil, fmt.Errorf("seeding %s: pieces are missing", e.InfoHash())
 	}
-	return s.add(Fetch{InfoHash: e.InfoHash(), Shape: e.Manifest().Shape, Build: build}, e)
+	return s.add(Fetch{InfoHash: e.InfoHash(), Shape: e.Manifest().Shape, Build: build, Destinations: destinations}, e)
 }
 
 // HandOut is Seed where the Swarm was made for it: pieces are handed out, in the
 // torrent's place among all. alone says that there is one receiver, which has nobody to
 // trade with: while nothing else is handed out either, it is shown everything, which was
 // measured to be 1.7 times faster.
-func (s *Swarm) HandOut(e *cache.Entry, place handout.Place, alone bool) (*Torrent, error) {
+func (s *Swarm) HandOut(e *cache.Entry, place handout.Place, destinations []string, alone bool) (*Torrent, error) {
 	if s.handout != nil && e.Whole() && !(alone && s.handout.Idle()) {
 		// Before the engine has it, or early peers are shown everything.
 		s.handout.Add(e.InfoHash(), place, alone, e.Manifest().NumPieces(), e.Manifest().PieceLength)
 	}
-	return s.Seed(e, place.Execution)
+	return s.Seed(e, place.Execution, destinations)
 }
 
 // Raise gives a torrent that is handed out an earlier place. It does not wait.
@@ -250,6 +250,10 @@ type Fetch struct {
 	Shape manifest.Shape
 	// Build names the build that it is of; of several, any one.
 	Build string
+	// Destinations are the buckets that the build goes to: members that serve none of
+	// them, or of other builds with the same segment, get nothing of it. Nil for whoever
+	// asks.
+	Destinations []string
 	// OnPiece is called for each piece when it becomes verified, and with false
 	// when one that was is found damaged on disk. It must not block. Nil where
 	// nobody asks.
@@ -290,6 +294,7 @@ func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
 		default:
 			t.subscribe(f.OnPiece)
 		}
+		t.GoesTo(f.Destinations)
 		return t, nil
 	}
 	t := &Torrent{
@@ -301,6 +306,7 @@ func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
 		dropped:    make(chan struct{}),
 		lost:       make(chan struct{}, 1),
 	}
+	t.GoesTo(f.Destinations)
 	t.subscribe(f.OnPiece)
 	if e != nil && e.Whole() { // in the engine as soon as somebody asks for it
 		t.entry = e

@@ -96,7 +96,7 @@ func (n *node) pull(t *testing.T, content []byte, m *manifest.Manifest) *Torrent
 	if err != nil {
 		t.Fatal(err)
 	}
-	torrent, err := n.HandOut(e, handout.Place{}, false)
+	torrent, err := n.HandOut(e, handout.Place{}, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +182,7 @@ func TestOneToOne(t *testing.T) {
 	if !ok || !e.Whole() {
 		t.Fatal("the entry left the cache")
 	}
-	if _, err := n.Seed(e, "build"); err != nil {
+	if _, err := n.Seed(e, "build", nil); err != nil {
 		t.Errorf("seeded after it was dropped: %v", err)
 	}
 }
@@ -243,7 +243,7 @@ func TestOneReceiverIsShownEverything(t *testing.T) {
 	s, dropped, content, m := seed(t, size, handOut)
 	e, _ := s.cache.Entry(dropped.InfoHash())
 	dropped.Drop()
-	from, err := s.HandOut(e, handout.Place{}, true)
+	from, err := s.HandOut(e, handout.Place{}, nil, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,7 +255,7 @@ func TestOneReceiverIsShownEverything(t *testing.T) {
 	if _, counted := s.handout.Stats(from.InfoHash()); counted {
 		t.Error("its pieces were handed out")
 	}
-	if again, err := s.HandOut(e, handout.Place{}, false); err != nil || again != from {
+	if again, err := s.HandOut(e, handout.Place{}, nil, false); err != nil || again != from {
 		t.Fatalf("seeded again: %v, %v", again, err)
 	}
 	finish(t, start(t, "second", t.TempDir(), nil).fetch(t, from, size, nil), content, s.addr)
@@ -549,7 +549,7 @@ func TestSeedNeedsAll(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.Seed(e, "build"); err == nil {
+	if _, err := n.Seed(e, "build", nil); err == nil {
 		t.Error("a build with pieces missing was seeded")
 	}
 	if err := errors.Join(n.Close(), n.Close()); err != nil {

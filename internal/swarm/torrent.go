@@ -41,16 +41,20 @@ type Torrent struct {
 	lost     chan struct{} // has a value when a piece was found damaged
 	origins  origins
 
-	mu        sync.Mutex
-	former    counters // of the times before that it was in the engine
-	entry     *cache.Entry
-	wanted    *wanted // nil for a build that was whole from the start
-	onPiece   []func(piece int, verified bool)
-	isWhole   bool
-	isDropped bool
-	high      [][2]int
-	paused    bool
-	held      bool
+	mu      sync.Mutex
+	former  counters // of the times before that it was in the engine
+	entry   *cache.Entry
+	wanted  *wanted // nil for a build that was whole from the start
+	onPiece []func(piece int, verified bool)
+	// destinations are the buckets of all builds that have it; public: one of them goes to
+	// whoever asks.
+	destinations map[string]bool
+	public       bool
+	isWhole      bool
+	isDropped    bool
+	high         [][2]int
+	paused       bool
+	held         bool
 }
 
 // InfoHash names the build.
@@ -158,6 +162,26 @@ func (t *Torrent) subscribe(f func(piece int, verified bool)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.onPiece = append(t.onPiece, f)
+}
+
+// GoesTo adds the destinations of a build that has the segment; nil for whoever asks.
+func (t *Torrent) GoesTo(destinations []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.destinations == nil {
+		t.destinations = make(map[string]bool)
+	}
+	for _, bucket := range destinations {
+		t.destinations[bucket] = true
+	}
+	t.public = t.public || destinations == nil
+}
+
+// mayHave reports whether a member may have pieces. Who is no member is for the doors.
+func (t *Torrent) mayHave(m peerwire.Member) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.public || m.Name == "" || m.MayHave(t.destinations)
 }
 
 // verified is told by the storage, under the engine's locks.
