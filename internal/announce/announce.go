@@ -177,7 +177,7 @@ func (a *Announcement) extends(before *Announcement) error {
 		return fmt.Errorf("%w: it is another object", ErrContradiction)
 	case a.Scheme != before.Scheme || a.PieceLength != before.PieceLength || a.PartLength != before.PartLength:
 		return fmt.Errorf("%w: it is cut otherwise", ErrContradiction)
-	case a.ETag != before.ETag && before.ETag != "":
+	case a.ETag != before.ETag && a.ETag != "" && before.ETag != "":
 		return fmt.Errorf("%w: its ETag was %s and is %s", ErrContradiction, before.ETag, a.ETag)
 	case !bytes.Equal(a.InfoHashes[:short], before.InfoHashes[:short]):
 		return fmt.Errorf("%w: one of its first %d segments is another", ErrContradiction, short/len(manifest.InfoHash{}))
@@ -192,7 +192,7 @@ func (a *Announcement) more(before *Announcement) bool { return before.less(a) }
 
 // less reports whether a revision says less of the build than an earlier one.
 func (a *Announcement) less(before *Announcement) bool {
-	return len(a.InfoHashes) < len(before.InfoHashes) || before.Sealed() && !a.Sealed()
+	return len(a.InfoHashes) < len(before.InfoHashes) || before.Sealed() && !a.Sealed() || before.ETag != "" && a.ETag == ""
 }
 
 // Reasons of an End.

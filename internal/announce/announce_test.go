@@ -227,6 +227,22 @@ func TestRevisions(t *testing.T) {
 	add(sealed(5*time.Second), true, nil)
 	add(revision(1, 3, 6*time.Second), false, nil)
 	add(sealed(7*time.Second), true, nil)
+	// Of a build that goes up, the ETag is known at its end; what was said before that comes
+	// late, and is no contradiction.
+	late := revision(1, 3, 8*time.Second)
+	late.ETag = ""
+	add(late, false, nil)
+	if late.InfoHashes.Len() != b.Active()[0].InfoHashes.Len() || b.Active()[0].ETag == "" {
+		t.Errorf("%+v", b.Active()[0])
+	}
+	goesUp := NewBook(trust, func() time.Time { return noon })
+	for _, etag := range []string{"", announcement(1).ETag} {
+		a := revision(1, 3, time.Second)
+		a.ETag = etag
+		if added, err := goesUp.Add(sign(t, a)); err != nil || added.Announcement == nil {
+			t.Errorf("with ETag %q: %+v, %v", etag, added, err)
+		}
+	}
 	// By a clock that was set back: what says more is news all the same.
 	other := NewBook(trust, func() time.Time { return noon })
 	for _, a := range []*Announcement{revision(1, 1, 3*time.Second), revision(1, 2, 2*time.Second), sealed(time.Second)} {
