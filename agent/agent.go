@@ -25,10 +25,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/oklog/ulid/v2"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/arrivals"
 	"github.com/landfall-dist/landfall/internal/awsmetrics"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
@@ -70,6 +72,13 @@ type Config struct {
 	Region string
 	Bucket *bucket.Bucket
 	Ledger *ledger.Ledger
+	// Arrivals is the table of arrivals, where this agent records what it lands as soon as
+	// the seeders in sight say that they read it; nil for never.
+	Arrivals *arrivals.Table
+	// ArrivalsMark is a file that remembers over a restart that they do; empty for none.
+	ArrivalsMark string
+	// Signer signs arrivals; nil for nobody.
+	Signer arrivals.Signer
 	Cache  *cache.Cache
 	// Peers and HTTP are listeners; the agent closes them.
 	Peers, HTTP net.Listener
@@ -126,8 +135,12 @@ type Agent struct {
 	sourceRead atomic.Int64
 	puller     *source.Puller
 	memory     memory
-	store      *store
-	metrics    *metrics
+	records    *records
+	rows       *arrivals.Records // nil for none
+	// process is another one for each start.
+	process string
+	store   *store
+	metrics *metrics
 	// seedersChanged asks whether the seeders still use the same table.
 	seedersChanged chan struct{}
 	// peersChanged asks for the peers of every download to be looked up before the next
@@ -173,6 +186,7 @@ func New(cfg Config) (_ *Agent, err error) {
 		beyond:         turns.NewSlots(cfg.MaxActive),
 		puller:         source.NewPuller(cfg.Cache, cfg.Logger),
 		metrics:        newMetrics(),
+		process:        ulid.Make().String(),
 		store:          newStore(),
 		landedNow:      make(chan struct{}, 1),
 		seedersChanged: make(chan struct{}, 1),
@@ -183,6 +197,12 @@ func New(cfg Config) (_ *Agent, err error) {
 	if a.memory, err = newMemory(cfg.Memory); err != nil {
 		return nil, err
 	}
+	if cfg.Arrivals != nil {
+		a.rows = arrivals.NewRecords(cfg.Ledger, cfg.Arrivals, cfg.Bucket.Name(), cfg.Gossip.ID, a.process, cfg.Signer)
+	}
+	if a.records, err = newRecords(cfg.Ledger, a.rows, cfg.ArrivalsMark); err != nil {
+		return nil, err
+	}
 	g := cfg.Gossip
 	g.Role, g.Region, g.Bucket = gossip.Agent, cfg.Region, cfg.Bucket.Name()
 	g.PeerPort, g.HTTPPort = port(cfg.Peers), port(cfg.HTTP)
@@ -191,6 +211,7 @@ func New(cfg Config) (_ *Agent, err error) {
 	g.Table = cfg.Ledger.Place().String()
 	g.OnContradiction = a.contradicted
 	g.OnDocument, g.OnMembers = a.document, func() {
+		a.heedSeeders()
 		a.tellAll(membersChanged{})
 		ask(a.seedersChanged)
 		ask(a.peersChanged)
@@ -243,6 +264,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		})
 		return nil
 	})
+	if a.rows != nil {
+		group.Go(func() error { a.rows.Beat(ctx, a.cfg.Logger); return nil })
+	}
 	group.Go(func() error { // last of all: who holds mu and has seen ctx running may still begin something
 		<-ctx.Done()
 		a.mu.Lock()

@@ -47,6 +47,7 @@ type build struct {
 	job     *landing.Job
 	object  *landing.Comparison // what the bucket has; nil where it was not compared
 	turn    *turns.Slots        // where the turn is from that the machine has
+	vacant  time.Time           // since when nobody lands it, as far as the table says; zero when somebody does
 }
 
 // newBuild returns the build of an execution, to be run.
@@ -108,7 +109,12 @@ func (b *build) Hear(now time.Time, e event) {
 			return
 		}
 		if f.record != nil {
-			f.leads = b.agent.leads(f.record)
+			if f.who != nobody {
+				b.vacant = time.Time{}
+			} else if b.vacant.IsZero() {
+				b.vacant = now
+			}
+			f.leads = b.agent.leads(f.record.ExecutionID, f.who, now.Sub(b.vacant))
 			e = f
 		}
 	}
@@ -226,11 +232,8 @@ func (b *build) worker(w work) func(ctx context.Context, f *finished) {
 	case joinSwarm:
 		return func(ctx context.Context, f *finished) { b.join(ctx, ann, f) }
 	case readTable:
-		return func(ctx context.Context, f *finished) {
-			if f.record, f.err = a.cfg.Ledger.Get(ctx, b.key); f.err == nil {
-				f.record = cmp.Or(f.record.Of(b.id), f.record)
-			}
-		}
+		arrived := m.arrived
+		return func(ctx context.Context, f *finished) { b.read(ctx, ann, arrived, f) }
 	case findObject:
 		job, record := b.newJob(), *m.record
 		record.SHA256 = cmp.Or(record.SHA256, ann.SHA256) // which the table may not have yet

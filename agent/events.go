@@ -62,7 +62,8 @@ type (
 		work   work
 		err    error
 		record *ledger.Record // of readTable
-		leads  bool           // this agent leads its bucket, by that record
+		who    lander         // lands the build in this bucket, by that record
+		leads  bool           // this agent is to land it
 		// arrived: the build has, with this result; of land and findObject.
 		arrived bool
 		result  ledger.Result

@@ -1,12 +1,14 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
+	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/landing"
 	"github.com/landfall-dist/landfall/internal/ledger"
@@ -40,8 +42,45 @@ func (b *build) present(ctx context.Context, job *landing.Job, record *ledger.Re
 	}
 }
 
+// read reads what the table says of the build, and who lands it here. That the build has
+// arrived in its own bucket it believes when it has looked there; of the others', what they
+// say.
+func (b *build) read(ctx context.Context, ann *announce.Announcement, arrived bool, f *finished) {
+	a, name := b.agent, b.agent.cfg.Bucket.Name()
+	record, err := a.records.Get(ctx, b.key)
+	if f.err = err; err != nil {
+		return
+	}
+	record = cmp.Or(record.Of(b.id), record)
+	switch {
+	case record.ExecutionID != b.id:
+	case arrived:
+		record, err = a.records.everywhere(ctx, record)
+	case slices.Contains(record.Successful, name):
+		var there bool
+		if there, err = b.isThere(ctx, record, ann); err == nil && !there {
+			b.log().Warn("the table says that the build has arrived, and the bucket does not have it", "bucket", name)
+			record = record.Without(name)
+		}
+	default:
+		f.who, err = a.landerOf(ctx, record)
+	}
+	if f.err = err; err == nil {
+		f.record = record
+	}
+}
+
+// isThere reports whether the bucket has the build.
+func (b *build) isThere(ctx context.Context, record *ledger.Record, ann *announce.Announcement) (bool, error) {
+	of := *record
+	of.SHA256 = cmp.Or(of.SHA256, ann.SHA256) // which the table may not have yet
+	_, there, err := landing.Present(ctx, b.agent.cfg.Bucket, &of, "")
+	return there, err
+}
+
 // land lands a build.
 func (b *build) land(ctx context.Context, job *landing.Job, f *finished) {
+	defer b.agent.hold(b.id)()
 	f.result, f.err = job.Run(ctx)
 	f.arrived = f.err == nil
 }
@@ -51,10 +90,11 @@ func (b *build) newJob() *landing.Job {
 	a, ann, started := b.agent, b.machine.ann, b.machine.started
 	return &landing.Job{
 		Bucket:      a.cfg.Bucket,
-		Ledger:      a.cfg.Ledger,
+		Ledger:      a.records,
 		Key:         b.key,
 		ExecutionID: b.id,
 		Agent:       a.cfg.Gossip.ID,
+		Holder:      a.process,
 		Region:      a.cfg.Region,
 		Slots:       a.slots,
 		High:        ann.High,
@@ -92,7 +132,7 @@ func (b *build) landing() *landing.Job {
 // giveUp records that the build cannot land here, whatever is tried.
 func (b *build) giveUp(ctx context.Context, cause error) error {
 	a := b.agent
-	_, err := a.cfg.Ledger.Fail(ctx, b.key, b.id, a.cfg.Bucket.Name(), ledger.Result{
+	_, err := a.records.Fail(ctx, b.key, b.id, a.cfg.Bucket.Name(), ledger.Result{
 		Timestamp: time.Now(), Error: cause.Error(), Region: a.cfg.Region, Agent: a.cfg.Gossip.ID, Final: true,
 	})
 	if err != nil {
@@ -158,7 +198,7 @@ func (b *build) clear(ctx context.Context, discarded bool, notedWithin time.Dura
 // left, and which ones are another's. It was broken off when the key has another execution
 // than this later one, or none.
 func (b *build) left(ctx context.Context) (over, brokenOff bool, others []string, err error) {
-	record, err := b.agent.cfg.Ledger.Get(ctx, b.key)
+	record, err := b.agent.records.Get(ctx, b.key)
 	if errors.Is(err, ledger.ErrNotFound) {
 		return true, true, nil, nil
 	}

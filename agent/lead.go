@@ -1,21 +1,58 @@
 package agent
 
 import (
+	"context"
 	"crypto/sha256"
 	"slices"
+	"time"
 
+	"github.com/landfall-dist/landfall/internal/arrivals"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
 )
 
-// leads reports whether this agent is the one to land: the living member that
-// has begun, else the rendezvous winner among the living members of the bucket.
-func (a *Agent) leads(record *ledger.Record) bool {
-	self, ids := a.cfg.Gossip.ID, a.agentsOf(a.cfg.Bucket.Name())
-	if begun := record.Landings[a.cfg.Bucket.Name()]; begun.ExecutionID == record.ExecutionID && slices.Contains(ids, begun.Agent) {
-		return begun.Agent == self
+// lander is who lands a build in this agent's bucket.
+type lander int
+
+const (
+	nobody lander = iota // as far as the table says
+	itself
+	another
+	silent // another one, of whom nothing has been heard for so long that it may be replaced
+)
+
+// landerOf is who lands an execution, by its record. Whether another is alive its beat says;
+// where the landing has no holder, as older versions begin it, the membership.
+func (a *Agent) landerOf(ctx context.Context, record *ledger.Record) (lander, error) {
+	switch begun := record.Landings[a.cfg.Bucket.Name()]; {
+	case begun.ExecutionID != record.ExecutionID:
+		return nobody, nil
+	case begun.Agent == a.cfg.Gossip.ID:
+		return itself, nil
+	case begun.Holder != "":
+		still, err := a.rows.StandsStill(ctx, begun)
+		if still {
+			return silent, err
+		}
+		return another, err
+	case slices.Contains(a.agentsOf(a.cfg.Bucket.Name()), begun.Agent):
+		return another, nil
 	}
-	return rendezvousRank(record.ExecutionID, self, ids) == 0 // everyone who knows the same ids agrees
+	return nobody, nil
+}
+
+// leads reports whether this agent is to land. Where nobody does, the rendezvous among the
+// living members of the bucket says who tries first; but whoever that is may be made up, or
+// unable to: after a while another tries. since is how long nobody has.
+func (a *Agent) leads(executionID string, who lander, since time.Duration) bool {
+	switch who {
+	case itself, silent:
+		return true
+	case nobody:
+		self, ids := a.cfg.Gossip.ID, a.agentsOf(a.cfg.Bucket.Name())
+		return rendezvousRank(executionID, self, ids) == 0 || since >= arrivals.Patience // everyone who knows the same ids agrees
+	}
+	return false
 }
 
 // agentsOf are the ids of the living members that serve one of the buckets.

@@ -290,6 +290,8 @@ func (m *machine) finished(f finished) {
 		case f.work == findObject:
 			m.checked = true
 			m.complain(f.err, 0)
+		case errors.Is(f.err, landing.ErrHeld): // another one of this bucket's does
+			m.standby, m.landings = true, retries{at: m.now.Add(standbyInterval)}
 		case f.work == land && !bucket.Permanent(f.err): // the download goes on, and the upload stays
 			m.retry(&m.landings, f.err)
 		case f.work == land:

@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/arrivals"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/landing"
@@ -39,7 +40,7 @@ func newMetrics() *metrics {
 func (a *Agent) registry() *prometheus.Registry {
 	r := web.NewRegistry(a.cfg.Version, a.ready)
 	r.MustRegister(
-		gossip.Collector(a.gossip), cache.Collector(a.cfg.Cache), swarm.Collector(a.swarm), ledger.Collector(a.cfg.Ledger), limits.Collector(a.cfg.Limits),
+		gossip.Collector(a.gossip), cache.Collector(a.cfg.Cache), swarm.Collector(a.swarm), ledger.Collector(a.cfg.Ledger), arrivals.Collector(a.cfg.Arrivals), limits.Collector(a.cfg.Limits),
 		a.metrics.queued, a.metrics.downloads, a.metrics.landing,
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "landfall_source_read_bytes_total",

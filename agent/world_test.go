@@ -389,6 +389,9 @@ func (w *world) check() {
 	if (m.state == api.StateLanded) != m.arrived || m.state == api.StateFailed && m.over == nil {
 		w.fail("state %s; arrived: %v, over: %v", m.state, m.arrived, m.over)
 	}
+	if m.arrived && m.over == nil && w.table.ExecutionID == worldID && !w.object {
+		w.fail("believes that it has arrived, and the bucket does not have it")
+	}
 	if m.state == api.StateFailed && m.err == nil {
 		w.fail("failed and does not say why")
 	}
@@ -456,7 +459,7 @@ func (w *world) mayEnd(o *simulated) bool {
 	case steer:
 		return w.whole
 	case land:
-		return w.whole && !w.uploading || w.size == 0 || w.fence() != nil || w.refuses || w.bucketAway
+		return w.whole && !w.uploading || w.size == 0 || !w.healthy && w.rng.IntN(50) == 0 || w.fence() != nil || w.refuses || w.bucketAway
 	}
 	return true
 }
@@ -505,6 +508,11 @@ func (w *world) succeed(o *simulated, f *finished) {
 		} else if f.record = o.read; w.chance(0.5) {
 			f.record = w.table.Clone()
 		}
+		if f.err == nil && !w.m.arrived && f.record.ExecutionID == worldID && slices.Contains(f.record.Successful, testBucket) && !w.object {
+			if f.record = f.record.Without(testBucket); w.bucketAway { // it looks there before it believes that
+				f.record, f.err = nil, errAway
+			}
+		}
 	case findObject:
 		if f.err = w.fence(); f.err == nil && w.bucketAway {
 			f.err = errAway
@@ -548,6 +556,11 @@ func (w *world) succeed(o *simulated, f *finished) {
 	case land:
 		if f.err = w.fence(); f.err != nil {
 			w.upload = w.upload && errors.Is(f.err, errAway)
+			return
+		}
+		can := w.whole && !w.uploading || w.size == 0 || w.refuses || w.bucketAway
+		if !w.recording && (!can || !w.healthy && w.chance(0.1)) { // another agent has taken it
+			f.err, w.othersLead = landing.ErrHeld, true
 			return
 		}
 		w.upload = true
@@ -720,6 +733,9 @@ func (w *world) operate() {
 		notice(ended{errSuperseded})
 	case n == 10 && w.othersLead && !arrived && w.table.Status == ledger.InProgress:
 		w.arrive("b")
+	case n == 11 && w.chance(0.1) && !arrived && !w.object && w.table.Status == ledger.InProgress: // somebody lies
+		w.arrive("c")
+		w.object = false
 	case n == 11 && w.chance(0.3) && !slices.Contains(w.table.Successful, otherBucket):
 		w.table.Successful = append(w.table.Successful, otherBucket)
 		if w.settle(); w.table.Status == ledger.Completed {

@@ -118,6 +118,16 @@ func TestPolicies(t *testing.T) {
 			_, err := table.DeleteItem(t.Context(), &dynamodb.DeleteItemInput{TableName: aws.String("FileCopyTracking"), Key: key})
 			return err
 		},
+		"marking another region landed, in the item": func() error {
+			_, err := table.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: aws.String("FileCopyTracking"), Item: key})
+			return err
+		},
+		"marking another region landed, in its row": func() error {
+			_, err := table.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: aws.String("LandfallArrivals"), Item: map[string]types.AttributeValue{
+				"destinationBucket": &types.AttributeValueMemberS{Value: "region-b-builds"}, "id": &types.AttributeValueMemberS{Value: "x"},
+			}})
+			return err
+		},
 		"removing the table": func() error {
 			_, err := table.DeleteTable(t.Context(), &dynamodb.DeleteTableInput{TableName: aws.String("FileCopyTracking")})
 			return err
@@ -269,11 +279,15 @@ func callOf(r *http.Request) (call, error) {
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		_, operation, _ := strings.Cut(target, ".")
 		var in struct {
-			TableName string
-			Key, Item map[string]map[string]any
+			TableName    string
+			Key, Item    map[string]map[string]any
+			RequestItems map[string]any // of one table, here
 		}
 		if err := json.Unmarshal(body, &in); err != nil {
 			return call{}, fmt.Errorf("%s: %w", operation, err)
+		}
+		for table := range in.RequestItems {
+			in.TableName = table
 		}
 		c := call{action: "dynamodb:" + operation, resource: "arn:aws:dynamodb:us-east-1:000000000000:table/" + in.TableName}
 		for _, item := range []map[string]map[string]any{in.Key, in.Item} {

@@ -161,7 +161,7 @@ func (c *carrier) worker(w worker) func(ctx context.Context) done {
 		return func(ctx context.Context) done { return c.announce(ctx, r, held, span) }
 	case lookWorker:
 		of := c.machine.content
-		return func(ctx context.Context) done { c.readTable(ctx, of); return done{} }
+		return func(ctx context.Context) done { c.readTable(ctx, of, held); return done{} }
 	case failWorker:
 		failures := c.machine.failures
 		return func(ctx context.Context) done { return done{err: c.failThem(ctx, failures)} }
@@ -272,16 +272,21 @@ func (s *Seeder) retire(k ledger.Key, id, reason string) {
 	}
 }
 
-// readTable reads the item and takes in what it says, and adds what is missing there.
-func (c *carrier) readTable(ctx context.Context, of *content) {
+// readTable reads the item and takes in what it says, and adds what is missing there: what
+// was found out about the build, and where it has arrived.
+func (c *carrier) readTable(ctx context.Context, of *content, h *held) {
 	r, err := c.cfg.Ledger.Get(ctx, c.key)
 	if err == nil && of != nil && r.ExecutionID == c.id && r.SHA256 == "" {
 		r, err = c.cfg.Ledger.SetContent(ctx, c.key, c.id, of.infohash, of.sha256)
 	}
-	switch {
-	case err == nil:
+	if err == nil {
 		c.put(r)
-	case ctx.Err() == nil:
+		if r.ExecutionID == c.id {
+			r, err = c.fold(ctx, r, h.composite())
+			c.put(r)
+		}
+	}
+	if err != nil && ctx.Err() == nil {
 		c.logger.Warn("table not read", "error", err)
 	}
 }
@@ -289,6 +294,7 @@ func (c *carrier) readTable(ctx context.Context, of *content) {
 // failThem records that destinations have failed. One that is not pending any more, by
 // an arrival or a cancel since, is left as it is.
 func (c *carrier) failThem(ctx context.Context, failures []failure) error {
+	c.foldKnown(ctx, c.id)
 	for _, f := range failures {
 		r, ok := c.index.get(c.id)
 		if !ok {

@@ -223,6 +223,9 @@ func (s *Seeder) begin(ctx context.Context, start ledger.Start) (*ledger.Begun, 
 		r, ok := s.index.get(id)
 		return ok && r.Key != start.Key
 	}
+	if old := s.index.newest(start.Key); old != nil && old.Status == ledger.InProgress { // whose unfinished destinations it inherits
+		s.foldKnown(ctx, old.ExecutionID)
+	}
 	begun, err := s.cfg.Ledger.Begin(ctx, start)
 	if err != nil {
 		return nil, err
@@ -242,6 +245,10 @@ func (s *Seeder) cancel(ctx context.Context, id string) error {
 	}
 	if r.Uploading {
 		return web.Errorf(http.StatusConflict, "the upload of execution %s has just come to its end; ask again", id)
+	}
+	s.foldKnown(ctx, id)
+	if r, ok = s.index.get(id); !ok {
+		return s.noExecution(id)
 	}
 	if r.Status == ledger.Completed {
 		return web.Errorf(http.StatusConflict, "execution %s is completed, there is nothing to cancel", id)

@@ -52,6 +52,7 @@ func (s *Seeder) load(ctx context.Context) error {
 	if err != nil {
 		return ctx.Err()
 	}
+	s.foldAtStart(ctx)
 	s.mu.Lock()
 	s.loaded = true // from here on membersChanged sees to whoever comes
 	served := s.served

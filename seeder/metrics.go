@@ -11,6 +11,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/arrivals"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
@@ -47,6 +48,7 @@ type metrics struct {
 	failures      *prometheus.CounterVec
 	pulls         prometheus.Histogram
 	announcements prometheus.Histogram
+	folded        *prometheus.CounterVec
 	pollFailures  prometheus.Counter
 	lastPoll      prometheus.Gauge
 	// unread are the objects of the last listing that could not be taken up,
@@ -79,6 +81,8 @@ func newMetrics(destinations []string) *metrics {
 			"Pulls of builds from their source bucket, hashing included.", pullTimes)),
 		announcements: prometheus.NewHistogram(histogram("announce_seconds",
 			"From an announcement to its delivery to the last member that could be reached.", announceTimes)),
+		folded: prometheus.NewCounterVec(counter("arrivals_folded_total",
+			"Arrivals in rows of their own that the seeder has read, by outcome: counted in the execution's item, or refused since they cannot be so."), []string{"outcome"}),
 		pollFailures: prometheus.NewCounter(counter("poll_failures_total",
 			"Listings of the global bucket that failed after all of the SDK's tries.")),
 		lastPoll: prometheus.NewGauge(prometheus.GaugeOpts{
@@ -95,6 +99,9 @@ func newMetrics(destinations []string) *metrics {
 	}
 	for _, status := range []string{string(ledger.Completed), string(ledger.Failed), string(ledger.Cancelled), superseded} {
 		m.ended.WithLabelValues(status)
+	}
+	for _, outcome := range []string{"counted", "refused"} {
+		m.folded.WithLabelValues(outcome)
 	}
 	m.show(destinations)
 	return m
@@ -175,8 +182,8 @@ func (s *Seeder) registry() *prometheus.Registry {
 	r := web.NewRegistry(s.cfg.Version, s.isReady)
 	m := s.metrics
 	r.MustRegister(
-		gossip.Collector(s.gossip), cache.Collector(s.cfg.Cache), swarm.Collector(s.swarm), ledger.Collector(s.cfg.Ledger), limits.Collector(s.cfg.Limits),
-		m.ended, m.arrivals, m.failures, m.pulls, m.announcements, m.pollFailures, m.lastPoll,
+		gossip.Collector(s.gossip), cache.Collector(s.cfg.Cache), swarm.Collector(s.swarm), ledger.Collector(s.cfg.Ledger), arrivals.Collector(s.cfg.Arrivals), limits.Collector(s.cfg.Limits),
+		m.ended, m.arrivals, m.failures, m.pulls, m.announcements, m.folded, m.pollFailures, m.lastPoll,
 		m.unread, m.unreadFailures,
 		collector{s},
 	)

@@ -148,6 +148,7 @@ func pack(r *ledger.Record, n *names) (_ packed, ok bool) {
 	p.name(r.Owner)
 	p.name(packHeaders(r.Headers))
 	p.signed(r.Version)
+	p.signed(r.Retries)
 	p.signed(r.Size)
 	p.instant(r.StartTime, epoch)
 	p.instant(r.CompletedAt, r.StartTime)
@@ -284,7 +285,7 @@ func (p packed) unpack(n *names) *ledger.Record {
 			r.Headers[name] = in.text()
 		}
 	}
-	r.Version, r.Size = u.signed(), u.signed()
+	r.Version, r.Retries, r.Size = u.signed(), u.signed(), u.signed()
 	r.StartTime = u.instant(epoch)
 	r.CompletedAt = u.instant(r.StartTime)
 	r.SourceModified = u.instant(epoch)

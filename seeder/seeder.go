@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/arrivals"
 	"github.com/landfall-dist/landfall/internal/awsmetrics"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
@@ -56,7 +57,12 @@ type Config struct {
 	// AWS opens other source buckets that POST /deploy may name.
 	AWS    aws.Config
 	Ledger *ledger.Ledger
-	Cache  *cache.Cache
+	// Arrivals is the table of arrivals, where agents record what has landed; nil: they
+	// write into the executions' items.
+	Arrivals *arrivals.Table
+	// Checker checks agents' signatures of arrivals; nil for nobody.
+	Checker arrivals.Checker
+	Cache   *cache.Cache
 	// Peers and HTTP are listeners; the seeder closes them.
 	Peers, HTTP net.Listener
 	// Gossip's address, keys and members to join; the rest is filled in by New.
@@ -138,7 +144,11 @@ type Seeder struct {
 	index   *index
 	puller  *source.Puller
 	sources *source.Buckets
-	metrics *metrics
+	// regional are the destinations' buckets, as far as this seeder may look into them.
+	regional *source.Buckets
+	metrics  *metrics
+	// refused and mayNotLook bound the lines about arrivals.
+	refused, mayNotLook *seldom.Lines
 
 	items    tableItems
 	reserved reservations
@@ -197,19 +207,23 @@ func New(cfg Config) (_ *Seeder, err error) {
 		index:    newIndex(),
 		puller:   source.NewPuller(cfg.Cache, cfg.Logger),
 		sources:  source.NewBuckets(cfg.AWS, cfg.Bucket),
-		metrics:  newMetrics(cfg.Destinations),
-		reserved: newReservations(),
-		builds:   builds,
-		ready:    errors.New("starting"),
-		served:   make(map[string]bool),
-		agents:   make(map[string]bool),
-		distrust: seldom.New(distrustInterval, maxDistrust),
+		regional: source.NewBuckets(cfg.AWS),
+		refused:  seldom.New(refusedInterval, maxRefused),
+
+		mayNotLook: seldom.New(foldBack, maxBuckets),
+		metrics:    newMetrics(cfg.Destinations),
+		reserved:   newReservations(),
+		builds:     builds,
+		ready:      errors.New("starting"),
+		served:     make(map[string]bool),
+		agents:     make(map[string]bool),
+		distrust:   seldom.New(distrustInterval, maxDistrust),
 	}
 	s.sources.Limit(cfg.Limits.Source)
 	g := cfg.Gossip
 	g.Role, g.Key = gossip.Seeder, s.keyID()
 	g.PeerPort, g.HTTPPort = port(cfg.Peers), port(cfg.HTTP)
-	g.Table = cfg.Ledger.Place().String()
+	g.Table, g.Arrivals = cfg.Ledger.Place().String(), cfg.Arrivals != nil
 	g.Book, g.Logger = s.book, cfg.Logger
 	g.OnDocument = s.heard
 	g.OnProgress, g.OnLinks, g.OnMembers = s.progress, s.links, s.membersChanged
@@ -260,6 +274,11 @@ func (s *Seeder) Run(ctx context.Context) error {
 	group.Go(func() error {
 		if err := s.load(ctx); err != nil {
 			return quietAtEnd(ctx, err)
+		}
+		if s.cfg.Arrivals != nil {
+			s.mu.Lock()
+			s.group.Go(func() error { return s.foldAgain(ctx) })
+			s.mu.Unlock()
 		}
 		s.cfg.Logger.Info("seeder is up", "bucket", s.cfg.Bucket.Name(), "destinations", s.cfg.Destinations,
 			"http", s.cfg.HTTP.Addr().String(), "peers", s.cfg.Peers.Addr().String(), "gossip", s.gossip.Addr())

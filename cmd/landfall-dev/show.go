@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/arrivals"
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/devcluster"
 	"github.com/landfall-dist/landfall/internal/ledger"
@@ -71,6 +72,7 @@ func (s *show) config() devcluster.Config {
 		},
 		Global:       globalBucket,
 		Table:        ledger.DefaultTable,
+		Arrivals:     arrivals.DefaultTable,
 		Regions:      s.regions,
 		SeederHTTP:   seederHTTP,
 		SeederGossip: seederGossip,

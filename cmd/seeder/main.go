@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/landfall-dist/landfall/internal/arrivals"
+	"github.com/landfall-dist/landfall/internal/awserr"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/gossip"
@@ -147,6 +150,10 @@ func run(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	rows, err := readArrivals(c.Context, m)
+	if err != nil {
+		return err
+	}
 	notifier, err := openNotifier(notices, m)
 	if err != nil {
 		return err
@@ -155,6 +162,7 @@ func run(c *cli.Context) (err error) {
 		Bucket:         source,
 		AWS:            m.AWS,
 		Ledger:         m.Ledger,
+		Arrivals:       rows,
 		Cache:          m.Cache,
 		Peers:          m.Peers,
 		HTTP:           m.HTTP,
@@ -232,18 +240,34 @@ func openNotifier(cfg notify.Config, m *command.Member) (*notify.Notifier, error
 	return notify.New(cfg)
 }
 
+// readArrivals returns the table of arrivals; nil where it cannot be read, as after an
+// upgrade: agents then go on to write into the executions' items.
+func readArrivals(ctx context.Context, m *command.Member) (*arrivals.Table, error) {
+	err := m.Arrivals.Check(ctx)
+	switch {
+	case err == nil:
+		return m.Arrivals, nil
+	case errors.Is(err, ledger.ErrNoTable), awserr.Code(err) == "AccessDeniedException":
+		m.Logger.Warn("agents write arrivals into the executions' items, as before there was a table of them: make it with `seeder init`, allow it (docs/security.md), and restart",
+			"table", m.Arrivals.Name(), "error", err)
+		return nil, nil
+	}
+	return nil, err
+}
+
 func initCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "init",
-		Usage: "make the buckets and the table that are missing",
+		Usage: "make the buckets and the tables that are missing",
 		Description: "Example:\n\n" +
 			"  seeder init --bucket global-builds --destinations region-a-builds,region-b-builds",
 		Flags: []cli.Flag{
 			command.Required("bucket", "global `BUCKET`"),
 			command.Strings("destinations", "regional `BUCKET`,…"),
 			command.String("source-region", "", "AWS `REGION` to make the buckets in (default AWS_REGION)"),
-			command.String("table", ledger.DefaultTable, "DynamoDB `TABLE` of arrivals"),
-			command.String("table-region", "", "AWS `REGION` of the table (default AWS_REGION)"),
+			command.String("table", ledger.DefaultTable, "DynamoDB `TABLE` of executions"),
+			command.ArrivalsFlag(),
+			command.String("table-region", "", "AWS `REGION` of the tables (default AWS_REGION)"),
 		},
 		Action: func(c *cli.Context) error {
 			cfg, err := command.LoadAWS(c.Context, slog.New(slog.NewTextHandler(os.Stderr, nil)))
@@ -272,6 +296,11 @@ func initCommand() *cli.Command {
 				return err
 			}
 			fmt.Println(made("table "+l.Table()+" in "+l.Region(), created))
+			rows := command.OpenArrivals(cfg, c.String("arrivals-table"), c.String("table-region"))
+			if created, err = rows.Create(c.Context); err != nil {
+				return err
+			}
+			fmt.Println(made("table "+rows.Name()+" in "+l.Region(), created))
 			return nil
 		},
 	}

@@ -136,6 +136,7 @@ func Start(t testing.TB, cloud *cloudtest.Cloud, o Options) *Cluster {
 	if c.cfg.Table = o.Table; o.Table == "" {
 		c.cfg.Table = cloud.Table(t)
 	}
+	c.cfg.Arrivals = c.cfg.Table + "-arrivals"
 	if c.opts.Contract == nil {
 		c.opts.Contract = apitest.Load(t)
 	}

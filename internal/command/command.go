@@ -24,6 +24,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/landfall-dist/landfall/internal/answers"
+	"github.com/landfall-dist/landfall/internal/arrivals"
 	"github.com/landfall-dist/landfall/internal/awserr"
 	"github.com/landfall-dist/landfall/internal/awsmetrics"
 	"github.com/landfall-dist/landfall/internal/bucket"
@@ -312,9 +313,15 @@ func MemberFlags(listen, gossipListen, peerListen, dataDir string) []cli.Flag {
 		String("data-dir", dataDir, "`DIR` for what must outlive the process, and the cache of builds"),
 		String("cache-size", "20GiB", "`SIZE` of finished builds kept to be seeded"),
 		String("name", "", "`NAME` of this member, the same after a restart; made up at the first start and kept in --data-dir"),
-		String("table", ledger.DefaultTable, "DynamoDB `TABLE` of arrivals"),
-		String("table-region", "", "AWS `REGION` of the table (default AWS_REGION)"),
+		String("table", ledger.DefaultTable, "DynamoDB `TABLE` of executions"),
+		ArrivalsFlag(),
+		String("table-region", "", "AWS `REGION` of the tables (default AWS_REGION)"),
 	}, LogFlags()...)
+}
+
+// ArrivalsFlag names the table of arrivals.
+func ArrivalsFlag() *cli.StringFlag {
+	return String("arrivals-table", arrivals.DefaultTable, "DynamoDB `TABLE` whose rows agents write: who lands what, and what has arrived")
 }
 
 // BeyondLoopback reports whether others than this machine's programs reach a listener of
@@ -330,6 +337,7 @@ type Member struct {
 	AWS         aws.Config // its clients are counted by AWSMetrics
 	AWSMetrics  *awsmetrics.Metrics
 	Ledger      *ledger.Ledger
+	Arrivals    *arrivals.Table // need not exist
 	Cache       *cache.Cache
 	Peers, HTTP net.Listener
 	Gossip      gossip.Config
@@ -395,6 +403,7 @@ func OpenMember(c *cli.Context, kind string) (_ *Member, err error) {
 	}
 	m.AWS = m.AWSMetrics.Instrument(cfg)
 	m.Ledger = OpenLedger(m.AWS, c.String("table"), c.String("table-region"))
+	m.Arrivals = OpenArrivals(m.AWS, c.String("arrivals-table"), c.String("table-region"))
 	if err := m.Ledger.Check(c.Context); err != nil {
 		return nil, err
 	}
@@ -504,12 +513,21 @@ func LoadAWS(ctx context.Context, logger *slog.Logger) (aws.Config, error) {
 
 // OpenLedger makes the table's client; region "" means the configuration's.
 func OpenLedger(cfg aws.Config, table, region string) *ledger.Ledger {
-	return ledger.New(dynamodb.NewFromConfig(cfg, func(o *dynamodb.Options) {
+	return ledger.New(openTables(cfg, region), table)
+}
+
+// OpenArrivals is OpenLedger for the table of arrivals.
+func OpenArrivals(cfg aws.Config, table, region string) *arrivals.Table {
+	return arrivals.New(openTables(cfg, region), table)
+}
+
+func openTables(cfg aws.Config, region string) *dynamodb.Client {
+	return dynamodb.NewFromConfig(cfg, func(o *dynamodb.Options) {
 		if region != "" {
 			o.Region = region
 		}
 		o.HTTPClient = answers.DynamoDB(o.HTTPClient)
-	}), table)
+	})
 }
 
 // OpenBucket opens a bucket of the flag's region, or the one it is found in.

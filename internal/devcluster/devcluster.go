@@ -21,6 +21,7 @@ import (
 	"github.com/landfall-dist/landfall/agent"
 	"github.com/landfall-dist/landfall/internal/answers"
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/arrivals"
 	"github.com/landfall-dist/landfall/internal/awsmetrics"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
@@ -45,8 +46,9 @@ type Config struct {
 	Dir string
 	// AWS reaches S3 and DynamoDB.
 	AWS aws.Config
-	// Global is the global bucket, Table the table.
-	Global, Table string
+	// Global is the global bucket, Table the table, Arrivals that of arrivals; empty: agents
+	// record arrivals in Table.
+	Global, Table, Arrivals string
 	// SourceBuckets are those that POST /deploy may name beside Global.
 	SourceBuckets []string
 	// Regions are the regions' names; each lands in NAME-builds.
@@ -118,15 +120,28 @@ func Init(ctx context.Context, cfg Config) error {
 			return err
 		}
 	}
-	_, err := Ledger(cfg).Create(ctx)
+	if _, err := Ledger(cfg).Create(ctx); err != nil || cfg.Arrivals == "" {
+		return err
+	}
+	_, err := Arrivals(cfg).Create(ctx)
 	return err
+}
+
+func dynamo(cfg Config) *dynamodb.Client {
+	return dynamodb.NewFromConfig(cfg.AWS, func(o *dynamodb.Options) { o.HTTPClient = answers.DynamoDB(o.HTTPClient) })
+}
+
+// Arrivals is the client of the table of arrivals; nil where there is none.
+func Arrivals(cfg Config) *arrivals.Table {
+	if cfg.Arrivals == "" {
+		return nil
+	}
+	return arrivals.New(dynamo(cfg), cfg.Arrivals)
 }
 
 // Ledger is the table's client.
 func Ledger(cfg Config) *ledger.Ledger {
-	return ledger.New(dynamodb.NewFromConfig(cfg.AWS, func(o *dynamodb.Options) {
-		o.HTTPClient = answers.DynamoDB(o.HTTPClient)
-	}), cfg.Table)
+	return ledger.New(dynamo(cfg), cfg.Table)
 }
 
 // New opens the seeder's and the agents' ports. Buckets and table must be there.
@@ -271,6 +286,7 @@ func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 		Bucket:         global,
 		AWS:            cfg.AWS,
 		Ledger:         Ledger(cfg),
+		Arrivals:       Arrivals(cfg),
 		Cache:          store,
 		Peers:          p.peers,
 		HTTP:           p.http,
@@ -349,6 +365,7 @@ func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url strin
 		Region:         region,
 		Bucket:         regional,
 		Ledger:         Ledger(cfg),
+		Arrivals:       Arrivals(cfg),
 		Cache:          store,
 		Peers:          p.peers,
 		HTTP:           p.http,
@@ -358,6 +375,7 @@ func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url strin
 		FallbackAfter:  cfg.FallbackAfter,
 		Memory:         filepath.Join(cfg.Dir, id, "announced"),
 		Notes:          filepath.Join(cfg.Dir, id, "parts"),
+		ArrivalsMark:   filepath.Join(cfg.Dir, id, "arrivals"),
 		AWSMetrics:     counted,
 		Tracer:         cfg.Tracer,
 		Version:        cfg.Version,

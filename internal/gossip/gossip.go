@@ -66,6 +66,8 @@ type Meta struct {
 	// Table is where a member records arrivals, as ledger.Place has it; empty where
 	// it does not say. At most maxTable bytes.
 	Table string `json:"table,omitempty"`
+	// Arrivals: a seeder reads what agents record in the table of arrivals.
+	Arrivals bool `json:"arrivals,omitempty"`
 	// Wire is the announce.Version that a member understands, which New sets; 0 where it
 	// does not say.
 	Wire int `json:"wire,omitempty"`

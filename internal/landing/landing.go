@@ -9,7 +9,10 @@
 // execution from another. What keeps an execution that is over from writing is
 // the order of steps in Run: it reads the table before it creates and before it
 // completes the upload, completes only over the object that it has looked at,
-// and removes all other uploads of the key before it records.
+// and removes all other uploads of the key before it records. A process may stand
+// still for a minute between any two steps: so what it removes it has listed before
+// it has read that the key is still its execution's, and an upload that another
+// process goes on with it leaves alone.
 package landing
 
 import (
@@ -64,6 +67,9 @@ var (
 	// ErrSuperseded says that the execution is not the key's current one any
 	// more: stop, there is nothing to retry. It is ledger.ErrSuperseded.
 	ErrSuperseded = ledger.ErrSuperseded
+	// ErrHeld says that another process lands the build: look again later. It is
+	// ledger.ErrHeld.
+	ErrHeld = ledger.ErrHeld
 	// ErrEnded says that the execution was cancelled: stop. It is also for callers
 	// that end an execution from outside: a context ended with a cause that wraps
 	// it or ErrSuperseded makes Run remove its upload, where after any other end a
@@ -112,6 +118,8 @@ type Job struct {
 	// Agent and Region are told in the result; Agent also in the table while
 	// the landing is under way.
 	Agent, Region string
+	// Holder is this process, as the table names who lands; empty where it names nobody.
+	Holder string
 	// Slots bounds the parts that all landings of the agent send at once; its size is
 	// also the most parts of this build at a time. Nil only for a build of 0 bytes.
 	Slots *turns.Slots
@@ -231,17 +239,8 @@ func (j *Job) record(ctx context.Context, last, build *ledger.Record) (_ ledger.
 	begun := time.Now()
 	ctx, span := tracing.Start(ctx, "record", attribute.String("landfall.bucket", j.Bucket.Name()))
 	defer func() { span.End(err) }()
-	uploads, err := j.Bucket.Uploads(ctx, j.Key.FileKey)
-	if err != nil {
+	if last, err = j.clear(ctx, last); err != nil {
 		return ledger.Result{}, err
-	}
-	for _, id := range uploads {
-		if newer := last.Upload; newer != nil && newer.Landings[j.Bucket.Name()].UploadID == id {
-			continue // of an execution that has not the key yet
-		}
-		if err := j.Bucket.AbortUpload(ctx, j.Key.FileKey, id); err != nil {
-			return ledger.Result{}, err
-		}
 	}
 	object, ok, err := Present(ctx, j.Bucket, build, j.composite())
 	if err != nil {
@@ -278,6 +277,33 @@ func (j *Job) record(ctx context.Context, last, build *ledger.Record) (_ ledger.
 	return record.Results[j.Bucket.Name()], nil
 }
 
+// clear removes every upload of exactly the key but that of an execution which has not the
+// key yet, and returns the item as it was read last. One of a newer execution begins after
+// the item is its: where the item, read after the list, is still this execution's, the list
+// has none.
+func (j *Job) clear(ctx context.Context, last *ledger.Record) (*ledger.Record, error) {
+	uploads, err := j.Bucket.Uploads(ctx, j.Key.FileKey)
+	if err != nil || len(uploads) == 0 {
+		return last, err
+	}
+	now, err := j.Ledger.Get(ctx, j.Key)
+	if err != nil {
+		return nil, err
+	}
+	if now.ExecutionID != last.ExecutionID {
+		return nil, fmt.Errorf("%w: %s by %s", ErrSuperseded, last.ExecutionID, now.ExecutionID)
+	}
+	for _, id := range uploads {
+		if newer := now.Upload; newer != nil && newer.Landings[j.Bucket.Name()].UploadID == id {
+			continue
+		}
+		if err := j.Bucket.AbortUpload(ctx, j.Key.FileKey, id); err != nil {
+			return nil, err
+		}
+	}
+	return now, nil
+}
+
 // composite is the build's, as far as it is known.
 func (j *Job) composite() string {
 	if j.Build == nil {
@@ -309,8 +335,11 @@ type landing struct {
 
 func (l *landing) run(ctx context.Context) (result ledger.Result, err error) {
 	defer func() {
-		if err != nil && !l.left(ctx, err) {
-			err = errors.Join(err, l.Discard(ctx))
+		switch {
+		case errors.Is(err, ErrHeld):
+			l.uploadID = "" // is another's
+		case err != nil && !l.left(ctx, err):
+			err = errors.Join(err, l.abandon(ctx, err))
 		}
 	}()
 	conflicts := 0
@@ -323,7 +352,7 @@ func (l *landing) run(ctx context.Context) (result ledger.Result, err error) {
 			if conflicts++; conflicts > maxConflicts {
 				return ledger.Result{}, err
 			}
-			if err := l.Discard(ctx); err != nil {
+			if err := l.abandon(ctx, err); err != nil {
 				return ledger.Result{}, err
 			}
 		case errors.Is(err, bucket.ErrExists), errors.Is(err, bucket.ErrNotFound),
@@ -336,6 +365,34 @@ func (l *landing) run(ctx context.Context) (result ledger.Result, err error) {
 			"bucket", l.Bucket.Name(), "reason", err)
 	}
 	return ledger.Result{}, fmt.Errorf("given up after %d rounds: %w", maxRounds, err)
+}
+
+// abandon removes the upload after an error. What another process goes on with is left to
+// that: ErrHeld; but for an execution that is over nobody does.
+func (l *landing) abandon(ctx context.Context, cause error) error {
+	over := errors.Is(cause, ErrSuperseded) || errors.Is(cause, ErrEnded) || context.Cause(ctx) != nil
+	if l.uploadID != "" && !over {
+		record, err := l.Ledger.Get(ctx, l.Key)
+		if err == nil && record.Of(l.ExecutionID) != nil {
+			err = l.holds(record.Of(l.ExecutionID))
+		}
+		if errors.Is(err, ErrHeld) {
+			l.uploadID = ""
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return l.Discard(ctx)
+}
+
+// holds is ErrHeld when another process has taken the landing.
+func (l *landing) holds(record *ledger.Record) error {
+	now := record.Landings[l.Bucket.Name()]
+	if now.ExecutionID == l.ExecutionID && now.Holder != "" && now.Holder != l.Holder {
+		return fmt.Errorf("%w: %s has taken it", ErrHeld, now.Agent)
+	}
+	return nil
 }
 
 // left reports whether the upload can be continued after an error, by the next Run
@@ -452,8 +509,8 @@ func (l *landing) resume(ctx context.Context, record *ledger.Record) ([]bucket.P
 		l.uploadID = ""
 		return nil, nil
 	}
-	if err == nil && begun.UploadID != l.uploadID {
-		err = l.tell(ctx) // the table did not take it before
+	if err == nil && (begun.UploadID != l.uploadID || begun.Holder != l.Holder) {
+		err = l.tell(ctx) // the table did not take it before, or has another's name
 	}
 	if err != nil {
 		return nil, err
@@ -518,7 +575,11 @@ func (l *landing) upload(ctx context.Context, have []bucket.Part, c bucket.Condi
 	if err := l.awaitSeal(ctx); err != nil { // what every part is, is known, but not that these are all
 		return err
 	}
-	if _, err := l.fenceKey(ctx); err != nil {
+	record, err := l.fenceKey(ctx)
+	if err == nil {
+		err = l.holds(record)
+	}
+	if err != nil {
 		return err
 	}
 	return l.retry(ctx, "complete", func() error {
@@ -547,13 +608,21 @@ func (l *landing) begin(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	return l.tell(ctx)
+	err = l.tell(ctx)
+	if errors.Is(err, ErrHeld) {
+		err = errors.Join(err, l.Discard(ctx)) // nobody else knows of it
+	}
+	return err
 }
 
-// tell writes the upload down. A successor finds it only through the table, so a
-// process that stops just now still does. Where the table does not take it, the
-// upload stays this Job's.
+// tell writes the upload down, and that this process lands the build. A successor finds it
+// only through the table, so a process that stops just now still does. Where the table does
+// not take it, the upload stays this Job's. One of a single part is not written down: there
+// is nothing to go on with.
 func (l *landing) tell(ctx context.Context) error {
+	if l.Build.NumParts() == 1 {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
 	_, err := l.Ledger.SetLanding(ctx, l.Key, l.ExecutionID, l.Bucket.Name(), ledger.Landing{

@@ -209,7 +209,7 @@ func (j *Job) retry(ctx context.Context, step string, op func() error) error {
 // one.
 func settled(err error) bool {
 	for _, target := range []error{
-		ErrSuperseded, ErrEnded, ledger.ErrNotFound, ledger.ErrNoTable,
+		ErrSuperseded, ErrEnded, ErrHeld, ledger.ErrNotFound, ledger.ErrNoTable,
 		bucket.ErrNoBucket, bucket.ErrNotFound, bucket.ErrExists, bucket.ErrNoUpload,
 		bucket.ErrConflict, bucket.ErrDigest, bucket.ErrPart,
 	} {

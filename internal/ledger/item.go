@@ -83,6 +83,10 @@ func (r *Record) encode() item {
 	if r.High {
 		i["priority"] = text(highPriority)
 	}
+	i.set("retries", nil)
+	if r.Retries > 0 {
+		i["retries"] = number(r.Retries)
+	}
 	i.set("owner", nil)
 	if r.Owner != "" {
 		i["owner"] = text(r.Owner)
@@ -139,7 +143,7 @@ var ours = []string{
 	"fileKey", "sourceBucket", "executionId", "status", "startTime", "completedAt", "destinationBuckets", "totalBuckets",
 	"successfulBuckets", "failedBuckets", "successfulCopies", "failedCopies", "copyResults", "landings", "size",
 	"sourceEtag", "infohash", "sha256", "version", "owner", "headers", "sourceModified", "pending",
-	"priority",
+	"priority", "retries",
 }
 
 // highPriority is the only value of priority that is written; one that is normal has none.

@@ -23,7 +23,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
-	"github.com/landfall-dist/landfall/internal/awserr"
 	"github.com/landfall-dist/landfall/internal/executionid"
 	"github.com/landfall-dist/landfall/internal/retry"
 )
@@ -76,76 +75,44 @@ func (l *Ledger) Region() string { return l.client.Options().Region }
 // Table is the table's name.
 func (l *Ledger) Table() string { return l.table }
 
-var keySchema = []types.KeySchemaElement{
-	{AttributeName: aws.String("fileKey"), KeyType: types.KeyTypeHash},
-	{AttributeName: aws.String("sourceBucket"), KeyType: types.KeyTypeRange},
+// schema is how the table is keyed.
+func (l *Ledger) schema() Schema {
+	return Schema{Client: l.client, Table: l.table, Partition: "fileKey", Sort: "sourceBucket", Flag: "table"}
 }
 
 // Create makes the table, billed by request, and waits until it can be used. It
 // returns false when the table was there.
 func (l *Ledger) Create(ctx context.Context) (created bool, err error) {
-	if err := l.Check(ctx); !errors.Is(err, ErrNoTable) {
+	if created, err = l.schema().Create(ctx); err != nil {
 		return false, err
 	}
-	_, err = l.client.CreateTable(ctx, &dynamodb.CreateTableInput{
-		TableName:   &l.table,
-		KeySchema:   keySchema,
-		BillingMode: types.BillingModePayPerRequest,
-		AttributeDefinitions: []types.AttributeDefinition{
-			{AttributeName: aws.String("fileKey"), AttributeType: types.ScalarAttributeTypeS},
-			{AttributeName: aws.String("sourceBucket"), AttributeType: types.ScalarAttributeTypeS},
-		},
-	})
-	var exists *types.ResourceInUseException
-	if err != nil && !errors.As(err, &exists) {
-		return false, fmt.Errorf("making table %s: %w", l.table, awserr.Explain(err, "table "+l.table))
-	}
-	ctx, cancel := context.WithTimeout(ctx, createTimeout)
-	defer cancel()
-	for {
-		status, err := l.describe(ctx)
-		if err == nil && status != types.TableStatusCreating {
-			return exists == nil, nil
-		}
-		if !retry.Wait(ctx, createInterval) {
-			return false, fmt.Errorf("waiting for table %s: %w", l.table, errors.Join(ctx.Err(), err))
-		}
-	}
+	return created, l.Check(ctx)
 }
 
 // Check reports whether the table can be used: ErrNoTable when it is missing,
 // another error when its key is not the one expected.
 func (l *Ledger) Check(ctx context.Context) error {
-	_, err := l.describe(ctx)
-	return err
+	found, err := l.schema().Describe(ctx)
+	if err != nil {
+		l.count(err)
+		return err
+	}
+	l.place.Store(placeOf(found, l.Region()))
+	return nil
 }
 
-func (l *Ledger) describe(ctx context.Context) (types.TableStatus, error) {
-	out, err := l.client.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: &l.table})
-	if err != nil {
-		return "", l.explain(err)
+// count counts an error, unless nobody has waited for the answer.
+func (l *Ledger) count(err error) {
+	if !errors.Is(err, context.Canceled) {
+		l.errors.Add(1)
 	}
-	same := slices.EqualFunc(out.Table.KeySchema, keySchema, func(a, b types.KeySchemaElement) bool {
-		return aws.ToString(a.AttributeName) == aws.ToString(b.AttributeName) && a.KeyType == b.KeyType
-	})
-	if !same {
-		return "", fmt.Errorf("table %s is another one: its key is not fileKey and sourceBucket; choose another name with --table", l.table)
-	}
-	l.place.Store(placeOf(out.Table, l.Region()))
-	return out.Table.TableStatus, nil
 }
 
 // explain turns a missing table into ErrNoTable, which says what to do, and counts
 // the error.
 func (l *Ledger) explain(err error) error {
-	if !errors.Is(err, context.Canceled) { // else we did not wait for the answer
-		l.errors.Add(1)
-	}
-	var missing *types.ResourceNotFoundException
-	if errors.As(err, &missing) {
-		return fmt.Errorf("table %s: %w in AWS region %s; give the region that the other members' is in with --table-region; `seeder init` makes one where there is none at all yet", l.table, ErrNoTable, l.Region())
-	}
-	return fmt.Errorf("table %s: %w", l.table, awserr.Explain(err, "table "+l.table))
+	l.count(err)
+	return l.schema().Explain(err)
 }
 
 // Get reads the item of a key, consistently. ErrNotFound when there is none, an

@@ -104,7 +104,7 @@ func TestLifeOfAnExecution(t *testing.T) {
 		if r.InfoHash != "ih" || r.SHA256 != "sum" {
 			t.Errorf("content %+v", r)
 		}
-		r = step(l.SetLanding(ctx, key, id, "aaa", Landing{"agent-1", "upload", id}))
+		r = step(l.SetLanding(ctx, key, id, "aaa", Landing{Agent: "agent-1", UploadID: "upload", ExecutionID: id}))
 		if r.Landings["aaa"].UploadID != "upload" {
 			t.Errorf("landings %+v", r.Landings)
 		}
@@ -260,7 +260,7 @@ func TestLandingsAtOnce(t *testing.T) {
 		var wg sync.WaitGroup
 		for _, b := range buckets {
 			wg.Go(func() {
-				now, err := counted.SetLanding(t.Context(), key, r.ExecutionID, b, Landing{"agent", "upload of " + b, r.ExecutionID})
+				now, err := counted.SetLanding(t.Context(), key, r.ExecutionID, b, Landing{Agent: "agent", UploadID: "upload of " + b, ExecutionID: r.ExecutionID})
 				if err != nil || now.Landings[b].UploadID != "upload of "+b {
 					t.Errorf("%s: %+v, %v", b, now, err)
 				}
@@ -297,7 +297,7 @@ func TestLandingsAtOnce(t *testing.T) {
 func TestArrivalCalls(t *testing.T) {
 	everywhere(t, func(t *testing.T, l *Ledger) {
 		old := begin(t, l, start("etag", "aaa", "bbb", "ccc")).Record
-		old, err := l.SetLanding(t.Context(), key, old.ExecutionID, "aaa", Landing{"agent", "upload", old.ExecutionID})
+		old, err := l.SetLanding(t.Context(), key, old.ExecutionID, "aaa", Landing{Agent: "agent", UploadID: "upload", ExecutionID: old.ExecutionID})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -378,7 +378,7 @@ func TestItemFormat(t *testing.T) {
 			"aaa": {Success: true, Timestamp: noon, ETag: "e", Bytes: 42, Seconds: 1.5, Region: "r", Agent: "g", SHA256: "s"},
 			"bbb": {Timestamp: noon, Error: "denied"},
 		},
-		Landings: map[string]Landing{"bbb": {"g", "u", "01ARZ3NDEKTSV4RRFFQ69G5FAV"}},
+		Landings: map[string]Landing{"bbb": {Agent: "g", UploadID: "u", ExecutionID: "01ARZ3NDEKTSV4RRFFQ69G5FAV"}},
 		Size:     42, SourceETag: "e", InfoHash: "i", SHA256: "s", Version: 7, Owner: "global-builds",
 	}
 	r.settle(noon.Add(time.Second))

@@ -61,6 +61,7 @@ func decode(i item, now time.Time) (*Record, error) {
 		InfoHash:   d.text("infohash"),
 		SHA256:     d.text("sha256"),
 		Version:    d.number("version", 0, maxVersion),
+		Retries:    d.number("retries", 0, maxVersion),
 		Owner:      d.text("owner"),
 		item:       i,
 	}
@@ -131,26 +132,34 @@ func (d *reader) read(r *Record, results map[string]*reader) {
 	landings := d.each("landings")
 	for _, bucket := range r.Destinations {
 		if v, ok := results[bucket]; ok {
-			r.Results[bucket] = Result{
-				Success:   v.bool("success"),
-				Timestamp: v.instant("timestamp"),
-				ETag:      v.text("etag"),
-				Bytes:     v.number("bytes", 0, maxSize),
-				Seconds:   v.float("seconds", maxSeconds),
-				Region:    v.text("region"),
-				Agent:     v.text("agent"),
-				SHA256:    v.text("sha256"),
-				Error:     v.text("error"),
-				Final:     v.bool("final"),
-			}
+			r.Results[bucket] = v.result()
 			d.take(v, bucket)
 		}
 		if v, ok := landings[bucket]; ok {
-			r.Landings[bucket] = Landing{v.text("agent"), v.text("uploadId"), v.text("executionId")}
+			r.Landings[bucket] = v.landing()
 			d.take(v, bucket)
 		}
 	}
 	d.mended = d.mended || len(results) != len(r.Results) || len(landings) != len(r.Landings)
+}
+
+func (d *reader) landing() Landing {
+	return Landing{Agent: d.text("agent"), UploadID: d.text("uploadId"), ExecutionID: d.text("executionId")}
+}
+
+func (d *reader) result() Result {
+	return Result{
+		Success:   d.bool("success"),
+		Timestamp: d.instant("timestamp"),
+		ETag:      d.text("etag"),
+		Bytes:     d.number("bytes", 0, maxSize),
+		Seconds:   d.float("seconds", maxSeconds),
+		Region:    d.text("region"),
+		Agent:     d.text("agent"),
+		SHA256:    d.text("sha256"),
+		Error:     d.text("error"),
+		Final:     d.bool("final"),
+	}
 }
 
 // complete fills in what follows from the rest of an item.

@@ -187,7 +187,7 @@ func TestItemsOfOthersStopNothing(t *testing.T) {
 				t.Errorf("%s: begun %+v", name, b)
 			}
 			for _, bucket := range b.Record.Destinations {
-				if _, err := l.SetLanding(t.Context(), k, b.Record.ExecutionID, bucket, Landing{"agent", "upload", b.Record.ExecutionID}); err != nil {
+				if _, err := l.SetLanding(t.Context(), k, b.Record.ExecutionID, bucket, Landing{Agent: "agent", UploadID: "upload", ExecutionID: b.Record.ExecutionID}); err != nil {
 					t.Errorf("%s: %v", name, err)
 				}
 				if _, err := l.Arrive(t.Context(), b.Record, bucket, Result{Timestamp: time.Now()}); err != nil {
@@ -225,7 +225,7 @@ func TestEditedItemsGoOn(t *testing.T) {
 				t.Fatal(err)
 			}
 			id := begun.Record.ExecutionID
-			if _, err := l.SetLanding(t.Context(), k, id, "aaa", Landing{"agent", "upload", id}); err != nil {
+			if _, err := l.SetLanding(t.Context(), k, id, "aaa", Landing{Agent: "agent", UploadID: "upload", ExecutionID: id}); err != nil {
 				t.Errorf("%s: landing: %v", name, err)
 			}
 			for _, b := range []string{"aaa", "bbb"} {
@@ -351,7 +351,7 @@ func FuzzDecode(f *testing.F) {
 		}
 	}
 	add((&Record{Key: key, ExecutionID: someID, StartTime: noon, Status: InProgress, Destinations: []string{"aaa", "bbb"}, Successful: []string{"aaa"},
-		Results: map[string]Result{"aaa": {Success: true, Timestamp: noon}}, Landings: map[string]Landing{"bbb": {"xxx", "yyy", "z"}}}).encode())
+		Results: map[string]Result{"aaa": {Success: true, Timestamp: noon}}, Landings: map[string]Landing{"bbb": {Agent: "xxx", UploadID: "yyy", ExecutionID: "z"}}}).encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var v any
 		if json.Unmarshal(b, &v) != nil {

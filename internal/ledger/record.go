@@ -29,6 +29,8 @@ var (
 	ErrNotFound = errors.New("no such execution")
 	// ErrSuperseded says that the item belongs to another execution now.
 	ErrSuperseded = errors.New("execution superseded")
+	// ErrHeld says that another process goes on with a landing.
+	ErrHeld = errors.New("another agent lands this build")
 	// ErrOwned says that the item belongs to another seeder.
 	ErrOwned = errors.New("another seeder's execution")
 	// ErrNoTable says that the table does not exist.
@@ -83,6 +85,9 @@ type Record struct {
 	// High goes before what is not, wherever builds wait for each other.
 	High    bool
 	Version int64 // grows with every change
+	// Retries is how often failed destinations were made pending again: what failed before
+	// the last of them says nothing any more.
+	Retries int64
 	// Owner is the global bucket of the seeder whose execution this is; empty where an
 	// older version wrote it.
 	Owner string
@@ -122,7 +127,11 @@ type Result struct {
 }
 
 // Landing is an upload under way, so that a successor can continue it.
-type Landing struct{ Agent, UploadID, ExecutionID string }
+type Landing struct {
+	Agent, UploadID, ExecutionID string
+	// Holder is the process that alone goes on with it; empty in the item, which has none.
+	Holder string
+}
 
 // Unfinished returns the destinations that have not arrived, failed ones too.
 func (r *Record) Unfinished() []string { return without(r.Destinations, r.Successful) }
@@ -208,6 +217,7 @@ func (r *Record) retry() (changed bool, err error) {
 		delete(r.Results, b)
 	}
 	r.Failed = nil
+	r.Retries++
 	return true, nil
 }
 

@@ -108,7 +108,7 @@ func (d *reader) upload() *Upload {
 	}
 	for bucket, l := range in.each("landings") {
 		if slices.Contains(u.Destinations, bucket) {
-			u.Landings[bucket] = Landing{l.text("agent"), l.text("uploadId"), l.text("executionId")}
+			u.Landings[bucket] = l.landing()
 		}
 	}
 	return u

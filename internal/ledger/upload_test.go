@@ -40,7 +40,7 @@ func TestUploadThatBreaksOff(t *testing.T) {
 		ctx := t.Context()
 		l = l.As(key.SourceBucket)
 		u := beginUpload(t, l, "aaa", "bbb")
-		if _, err := l.SetLanding(ctx, key, u.ExecutionID, "aaa", Landing{"agent", "landing", u.ExecutionID}); err != nil {
+		if _, err := l.SetLanding(ctx, key, u.ExecutionID, "aaa", Landing{Agent: "agent", UploadID: "landing", ExecutionID: u.ExecutionID}); err != nil {
 			t.Fatal(err)
 		}
 		r, err := l.Get(ctx, key)
@@ -61,7 +61,7 @@ func TestUploadThatBreaksOff(t *testing.T) {
 		}
 
 		old := begin(t, l, start("etag-1", "aaa", "ccc")).Record
-		if _, err := l.SetLanding(ctx, key, old.ExecutionID, "aaa", Landing{"agent", "old landing", old.ExecutionID}); err != nil {
+		if _, err := l.SetLanding(ctx, key, old.ExecutionID, "aaa", Landing{Agent: "agent", UploadID: "old landing", ExecutionID: old.ExecutionID}); err != nil {
 			t.Fatal(err)
 		}
 		before := rawItem(t, l)
@@ -69,11 +69,11 @@ func TestUploadThatBreaksOff(t *testing.T) {
 		if u.ExecutionID <= old.ExecutionID {
 			t.Errorf("its id %s is not greater than %s", u.ExecutionID, old.ExecutionID)
 		}
-		if _, err := l.SetLanding(ctx, key, u.ExecutionID, "bbb", Landing{"agent", "landing", u.ExecutionID}); err != nil {
+		if _, err := l.SetLanding(ctx, key, u.ExecutionID, "bbb", Landing{Agent: "agent", UploadID: "landing", ExecutionID: u.ExecutionID}); err != nil {
 			t.Fatal(err)
 		}
 		// The running execution goes on meanwhile.
-		if _, err := l.SetLanding(ctx, key, old.ExecutionID, "ccc", Landing{"agent", "other", old.ExecutionID}); err != nil {
+		if _, err := l.SetLanding(ctx, key, old.ExecutionID, "ccc", Landing{Agent: "agent", UploadID: "other", ExecutionID: old.ExecutionID}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := l.Arrive(ctx, &Record{Key: key, ExecutionID: u.ExecutionID}, "bbb", Result{Timestamp: noon}); !errors.Is(err, ErrSuperseded) {
@@ -92,7 +92,7 @@ func TestUploadThatBreaksOff(t *testing.T) {
 		if a, b := unchangedBy(t, after), unchangedBy(t, before); !reflect.DeepEqual(a, b) || len(after) != len(before) {
 			t.Errorf("before %v\nafter %v", b, a)
 		}
-		if _, err := l.SetLanding(ctx, key, u.ExecutionID, "bbb", Landing{"agent", "late", u.ExecutionID}); !errors.Is(err, ErrSuperseded) {
+		if _, err := l.SetLanding(ctx, key, u.ExecutionID, "bbb", Landing{Agent: "agent", UploadID: "late", ExecutionID: u.ExecutionID}); !errors.Is(err, ErrSuperseded) {
 			t.Errorf("a landing after the end: %v", err)
 		}
 	})
@@ -115,7 +115,7 @@ func TestUploadTakesTheKey(t *testing.T) {
 		ctx := t.Context()
 		old := begin(t, l, start("etag-1", "aaa", "bbb")).Record
 		u := beginUpload(t, l, "aaa", "ccc")
-		if _, err := l.SetLanding(ctx, key, u.ExecutionID, "aaa", Landing{"agent", "landing", u.ExecutionID}); err != nil {
+		if _, err := l.SetLanding(ctx, key, u.ExecutionID, "aaa", Landing{Agent: "agent", UploadID: "landing", ExecutionID: u.ExecutionID}); err != nil {
 			t.Fatal(err)
 		}
 		seal := start("etag-2", "aaa", "ccc")
