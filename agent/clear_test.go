@@ -102,7 +102,7 @@ func TestClearLeavesOthersUploads(t *testing.T) {
 				}
 			}))
 			one := &build{
-				agent: &Agent{cfg: Config{Bucket: b, Ledger: ledger.New(dynamodb.NewFromConfig(cfg), "T")}},
+				agent: &Agent{cfg: Config{Bucket: b}, records: &records{items: ledger.New(dynamodb.NewFromConfig(cfg), "T")}},
 				id:    worldID, key: ledger.Key{FileKey: "k", SourceBucket: testSource}, logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 			}
 			if err := one.clear(t.Context(), c.discarded, time.Millisecond); err != nil {

@@ -34,12 +34,8 @@ func (c Call) Writes() bool {
 		"AbortMultipartUpload", "PutItem", "UpdateItem"}, c.Op)
 }
 
-// Arrival reports whether the call records an arrival: one that others follow is
-// added, the last one replaces the item.
-func (c Call) Arrival() bool {
-	return c.Op == "UpdateItem" && bytes.Contains(c.Body, []byte("successfulBuckets")) ||
-		c.Op == "PutItem" && bytes.Contains(c.Body, []byte(`"COMPLETED"`))
-}
+// Arrival reports whether the call records an arrival in its row.
+func (c Call) Arrival() bool { return c.Op == "PutItem" && bytes.Contains(c.Body, []byte(`"result":`)) }
 
 // parse reads which call a request is. The body of one to DynamoDB is left to the
 // caller.

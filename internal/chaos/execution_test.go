@@ -181,7 +181,7 @@ func TestCancel(t *testing.T) {
 		v := w.Put("away.zip", several)
 		w.Begun(v)
 		a := w.Agents[0]
-		w.Until("its landing has begun", func() bool { return w.Record(v.Key).Landings[a.Bucket].UploadID != "" })
+		w.Until("its landing has begun", func() bool { return w.Landings(v.Key).Landings[a.Bucket].UploadID != "" })
 		a.Kill()
 		cancel(t, v.Key)
 		a.Run()

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/arrivals"
+	"github.com/landfall-dist/landfall/internal/ledger"
 )
 
 // Execution is the seeder's view of one; nil when it does not answer.
@@ -68,13 +70,33 @@ func (m *Member) Identity() string {
 	return strings.TrimSpace(string(b))
 }
 
+// Landings is the item of a key with what the rows say beside it; nil when there is none.
+func (w *World) Landings(key string) *ledger.Record {
+	r := w.Record(key)
+	if r == nil {
+		return nil
+	}
+	var places []arrivals.Place
+	for _, b := range r.Destinations {
+		places = append(places, arrivals.Place{Key: r.Key, Bucket: b})
+	}
+	rows, err := w.Arrivals.Rows(context.Background(), places)
+	if err != nil {
+		return nil
+	}
+	for _, row := range rows {
+		r = row.Over(r)
+	}
+	return r
+}
+
 // Leader waits until one of a bucket's agents has begun the landing, and returns
 // it.
 func (w *World) Leader(v *Version, bucket string) *Member {
 	w.t().Helper()
 	var leader *Member
 	w.Until("a landing of "+v.Key+" in "+bucket, func() bool {
-		r := w.Record(v.Key)
+		r := w.Landings(v.Key)
 		if r == nil || r.SourceETag != v.ETag {
 			return false
 		}

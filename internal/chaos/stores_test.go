@@ -109,7 +109,7 @@ func TestNoTable(t *testing.T) {
 	w.NeedsNetwork()
 	v := w.Put("build.zip", several)
 	r := w.Begun(v)
-	w.Until("the landings have begun", func() bool { return len(w.Record(v.Key).Landings) == len(w.Buckets) })
+	w.Until("the landings have begun", func() bool { return len(w.Landings(v.Key).Landings) == len(w.Buckets) })
 	for _, m := range w.Members() {
 		m.Gate.Break(Rule{When: Call.dynamo, Do: Reset})
 	}

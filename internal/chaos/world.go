@@ -22,6 +22,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
+	"github.com/landfall-dist/landfall/internal/arrivals"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/operator"
@@ -70,9 +71,10 @@ type World struct {
 	Buckets []string
 	Seeder  *Member
 	Agents  []*Member
-	// S3 and Ledger reach the stores without a Gate.
-	S3     *s3.Client
-	Ledger *ledger.Ledger
+	// S3, Ledger and Arrivals reach the stores without a Gate.
+	S3       *s3.Client
+	Ledger   *ledger.Ledger
+	Arrivals *arrivals.Table
 
 	owner   testing.TB                 // the test that began the world
 	running atomic.Pointer[testing.TB] // the one that uses it now: owner, or a subtest
@@ -161,6 +163,7 @@ func (w *World) openStores() {
 	})
 	w.dynamo = dynamodb.NewFromConfig(w.aws)
 	w.Ledger = ledger.New(w.dynamo, fmt.Sprintf("Tracking-%d", w.n))
+	w.Arrivals = arrivals.New(w.dynamo, fmt.Sprintf("Arrivals-%d", w.n))
 	w.Global = fmt.Sprintf("global-%d", w.n)
 	for i := range w.options.Agents {
 		w.Buckets = append(w.Buckets, fmt.Sprintf("region-%c-%d", 'a'+i, w.n))
@@ -179,6 +182,9 @@ func (w *World) openStores() {
 		}
 	}
 	if _, err := w.Ledger.Create(context.Background()); err != nil {
+		w.t().Fatal(err)
+	}
+	if _, err := w.Arrivals.Create(context.Background()); err != nil {
 		w.t().Fatal(err)
 	}
 }
@@ -271,7 +277,7 @@ func (w *World) member(role, bucket, upLine string) *Member {
 	m.Client = &client.Client{URL: url, HTTP: &http.Client{Timeout: askTimeout, Transport: &http.Transport{DisableKeepAlives: true}}}
 	m.args = []string{host.bin(role), "run", "--listen", m.addr.String() + ":" + httpPort,
 		"--gossip-listen", m.addr.String() + ":" + gossipPort, "--peer-listen", m.addr.String() + ":" + peerPort,
-		"--data-dir", m.Dir, "--cache-size", or(w.options.CacheSize, "2GiB"), "--table", w.Ledger.Table()}
+		"--data-dir", m.Dir, "--cache-size", or(w.options.CacheSize, "2GiB"), "--table", w.Ledger.Table(), "--arrivals-table", w.Arrivals.Name()}
 	err := os.Mkdir(m.Dir, 0o755)
 	uid := m.uid
 	if networkFaults() != nil {
