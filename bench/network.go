@@ -66,6 +66,9 @@ func newNetwork(ctx context.Context, links [][]link, latency time.Duration, cong
 	if os.Geteuid() != 0 {
 		return nil, errors.New("network namespaces need root: run it with sudo")
 	}
+	if err := checkNeighbours(len(links)); err != nil {
+		return nil, err
+	}
 	if err := removeLeftovers(); err != nil {
 		return nil, err
 	}
@@ -111,6 +114,25 @@ func newNetwork(ctx context.Context, links [][]link, latency time.Duration, cong
 		}
 	}
 	return n, nil
+}
+
+// checkNeighbours says what to do where the kernel has one table of neighbours for all
+// namespaces that is too small for every member to know every other: what does not fit is
+// "no route to host".
+func checkNeighbours(members int) error {
+	const name, spare = "net.ipv4.neigh.default.gc_thresh3", 256
+	text, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(name, ".", "/"))
+	if err != nil {
+		return err
+	}
+	most, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return err
+	}
+	if need := members*members + spare; most < need {
+		return fmt.Errorf("%d members are more than this kernel has room for in its table of neighbours: sysctl -w %s=%d", members, name, 2*need)
+	}
+	return nil
 }
 
 // addrOf is the address of a member's interface.

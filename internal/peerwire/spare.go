@@ -3,6 +3,7 @@ package peerwire
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"sync"
 	"time"
@@ -25,7 +26,7 @@ const (
 type spares struct {
 	ctx context.Context // ends with the Wire
 	// dial makes a connection to whom was named for an address.
-	dial func(ctx context.Context, id [20]byte, addr string) (*link, error)
+	dial func(ctx context.Context, id [20]byte, addr string) (net.Conn, error)
 	// alongside runs what the Wire's owner waits for; false when nothing begins any more.
 	alongside func(func()) bool
 
@@ -40,7 +41,7 @@ type spare struct {
 	end   context.CancelFunc
 	// conn is set before dialled is closed, alive before ended is: the peer has neither
 	// hung up nor spoken without being greeted. A dial that failed closes ended alone.
-	conn    *link
+	conn    net.Conn
 	alive   bool
 	dialled chan struct{}
 	ended   chan struct{}
@@ -82,7 +83,7 @@ func (p *spares) fill(addr string, now time.Time) {
 	s := &spare{since: now, end: cancel, dialled: make(chan struct{}), ended: make(chan struct{})}
 	begun := p.alongside(func() {
 		defer cancel()
-		s.attend(ctx, func() (*link, error) { return p.dial(ctx, id, addr) })
+		s.attend(ctx, func() (net.Conn, error) { return p.dial(ctx, id, addr) })
 	})
 	if !begun {
 		cancel()
@@ -93,7 +94,7 @@ func (p *spares) fill(addr string, now time.Time) {
 
 // attend dials, and reads until the connection is taken or at its end: a peer says nothing
 // before it is greeted.
-func (s *spare) attend(ctx context.Context, dial func() (*link, error)) {
+func (s *spare) attend(ctx context.Context, dial func() (net.Conn, error)) {
 	defer close(s.ended)
 	conn, err := dial()
 	if err != nil {
@@ -110,7 +111,7 @@ func (s *spare) attend(ctx context.Context, dial func() (*link, error)) {
 
 // take returns the spare of an address for use, and has another one dialled; nil when none
 // is ready.
-func (p *spares) take(addr string, now time.Time) *link {
+func (p *spares) take(addr string, now time.Time) net.Conn {
 	s := p.ready(addr, now)
 	if s == nil {
 		return nil

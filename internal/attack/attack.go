@@ -1,0 +1,432 @@
+// Package attack plays the attackers that Landfall must bear, each by name and with what it
+// has: a network to the members, or the gossip key of a member that was taken over. Tests
+// and measurements run them beside members that mean well.
+//
+// What they do is bounded in number and rate, so that on one machine the attack is measured
+// and not the attacker.
+package attack
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	pp "github.com/anacrolix/torrent/peer_protocol"
+	"github.com/hashicorp/memberlist"
+
+	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/executionid"
+	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/signing"
+	"github.com/landfall-dist/landfall/internal/swarm/badpeer"
+)
+
+// Target is where the members are, and what the attackers know of them.
+type Target struct {
+	// Gossip, Peers and HTTP are the members' addresses, host:port.
+	Gossip, Peers, HTTP []string
+	// Listen is an address of the attackers' own, without a port.
+	Listen string
+	// Keys are the gossip's.
+	Keys [][]byte
+	// Bucket is a region's, SourceBucket that of the builds.
+	Bucket, SourceBucket string
+	// InfoHash is of what is under way now; false where nothing is.
+	InfoHash func() (manifest.InfoHash, bool)
+	// PeerIDs are the members'.
+	PeerIDs func() [][20]byte
+	// Executions are the ids of what is under way now.
+	Executions func() []string
+}
+
+// Attacker is one of them.
+type Attacker struct {
+	Name string
+	// Has is what it has beside a network to the members; Does what it does with it.
+	Has, Does string
+	// Delays is set for who is known to delay a build where members have no certificates:
+	// by as long as a landing waits for one that never begins.
+	Delays bool
+	// Run attacks until ctx ends. An error is one of the attacker's own.
+	Run func(context.Context, Target) error
+}
+
+const (
+	// connections are opened by those that open many; as many again when they are closed.
+	connections = 2000
+	// pause is between two messages of a flood.
+	pause = 2 * time.Millisecond
+	// stateSize is that of a state that says nothing, in bytes.
+	stateSize = 19 << 20
+	// madeUp is how many members one process pretends to be.
+	madeUp = 20
+)
+
+// Attackers are all of them.
+func Attackers() []Attacker {
+	attackers := []Attacker{
+		{"idle connections", "", fmt.Sprintf("holds %d connections to peers, HTTP and gossip, and says nothing", connections), false, idle},
+		{"endless handshakes", "", "begins 256 handshakes with peers and HTTP requests, and sends a byte of each now and then", false, endless},
+		{"wire flood", "", "greets peers rightly and then sends messages of wrong lengths, bitfields and requests without end", false, wireFlood},
+		{"borrowed ids", "members' names", "greets peers with the ids of other members, again and again", false, borrowed},
+		{"HTTP flood", "", "asks for everything that costs something, uploads a byte a second, reads no answer", false, httpFlood},
+		{"gossip flood", "the gossip key", "sends every member garbage in packets and streams", false, gossipFlood},
+		{"state of megabytes", "the gossip key", fmt.Sprintf("exchanges states of %d MiB", stateSize>>20), false, bigState},
+		{"made-up members", "the gossip key", fmt.Sprintf("is %d members of a region's bucket that never land anything, and tells of progress that there is not", madeUp), true, members},
+		{"another cluster", "the gossip key", "is a seeder that announces and ends by a key that nobody trusts", false, anotherCluster},
+	}
+	for _, b := range []badpeer.Behaviour{badpeer.Corrupt, badpeer.Babble, badpeer.Length, badpeer.Info} {
+		attackers = append(attackers, Attacker{"bad peer: " + string(b), "", "takes what is handed out and answers badly", false, func(ctx context.Context, t Target) error { return badPeers(ctx, t, b) }})
+	}
+	return attackers
+}
+
+// tick calls f again and again until ctx ends.
+func tick(ctx context.Context, every time.Duration, f func()) {
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		f()
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// beside runs n workers until ctx ends.
+func beside(n int, f func(i int)) {
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { f(i) })
+	}
+	wg.Wait()
+}
+
+// dial connects, and closes the connection when ctx ends.
+func dial(ctx context.Context, addr string) (net.Conn, func(), error) {
+	c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	return c, func() { stop(); c.Close() }, nil
+}
+
+func (t Target) all() (addrs []string) {
+	return append(append(append(addrs, t.Peers...), t.HTTP...), t.Gossip...)
+}
+
+func idle(ctx context.Context, t Target) error {
+	addrs := t.all()
+	beside(connections, func(i int) {
+		tick(ctx, time.Second, func() {
+			c, end, err := dial(ctx, addrs[i%len(addrs)])
+			if err != nil {
+				return
+			}
+			defer end()
+			_, _ = io.Copy(io.Discard, c) // until it is closed
+		})
+	})
+	return nil
+}
+
+func endless(ctx context.Context, t Target) error {
+	beginnings := map[bool]string{true: "\x13BitTorrent protocol", false: "POST /deploy HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"}
+	addrs := append(append([]string(nil), t.Peers...), t.HTTP...)
+	beside(256, func(i int) {
+		addr, text := addrs[i%len(addrs)], beginnings[i%len(addrs) < len(t.Peers)]
+		tick(ctx, time.Second, func() {
+			c, end, err := dial(ctx, addr)
+			if err != nil {
+				return
+			}
+			defer end()
+			for at := 0; ; at++ {
+				if _, err := c.Write([]byte{text[at%len(text)]}); err != nil {
+					return
+				}
+				select {
+				case <-ctx.Done():
+					return
+				case <-time.After(200 * time.Millisecond):
+				}
+			}
+		})
+	})
+	return nil
+}
+
+// greet makes a right handshake.
+func (t Target) greet(ctx context.Context, addr string, id [20]byte) (net.Conn, func(), error) {
+	infohash, ok := t.InfoHash()
+	if !ok {
+		return nil, nil, io.EOF
+	}
+	c, end, err := dial(ctx, addr)
+	if err != nil {
+		return nil, nil, err
+	}
+	hello := append([]byte(pp.Protocol), 0, 0, 0, 0, 0, 0x10, 0, 0x05)
+	hello = append(append(hello, infohash[:]...), id[:]...)
+	if _, err = c.Write(hello); err != nil {
+		end()
+		return nil, nil, err
+	}
+	return c, end, nil
+}
+
+func randomID() (id [20]byte) {
+	_, _ = rand.Read(id[:]) // never fails
+	return id
+}
+
+func wireFlood(ctx context.Context, t Target) error {
+	floods := [][]byte{
+		{0xff, 0xff, 0xff, 0xff, 7},                                      // a message of 4 GiB
+		append([]byte{0, 0x0f, 0xff, 0xff, 5}, 0xff),                     // a bitfield of a megabyte that does not come
+		{0, 0, 0, 5, 4, 0xff, 0xff, 0xff, 0xff},                          // a piece that there is not
+		{0, 0, 0, 1, 2},                                                  // interested
+		{0, 0, 0, 13, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff}, // a request of 2 GiB
+		append([]byte{0, 0, 1, 2, 20, 0}, []byte("d1:md11:ut_metadatai-1ee13:metadata_sizei99999999999e")...),
+	}
+	beside(64, func(i int) {
+		tick(ctx, 50*time.Millisecond, func() {
+			c, end, err := t.greet(ctx, t.Peers[i%len(t.Peers)], randomID())
+			if err != nil {
+				return
+			}
+			defer end()
+			for n := 0; n < 1000 && ctx.Err() == nil; n++ {
+				if _, err := c.Write(floods[(i+n)%len(floods)]); err != nil {
+					return
+				}
+				time.Sleep(pause)
+			}
+		})
+	})
+	return nil
+}
+
+func borrowed(ctx context.Context, t Target) error {
+	beside(6*len(t.Peers), func(i int) {
+		tick(ctx, 100*time.Millisecond, func() {
+			ids := t.PeerIDs()
+			if len(ids) == 0 {
+				return
+			}
+			c, end, err := t.greet(ctx, t.Peers[i%len(t.Peers)], ids[i/len(t.Peers)%len(ids)])
+			if err != nil {
+				return
+			}
+			defer end()
+			// As who has it all, and sends noise then.
+			_, _ = c.Write([]byte{0, 0, 0, 1, 0x0e, 0, 0, 0, 1, 1})
+			_, _ = c.Write(make([]byte, 64))
+			_ = c.SetReadDeadline(time.Now().Add(time.Second))
+			_, _ = io.Copy(io.Discard, c)
+		})
+	})
+	return nil
+}
+
+func badPeers(ctx context.Context, t Target, how badpeer.Behaviour) error {
+	beside(4*len(t.Peers), func(i int) {
+		tick(ctx, 200*time.Millisecond, func() {
+			if infohash, ok := t.InfoHash(); ok {
+				p := badpeer.Peer{Behaviour: how, ID: randomID(), Claims: i%2 == 0, InfoLength: 1000}
+				within, cancel := context.WithTimeout(ctx, 5*time.Second)
+				defer cancel()
+				_ = p.Dial(within, t.Peers[i%len(t.Peers)], infohash) // it is hung up on, that is the point
+			}
+		})
+	})
+	return nil
+}
+
+func httpFlood(ctx context.Context, t Target) error {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 3 * time.Second}
+	paths := []string{"/executions?limit=1000", "/executions?q=" + strings.Repeat("a", 1000), "/metrics", "/", "/events", "/executions/x/torrent", "/executions/x/swarm"}
+	beside(64, func(i int) {
+		tick(ctx, 20*time.Millisecond, func() {
+			url := "http://" + t.HTTP[i%len(t.HTTP)]
+			if i%8 == 0 { // an upload that trickles
+				body := &trickle{ctx: ctx}
+				r, err := http.NewRequestWithContext(ctx, http.MethodPut, fmt.Sprintf("%s/uploads/attack-%d.zip", url, i), body)
+				if err == nil {
+					r.ContentLength = 1 << 30
+					if answer, err := client.Do(r); err == nil {
+						answer.Body.Close()
+					}
+				}
+				return
+			}
+			r, err := http.NewRequestWithContext(ctx, http.MethodGet, url+paths[i%len(paths)], nil)
+			if err != nil {
+				return
+			}
+			if answer, err := client.Do(r); err == nil { // most of it is not read
+				_, _ = answer.Body.Read(make([]byte, 10))
+				answer.Body.Close()
+			}
+		})
+	})
+	client.CloseIdleConnections()
+	return nil
+}
+
+// trickle is a body of a byte now and then.
+type trickle struct{ ctx context.Context }
+
+func (t *trickle) Read(b []byte) (int, error) {
+	select {
+	case <-t.ctx.Done():
+		return 0, t.ctx.Err()
+	case <-time.After(100 * time.Millisecond):
+		return copy(b, "x"), nil
+	}
+}
+
+// node is a real member of memberlist, under the attacker's control.
+func (t Target) node(name string, meta []byte, state []byte) (*memberlist.Memberlist, error) {
+	mc := memberlist.DefaultLocalConfig()
+	mc.Name, mc.BindAddr, mc.BindPort, mc.AdvertisePort = name, t.Listen, 0, 0
+	mc.LogOutput = io.Discard
+	mc.Delegate = delegate{meta, state}
+	mc.PushPullInterval = time.Second
+	if len(t.Keys) > 0 {
+		var err error
+		if mc.Keyring, err = memberlist.NewKeyring(t.Keys, t.Keys[0]); err != nil {
+			return nil, err
+		}
+	}
+	list, err := memberlist.Create(mc)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := list.Join(t.Gossip); err != nil {
+		return nil, fmt.Errorf("%w; %w", err, list.Shutdown())
+	}
+	return list, nil
+}
+
+type delegate struct{ meta, state []byte }
+
+func (d delegate) NodeMeta(int) []byte                        { return d.meta }
+func (d delegate) NotifyMsg([]byte)                           {}
+func (d delegate) GetBroadcasts(overhead, limit int) [][]byte { return nil }
+func (d delegate) LocalState(bool) []byte                     { return d.state }
+func (d delegate) MergeRemoteState([]byte, bool)              {}
+
+func gossipFlood(ctx context.Context, t Target) error {
+	list, err := t.node("flood", nil, nil)
+	if err != nil {
+		return err
+	}
+	defer list.Shutdown() //nolint:errcheck // of an attacker
+	kinds := []byte("DRAPLBSHx")
+	n := 0
+	tick(ctx, pause, func() {
+		n++
+		message := make([]byte, 1000)
+		_, _ = rand.Read(message)
+		message[0] = kinds[n%len(kinds)]
+		for _, m := range list.Members() {
+			if m.Name == "flood" {
+				continue
+			}
+			if n%100 == 0 {
+				_ = list.SendReliable(m, append(message, make([]byte, 100_000)...))
+			} else {
+				_ = list.SendBestEffort(m, message)
+			}
+		}
+	})
+	return nil
+}
+
+func bigState(ctx context.Context, t Target) error {
+	state := make([]byte, stateSize)
+	_, _ = rand.Read(state)
+	beside(3, func(i int) {
+		list, err := t.node(fmt.Sprint("state-", i), nil, state)
+		if err != nil {
+			return // it is refused
+		}
+		defer list.Shutdown() //nolint:errcheck // of an attacker
+		tick(ctx, time.Second, func() { _, _ = list.Join(t.Gossip) })
+	})
+	return nil
+}
+
+func members(ctx context.Context, t Target) error {
+	var failed error
+	beside(madeUp, func(i int) {
+		key, err := newKey()
+		if err == nil {
+			err = t.member(ctx, gossip.Meta{ID: fmt.Sprint("made-up-", i), Role: gossip.Agent, Region: "made-up", Bucket: t.Bucket, PeerPort: 9, HTTPPort: 9}, key, func(g *gossip.Gossip) {
+				for _, id := range t.Executions() {
+					g.Report(gossip.Progress{Node: g.Name(), Region: "made-up", Bucket: t.Bucket, Builds: []gossip.BuildProgress{{ExecutionID: id, State: "queued"}}})
+				}
+			})
+		}
+		if err != nil && i == 0 {
+			failed = err
+		}
+	})
+	return failed
+}
+
+func anotherCluster(ctx context.Context, t Target) error {
+	key, err := newKey()
+	if err != nil {
+		return err
+	}
+	shape := manifest.ShapeOf(1000)
+	return t.member(ctx, gossip.Meta{ID: "another", Role: gossip.Seeder, PeerPort: 9, HTTPPort: 9, Key: key.Public().ID()}, key, func(g *gossip.Gossip) {
+		now := time.Now()
+		ids := append(t.Executions(), executionid.New(now, ""))
+		for _, id := range ids {
+			for _, doc := range []any{
+				&announce.Announcement{ExecutionID: id, Key: "other.zip", SourceBucket: t.SourceBucket, Destinations: []string{t.Bucket}, ETag: `"x"`, Size: 1000, Scheme: manifest.Ramp,
+					PieceLength: shape.PieceLength, PartLength: shape.PartLength, InfoHashes: announce.InfoHashes(nil).Append(randomID()), SHA256: strings.Repeat("0f", 32), Issued: now, Expires: now.Add(announce.Lifetime)},
+				&announce.End{ExecutionID: id, Key: "other.zip", SourceBucket: t.SourceBucket, Reason: announce.Failed, Issued: now, Expires: now.Add(announce.Lifetime)},
+			} {
+				if wire, err := announce.Sign(ctx, key, doc); err == nil {
+					_ = g.Broadcast(wire, nil)
+				}
+			}
+		}
+	})
+}
+
+func newKey() (signing.Ed25519, error) {
+	_, key, err := ed25519.GenerateKey(nil)
+	return signing.Ed25519(key), err
+}
+
+// member is one as the product is, but for what it says: f is called again and again.
+func (t Target) member(ctx context.Context, meta gossip.Meta, key signing.Ed25519, f func(*gossip.Gossip)) error {
+	g, err := gossip.New(gossip.Config{
+		Meta: meta, Listen: net.JoinHostPort(t.Listen, "0"), Join: t.Gossip, Keys: t.Keys,
+		Book: announce.NewBook(signing.TrustIn(key.Public()), nil), OnDocument: func(announce.Added) {}, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { done <- g.Run(ctx) }()
+	tick(ctx, 100*time.Millisecond, func() { f(g) })
+	return <-done
+}
