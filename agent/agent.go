@@ -35,6 +35,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/limits"
 	"github.com/landfall-dist/landfall/internal/manifest"
@@ -89,6 +90,10 @@ type Config struct {
 	Trust *signing.Trust
 	// AllowPeers are networks whose peers may connect beside the members.
 	AllowPeers []netip.Prefix
+	// TLS says with which members it is spoken; empty or identity.Off with nobody. Else
+	// Identity is this process's.
+	TLS      identity.Mode
+	Identity *identity.Source
 	// Hosts are names, beside those of loopback and this machine's addresses, that the
 	// HTTP side answers to.
 	Hosts []string
@@ -226,6 +231,8 @@ func New(cfg Config) (_ *Agent, err error) {
 			Member:    gossip.PeerMembers(a.gossip),
 			Upload:    cfg.Limits.Upload,
 			Download:  cfg.Limits.Download,
+			TLS:       cfg.TLS,
+			Identity:  cfg.Identity,
 			Logger:    cfg.Logger,
 		},
 	})

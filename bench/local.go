@@ -43,9 +43,9 @@ func localCommands() []*cli.Command {
 		command.String("bins", "bin", "`DIR` with the programs"),
 		command.String("dir", os.TempDir(), "`DIR` for data, with room for six times the largest build (in memory, such as /dev/shm, disks do not count)"),
 	}
-	measurement := func(name, usage string, flag cli.Flag, run func(context.Context, *stack, *cli.Context) error) *cli.Command {
+	measurement := func(name, usage string, run func(context.Context, *stack, *cli.Context) error, more ...cli.Flag) *cli.Command {
 		return &cli.Command{
-			Name: name, Usage: usage, Flags: append(slices.Clone(flags), flag),
+			Name: name, Usage: usage, Flags: append(slices.Clone(flags), more...),
 			Action: func(c *cli.Context) error {
 				ctx, cancel := context.WithTimeout(c.Context, localTimeout)
 				defer cancel()
@@ -55,11 +55,11 @@ func localCommands() []*cli.Command {
 	}
 	return []*cli.Command{
 		measurement("one-to-one", "download speed of one agent's engine from one seeder's, beside curl from a Go HTTP server",
-			command.Int("rounds", 5, "how often each runs, in turn"), oneToOne),
+			oneToOne, command.Int("rounds", 5, "how often each runs, in turn"), command.Bool("tls", "over TLS, too")),
 		measurement("memory", "peak memory of seeder and agent, landing on",
-			command.Strings("sizes", "`GIB` of the builds (default: 1,4)"), peakMemory),
+			peakMemory, command.Strings("sizes", "`GIB` of the builds (default: 1,4)")),
 		measurement("small", "many small builds to four regions, in two halves",
-			command.Int("builds", 1000, "how many"), smallBuilds),
+			smallBuilds, command.Int("builds", 1000, "how many")),
 	}
 }
 

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/command"
+	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/manifest/manifesttest"
 	"github.com/landfall-dist/landfall/internal/peerwire"
@@ -49,62 +51,98 @@ func oneToOne(ctx context.Context, s *stack, c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	seed, err := s.start("seed", self, "seed", "--dir", filepath.Join(s.dir, "seed-data"), file)
-	if err != nil {
-		return err
+	ways := []*way{{name: "engine to engine"}}
+	if c.Bool("tls") {
+		of, err := newAuthority(s.dir)
+		if err != nil {
+			return err
+		}
+		over := &way{name: "over TLS"}
+		for _, end := range []struct {
+			flags        *[]string
+			region, name string
+		}{{&over.seeder, "", "seeder"}, {&over.agent, "bench", "agent"}} {
+			dir, err := of.issue(end.region, end.name)
+			if err != nil {
+				return err
+			}
+			*end.flags = []string{"--identity", dir}
+		}
+		ways = append(ways, over)
 	}
-	seeding, err := seed.Answer(ctx, "seeding ")
-	if err != nil {
-		return err
+	for i, w := range ways {
+		seed, err := s.start(fmt.Sprintf("seed-%d", i), slices.Concat([]string{self, "seed", "--dir", filepath.Join(s.dir, fmt.Sprintf("seed-data-%d", i))}, w.seeder, []string{file})...)
+		if err != nil {
+			return err
+		}
+		seeding, err := seed.Answer(ctx, "seeding ")
+		if err != nil {
+			return err
+		}
+		w.infohash, w.addr, _ = strings.Cut(seeding, " ")
 	}
-	infohash, addr, _ := strings.Cut(seeding, " ")
-	var ours, theirs []float64
+	curl := &way{name: "curl from Go"}
 	for round := range c.Int("rounds") + 1 {
-		dir := filepath.Join(s.dir, "fetch-data")
-		fetch, err := s.start(fmt.Sprintf("fetch-%d", round), self, "fetch", "--dir", dir, "--infohash", infohash, "--from", addr)
-		if err != nil {
-			return err
-		}
-		took, err := fetch.Answer(ctx, "fetched ")
-		if err != nil {
-			return err
-		}
-		fetch.End(syscall.SIGTERM)
-		if err := os.RemoveAll(dir); err != nil {
-			return err
+		for i, w := range ways {
+			dir := filepath.Join(s.dir, "fetch-data")
+			fetch, err := s.start(fmt.Sprintf("fetch-%d-%d", round, i), append([]string{self, "fetch", "--dir", dir, "--infohash", w.infohash, "--from", w.addr}, w.agent...)...)
+			if err != nil {
+				return err
+			}
+			took, err := fetch.Answer(ctx, "fetched ")
+			if err != nil {
+				return err
+			}
+			fetch.End(syscall.SIGTERM)
+			if err := errors.Join(os.RemoveAll(dir), w.count(round, took)); err != nil {
+				return err
+			}
 		}
 		copied := filepath.Join(s.dir, "curl.bin")
-		curl, err := output("curl", "-sS", "-o", copied, "-w", "%{time_total}", url)
+		took, err := output("curl", "-sS", "-o", copied, "-w", "%{time_total}", url)
 		if err != nil {
 			return err
 		}
-		if err := os.Remove(copied); err != nil {
+		if err := errors.Join(os.Remove(copied), curl.count(round, took)); err != nil {
 			return err
 		}
-		if round == 0 {
-			continue // the first one warms up memory and caches
-		}
-		for _, r := range []struct {
-			text string
-			to   *[]float64
-		}{{took, &ours}, {curl, &theirs}} {
-			var seconds float64
-			if _, err := fmt.Sscan(r.text, &seconds); err != nil {
-				return fmt.Errorf("%q is no time: %w", r.text, err)
-			}
-			*r.to = append(*r.to, oneSize/1e6/seconds)
-		}
 	}
-	median := func(v []float64) float64 { return slices.Sorted(slices.Values(v))[len(v)/2] }
-	fmt.Printf("engine to engine  %.0f MB/s  (%.0f to %.0f)\n", median(ours), slices.Min(ours), slices.Max(ours))
-	fmt.Printf("curl from Go      %.0f MB/s  (%.0f to %.0f)\n", median(theirs), slices.Min(theirs), slices.Max(theirs))
-	fmt.Printf("ratio             %.2f\n", median(ours)/median(theirs))
+	for _, w := range append(ways, curl) {
+		fmt.Printf("%-16s  %.0f MB/s  (%.0f to %.0f)\n", w.name, w.median(), slices.Min(w.rates), slices.Max(w.rates))
+	}
+	fmt.Printf("%-16s  %.2f\n", "ratio", ways[0].median()/curl.median())
+	if len(ways) > 1 {
+		fmt.Printf("%-16s  %.2f\n", "ratio with TLS", ways[1].median()/ways[0].median())
+	}
 	return nil
 }
+
+// way is one way to bring the file from one process to another.
+type way struct {
+	name           string
+	seeder, agent  []string // flags
+	infohash, addr string
+	rates          []float64 // MB/s
+}
+
+// count takes in a time, in seconds; the first one warms up memory and caches.
+func (w *way) count(round int, took string) error {
+	var seconds float64
+	if _, err := fmt.Sscan(took, &seconds); err != nil {
+		return fmt.Errorf("%q is no time: %w", took, err)
+	}
+	if round > 0 {
+		w.rates = append(w.rates, oneSize/1e6/seconds)
+	}
+	return nil
+}
+
+func (w *way) median() float64 { return slices.Sorted(slices.Values(w.rates))[len(w.rates)/2] }
 
 // engineCommands are the two ends of oneToOne, and the server beside them.
 func engineCommands() []*cli.Command {
 	dir := command.Required("dir", "`DIR` for the cache")
+	certified := command.String("identity", "", "`DIR` of a certificate, to speak TLS with")
 	return []*cli.Command{
 		{
 			Name: "serve", Usage: "a Go HTTP server of one file (used by one-to-one)", Hidden: true, ArgsUsage: "FILE",
@@ -126,7 +164,7 @@ func engineCommands() []*cli.Command {
 		},
 		{
 			Name: "seed", Usage: "the seeder's engine with one file (used by one-to-one)", Hidden: true, ArgsUsage: "FILE",
-			Flags: []cli.Flag{dir},
+			Flags: []cli.Flag{dir, certified},
 			Action: func(c *cli.Context) error {
 				return withEngine(c, "seeder", true, func(e *engine) error {
 					entry, err := e.fill(c.Args().First())
@@ -145,7 +183,7 @@ func engineCommands() []*cli.Command {
 		},
 		{
 			Name: "fetch", Usage: "the agent's engine, downloading (used by one-to-one)", Hidden: true,
-			Flags: []cli.Flag{dir, command.Required("infohash", "`HEX`"), command.Required("from", "`ADDR` of the seeder's engine")},
+			Flags: []cli.Flag{dir, certified, command.Required("infohash", "`HEX`"), command.Required("from", "`ADDR` of the seeder's engine")},
 			Action: func(c *cli.Context) error {
 				from, err := netip.ParseAddrPort(c.String("from"))
 				if err != nil {
@@ -195,7 +233,14 @@ func withEngine(c *cli.Context, name string, handOut bool, f func(*engine) error
 	if err != nil {
 		return err
 	}
-	s, err := swarm.New(swarm.Config{Cache: store, Name: name, HandOut: handOut, Config: peerwire.Config{Listener: l, Logger: slog.New(slog.DiscardHandler)}})
+	cfg := peerwire.Config{Listener: l, Logger: slog.New(slog.DiscardHandler)}
+	if dir := c.String("identity"); dir != "" {
+		cfg.TLS = identity.Require
+		if cfg.Identity, err = identity.Open(identity.FilesIn(dir), nil); err != nil {
+			return err
+		}
+	}
+	s, err := swarm.New(swarm.Config{Cache: store, Name: name, HandOut: handOut, Config: cfg})
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/limits"
 	"github.com/landfall-dist/landfall/internal/notify"
@@ -73,6 +74,10 @@ type Config struct {
 	Trust *signing.Trust
 	// AllowPeers are networks whose peers may connect beside the members.
 	AllowPeers []netip.Prefix
+	// TLS says with which members it is spoken; empty or identity.Off with nobody. Else
+	// Identity is this process's.
+	TLS      identity.Mode
+	Identity *identity.Source
 	// OperatorToken is needed to publish, cancel and send again over HTTP; empty for
 	// no token.
 	OperatorToken operator.Token
@@ -237,6 +242,8 @@ func New(cfg Config) (_ *Seeder, err error) {
 			Member:    gossip.PeerMembers(s.gossip),
 			Upload:    cfg.Limits.Upload,
 			Download:  cfg.Limits.Download,
+			TLS:       cfg.TLS,
+			Identity:  cfg.Identity,
 			Logger:    cfg.Logger,
 		},
 	})

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/landfall-dist/landfall/internal/identity"
 )
 
 // Reason says what a bad peer did.
@@ -61,12 +63,13 @@ var (
 	Babble = Offence{Garbage, 3, 0}
 )
 
-// who is a peer as far as it is known: by its id, or by its IP address alone when it
-// connected and did not say. Several members may share an address, so nobody is
-// ever refused for that.
+// who is a peer as far as it is known: by its certificate; without one by its id, which
+// it may have borrowed; or by its IP address alone when it connected and did not say.
+// Several members may share an address, so nobody is ever refused for that.
 type who struct {
-	id [20]byte
-	ip netip.Addr
+	identity identity.ID
+	id       [20]byte
+	ip       netip.Addr
 }
 
 // BadPeer is one that is left alone: neither dialled nor accepted. One that
@@ -74,6 +77,8 @@ type who struct {
 // Until are zero, and it is only named.
 type BadPeer struct {
 	ID [20]byte
+	// Identity is its certificate's, zero without one; then ID is zero.
+	Identity identity.ID
 	// Name and Region are the member's, empty where it is unknown.
 	Name, Region string
 	Addr         string
@@ -117,7 +122,7 @@ func newConduct(now func() time.Time) *conduct {
 }
 
 // strike holds an offence against a peer. Who calls it leaves the rest to attend.
-func (c *conduct) strike(w who, o Offence) {
+func (c *conduct) strike(w who, o Offence, at string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if w == (who{}) {
@@ -132,7 +137,7 @@ func (c *conduct) strike(w who, o Offence) {
 		r.strikes = 0
 	}
 	r.strikes++
-	r.kind, r.last = o.Reason, now
+	r.kind, r.last, r.Addr = o.Reason, now, at
 	if r.strikes < o.Limit {
 		c.pause(w, r, now.Add(o.Pause))
 		return
@@ -178,10 +183,10 @@ func (c *conduct) tell(w who) {
 }
 
 // delivered ends the doubts about a peer that stalled: it has sent a chunk.
-func (c *conduct) delivered(id [20]byte) {
+func (c *conduct) delivered(w who) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if r, ok := c.records[who{id: id}]; ok && r.kind == Stalled {
+	if r, ok := c.records[w]; ok && r.kind == Stalled {
 		r.strikes = 0
 	}
 }
@@ -228,10 +233,10 @@ func (c *conduct) forget(now time.Time) {
 }
 
 // refused reports whether a peer is to be left alone now.
-func (c *conduct) refused(id [20]byte) bool {
+func (c *conduct) refused(w who) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	r, ok := c.records[who{id: id}]
+	r, ok := c.records[w]
 	return ok && (c.now().Before(r.Until) || c.now().Before(r.paused))
 }
 
@@ -303,7 +308,11 @@ func (c *conduct) bad() []BadPeer {
 // view is a record as others see it. The caller holds mu.
 func (c *conduct) view(w who, r *record) BadPeer {
 	b := r.BadPeer
-	b.ID = w.id
+	b.ID, b.Identity = w.id, w.identity
+	if w.identity != (identity.ID{}) {
+		b.Name, b.Region = w.identity.Name, w.identity.Region
+		return b
+	}
 	if w.ip.IsValid() {
 		b.Addr, b.Until = w.ip.String(), time.Time{}
 		return b

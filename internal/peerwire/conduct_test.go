@@ -21,7 +21,7 @@ var stall = Offence{Stalled, 2, 5 * time.Second}
 func stalledOnce() (Offence, *conduct, *clock) {
 	c, at := judged()
 	o := stall
-	c.strike(named("a"), o)
+	c.strike(named("a"), o, "")
 	return o, c, at
 }
 
@@ -29,23 +29,23 @@ func TestBansDoubleAndAreForgotten(t *testing.T) {
 	c, at := judged()
 	a := named("a")
 	for n, want := range []time.Duration{FirstBan, 2 * FirstBan, 4 * FirstBan, 8 * FirstBan, 16 * FirstBan, 32 * FirstBan, maxBan, maxBan} {
-		c.strike(a, CorruptPiece)
-		c.strike(a, CorruptPiece) // what else it did before it was hung up on
+		c.strike(a, CorruptPiece, "")
+		c.strike(a, CorruptPiece, "") // what else it did before it was hung up on
 		bad := c.bad()
 		if len(bad) != 1 || bad[0].ID != a.id || bad[0].Reason != Corrupt || bad[0].Times != n+1 || bad[0].Until.Sub(bad[0].Since) != want {
 			t.Fatalf("time %d: %+v", n+1, bad)
 		}
 		at.later(want - 1)
-		if !c.refused(a.id) {
+		if !c.refused(a) {
 			t.Fatalf("time %d: not refused until the end", n+1)
 		}
 		at.later(1)
-		if c.refused(a.id) || len(c.bad()) != 0 {
+		if c.refused(a) || len(c.bad()) != 0 {
 			t.Fatalf("time %d: refused after the end", n+1)
 		}
 	}
 	at.later(forgiveAfter + 1)
-	c.strike(a, CorruptPiece)
+	c.strike(a, CorruptPiece, "")
 	if bad := c.bad(); bad[0].Times != 1 {
 		t.Errorf("not forgotten: %+v", bad)
 	}
@@ -57,18 +57,18 @@ func TestBansDoubleAndAreForgotten(t *testing.T) {
 func TestOneStallIsNoBan(t *testing.T) {
 	t.Run("left alone for a moment", func(t *testing.T) {
 		_, c, at := stalledOnce()
-		if !c.refused(named("a").id) || len(c.bad()) != 0 {
+		if !c.refused(named("a")) || len(c.bad()) != 0 {
 			t.Error("it goes on, or is called bad")
 		}
 		at.later(stall.Pause)
-		if c.refused(named("a").id) {
+		if c.refused(named("a")) {
 			t.Error("it may not come back")
 		}
 	})
 	t.Run("twice is", func(t *testing.T) {
 		o, c, at := stalledOnce()
 		at.later(stall.Pause)
-		c.strike(named("a"), o)
+		c.strike(named("a"), o, "")
 		if bad := c.bad(); len(bad) != 1 || bad[0].Reason != Stalled {
 			t.Errorf("%+v", bad)
 		}
@@ -76,8 +76,8 @@ func TestOneStallIsNoBan(t *testing.T) {
 	t.Run("unless it sent something", func(t *testing.T) {
 		o, c, at := stalledOnce()
 		at.later(stall.Pause)
-		c.delivered(named("a").id)
-		c.strike(named("a"), o)
+		c.delivered(named("a"))
+		c.strike(named("a"), o, "")
 		if bad := c.bad(); len(bad) != 0 {
 			t.Errorf("%+v", bad)
 		}
@@ -85,7 +85,7 @@ func TestOneStallIsNoBan(t *testing.T) {
 	t.Run("or long after", func(t *testing.T) {
 		o, c, at := stalledOnce()
 		at.later(strikeWindow + 1)
-		c.strike(named("a"), o)
+		c.strike(named("a"), o, "")
 		if bad := c.bad(); len(bad) != 0 {
 			t.Errorf("%+v", bad)
 		}
@@ -96,14 +96,14 @@ func TestAnAddressIsNamedAndNotRefused(t *testing.T) {
 	c, _ := judged()
 	ip := netip.MustParseAddr("192.0.2.7")
 	for range Babble.Limit {
-		c.strike(who{ip: ip}, Babble)
-		c.strike(who{}, Babble) // no IP at all
+		c.strike(who{ip: ip}, Babble, "")
+		c.strike(who{}, Babble, "") // no IP at all
 	}
 	bad := c.bad()
 	if len(bad) != 1 || bad[0].Addr != "192.0.2.7" || !bad[0].Until.IsZero() || bad[0].Reason != Garbage {
 		t.Errorf("%+v", bad)
 	}
-	if c.refused([20]byte{}) {
+	if c.refused(who{}) {
 		t.Error("everybody without an id is refused")
 	}
 }
@@ -111,13 +111,13 @@ func TestAnAddressIsNamedAndNotRefused(t *testing.T) {
 func TestConductIsBounded(t *testing.T) {
 	c, at := judged()
 	for i := range 2 * maxRemembered {
-		c.strike(named(fmt.Sprint(i)), CorruptPiece)
+		c.strike(named(fmt.Sprint(i)), CorruptPiece, "")
 		at.later(time.Millisecond)
 	}
 	if len(c.records) != maxRemembered {
 		t.Errorf("%d peers remembered", len(c.records))
 	}
-	if !c.refused(named(fmt.Sprint(2*maxRemembered - 1)).id) {
+	if !c.refused(named(fmt.Sprint(2*maxRemembered - 1))) {
 		t.Error("the newest is forgotten")
 	}
 	for i := range 3 * maxAddrs {

@@ -2,7 +2,6 @@ package peerwire
 
 import (
 	"errors"
-	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -10,6 +9,7 @@ import (
 
 	pp "github.com/anacrolix/torrent/peer_protocol"
 
+	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
@@ -24,9 +24,8 @@ var (
 // Conn is a connection with a peer, between the engine and the socket. It reads who the
 // peer is from its handshake, refuses those that are left alone, and follows what is said.
 type Conn struct {
-	net.Conn
-	socket *socket
-	wire   *Wire
+	*link
+	wire *Wire
 	// dialled is whom this address was named for; zero when the peer has
 	// connected. Who cheats may give another id in its handshake.
 	dialled [20]byte
@@ -63,9 +62,8 @@ type Conn struct {
 	begun, done atomic.Int64
 }
 
-func (w *Wire) watch(c net.Conn, dialled [20]byte, remote string) *Conn {
-	socket := newSocket(c, w.cfg.Upload, w.cfg.Download)
-	return &Conn{Conn: socket, socket: socket, wire: w, dialled: dialled, remote: remote, from: addrOf(remote)}
+func (w *Wire) watch(l *link, dialled [20]byte, remote string) *Conn {
+	return &Conn{link: l, wire: w, dialled: dialled, remote: remote, from: addrOf(remote)}
 }
 
 // addrOf is the IP address of host:port; invalid where it is none.
@@ -166,7 +164,7 @@ func (c *Conn) slowed(b []byte) []byte {
 func (c *Conn) greet(b []byte) error {
 	c.hello = append(c.hello, b[:min(len(b), handshakeLength-len(c.hello))]...)
 	if n := min(len(c.hello), len(pp.Protocol)); string(c.hello[:n]) != pp.Protocol[:n] {
-		c.wire.conduct.strike(c.unnamed(), Babble)
+		c.wire.conduct.strike(c.unnamed(), Babble, c.remote)
 		return errGarbage
 	}
 	if len(c.hello) < handshakeLength {
@@ -174,10 +172,13 @@ func (c *Conn) greet(b []byte) error {
 	}
 	key := &connKey{c.remote, manifest.InfoHash(c.hello[handshakeLength-40:])}
 	c.id = [20]byte(c.hello[handshakeLength-20:])
-	if c.wire.Refused(c.id) {
+	err := c.prove()
+	if err == nil && c.wire.conduct.refused(c.who()) {
 		return errLeftAlone
 	}
-	err := c.wire.admit(c, key.infohash)
+	if err == nil {
+		err = c.wire.admit(c, key.infohash)
+	}
 	if err == nil {
 		err = c.begin(key.infohash)
 	}
@@ -197,6 +198,23 @@ func (c *Conn) greet(b []byte) error {
 	c.wire.conns.Store(*key, c)
 	if c.closed.Load() { // meanwhile, without seeing the key
 		c.wire.conns.CompareAndDelete(*key, c)
+	}
+	return nil
+}
+
+// prove holds the peer id to the certificate: it is that of the member which has it, and
+// of no other. Whose peer id is not known is refused by admit.
+func (c *Conn) prove() error {
+	m := c.wire.Member(c.id)
+	switch {
+	case m.Name == "":
+	case c.peer == nil && c.wire.speaksTLS(m):
+		c.wire.warnInsecure(c, errNoTLS)
+		return errNoTLS
+	case c.peer != nil && c.wire.identityOf(m) != c.peer.ID:
+		c.wire.conduct.strike(c.who(), Babble, c.remote)
+		c.wire.warnInsecure(c, errBorrowed)
+		return errBorrowed
 	}
 	return nil
 }
@@ -228,25 +246,41 @@ func (c *Conn) Arrived() {
 
 // unnamed is the peer as long as it has not said who it is.
 func (c *Conn) unnamed() who {
-	if c.dialled != ([20]byte{}) {
+	switch {
+	case c.peer != nil:
+		return c.who()
+	case c.dialled != ([20]byte{}):
 		return who{id: c.dialled}
 	}
 	return who{ip: c.from}
 }
 
+// who is the peer: by its certificate, else as it says itself.
+func (c *Conn) who() who {
+	if c.peer != nil {
+		return who{identity: c.peer.ID}
+	}
+	return who{id: c.id}
+}
+
 // Blame holds an offence against whoever is at the other end: who it says it is,
 // and whom we dialled.
 func (c *Conn) Blame(o Offence) {
-	c.wire.conduct.strike(who{id: c.id}, o)
-	if c.dialled != ([20]byte{}) && c.dialled != c.id {
-		c.wire.conduct.strike(who{id: c.dialled}, o)
+	c.wire.conduct.strike(c.who(), o, c.remote)
+	if c.peer == nil && c.dialled != ([20]byte{}) && c.dialled != c.id {
+		c.wire.conduct.strike(who{id: c.dialled}, o, c.remote)
 	}
 }
 
-// LeaveAlone leaves the peer alone for a while and holds nothing against it.
-func (c *Conn) LeaveAlone(d time.Duration) { c.wire.conduct.leave(who{id: c.id}, d) }
+// Delivered ends the doubts about a peer that stalled: it has sent a chunk.
+func (c *Conn) Delivered() { c.wire.conduct.delivered(c.who()) }
 
-func (c *Conn) is(id [20]byte) bool { return c.id == id || c.dialled == id }
+// LeaveAlone leaves the peer alone for a while and holds nothing against it.
+func (c *Conn) LeaveAlone(d time.Duration) { c.wire.conduct.leave(c.who(), d) }
+
+func (c *Conn) is(w who) bool {
+	return c.who() == w || c.peer == nil && !w.ip.IsValid() && c.dialled == w.id && w.identity == (identity.ID{})
+}
 
 func (c *Conn) Write(b []byte) (int, error) {
 	if c.inbound && !c.open.Load() && c.hold(b) {
@@ -303,7 +337,7 @@ func (c *Conn) Close() error {
 	if key := c.key.Load(); key != nil {
 		c.wire.conns.CompareAndDelete(*key, c)
 	}
-	return c.socket.Close()
+	return c.link.Close()
 }
 
 // Mark is a place in what is written to a peer: behind what the engine has decided to say

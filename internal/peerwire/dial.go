@@ -18,21 +18,21 @@ func (w *Wire) Dial(ctx context.Context, addr string) (net.Conn, error) {
 		w.Counts.Spared.Add(1)
 		return nil, fmt.Errorf("dialling %s: %w", addr, errLeftAlone)
 	}
-	c := w.spares.take(addr, time.Now())
-	if c != nil {
+	l := w.spares.take(addr, time.Now())
+	if l != nil {
 		w.Counts.Ready.Add(1)
 	} else {
 		var err error
-		if c, err = w.connect(ctx, id, addr); err != nil {
+		if l, err = w.connect(ctx, id, addr); err != nil {
 			return nil, err
 		}
 	}
-	return w.watch(c, id, addr), nil
+	return w.watch(l, id, addr), nil
 }
 
-// connect dials whom was named for an address.
-func (w *Wire) connect(ctx context.Context, id [20]byte, addr string) (net.Conn, error) {
-	c, err := (&net.Dialer{Timeout: DialTimeout, LocalAddr: w.cfg.DialFrom}).DialContext(ctx, "tcp", addr)
+// connect dials whom was named for an address, and with TLS has it prove who it is.
+func (w *Wire) connect(ctx context.Context, id [20]byte, addr string) (*link, error) {
+	l, err := w.reach(ctx, id, addr)
 	if err != nil {
 		if ctx.Err() == nil {
 			w.Counts.Unreached.Add(1)
@@ -42,5 +42,20 @@ func (w *Wire) connect(ctx context.Context, id [20]byte, addr string) (net.Conn,
 	}
 	w.Counts.Reached.Add(1)
 	w.dialReached(id)
-	return c, nil
+	return l, nil
+}
+
+func (w *Wire) reach(ctx context.Context, id [20]byte, addr string) (*link, error) {
+	c, err := (&net.Dialer{Timeout: DialTimeout, LocalAddr: w.cfg.DialFrom}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	l := w.newLink(c)
+	if w.speaksTLS(w.Member(id)) {
+		if err := w.greetSecurely(ctx, l, w.expects(id)); err != nil {
+			l.Close()
+			return nil, err
+		}
+	}
+	return l, nil
 }

@@ -30,6 +30,10 @@ const (
 	// builds, MaxStrangersPerAddr those of one IP address: ordinary clients that
 	// --allow-peers lets in. Members do not count, and their places are never taken.
 	maxStrangers, MaxStrangersPerAddr = 32, 8
+	// maxSecuring bounds the connections whose peers are about to show a certificate: every
+	// member at once. maxSecuringPerAddr bounds those of one IP address, maxUnknownSecuring
+	// those of addresses of which nobody knows. Each has five seconds.
+	maxSecuring, maxSecuringPerAddr, maxUnknownSecuring = 512, 64, 64
 	// strangersBurst and strangersPerSecond bound how often peers of one IP address
 	// that are no members may connect: a client asks again each minute or so.
 	strangersBurst, strangersPerSecond = 32, 1
@@ -61,9 +65,9 @@ var (
 // What may be no member's is bounded, and the idlest of it goes first.
 type doors struct {
 	mu sync.Mutex
-	// silent are the connections that have not said anything, greeting those that have
-	// not said who they are, in order.
-	silent, greeting []*Conn
+	// silent are the connections that have not said anything, securing those that are to
+	// show a certificate, greeting those that have not said who they are, in order.
+	silent, securing, greeting []*Conn
 	// strangers have said who they are, and are no members.
 	strangers []*Conn
 	rates     map[netip.Addr]*allowance
@@ -74,7 +78,17 @@ type doors struct {
 func (d *doors) wait(w *Conn) (out *Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.securing = without(d.securing, w)
 	d.silent, out = admitOne(d.silent, w, maxSilent, MaxUnknownSilent, MaxSilentPerAddr)
+	return out
+}
+
+// secure takes a connection that is to show a certificate.
+func (d *doors) secure(w *Conn) (out *Conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.silent = without(d.silent, w)
+	d.securing, out = admitOne(d.securing, w, maxSecuring, maxUnknownSecuring, maxSecuringPerAddr)
 	return out
 }
 
@@ -96,26 +110,26 @@ func (d *doors) count() (silent, greeting, strangers int) {
 }
 
 // admitOne adds a connection to a list. Where there are too many in all, of unknown
-// addresses, or of the one, the oldest of the address that has most goes.
+// addresses, or of the one, the oldest of the address, or the identity, that has most goes.
 func admitOne(list []*Conn, w *Conn, most, mostUnknown, mostPerAddr int) (_ []*Conn, out *Conn) {
 	list = append(list, w)
-	unknown, perAddr := 0, make(map[netip.Addr]int)
+	unknown, perAddr := 0, make(map[who]int)
 	for _, g := range list {
-		perAddr[g.from]++
-		if !g.allowed {
+		perAddr[g.origin()]++
+		if !g.mayConnect() {
 			unknown++
 		}
 	}
 	unknownOnly := unknown > mostUnknown
-	if !unknownOnly && len(list) <= most && perAddr[w.from] <= mostPerAddr {
+	if !unknownOnly && len(list) <= most && perAddr[w.origin()] <= mostPerAddr {
 		return list, nil
 	}
 	at := -1
 	for i, g := range list {
-		if unknownOnly && g.allowed {
+		if unknownOnly && g.mayConnect() {
 			continue
 		}
-		if at < 0 || perAddr[g.from] > perAddr[list[at].from] {
+		if at < 0 || perAddr[g.origin()] > perAddr[list[at].origin()] {
 			at = i
 		}
 	}
@@ -123,11 +137,23 @@ func admitOne(list []*Conn, w *Conn, most, mostUnknown, mostPerAddr int) (_ []*C
 	return slices.Delete(list, at, at+1), out
 }
 
+// origin is where a connection comes from: from whom, with a certificate, else from where.
+func (c *Conn) origin() who {
+	if p := c.proven.Load(); p != nil {
+		return who{identity: p.ID}
+	}
+	return who{ip: c.from}
+}
+
+// mayConnect reports whether its peer has a certificate, or need not be a member.
+func (c *Conn) mayConnect() bool { return c.allowed || c.proven.Load() != nil }
+
 // leave forgets a connection.
 func (d *doors) leave(w *Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.silent, d.greeting, d.strangers = without(d.silent, w), without(d.greeting, w), without(d.strangers, w)
+	d.silent, d.securing = without(d.silent, w), without(d.securing, w)
+	d.greeting, d.strangers = without(d.greeting, w), without(d.strangers, w)
 }
 
 func without(list []*Conn, w *Conn) []*Conn {
@@ -235,10 +261,10 @@ func (w *Wire) allows(addr netip.Addr) bool {
 
 // admit decides about a connection whose handshake has come.
 func (w *Wire) admit(c *Conn, infohash manifest.InfoHash) error {
-	if !c.inbound {
-		if c.id == RefusedID || c.id == unwantedID {
-			return w.toldRefused(c)
-		}
+	if !c.inbound && (c.id == RefusedID || c.id == unwantedID) {
+		return w.toldRefused(c)
+	}
+	if !c.inbound && (c.peer == nil || w.isMember(c.id)) {
 		return nil
 	}
 	if w.isMember(c.id) {
@@ -246,7 +272,7 @@ func (w *Wire) admit(c *Conn, infohash manifest.InfoHash) error {
 		w.replaceTwin(c, infohash)
 		return nil
 	}
-	if !c.allowed {
+	if !c.allowed || c.peer != nil {
 		w.doors.leave(c)
 		w.warnStranger(c, w.refuse(c, infohash, RefusedID))
 		return errStranger

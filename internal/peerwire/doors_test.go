@@ -11,7 +11,7 @@ import (
 )
 
 func newGreeting(from string, allowed bool) *Conn {
-	return &Conn{from: netip.MustParseAddr(from), allowed: allowed, inbound: true}
+	return &Conn{link: new(link), from: netip.MustParseAddr(from), allowed: allowed, inbound: true}
 }
 
 // Of connections that do not say who they are, those of unknown addresses have a bound

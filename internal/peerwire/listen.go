@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 	"time"
+
+	"github.com/landfall-dist/landfall/internal/identity"
 )
 
 const (
@@ -63,36 +65,31 @@ func (w *Wire) accepted(conn net.Conn) {
 		conn.Close()
 		return
 	}
-	c := w.watch(conn, [20]byte{}, remote)
+	c := w.watch(w.newLink(conn), [20]byte{}, remote)
 	c.inbound, c.allowed = true, allowed
-	if out := w.doors.wait(c); out != nil {
-		w.Counts.TurnedAway.Add(1)
-		w.warnSilent(out)
-		out.Close()
+	if !w.makeRoom(c, w.doors.wait(c), w.warnSilent) {
+		return
 	}
 	if !w.cfg.Alongside(func() { w.listen(c) }) {
 		c.Close()
 	}
 }
 
-// listen waits for the first bytes, and passes the connection on with them.
+// listen waits for the first bytes, those within TLS where it is spoken, and passes the
+// connection on with them.
 func (w *Wire) listen(c *Conn) {
 	stop := context.AfterFunc(w.ctx, func() { c.Close() })
-	_ = c.SetReadDeadline(time.Now().Add(w.cfg.Silence)) // an error shows in Read
-	first := make([]byte, handshakeLength)
-	n, _ := c.Conn.Read(first)
-	if n == 0 || !stop() || c.SetReadDeadline(time.Time{}) != nil {
+	first := w.first(c)
+	if w.cfg.Identity != nil && w.cfg.TLS != identity.Off && len(first) > 0 {
+		first = w.identify(c, first)
+	}
+	if len(first) == 0 || !stop() || c.SetReadDeadline(time.Time{}) != nil {
 		c.Close()
 		return
 	}
-	c.early = first[:n]
-	if out := w.doors.enter(c); out != nil {
-		w.Counts.TurnedAway.Add(1)
-		w.warnGreeting(out)
-		out.Close()
-		if out == c {
-			return
-		}
+	c.early = first
+	if !w.makeRoom(c, w.doors.enter(c), w.warnGreeting) {
+		return
 	}
 	var engine net.Conn = c
 	if w.cfg.Wrap != nil {
@@ -103,4 +100,61 @@ func (w *Wire) listen(c *Conn) {
 	case <-w.ended:
 		engine.Close()
 	}
+}
+
+// first waits for the first bytes of a connection; none when it ended.
+func (w *Wire) first(c *Conn) []byte {
+	_ = c.link.SetReadDeadline(time.Now().Add(w.cfg.Silence)) // an error shows in Read
+	first := make([]byte, handshakeLength)
+	n, _ := c.link.Read(first)
+	return first[:n]
+}
+
+// identify has a peer show its certificate, and waits for what it says then. One that does
+// not speak TLS may go on where there is a choice.
+func (w *Wire) identify(c *Conn, first []byte) []byte {
+	if first[0] != tlsRecord {
+		if w.cfg.TLS == identity.Prefer {
+			return first
+		}
+		w.turnAway(c, errNoTLS)
+		return nil
+	}
+	if !w.makeRoom(c, w.doors.secure(c), w.warnSecuring) {
+		return nil
+	}
+	_ = c.link.SetReadDeadline(time.Time{}) // the handshake has its own
+	if err := w.answerSecurely(c.link, first); err != nil {
+		w.turnAway(c, err)
+		return nil
+	}
+	if w.conduct.refused(c.who()) {
+		w.turnAway(c, errLeftAlone)
+		return nil
+	}
+	w.Counts.Proven.Add(1)
+	if !w.makeRoom(c, w.doors.wait(c), w.warnSilent) {
+		return nil
+	}
+	return w.first(c)
+}
+
+// turnAway ends a connection whose peer does not show a certificate that holds.
+func (w *Wire) turnAway(c *Conn, why error) {
+	w.Counts.TurnedAway.Add(1)
+	if w.ctx.Err() == nil {
+		w.warnInsecure(c, why)
+	}
+	c.Close()
+}
+
+// makeRoom closes the connection that has to go for another, nil for none, and reports
+// whether that is another.
+func (w *Wire) makeRoom(c, out *Conn, warn func(*Conn)) bool {
+	if out != nil {
+		w.Counts.TurnedAway.Add(1)
+		warn(out)
+		out.Close()
+	}
+	return out != c
 }

@@ -15,6 +15,8 @@ type Counts struct {
 	Ready atomic.Int64
 	// Connections whose peer was admitted, and those that were not.
 	Accepted, TurnedAway atomic.Int64
+	// Proven are connections that peers have made and shown a certificate on that holds.
+	Proven atomic.Int64
 	// Slowed are reads that waited since the peer had sent too many messages.
 	Slowed atomic.Int64
 }
@@ -28,13 +30,14 @@ var (
 	bansDesc    = newDesc("peer_bans_total", "Bans of peers, by reason.", "reason")
 	dialsDesc   = newDesc("swarm_dials_total", "Outbound peer connections, by result; ready: a spare one was there; spared: not dialled, since the peer is banned.", "result")
 	acceptsDesc = newDesc("swarm_accepts_total", "Inbound peer connections, accepted or refused once the peer has named itself.", "result")
+	provenDesc  = newDesc("swarm_proven_connections_total", "Inbound peer connections whose peer has shown a certificate that holds.")
 	slowedDesc  = newDesc("swarm_slowed_reads_total", "Reads that waited because the peer had sent more messages than its bytes need.")
 	spareDesc   = newDesc("swarm_spare_connections", "Connections with peers that are open for segments to come: dialled here, or made by peers that have said nothing yet.", "direction")
 )
 
 // Describe and Collect make the Wire a prometheus.Collector.
 func (w *Wire) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{badDesc, bansDesc, dialsDesc, acceptsDesc, slowedDesc, spareDesc} {
+	for _, d := range []*prometheus.Desc{badDesc, bansDesc, dialsDesc, acceptsDesc, provenDesc, slowedDesc, spareDesc} {
 		ch <- d
 	}
 }
@@ -57,6 +60,7 @@ func (w *Wire) Collect(ch chan<- prometheus.Metric) {
 	count(dialsDesc, w.Counts.Spared.Load(), "spared")
 	count(acceptsDesc, w.Counts.Accepted.Load(), "taken")
 	count(acceptsDesc, w.Counts.TurnedAway.Load(), "refused")
+	count(provenDesc, w.Counts.Proven.Load())
 	count(slowedDesc, w.Counts.Slowed.Load())
 	gauge(spareDesc, w.Spares(), "outbound")
 	silent, _, _ := w.Waiting()

@@ -76,6 +76,33 @@ func (w *Wire) warnGreeting(c *Conn) {
 	}
 }
 
+// warnSecuring says that too many connections do not come to show a certificate.
+func (w *Wire) warnSecuring(c *Conn) {
+	if omitted, due := w.notices.lines.Pass("securing " + c.from.String()); due {
+		w.cfg.Logger.Warn("too many connections that have not shown a certificate yet, one is closed", "from", c.remote,
+			"limit", maxSecuring, "ofOneAddress", maxSecuringPerAddr, "ofUnknownAddresses", maxUnknownSecuring, "omitted", omitted)
+	}
+}
+
+// warnInsecure says that a connection ended since who is at the other end is not shown, or
+// not accepted.
+func (w *Wire) warnInsecure(c *Conn, why error) {
+	whose := c.from.String()
+	if c.peer != nil {
+		whose = c.peer.ID.String()
+	}
+	if omitted, due := w.notices.lines.Pass("insecure " + whose); due {
+		attrs := []any{"from", c.remote, "error", why, "omitted", omitted}
+		if c.peer != nil {
+			attrs = append(attrs, "identity", whose)
+		}
+		if m := w.Member(c.id); m.Name != "" {
+			attrs = append(attrs, "claims", m.Name)
+		}
+		w.cfg.Logger.Warn("peer refused: it does not prove who it is", attrs...)
+	}
+}
+
 // warnSilent says that too many connections say nothing at all.
 func (w *Wire) warnSilent(c *Conn) {
 	if omitted, due := w.notices.lines.Pass("silent " + c.from.String()); due {

@@ -28,7 +28,7 @@ func TestRequestHasReached(t *testing.T) {
 	}
 	defer theirs.Close()
 
-	c := new(Wire).watch(ours, [20]byte{}, "")
+	c := new(Wire).watch(new(Wire).newLink(ours), [20]byte{}, "")
 	var m Mark
 	reached := func() bool { return c.Reached(&m) }
 	if reached() {
@@ -53,5 +53,32 @@ func TestRequestHasReached(t *testing.T) {
 		t.Error("reached a peer that reads nothing")
 	}
 	go io.Copy(io.Discard, theirs)
+	eventually(t, reached)
+}
+
+// The same through TLS: what the peer's machine has not acknowledged is read from the socket.
+func TestRequestHasReachedThroughTLS(t *testing.T) {
+	agent, seeder, below := securePair(t)
+	agent.socket.Conn = below.Conn // as it is where nobody counts
+	c := new(Wire).watch(agent, [20]byte{}, "")
+	var m Mark
+	reached := func() bool { return c.Reached(&m) }
+	if _, err := c.Write([]byte("request")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, reached)
+	m = c.Mark()
+	c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+	var err error
+	for err == nil {
+		_, err = c.Write(make([]byte, 1<<20))
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal(err)
+	}
+	if reached() || unacknowledged(below.Conn) == 0 {
+		t.Error("reached a peer that reads nothing")
+	}
+	go io.Copy(io.Discard, seeder)
 	eventually(t, reached)
 }

@@ -3,7 +3,6 @@ package peerwire
 import (
 	"context"
 	"errors"
-	"net"
 	"os"
 	"sync"
 	"time"
@@ -26,7 +25,7 @@ const (
 type spares struct {
 	ctx context.Context // ends with the Wire
 	// dial makes a connection to whom was named for an address.
-	dial func(ctx context.Context, id [20]byte, addr string) (net.Conn, error)
+	dial func(ctx context.Context, id [20]byte, addr string) (*link, error)
 	// alongside runs what the Wire's owner waits for; false when nothing begins any more.
 	alongside func(func()) bool
 
@@ -41,7 +40,7 @@ type spare struct {
 	end   context.CancelFunc
 	// conn is set before dialled is closed, alive before ended is: the peer has neither
 	// hung up nor spoken without being greeted. A dial that failed closes ended alone.
-	conn    net.Conn
+	conn    *link
 	alive   bool
 	dialled chan struct{}
 	ended   chan struct{}
@@ -83,7 +82,7 @@ func (p *spares) fill(addr string, now time.Time) {
 	s := &spare{since: now, end: cancel, dialled: make(chan struct{}), ended: make(chan struct{})}
 	begun := p.alongside(func() {
 		defer cancel()
-		s.attend(ctx, func() (net.Conn, error) { return p.dial(ctx, id, addr) })
+		s.attend(ctx, func() (*link, error) { return p.dial(ctx, id, addr) })
 	})
 	if !begun {
 		cancel()
@@ -94,7 +93,7 @@ func (p *spares) fill(addr string, now time.Time) {
 
 // attend dials, and reads until the connection is taken or at its end: a peer says nothing
 // before it is greeted.
-func (s *spare) attend(ctx context.Context, dial func() (net.Conn, error)) {
+func (s *spare) attend(ctx context.Context, dial func() (*link, error)) {
 	defer close(s.ended)
 	conn, err := dial()
 	if err != nil {
@@ -111,7 +110,7 @@ func (s *spare) attend(ctx context.Context, dial func() (net.Conn, error)) {
 
 // take returns the spare of an address for use, and has another one dialled; nil when none
 // is ready.
-func (p *spares) take(addr string, now time.Time) net.Conn {
+func (p *spares) take(addr string, now time.Time) *link {
 	s := p.ready(addr, now)
 	if s == nil {
 		return nil

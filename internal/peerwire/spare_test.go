@@ -20,7 +20,7 @@ type dialled struct {
 	fail atomic.Bool
 }
 
-func (d *dialled) dial(context.Context, [20]byte, string) (net.Conn, error) {
+func (d *dialled) dial(context.Context, [20]byte, string) (*link, error) {
 	near, far := net.Pipe()
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -28,7 +28,7 @@ func (d *dialled) dial(context.Context, [20]byte, string) (net.Conn, error) {
 	if d.fail.Load() {
 		return nil, errors.New("connection refused")
 	}
-	return near, nil
+	return new(Wire).newLink(near), nil
 }
 
 func (d *dialled) count() int {
@@ -139,7 +139,7 @@ func TestSparesAreBounded(t *testing.T) {
 	for i := range 2 * maxSpares {
 		peers = append(peers, closed(i))
 	}
-	n.conduct.strike(who{id: peers[0].ID}, CorruptPiece)
+	n.conduct.strike(who{id: peers[0].ID}, CorruptPiece, "")
 	n.ExpectMore(peers)
 	n.spares.mu.Lock()
 	defer n.spares.mu.Unlock()
@@ -187,7 +187,7 @@ func TestSilentConnectionsAreBounded(t *testing.T) {
 func TestDeadlineOfAConnectionThatIsGone(t *testing.T) {
 	near, far := net.Pipe()
 	defer far.Close()
-	c := start(t, nil).watch(near, [20]byte{}, "10.0.0.1:1")
+	c := new(Wire).watch(new(Wire).newLink(near), [20]byte{}, "10.0.0.1:1")
 	c.Close()
 	if err := c.SetDeadline(time.Now()); err != nil {
 		t.Error(err)

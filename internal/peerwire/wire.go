@@ -1,7 +1,8 @@
 // Package peerwire is the connections with peers below the torrent engine, in layers. The
-// socket counts the bytes and keeps them within the limits (socket.go); above it is
-// judged who the peer is, whether there is a place for it (doors.go), what its messages
-// cost (messages.go), and what is held against it (conduct.go). The hand-out is put
+// socket counts the bytes and keeps them within the limits (socket.go); over it TLS may be
+// spoken (secure.go, gathered.go); above that is judged who the peer is, whether there is a
+// place for it (doors.go), what its messages cost (messages.go), and what is held against
+// it (conduct.go). The hand-out is put
 // around that, and the engine gets the result (listen.go, dial.go). What torrents there
 // are, and which of them a peer may have, is their owner's to say.
 package peerwire
@@ -17,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/limits"
 	"github.com/landfall-dist/landfall/internal/manifest"
 )
@@ -50,7 +52,10 @@ type Peer struct {
 // Member is what the cluster says of who has a peer id.
 type Member struct {
 	Name   string // unique to one start
+	ID     string // the same after a restart, and the name in its certificate
 	Region string
+	// Certified: it shows a certificate, and speaks TLS where the other side does.
+	Certified bool
 	// Seeder: it may have every build. An agent may have what goes to its buckets.
 	Seeder  bool
 	Buckets []string
@@ -75,6 +80,10 @@ type Config struct {
 	// Upload and Download limit what goes to peers and what comes from them, with the
 	// protocol's own bytes; nil for no limit.
 	Upload, Download *limits.Limiter
+	// TLS says with whom it is spoken; empty or identity.Off for nobody. Else Identity is
+	// this process's.
+	TLS      identity.Mode
+	Identity *identity.Source
 	// Silence is how long a connection that a peer has made may say nothing; 0 for the
 	// usual time. DialFrom is the address to dial from; nil for the usual one.
 	Silence  time.Duration
@@ -140,6 +149,7 @@ func New(ctx context.Context, cfg Config) *Wire {
 func (w *Wire) attend() {
 	ticker := time.NewTicker(tendInterval)
 	defer ticker.Stop()
+	rechecked := time.Now()
 	for {
 		select {
 		case <-w.ctx.Done():
@@ -148,6 +158,10 @@ func (w *Wire) attend() {
 			w.leaveAlone()
 		case now := <-ticker.C:
 			w.spares.tend(now)
+			if w.cfg.Identity != nil && now.Sub(rechecked) >= recheckInterval {
+				rechecked = now
+				w.recheck(now)
+			}
 		}
 	}
 }
@@ -156,7 +170,7 @@ func (w *Wire) attend() {
 func (w *Wire) leaveAlone() {
 	fresh, bad := w.conduct.taken()
 	for _, c := range w.Conns() {
-		if slices.ContainsFunc(fresh, func(f who) bool { return !f.ip.IsValid() && c.is(f.id) }) {
+		if slices.ContainsFunc(fresh, c.is) {
 			// The engine sees it fail, and asks others for what was outstanding.
 			_ = c.Close()
 		}
@@ -167,7 +181,7 @@ func (w *Wire) leaveAlone() {
 }
 
 func (w *Wire) report(b BadPeer) {
-	if !b.Until.IsZero() {
+	if b.ID != ([20]byte{}) {
 		m := w.Member(b.ID)
 		b.Name, b.Region = m.Name, m.Region
 		w.conduct.describe(b.ID, b.Name, b.Region)
@@ -217,10 +231,12 @@ func (w *Wire) Arriving(infohash manifest.InfoHash, after time.Time) bool {
 func (w *Wire) BadPeers() []BadPeer { return w.conduct.bad() }
 
 // Refused reports whether a peer is to be left alone now.
-func (w *Wire) Refused(id [20]byte) bool { return w.conduct.refused(id) }
-
-// Delivered ends the doubts about a peer that stalled: it has sent a chunk.
-func (w *Wire) Delivered(id [20]byte) { w.conduct.delivered(id) }
+func (w *Wire) Refused(id [20]byte) bool {
+	if m := w.Member(id); m.Name != "" && w.speaksTLS(m) {
+		return w.conduct.refused(who{identity: w.identityOf(m)})
+	}
+	return w.conduct.refused(who{id: id})
+}
 
 // Named notes who is to be found where, for who is dialled there.
 func (w *Wire) Named(peers []Peer) { w.conduct.named(peers) }

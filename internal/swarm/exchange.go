@@ -241,7 +241,7 @@ func (s *Swarm) look(elapsed time.Duration) {
 		x.mu.Unlock()
 		quiet = quiet && bytes == 0
 		if chunks > 0 {
-			s.wire.Delivered(x.id)
+			x.conn.Delivered()
 		}
 		if due {
 			waiting = append(waiting, seen{x, bytes, chunks, held})
