@@ -112,9 +112,43 @@ func startCloud(ctx context.Context, r *trial, m *member, name string, before ..
 }
 
 // landfall is the product: seeder, agents, clouds.
-type landfall struct{ seederFlags, agentFlags []string }
+type landfall struct {
+	tls                     bool // members speak it alone
+	seederFlags, agentFlags []string
+}
 
-func (landfall) name() string { return "landfall" }
+func (l landfall) name() string {
+	if l.tls {
+		return "landfall-tls"
+	}
+	return "landfall"
+}
+
+// certify has the members show certificates: it returns the flags of the seeder, and
+// those of an agent.
+func (l landfall) certify(r *trial) (seeder []string, agent func(*member) ([]string, error), err error) {
+	agent = func(*member) ([]string, error) { return nil, nil }
+	if !l.tls {
+		return nil, agent, nil
+	}
+	of, err := newAuthority(r.dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	flags := func(region, name string) ([]string, error) {
+		dir, err := of.issue(region, name)
+		return []string{"--tls", "require", "--identity", dir}, err
+	}
+	if seeder, err = flags("", "seeder"); err != nil {
+		return nil, nil, err
+	}
+	for _, m := range r.regions {
+		seeder = append(seeder, "--serves", fmt.Sprintf("region-%d=%s", m.index, regionalBucket(m)))
+	}
+	return seeder, func(m *member) ([]string, error) {
+		return flags(fmt.Sprintf("region-%d", m.index), fmt.Sprintf("agent-%d", m.index))
+	}, nil
+}
 
 func (l landfall) run(ctx context.Context, r *trial) error {
 	if err := startClouds(ctx, r); err != nil {
@@ -135,8 +169,12 @@ func (l landfall) run(ctx context.Context, r *trial) error {
 	if r.client != nil {
 		listen, open = netip.AddrPortFrom(r.seeder.addr, seederPort).String(), []string{"--insecure"}
 	}
+	secureSeeder, secure, err := l.certify(r)
+	if err != nil {
+		return err
+	}
 	seeder, err := r.start(r.seeder, "seeder", cloudEnv(r.store), slices.Concat([]string{"seeder", "run",
-		"--bucket", globalBucket, "--signing-key", keys.signing, "--listen", listen}, open, memberFlags(r, r.seeder, keys), l.seederFlags)...)
+		"--bucket", globalBucket, "--signing-key", keys.signing, "--listen", listen}, open, memberFlags(r, r.seeder, keys), secureSeeder, l.seederFlags)...)
 	if err != nil {
 		return err
 	}
@@ -146,9 +184,13 @@ func (l landfall) run(ctx context.Context, r *trial) error {
 	}
 	agents := make(map[string]*process)
 	startAgent := func(m *member) error {
-		p, err := r.start(m, "agent", cloudEnv(m), append(append([]string{"agent", "run",
+		secured, err := secure(m)
+		if err != nil {
+			return err
+		}
+		p, err := r.start(m, "agent", cloudEnv(m), slices.Concat([]string{"agent", "run",
 			"--region", fmt.Sprintf("region-%d", m.index), "--bucket", regionalBucket(m), "--trust", keys.signing + ".pub",
-			"--listen", agentHTTP, "--join", netip.AddrPortFrom(r.seeder.addr, gossipPort).String()}, memberFlags(r, m, keys)...), l.agentFlags...)...)
+			"--listen", agentHTTP, "--join", netip.AddrPortFrom(r.seeder.addr, gossipPort).String()}, memberFlags(r, m, keys), secured, l.agentFlags)...)
 		agents[regionalBucket(m)] = p
 		return err
 	}

@@ -34,7 +34,7 @@ func wanCommand() *cli.Command {
 		Flags: []cli.Flag{
 			command.Bool("full", "all cells, for hours; goes on where it was left"),
 			command.Int("rounds", 3, "how often each system runs in each cell, in turn"),
-			command.Strings("systems", "only these: landfall, libtorrent, libtorrent-super, aria2, fan-out, upload"),
+			command.Strings("systems", "only these: landfall, landfall-tls, libtorrent, libtorrent-super, aria2, fan-out, upload"),
 			command.Strings("cells", "only these: "+cellNames(defaultCells())+"; and what is not run unasked: "+cellNames(moreCells())),
 			command.Int("members", 0, "one cell of one's own: `N` regions (what follows describes it)"),
 			command.Int("rate", defaultRate, "uplink in Mbit/s"),
@@ -48,6 +48,7 @@ func wanCommand() *cli.Command {
 			command.String("publish", "", "a client with such an uplink publishes a file; the seeder reaches S3 `HOW`: by an interface of its \"own\", or \"together\" with the rest by its uplink; only with landfall"),
 			command.Int("builds", 0, "so many at once, of equal size; only with landfall"),
 			command.Bool("urgent", "a build of a tenth the size is published in mid-way; only with landfall"),
+			command.Bool("tls", "landfall with TLS between its members, too (landfall-tls), in turn with what is measured; not with --bad"),
 			command.String("congestion", "cubic", "TCP's congestion control: `NAME`"),
 			command.String("bins", "bin", "`DIR` with the programs"),
 			command.String("dir", filepath.Join(dataRoot(), "landfall-bench"), "`DIR` for data"),
@@ -221,6 +222,11 @@ func wan(c *cli.Context) error {
 		}
 	case c.Bool("full"):
 		plans = fullCells()
+	}
+	for i, p := range plans {
+		if c.Bool("tls") && p.cell.Bad == "" {
+			plans[i].systems = slices.Insert(slices.Clone(p.systems), 1, system(landfall{tls: true}))
+		}
 	}
 	if only := c.StringSlice("systems"); len(only) > 0 {
 		for i := range plans {
