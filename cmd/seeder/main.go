@@ -34,6 +34,7 @@ func app() *cli.App {
 		"status": keys(anyExecution),
 		"cancel": keys(running),
 		"retry":  keys(unfinished),
+		"ca":     caWords,
 	}
 	return &cli.App{
 		Name:  "seeder",
@@ -52,6 +53,7 @@ func app() *cli.App {
 			initCommand(),
 			checkCommand(),
 			keygenCommand(),
+			caCommand(),
 			publicKeyCommand(),
 			command.Health("seeder", "seeder", defaultURL),
 			command.Man(),

@@ -26,6 +26,8 @@ const (
 	regionLife = 365 * 24 * time.Hour
 	memberLife = 30 * 24 * time.Hour
 	hostLife   = 24 * time.Hour
+	// commonName and the cluster's are the root's name.
+	commonName = "Landfall "
 )
 
 // Authority signs certificates. Its methods may be called concurrently.
@@ -47,7 +49,7 @@ func New(cluster string, clock identity.Clock) (*Authority, error) {
 		return nil, err
 	}
 	a := &Authority{cluster: cluster, key: key, clock: clock}
-	template, err := a.template("Landfall "+cluster, rootLife)
+	template, err := a.template(commonName+cluster, rootLife)
 	if err != nil {
 		return nil, err
 	}
