@@ -89,6 +89,7 @@ var built string
 func TestDemo(t *testing.T)      { script(t, "demo.txtar") }
 func TestProcesses(t *testing.T) { script(t, "processes.txtar") }
 func TestKeys(t *testing.T)      { script(t, "keys.txtar") }
+func TestTLS(t *testing.T)       { script(t, "tls.txtar") }
 func TestAuthority(t *testing.T) { script(t, "ca.txtar") }
 
 // script runs a file of testdata, with a cloud and daemons that it starts itself.

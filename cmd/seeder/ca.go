@@ -197,3 +197,42 @@ func openCA(c *cli.Context) (*ca.Dir, error) {
 }
 
 func day(cert *x509.Certificate) string { return cert.NotAfter.UTC().Format(time.DateOnly) }
+
+// openServes reads what a seeder with TLS says of the regions, and the authority.
+func openServes(c *cli.Context, m *command.Member) error {
+	var err error
+	if m.Gossip.Serves, err = command.ParseServes(c.StringSlice("serves")); err != nil {
+		return err
+	}
+	if m.Identity == nil {
+		if c.String("ca") != "" {
+			return command.Usagef("--ca renews certificates, which needs --tls prefer or require")
+		}
+		return nil
+	}
+	if len(m.Gossip.Serves) == 0 {
+		return command.Usagef("--tls %s needs --serves REGION=BUCKET,… for each region: which buckets an agent's certificate is good for is said here", m.TLS)
+	}
+	for _, bucket := range c.StringSlice("destinations") {
+		served := false
+		for region := range m.Gossip.Serves {
+			served = served || m.Gossip.Serves.Has(region, bucket)
+		}
+		if !served {
+			return command.Usagef("--destinations: no region of --serves has %s; give --serves REGION=%s", bucket, bucket)
+		}
+	}
+	if dir := c.String("ca"); dir != "" {
+		d, err := ca.Open(dir, nil)
+		if err != nil {
+			return err
+		}
+		if own := m.Identity.ID().Cluster; d.Cluster() != own {
+			return fmt.Errorf("the authority in %s is of cluster %s, and this seeder of %s", dir, d.Cluster(), own)
+		}
+		m.Gossip.Authority = d
+	} else {
+		m.Logger.Info("this seeder has no authority's key: it renews nobody's certificate, --ca DIR would give it one")
+	}
+	return nil
+}

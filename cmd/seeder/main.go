@@ -70,6 +70,8 @@ func runCommand() *cli.Command {
 			"S3 and DynamoDB are found by the AWS SDK's own settings (AWS_REGION, AWS_ENDPOINT_URL, profiles, roles).",
 		Flags: slices.Concat([]cli.Flag{
 			command.Required("bucket", "global `BUCKET` to watch"),
+			command.Strings("serves", "buckets that each region's agents serve, as `REGION=BUCKET`,…, and again for each region; needed with --tls"),
+			command.File("ca", "`DIR` of the authority (`seeder ca init`), with whose key this seeder renews the members' certificates"),
 			command.Strings("destinations", "destination `BUCKET`,… of builds for which none are named"),
 			command.File("operator-token", "`FILE` with the token that is then needed to publish, cancel, retry and change limits (make one with `seeder keygen --operator-token`)"),
 			command.Bool("insecure", "let everybody who reaches --listen publish, cancel and retry, where that is beyond loopback and there is no --operator-token"),
@@ -135,6 +137,9 @@ func run(c *cli.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
+	if err := openServes(c, m); err != nil {
+		return err
+	}
 	limits, err := command.OpenLimits(c, m.Logger, false)
 	if err != nil {
 		return err

@@ -30,6 +30,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/private"
 	"github.com/landfall-dist/landfall/internal/tracing"
@@ -309,6 +310,13 @@ func MemberFlags(listen, gossipListen, peerListen, dataDir string) []cli.Flag {
 		String("advertise", "", "`HOST` or HOST:PORT of the membership as the others reach it, where that is not --gossip-listen or several could be"),
 		Strings("join", "members to join through, as `HOST:PORT`,…; without a port 7946"),
 		File("gossip-key", "`FILE` with the key that encrypts the membership's messages"),
+		String("tls", "off", "where members show each other certificates: off, prefer (with those that have one, while it is rolled out) or require, as `MODE`"),
+		File("identity", "`DIR` of this member's certificate, as `seeder ca issue` writes it"),
+		File("tls-cert", "`FILE` of the certificate, where it is not in --identity"),
+		File("tls-key", "`FILE` of its key"),
+		File("tls-ca", "`FILE` of the authorities that are trusted"),
+		File("tls-denied", "`FILE` of certificates that are refused"),
+		Switch("tls-renew", true, "renew the certificate daily; not where something else replaces its files"),
 		Strings("allow-peers", "networks, as `CIDR`,…, whose peers may connect beside the members"),
 		String("data-dir", dataDir, "`DIR` for what must outlive the process, and the cache of builds"),
 		String("cache-size", "20GiB", "`SIZE` of finished builds kept to be seeded"),
@@ -344,6 +352,9 @@ type Member struct {
 	AllowPeers  []netip.Prefix
 	Hosts       []string // that the HTTP side answers to
 	Logger      *slog.Logger
+	// Identity is who this member is by its certificate, nil for no TLS.
+	Identity *identity.Source
+	TLS      identity.Mode
 	// Tracer is what the OTEL_* settings ask for; nil for no traces.
 	Tracer *tracing.Tracer
 	// flush sends the last spans.
@@ -420,7 +431,10 @@ func OpenMember(c *cli.Context, kind string) (_ *Member, err error) {
 		Join:      c.StringSlice("join"),
 		Remember:  filepath.Join(m.DataDir, "members.json"),
 	}
-	if m.Gossip.ID, err = identity(c.String("name"), kind, m.DataDir); err != nil {
+	if err := m.openIdentity(c); err != nil {
+		return nil, err
+	}
+	if m.Gossip.ID, err = m.name(c.String("name"), kind); err != nil {
 		return nil, err
 	}
 	m.Tracer, m.flush = tracing.Setup(c.Context, tracing.Service{Name: "landfall-" + kind, Instance: m.Gossip.ID, Version: Version()}, m.Logger)
@@ -461,12 +475,16 @@ func (m *Member) Close() error {
 	return nil
 }
 
-// identity is the name that stays the same over restarts.
-func identity(name, kind, dir string) (string, error) {
+// name is what stays the same over restarts: that of --name, of the certificate, or one
+// that is made up.
+func (m *Member) name(name, kind string) (string, error) {
+	if name == "" && m.Identity != nil {
+		name = m.Identity.ID().Name
+	}
 	if name != "" {
 		return name, nil
 	}
-	file := filepath.Join(dir, "name")
+	file := filepath.Join(m.DataDir, "name")
 	b, err := os.ReadFile(file)
 	if err == nil && len(b) > 0 {
 		return strings.TrimSpace(string(b)), nil

@@ -3,6 +3,7 @@ package gossip
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 
 	"github.com/hashicorp/memberlist"
 
@@ -13,11 +14,12 @@ import (
 type delegate struct{ g *Gossip }
 
 func (d delegate) NodeMeta(limit int) []byte {
-	meta := d.g.cfg.Meta
-	if ids := d.g.trusts.Load(); ids != nil {
-		meta.Trusts = *ids
+	meta := d.g.meta().bounded()
+	v := d.g.vouching
+	if v != nil {
+		meta.Cert, meta.Hello = v.source.Fingerprint().String(), digestOf(d.g.hello())
+		limit -= maxMetaSignature
 	}
-	meta = meta.bounded()
 	b, err := json.Marshal(meta)
 	if err == nil && len(b) > limit { // long names with much to be escaped
 		meta.Trusts = nil
@@ -27,10 +29,20 @@ func (d delegate) NodeMeta(limit int) []byte {
 		meta.Table = ""
 		b, err = json.Marshal(meta)
 	}
+	if err == nil && len(b) > limit && v != nil {
+		meta.Key = ""
+		b, err = json.Marshal(meta)
+	}
 	if err != nil || len(b) > limit {
 		// New bounds every field, so this cannot be; a member without meta
 		// is ignored by the others.
 		return nil
+	}
+	if v != nil {
+		if b, err = v.sign(d.g.name, d.g.told, b); err != nil {
+			d.g.warn("the own meta is not signed", "error", err)
+			return nil
+		}
 	}
 	return b
 }
@@ -70,8 +82,13 @@ func (d delegate) MergeRemoteState(buf []byte, join bool) {
 type events struct{ g *Gossip }
 
 func (e events) NotifyAlive(n *memberlist.Node) error {
-	err := e.g.roster.admit(n)
-	if err != nil {
+	err := e.g.vouching.admits(n)
+	if err == nil {
+		err = e.g.roster.admit(n)
+	}
+	if errors.Is(err, errUnknownCertificate) {
+		e.g.cfg.Logger.Debug("member refused for now", "member", n.Name, "addr", n.Address(), "error", err)
+	} else if err != nil {
 		e.g.warn("member refused", "member", n.Name, "addr", n.Address(), "error", err)
 	}
 	return err
@@ -79,6 +96,7 @@ func (e events) NotifyAlive(n *memberlist.Node) error {
 
 func (e events) NotifyJoin(n *memberlist.Node) {
 	e.g.roster.come(n)
+	e.g.vouching.ask(n)
 	e.g.tell(n, false)
 	e.g.changes()
 	if e.g.cfg.Role == Seeder && n.Name != e.g.name {
@@ -88,6 +106,7 @@ func (e events) NotifyJoin(n *memberlist.Node) {
 
 func (e events) NotifyUpdate(n *memberlist.Node) {
 	e.g.roster.come(n)
+	e.g.vouching.ask(n)
 	e.g.changes()
 }
 

@@ -23,6 +23,9 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/call"
+	"github.com/landfall-dist/landfall/internal/identity"
+	"github.com/landfall-dist/landfall/internal/identity/ca"
 	"github.com/landfall-dist/landfall/internal/seldom"
 )
 
@@ -71,6 +74,10 @@ type Meta struct {
 	// Wire is the announce.Version that a member understands, which New sets; 0 where it
 	// does not say.
 	Wire int `json:"wire,omitempty"`
+	// Cert is the fingerprint of the member's certificate, Hello a digest of what it
+	// says of itself over TLS; empty where it speaks none. New sets them.
+	Cert  string `json:"cert,omitempty"`
+	Hello string `json:"hello,omitempty"`
 }
 
 // Age says how a member's version is to be called that understands other documents than
@@ -134,6 +141,20 @@ type Config struct {
 	OnMembers func()
 	Logger    *slog.Logger
 
+	// Identity is who this member is by its certificate, TLS where it is used; nil and
+	// Off for no TLS. The identity's kind, name and region must be those of Meta.
+	Identity *identity.Source
+	TLS      identity.Mode
+	// Serves are the buckets that regions' agents serve, of a seeder; ServesFile keeps
+	// at an agent what a seeder said of that, empty to forget it at the end.
+	Serves     call.Serves
+	ServesFile string
+	// Authority makes the members' certificates, of a seeder that has its key; nil where
+	// it is not here. FixedIdentity leaves the own certificate to who else replaces its
+	// files; else it is renewed daily.
+	Authority     *ca.Dir
+	FixedIdentity bool
+
 	// wide is set by tests on loopback that want the timing of a wide network.
 	wide bool
 	// network is set by tests; the zero value means hostNetwork.
@@ -169,6 +190,8 @@ type Gossip struct {
 	reach    reach
 	refusals refusals
 	asks     asks
+	vouching *vouching // nil without TLS
+	told     string    // the address that the others are told
 	// every30s bounds the lines about trouble that lasts, or that others can make.
 	every30s *seldom.Lines
 	trusts   atomic.Pointer[[]string] // set once they have changed since the start
@@ -198,6 +221,9 @@ func New(cfg Config) (*Gossip, error) {
 		if len(name) > maxName {
 			return nil, fmt.Errorf("%s %q is longer than %d bytes", what, name, maxName)
 		}
+	}
+	if err := cfg.checkIdentity(); err != nil {
+		return nil, err
 	}
 	before, err := remember(cfg.Remember, time.Now())
 	if err != nil {
@@ -237,19 +263,22 @@ func New(cfg Config) (*Gossip, error) {
 			return nil, fmt.Errorf("gossip key: %w", err)
 		}
 	}
+	g.vouching = newVouching(g)
+	g.roster.said = g.vouching.saidOf()
 	ports, err := newTransport(g, mc)
 	if err != nil {
 		g.cancel()
-		return nil, fmt.Errorf("listening for gossip on %s: %w; choose another --gossip-listen", cfg.Listen, err)
+		return nil, errors.Join(fmt.Errorf("listening for gossip on %s: %w; choose another --gossip-listen", cfg.Listen, err), g.vouching.close())
 	}
 	mc.Transport = ports
 	mc.BindPort = ports.GetAutoBindPort()
 	if mc.AdvertisePort == 0 {
 		mc.AdvertisePort = mc.BindPort
 	}
+	g.told = netip.AddrPortFrom(at.advertise.Addr().Unmap(), uint16(mc.AdvertisePort)).String()
 	if g.list, err = memberlist.Create(mc); err != nil {
 		g.cancel()
-		return nil, errors.Join(fmt.Errorf("gossip on %s: %w", cfg.Listen, err), ports.Shutdown())
+		return nil, errors.Join(fmt.Errorf("gossip on %s: %w", cfg.Listen, err), ports.Shutdown(), g.vouching.close())
 	}
 	close(g.listed)
 	at.say(cfg.Logger, g.Addr())
@@ -266,7 +295,7 @@ func (g *Gossip) Addr() string { return g.list.LocalNode().Address() }
 // keeps trying to reach who is missing.
 func (g *Gossip) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	for _, f := range []func(context.Context){g.work, g.tellMembers, g.logNews, g.join, g.greet, g.keepMembers} {
+	for _, f := range []func(context.Context){g.work, g.tellMembers, g.logNews, g.join, g.greet, g.keepMembers, g.vouch, g.watchIdentity, g.renew} {
 		wg.Go(func() { f(ctx) })
 	}
 	<-ctx.Done()
@@ -284,7 +313,7 @@ func (g *Gossip) Close() error {
 		if err := g.list.Leave(leaveTimeout); err != nil {
 			g.cfg.Logger.Debug("left without a good-bye", "error", err)
 		}
-		err = g.list.Shutdown()
+		err = errors.Join(g.list.Shutdown(), g.vouching.close())
 	})
 	if err != nil {
 		return fmt.Errorf("leaving the cluster: %w", err)
@@ -346,6 +375,10 @@ func (g *Gossip) tellSeeders(m message) {
 	now := g.roster.now()
 	for i, m := range now.members {
 		if m.Role != Seeder {
+			continue
+		}
+		if g.vouching != nil && m.Cert != "" {
+			g.vouching.queues.send(now.nodes[i].Address(), message)
 			continue
 		}
 		if err := g.list.SendBestEffort(&now.nodes[i], message); err != nil {

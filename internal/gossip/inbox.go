@@ -35,6 +35,7 @@ const (
 // inbox holds what memberlist has received until it is worked on.
 type inbox struct {
 	documents, reports, states chan []byte
+	vouched                    chan []byte // reports that came over TLS
 	documentBytes, stateBytes  atomic.Int64
 	dropped                    atomic.Int64
 	// answered is when members were last answered; work's alone.
@@ -46,6 +47,7 @@ func newInbox() *inbox {
 		documents: make(chan []byte, maxDocuments),
 		reports:   make(chan []byte, maxReports),
 		states:    make(chan []byte, maxStates),
+		vouched:   make(chan []byte, maxReports),
 		answered:  make(map[string]time.Time),
 	}
 }
@@ -63,6 +65,15 @@ func (i *inbox) put(message []byte) {
 		default:
 			i.drop()
 		}
+	}
+}
+
+// putVouched queues a report of a member that is known to be its sender.
+func (i *inbox) putVouched(message []byte) {
+	select {
+	case i.vouched <- message:
+	default:
+		i.drop()
 	}
 }
 
@@ -88,7 +99,7 @@ func (g *Gossip) work(ctx context.Context) {
 	i := g.inbox
 	document := func(message []byte) {
 		i.documentBytes.Add(-int64(len(message)))
-		g.handle(message)
+		g.handle(message, false)
 	}
 	for {
 		select {
@@ -103,7 +114,9 @@ func (g *Gossip) work(ctx context.Context) {
 		case message := <-i.documents:
 			document(message)
 		case message := <-i.reports:
-			g.handle(message)
+			g.handle(message, false)
+		case message := <-i.vouched:
+			g.handle(message, true)
 		case state := <-i.states:
 			i.stateBytes.Add(-int64(len(state)))
 			g.state(state)
@@ -111,7 +124,8 @@ func (g *Gossip) work(ctx context.Context) {
 	}
 }
 
-func (g *Gossip) handle(message []byte) {
+// handle works on a message; of one that is vouched for the sender is who it says.
+func (g *Gossip) handle(message []byte, vouched bool) {
 	var err error
 	body := message[1:]
 	switch message[0] {
@@ -128,7 +142,10 @@ func (g *Gossip) handle(message []byte) {
 			return
 		}
 		var p Progress
-		if p, err = decodeProgress(body); err == nil {
+		if p, err = decodeProgress(body); err == nil && !vouched {
+			err = g.vouching.counts(p.Bucket, p.Node)
+		}
+		if err == nil {
 			g.cfg.OnProgress(p)
 		}
 	case kindLinks:
@@ -136,7 +153,10 @@ func (g *Gossip) handle(message []byte) {
 			return
 		}
 		var l Links
-		if l, err = decodeLinks(body); err == nil {
+		if l, err = decodeLinks(body); err == nil && !vouched {
+			err = g.vouching.counts("", l.Node)
+		}
+		if err == nil {
 			g.cfg.OnLinks(l)
 		}
 	case kindHello:

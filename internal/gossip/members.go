@@ -1,9 +1,11 @@
 package gossip
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -46,6 +48,11 @@ type roster struct {
 	// id, and neither must be forgotten.
 	twins   map[string]bool
 	refused int64
+	// unfit are members whose certificate is not believed any more; memberlist goes on
+	// to know them.
+	unfit map[string]bool
+	// said completes a meta by what its member has said over TLS; nil without.
+	said    func(*Meta)
 	current *snapshot // nil after a change
 }
 
@@ -65,7 +72,60 @@ func newRoster(self string) *roster {
 		gone:      make(map[string]time.Time),
 		preferred: make(map[string]bool),
 		twins:     make(map[string]bool),
+		unfit:     make(map[string]bool),
 	}
+}
+
+// list has all nodes, also those that are no members any more in our eyes.
+func (r *roster) list() []memberlist.Node {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Values(r.nodes))
+}
+
+// same reports whether a node is here as it is, and believed.
+func (r *roster) same(n *memberlist.Node) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	here, ok := r.nodes[n.Name]
+	return ok && !r.unfit[n.Name] && bytes.Equal(here.Meta, n.Meta) && here.Address() == n.Address()
+}
+
+// setUnfit notes whether a member is believed. It reports whether that is news.
+func (r *roster) setUnfit(name string, unfit bool) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.nodes[name]; !ok || r.unfit[name] == unfit {
+		return false
+	}
+	delete(r.unfit, name)
+	if unfit {
+		r.unfit[name] = true
+	}
+	r.current = nil
+	return true
+}
+
+// certified reports whether the member of this name is here with a certificate.
+func (r *roster) certified(name string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n, ok := r.nodes[name]
+	return ok && isCertified(n.Meta)
+}
+
+func (r *roster) hasAddress(addr string) bool { return r.addresses()[addr] }
+
+// stale has the members made anew: one has said more of itself.
+func (r *roster) stale() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.current = nil
+}
+
+func isCertified(meta []byte) bool {
+	var m Meta
+	return json.Unmarshal(meta, &m) == nil && m.Cert != ""
 }
 
 // admit says whether memberlist may take in a node that it has heard of.
@@ -107,6 +167,7 @@ func (r *roster) come(n *memberlist.Node) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.nodes[n.Name] = *n
+	delete(r.unfit, n.Name)
 	delete(r.gone, n.Name)
 	r.current = nil
 }
@@ -116,6 +177,7 @@ func (r *roster) leave(n *memberlist.Node) {
 	defer r.mu.Unlock()
 	delete(r.nodes, n.Name)
 	delete(r.twins, n.Name)
+	delete(r.unfit, n.Name)
 	r.gone[n.Name] = time.Now()
 	r.current = nil
 }
@@ -183,11 +245,14 @@ func (r *roster) now() *snapshot {
 	var all []Member
 	for _, n := range r.nodes {
 		m, ok := member(&n)
-		if !ok {
+		if !ok || r.unfit[n.Name] {
 			continue
 		}
+		if r.said != nil {
+			r.said(&m.Meta)
+		}
 		all = append(all, m)
-		for _, place := range []string{"id " + m.ID, "at " + n.Address()} {
+		for _, place := range places(&m, &n) {
 			if began := startOf(n.Name); newest[place].name == "" || newest[place].began < began {
 				newest[place] = start{n.Name, began}
 			}
@@ -197,7 +262,7 @@ func (r *roster) now() *snapshot {
 	s := &snapshot{}
 	for _, m := range all {
 		n := r.nodes[m.Name]
-		isNewest := newest["id "+m.ID].name == m.Name && newest["at "+n.Address()].name == m.Name
+		isNewest := !slices.ContainsFunc(places(&m, &n), func(place string) bool { return newest[place].name != m.Name })
 		if !isNewest && m.Name != r.self && !r.twins[m.Name] {
 			s.superseded = append(s.superseded, n)
 			continue
@@ -206,6 +271,16 @@ func (r *roster) now() *snapshot {
 	}
 	r.current = s
 	return s
+}
+
+// places are what a member has for itself: its id, and its address. Who has a certificate
+// supersedes nobody of another role or region by saying that he is where they are.
+func places(m *Member, n *memberlist.Node) []string {
+	if m.Cert == "" {
+		return []string{"id " + m.ID, "at " + n.Address()}
+	}
+	whose := string(m.Role) + " " + m.Region + " "
+	return []string{"certified id " + whose + m.ID, "certified at " + whose + n.Address()}
 }
 
 // startOf is the ULID that a name ends in, made when the process started; empty

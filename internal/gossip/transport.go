@@ -47,6 +47,7 @@ var errStreamTooLong = fmt.Errorf("more than %d bytes on one connection", maxStr
 type transport struct {
 	*memberlist.NetTransport
 	ctx     context.Context
+	g       *Gossip
 	warn    func(message string, attrs ...any)
 	streams chan net.Conn
 	slots   chan struct{}
@@ -73,6 +74,7 @@ func newTransport(g *Gossip, mc *memberlist.Config) (*transport, error) {
 	t := &transport{
 		NetTransport: inner,
 		ctx:          g.ctx,
+		g:            g,
 		warn:         g.warn,
 		streams:      make(chan net.Conn),
 		slots:        make(chan struct{}, maxStreams),
@@ -97,13 +99,23 @@ func (t *transport) forward() {
 				conn.Close()
 				continue
 			}
-			s := &stream{Conn: conn, left: maxStream, gate: t.gate, warn: t.warn, closed: sync.OnceFunc(func() { <-t.slots })}
-			select {
-			case t.streams <- s:
-			case <-t.done:
-				s.Close()
+			closed := sync.OnceFunc(func() { <-t.slots })
+			if t.g.vouching != nil {
+				t.wg.Go(func() { t.secure(conn, closed) })
+				continue
 			}
+			t.pass(conn, closed)
 		}
+	}
+}
+
+// pass hands a connection to memberlist.
+func (t *transport) pass(conn net.Conn, closed func()) {
+	s := &stream{Conn: conn, left: maxStream, gate: t.gate, warn: t.warn, closed: closed}
+	select {
+	case t.streams <- s:
+	case <-t.done:
+		s.Close()
 	}
 }
 
@@ -119,7 +131,7 @@ func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, e
 func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(t.ctx, timeout)
 	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", a.Addr)
+	conn, err := t.dial(ctx, a.Addr)
 	if err != nil {
 		return nil, err
 	}

@@ -49,6 +49,15 @@ func (m Meta) bounded() Meta {
 	return m
 }
 
+// meta is what this member says of itself now.
+func (g *Gossip) meta() Meta {
+	meta := g.cfg.Meta
+	if ids := g.trusts.Load(); ids != nil {
+		meta.Trusts = *ids
+	}
+	return meta
+}
+
 // SetTrusts changes the keys that this member says it trusts.
 func (g *Gossip) SetTrusts(ids []string) error {
 	g.trusts.Store(&ids)

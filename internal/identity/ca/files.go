@@ -294,3 +294,24 @@ func read(dir string, clock identity.Clock) (*Authority, error) {
 	}
 	return &Authority{key: keys[0], cert: certs[0], clock: clock}, nil
 }
+
+// RenewFor makes the next certificate of a member that has shown one: for its name, whatever
+// the request (PKCS #10, DER) says, and the key that has signed the request. It returns
+// PEM.
+func (d *Dir) RenewFor(p identity.Peer, request []byte) ([]byte, error) {
+	if p.ID.Kind == identity.Host {
+		return nil, fmt.Errorf("%s is a host: its region's authority issues it", p.ID)
+	}
+	r, err := x509.ParseCertificateRequest(request)
+	if err == nil {
+		err = r.CheckSignature()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("request of %s for a certificate: %w", p.ID, err)
+	}
+	chain, err := d.Issue(p.ID, r.PublicKey)
+	if err != nil {
+		return nil, err
+	}
+	return identity.FormatCerts(chain...), nil
+}

@@ -1,0 +1,341 @@
+package call
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/landfall-dist/landfall/internal/identity"
+	"github.com/landfall-dist/landfall/internal/identity/ca"
+	"github.com/landfall-dist/landfall/internal/identity/identitytest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// serve answers calls at the address it returns, as the membership's port does.
+func serve(t *testing.T, source *identity.Source, handlers Handlers) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := NewServer(source, handlers, slog.New(slog.DiscardHandler))
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			raw, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				conn := tls.Server(raw, source.Server(identity.GossipProto, identity.CallProto))
+				ctx, cancel := context.WithTimeout(context.Background(), timeout)
+				defer cancel()
+				if err := conn.HandshakeContext(ctx); err != nil {
+					raw.Close()
+					return
+				}
+				s.Hand(conn)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		err := errors.Join(l.Close(), s.Close())
+		wg.Wait()
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	return l.Addr().String()
+}
+
+func TestCalls(t *testing.T) {
+	prod := identitytest.New(t, "prod", nil)
+	seeder, agent := prod.Source(t, prod.Seeder("s1")), prod.Source(t, prod.Agent("region-a", "a1"))
+	said := Hello{Table: "table", Key: "key", Trusts: []string{"a", "b"}, Serves: Serves{"region-a": {"a-builds"}}}
+	var got atomic.Pointer[string]
+	addr := serve(t, seeder, Handlers{
+		Hello: func() Hello { return said },
+		Message: func(from identity.Peer, message []byte) error {
+			if string(message) == "no" {
+				return errors.New("not this one")
+			}
+			text := from.ID.String() + " " + string(message)
+			got.Store(&text)
+			return nil
+		},
+	})
+	c := NewClient(agent)
+	defer c.Close()
+	ctx := t.Context()
+	p, h, err := c.Hello(ctx, addr)
+	if err != nil || p.ID != seeder.ID() || p.Fingerprint != seeder.Fingerprint() || h.Table != "table" || !h.Serves.Has("region-a", "a-builds") || len(h.Trusts) != 2 {
+		t.Errorf("hello: %v, %+v, %v", p.ID, h, err)
+	}
+	for range 3 {
+		if err := c.Send(ctx, addr, []byte("hello")); err != nil || *got.Load() != "spiffe://prod/agent/region-a/a1 hello" {
+			t.Errorf("message: %v", err)
+		}
+	}
+	for what, message := range map[string]string{"not this one": "no", "more than 1024 bytes": strings.Repeat("x", MaxMessage+1)} {
+		if err := c.Send(ctx, addr, []byte(message)); !errors.Is(err, errRefused) || !strings.Contains(err.Error(), what) {
+			t.Errorf("%v, expected %q in it", err, what)
+		}
+	}
+	if _, err := c.Renew(ctx, addr, nil); !errors.Is(err, errRefused) || !strings.Contains(err.Error(), "--ca DIR") {
+		t.Errorf("renewal without an authority: %v", err)
+	}
+	// Progress goes to seeders alone, and what regions serve is theirs to say.
+	other := serve(t, agent, Handlers{Hello: func() Hello { return said }})
+	if err := NewClient(seeder).Send(ctx, other, []byte("hello")); err == nil || !strings.Contains(err.Error(), "expected a seeder") {
+		t.Errorf("to an agent: %v", err)
+	}
+	if _, h, err := c.Hello(ctx, other); err != nil || len(h.Serves) > 0 {
+		t.Errorf("an agent says what regions serve: %v, %v", h.Serves, err)
+	}
+	stranger := NewClient(identitytest.New(t, "prod", nil).Source(t, prod.Seeder("s1")))
+	if _, _, err := stranger.Hello(ctx, addr); err == nil {
+		t.Error("a stranger is answered")
+	}
+}
+
+func TestHelloIsBounded(t *testing.T) {
+	many := Serves{}
+	for i := range maxRegions + 1 {
+		many[fmt.Sprint("r", i)] = nil
+	}
+	for name, h := range map[string]Hello{
+		"regions":       {Serves: many},
+		"buckets":       {Serves: Serves{"a": make([]string, maxBuckets+1)}},
+		"region's name": {Serves: Serves{"A": nil}},
+		"bucket's name": {Serves: Serves{"a": {""}}},
+		"table":         {Table: strings.Repeat("t", maxText+1)},
+		"keys":          {Trusts: make([]string, maxTrusts+1)},
+		"key":           {Trusts: []string{strings.Repeat("t", maxText+1)}},
+	} {
+		if h.Check() == nil {
+			t.Errorf("%s: no bound", name)
+		}
+	}
+	prod := identitytest.New(t, "prod", nil)
+	s := prod.Source(t, prod.Seeder("s1"))
+	addr := serve(t, s, Handlers{Hello: func() Hello { return Hello{Table: strings.Repeat("t", MaxHello)} }})
+	if _, _, err := NewClient(s).Hello(t.Context(), addr); err == nil || !strings.Contains(err.Error(), "more than") {
+		t.Errorf("a hello that is too long: %v", err)
+	}
+}
+
+// TestConnectionsOfOneAreBounded: one identity does not take the places of the others.
+func TestConnectionsOfOneAreBounded(t *testing.T) {
+	prod := identitytest.New(t, "prod", nil)
+	seeder, greedy, other := prod.Source(t, prod.Seeder("s1")), prod.Source(t, prod.Agent("region-a", "a1")), prod.Source(t, prod.Agent("region-b", "b1"))
+	addr := serve(t, seeder, Handlers{Hello: func() Hello { return Hello{} }})
+	closed := make(chan int, 2*maxOfOne)
+	var open []*tls.Conn
+	for i := range maxOfOne + 2 {
+		conn, err := tls.Dial("tcp", addr, greedy.Client(identity.CallProto, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, conn)
+		go func() {
+			_, _ = io.Copy(io.Discard, conn) // until it is closed
+			closed <- i
+		}()
+	}
+	for range 2 {
+		select {
+		case <-closed:
+		case <-time.After(time.Minute):
+			t.Fatal("nobody was turned away")
+		}
+	}
+	if _, _, err := NewClient(other).Hello(t.Context(), addr); err != nil {
+		t.Errorf("another finds no place: %v", err)
+	}
+	for _, c := range open {
+		c.Close()
+	}
+	for range maxOfOne {
+		<-closed
+	}
+}
+
+// world is an authority's directory, a seeder that has it and an agent, with a clock.
+type world struct {
+	now     atomic.Int64
+	dir     *ca.Dir
+	sources map[string]*identity.Source
+	paths   map[string]string
+}
+
+func (w *world) clock() time.Time      { return time.Unix(w.now.Load(), 0) }
+func (w *world) later(d time.Duration) { w.now.Add(int64(d / time.Second)) }
+func (w *world) open(t *testing.T, name string) *identity.Source {
+	t.Helper()
+	return identitytest.Open(t, identity.FilesIn(w.paths[name]), w.clock)
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{sources: map[string]*identity.Source{}, paths: map[string]string{}}
+	w.now.Store(time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC).Unix())
+	var err error
+	if w.dir, err = ca.Init(filepath.Join(t.TempDir(), "ca"), "prod", nil, w.clock); err != nil {
+		t.Fatal(err)
+	}
+	for name, id := range map[string]identity.ID{
+		"s1": {Cluster: "prod", Kind: identity.Seeder, Name: "s1"},
+		"a1": {Cluster: "prod", Kind: identity.Agent, Region: "region-a", Name: "a1"},
+		"b1": {Cluster: "prod", Kind: identity.Agent, Region: "region-b", Name: "b1"},
+	} {
+		w.paths[name] = filepath.Join(t.TempDir(), name)
+		if _, err := w.dir.Write(id, w.paths[name]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return w
+}
+
+// renewer is a member's, which knows the seeder's address.
+func (w *world) renewer(s *identity.Source, authority *ca.Dir, seeder string) *Renewer {
+	return &Renewer{
+		Source: s, Client: NewClient(s), Authority: authority,
+		Seeders: func() []string { return []string{seeder} },
+		Logger:  slog.New(slog.DiscardHandler),
+	}
+}
+
+// TestNobodyIsCutOffForHavingBeenAway: whoever was away comes back by itself, until
+// RenewFor after its certificate has ended.
+func TestNobodyIsCutOffForHavingBeenAway(t *testing.T) {
+	const day = 24 * time.Hour
+	for _, c := range []struct {
+		name         string
+		seeder, last time.Duration // the seeder is away from the start; then a region
+		back         bool
+	}{
+		{"seeder away 3 days, region away 10 days", 3 * day, 10 * day, true},
+		{"seeder away 40 days, region away 60 days", 40 * day, 60 * day, true},
+		{"region away 119 days", 0, 119 * day, true},
+		{"region away 121 days", 0, 121 * day, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			agent := w.open(t, "a1")
+			w.later(c.seeder)
+			// The seeder comes back: its certificate may have ended.
+			seeder := w.open(t, "s1")
+			own := w.renewer(seeder, w.dir, "")
+			if own.Due() != (c.seeder >= day) {
+				t.Errorf("due: %t", own.Due())
+			}
+			if own.Due() {
+				if err := own.Renew(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			addr := serve(t, seeder, Handlers{Hello: func() Hello { return Hello{} }, Renew: w.dir.RenewFor})
+			region := w.renewer(agent, nil, addr)
+			if c.seeder > 0 {
+				if err := region.Renew(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			// Now the region is away, and its agent starts again.
+			w.later(c.last)
+			if err := own.Renew(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			back, err := identity.Open(identity.FilesIn(w.paths["a1"]), w.clock)
+			if !c.back {
+				if err == nil || !strings.Contains(err.Error(), "seeder ca issue") {
+					t.Errorf("not told what to do: %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			client := NewClient(back)
+			if _, _, err := client.Hello(t.Context(), addr); (back.Expired() == nil) != (err == nil) {
+				t.Errorf("before it is renewed: %v", err)
+			}
+			if err := w.renewer(back, nil, addr).Renew(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := client.Hello(t.Context(), addr); err != nil || back.Expired() != nil {
+				t.Errorf("renewed: %v, %v", err, back.Expired())
+			}
+		})
+	}
+}
+
+// TestRenewalIsOnesOwn: of one's own certificate, for who is not denied.
+func TestRenewalIsOnesOwn(t *testing.T) {
+	w := newWorld(t)
+	seeder := w.open(t, "s1")
+	addr := serve(t, seeder, Handlers{Hello: func() Hello { return Hello{} }, Renew: w.dir.RenewFor})
+	b := w.open(t, "b1")
+	if err := w.renewer(b, nil, addr).Renew(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.dir.RenewFor(identity.Peer{ID: b.ID()}, []byte("rubbish")); err == nil {
+		t.Error("rubbish was signed")
+	}
+	if _, err := w.dir.RenewFor(identity.Peer{ID: identity.ID{Cluster: "prod", Kind: identity.Host, Region: "region-a", Name: "h1"}}, nil); err == nil || !strings.Contains(err.Error(), "host") {
+		t.Errorf("a host: %v", err)
+	}
+	// The denied one has expired as well, and may do nothing.
+	if _, err := w.dir.Deny("id spiffe://prod/agent/region-a/a1", ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := w.dir.Renew(w.paths["s1"]); err != nil { // takes the list along
+		t.Fatal(err)
+	}
+	if err := seeder.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	a := w.open(t, "a1")
+	if err := w.renewer(a, nil, addr).Renew(t.Context()); err == nil {
+		t.Error("a denied one was renewed")
+	}
+}
+
+// TestRenewalThatFailsIsSaid, once in a while, and renewal goes on by itself.
+func TestRenewalThatFailsIsSaid(t *testing.T) {
+	w := newWorld(t)
+	seeder, agent := w.open(t, "s1"), w.open(t, "a1")
+	addr := serve(t, seeder, Handlers{Hello: func() Hello { return Hello{} }})
+	r := w.renewer(agent, nil, addr)
+	var log bytes.Buffer
+	r.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	for range 3 {
+		r.try(t.Context())
+	}
+	if n := strings.Count(log.String(), "certificate not renewed"); n != 1 || !strings.Contains(log.String(), "--ca DIR") {
+		t.Errorf("said %d times: %s", n, &log)
+	}
+	w.later(2 * time.Hour)
+	r.try(t.Context())
+	if n := strings.Count(log.String(), "certificate not renewed"); n != 2 {
+		t.Errorf("said %d times: %s", n, &log)
+	}
+	r.Seeders = func() []string { return nil }
+	if err := r.Renew(t.Context()); err == nil || !strings.Contains(err.Error(), "--join") {
+		t.Errorf("nobody is asked: %v", err)
+	}
+}

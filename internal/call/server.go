@@ -1,0 +1,228 @@
+package call
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/identity"
+)
+
+// maxConns bounds the connections that are served at a time, maxOfOne those of one
+// identity: each member keeps one, and a renewal may be a second.
+const (
+	maxConns = 1024
+	maxOfOne = 4
+)
+
+// Handlers answer calls. The peers they get were verified as the call came.
+type Handlers struct {
+	// Hello is what this member says of itself.
+	Hello func() Hello
+	// Message takes a message; the error is told to who sent it.
+	Message func(from identity.Peer, message []byte) error
+	// Renew makes a certificate for a request (PKCS #10, DER) of who has one that is
+	// valid or has ended lately, and returns it in PEM, with what is between it and the
+	// root. Nil where this member can make none.
+	Renew func(from identity.Peer, request []byte) ([]byte, error)
+}
+
+// Server answers the calls on connections that it is handed.
+type Server struct {
+	source   *identity.Source
+	handlers Handlers
+	http     *http.Server
+	conns    chan net.Conn
+	done     chan struct{}
+	wg       sync.WaitGroup
+
+	mu     sync.Mutex
+	total  int
+	counts map[identity.ID]int
+}
+
+// NewServer serves until Close.
+func NewServer(source *identity.Source, handlers Handlers, logger *slog.Logger) *Server {
+	s := &Server{
+		source: source, handlers: handlers,
+		conns: make(chan net.Conn), done: make(chan struct{}),
+		counts: make(map[identity.ID]int),
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /hello", s.hello)
+	mux.HandleFunc("POST /message", s.message)
+	mux.HandleFunc("POST /renew", s.renew)
+	s.http = &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: timeout, ReadTimeout: timeout, WriteTimeout: timeout, IdleTimeout: idle,
+		MaxHeaderBytes: 8 << 10,
+		ErrorLog:       log.New(quiet{logger}, "", 0),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, c)
+		},
+	}
+	s.wg.Go(func() { _ = s.http.Serve(listener{s}) }) // ErrServerClosed
+	return s
+}
+
+// Hand serves a connection whose handshake is done, for CallProto. It never blocks for
+// long; a connection that finds no place is closed.
+func (s *Server) Hand(conn *tls.Conn) {
+	p, err := s.source.PeerForRenewal(conn.ConnectionState())
+	if err != nil || !s.enter(p.ID) {
+		conn.Close()
+		return
+	}
+	c := &served{Conn: conn, since: time.Now(), left: sync.OnceFunc(func() { s.leave(p.ID) })}
+	select {
+	case s.conns <- c:
+	case <-s.done:
+		c.Close()
+	}
+}
+
+// Close ends the connections and waits for the handlers.
+func (s *Server) Close() error {
+	close(s.done)
+	err := s.http.Close()
+	s.wg.Wait()
+	return err
+}
+
+func (s *Server) enter(id identity.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.total >= maxConns || s.counts[id] >= maxOfOne {
+		return false
+	}
+	s.total++
+	s.counts[id]++
+	return true
+}
+
+func (s *Server) leave(id identity.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.total--
+	if s.counts[id]--; s.counts[id] == 0 {
+		delete(s.counts, id)
+	}
+}
+
+// served hides the type of a connection: net/http would look for a protocol of its own.
+type served struct {
+	net.Conn
+	since time.Time
+	left  func()
+}
+
+func (c *served) Close() error {
+	c.left()
+	return c.Conn.Close()
+}
+
+type connKey struct{}
+
+// peer is who calls, verified anew.
+func (s *Server) peer(w http.ResponseWriter, r *http.Request, of func(tls.ConnectionState) (identity.Peer, error)) (identity.Peer, bool) {
+	c, ok := r.Context().Value(connKey{}).(*served)
+	if !ok {
+		http.Error(w, "no connection", http.StatusInternalServerError)
+		return identity.Peer{}, false
+	}
+	if time.Since(c.since) > identity.MaxConnectionAge {
+		w.Header().Set("Connection", "close")
+	}
+	p, err := of(c.Conn.(*tls.Conn).ConnectionState())
+	if err != nil {
+		w.Header().Set("Connection", "close")
+		http.Error(w, err.Error(), http.StatusForbidden)
+		return p, false
+	}
+	return p, true
+}
+
+func (s *Server) hello(w http.ResponseWriter, r *http.Request) {
+	if _, ok := s.peer(w, r, s.source.PeerOf); !ok {
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(s.handlers.Hello()) // who asked has gone
+}
+
+func (s *Server) message(w http.ResponseWriter, r *http.Request) {
+	p, ok := s.peer(w, r, s.source.PeerOf)
+	if !ok {
+		return
+	}
+	b, err := readAll(r.Body, MaxMessage)
+	if err == nil {
+		err = s.handlers.Message(p, b)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusForbidden)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *Server) renew(w http.ResponseWriter, r *http.Request) {
+	p, ok := s.peer(w, r, s.source.PeerForRenewal)
+	if !ok {
+		return
+	}
+	if s.handlers.Renew == nil {
+		http.Error(w, "this member has no authority's key to renew certificates with (seeder run --ca DIR)", http.StatusNotImplemented)
+		return
+	}
+	b, err := readAll(r.Body, maxRequest)
+	if err == nil {
+		b, err = s.handlers.Renew(p, b)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusForbidden)
+		return
+	}
+	_, _ = w.Write(b) // who asked has gone
+}
+
+// listener is what net/http accepts from.
+type listener struct{ s *Server }
+
+func (l listener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.s.conns:
+		return c, nil
+	case <-l.s.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l listener) Close() error   { return nil }
+func (l listener) Addr() net.Addr { return addr{} }
+
+type addr struct{}
+
+func (addr) Network() string { return "tcp" }
+func (addr) String() string  { return identity.CallProto }
+
+// quiet is net/http's log, which others can write to.
+type quiet struct{ logger *slog.Logger }
+
+func (q quiet) Write(b []byte) (int, error) {
+	q.logger.Debug("call", "text", string(b))
+	return len(b), nil
+}
+
+var _ io.Writer = quiet{}
+
+// errRefused is what the other side has said.
+var errRefused = errors.New("the other side refuses")

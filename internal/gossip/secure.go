@@ -1,0 +1,110 @@
+package gossip
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/identity"
+)
+
+// The gossip's TCP with TLS: connections of memberlist, and calls, told apart by what is
+// agreed on (ALPN).
+
+// recordHandshake is the first byte of a TLS connection (RFC 8446, 5.1), and of none of
+// memberlist's messages.
+const recordHandshake = 22
+
+// secure finds out what an accepted connection is for.
+func (t *transport) secure(raw net.Conn, closed func()) {
+	v := t.g.vouching
+	stop := context.AfterFunc(t.ctx, func() { raw.Close() })
+	conn, plain, err := t.open(raw)
+	if stopped := stop(); err != nil || !stopped {
+		if err != nil && t.ctx.Err() == nil {
+			t.warn("connection of a member closed, it is not known whose it is", "addr", raw.RemoteAddr().String(), "error", err)
+		}
+		raw.Close()
+		closed()
+		return
+	}
+	if plain != nil {
+		t.pass(plain, closed)
+		return
+	}
+	if conn.ConnectionState().NegotiatedProtocol == identity.CallProto {
+		closed() // which has bounds of its own
+		v.server.Hand(conn)
+		return
+	}
+	t.pass(conn, closed)
+}
+
+// open makes the handshake, or returns a connection without TLS where that is accepted.
+func (t *transport) open(raw net.Conn) (conn *tls.Conn, plain net.Conn, err error) {
+	v := t.g.vouching
+	if v.mode == identity.Prefer {
+		if err := raw.SetReadDeadline(time.Now().Add(sendTimeout)); err != nil {
+			return nil, nil, err
+		}
+		first := make([]byte, 1)
+		if _, err := raw.Read(first); err != nil {
+			return nil, nil, err
+		}
+		if err := raw.SetReadDeadline(time.Time{}); err != nil {
+			return nil, nil, err
+		}
+		raw = &begun{Conn: raw, first: first}
+		if first[0] != recordHandshake {
+			return nil, raw, nil
+		}
+	}
+	conn = tls.Server(raw, v.source.Server(identity.GossipProto, identity.CallProto))
+	return conn, nil, v.handshake(t.ctx, conn)
+}
+
+// begun is a connection whose first bytes were read already.
+type begun struct {
+	net.Conn
+	first []byte
+}
+
+func (b *begun) Read(p []byte) (int, error) {
+	if len(b.first) > 0 {
+		n := copy(p, b.first)
+		b.first = b.first[n:]
+		return n, nil
+	}
+	return b.Conn.Read(p)
+}
+
+// dial connects to a member: with TLS where it is required or the member is known to have
+// a certificate; where that is not known and TLS only preferred, it is tried first.
+func (t *transport) dial(ctx context.Context, addr string) (net.Conn, error) {
+	v := t.g.vouching
+	if v == nil {
+		return new(net.Dialer).DialContext(ctx, "tcp", addr)
+	}
+	certified, known := t.g.speaksTLS(addr)
+	if v.mode == identity.Prefer && known && !certified {
+		return new(net.Dialer).DialContext(ctx, "tcp", addr)
+	}
+	raw, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	conn := tls.Client(raw, v.source.Client(identity.GossipProto, expectMember))
+	if err = v.handshake(ctx, conn); err == nil {
+		return conn, nil
+	}
+	raw.Close()
+	var refused tls.AlertError
+	var ofCertificate *tls.CertificateVerificationError
+	if v.mode == identity.Prefer && !known && !errors.As(err, &refused) && !errors.As(err, &ofCertificate) && ctx.Err() == nil {
+		return new(net.Dialer).DialContext(ctx, "tcp", addr)
+	}
+	return nil, fmt.Errorf("TLS with %s: %w", addr, err)
+}
