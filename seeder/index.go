@@ -67,6 +67,8 @@ type execution struct {
 	owner *owner.Owner[event]
 	// reports are the agents' newest words, by bucket and node.
 	reports map[string]map[string]report
+	// queued is when an agent of a bucket first said that it waits for its turn.
+	queued map[string]time.Time
 	// links are where the agents' bytes came from.
 	links map[ends]link
 	// late is when the table was looked at last because an agent says that it has landed.
@@ -79,6 +81,44 @@ type report struct {
 	at     time.Time
 	// moved is when verified or landed bytes last grew, or it was queued.
 	moved time.Time
+	// verified and landed are the most it has said, setbacks how often it said less than
+	// before.
+	verified, landed int64
+	setbacks         int
+}
+
+const (
+	// maxQueued is how long a destination may be queued without the time for it to
+	// arrive running: longer than any honest turn, and not for ever.
+	maxQueued = 24 * time.Hour
+	// maxSetbacks is how often an agent may begin anew, since it has lost its disk, and
+	// have that count as progress: who says less and more in turn gets no time by it.
+	maxSetbacks = 16
+)
+
+// progressed reports whether an agent's report says more than the one before, and
+// completes it by what is remembered of those.
+func (r *report) progressed(old *report) bool {
+	r.verified, r.landed, r.setbacks = max(r.Verified, old.verified), max(r.Landed, old.landed), old.setbacks
+	if r.Verified < old.Verified || r.Landed < old.Landed {
+		r.setbacks++
+	}
+	if r.setbacks > maxSetbacks {
+		return r.Verified > old.verified || r.Landed > old.landed
+	}
+	return r.Verified > old.Verified || r.Landed > old.Landed
+}
+
+// mayQueue reports whether it counts that an agent of a bucket waits for its turn.
+func (e *execution) mayQueue(bucket string, now time.Time) bool {
+	if e.queued == nil {
+		e.queued = make(map[string]time.Time)
+	}
+	since, ok := e.queued[bucket]
+	if !ok {
+		since, e.queued[bucket] = now, now
+	}
+	return now.Sub(since) < maxQueued
 }
 
 // ends are the members at the ends of a link, by id.
@@ -396,7 +436,7 @@ func (x *index) heard(p gossip.Progress, b gossip.BuildProgress, now time.Time) 
 		return nil
 	}
 	r := report{BuildProgress: b, region: p.Region, at: now, moved: old.moved}
-	moved := b.Verified > old.Verified || b.Landed > old.Landed || b.State == api.StateQueued || !known
+	moved := r.progressed(&old) || !known || b.State == api.StateQueued && e.mayQueue(p.Bucket, now)
 	if moved {
 		r.moved = now // a queued build waits for its turn, or for disk
 	}
