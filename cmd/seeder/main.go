@@ -31,10 +31,11 @@ func main() { os.Exit(command.Main(app())) }
 
 func app() *cli.App {
 	completers := map[string]command.Completer{
-		"status": keys(anyExecution),
-		"cancel": keys(running),
-		"retry":  keys(unfinished),
-		"ca":     caWords,
+		"status":  keys(anyExecution),
+		"cancel":  keys(running),
+		"retry":   keys(unfinished),
+		"ca":      caWords,
+		"keyring": func(context.Context, func(string) string) []string { return keyringWords() },
 	}
 	return &cli.App{
 		Name:  "seeder",
@@ -54,6 +55,7 @@ func app() *cli.App {
 			checkCommand(),
 			keygenCommand(),
 			caCommand(),
+			keyringCommand(),
 			publicKeyCommand(),
 			command.Health("seeder", "seeder", defaultURL),
 			command.Man(),

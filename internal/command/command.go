@@ -439,6 +439,7 @@ func OpenMember(c *cli.Context, kind string) (_ *Member, err error) {
 	}
 	m.Tracer, m.flush = tracing.Setup(c.Context, tracing.Service{Name: "landfall-" + kind, Instance: m.Gossip.ID, Version: Version()}, m.Logger)
 	if file := c.String("gossip-key"); file != "" {
+		m.Gossip.KeyFile = file
 		if m.Gossip.Keys, err = gossip.ReadKeys(file); err != nil {
 			return nil, err
 		}

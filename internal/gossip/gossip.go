@@ -124,6 +124,9 @@ type Config struct {
 	// Keys encrypt the gossip; the first one is used to send. Nil is allowed
 	// on loopback only.
 	Keys [][]byte
+	// KeyFile is where they were read, and are read again when it changes; empty for
+	// those alone.
+	KeyFile string
 	// Book keeps the documents.
 	Book *announce.Book
 	// OnDocument is called for each document that is news; from one goroutine.
@@ -190,8 +193,9 @@ type Gossip struct {
 	reach    reach
 	refusals refusals
 	asks     asks
-	vouching *vouching // nil without TLS
-	told     string    // the address that the others are told
+	keyring  *memberlist.Keyring // nil without keys
+	vouching *vouching           // nil without TLS
+	told     string              // the address that the others are told
 	// every30s bounds the lines about trouble that lasts, or that others can make.
 	every30s *seldom.Lines
 	trusts   atomic.Pointer[[]string] // set once they have changed since the start
@@ -262,6 +266,7 @@ func New(cfg Config) (*Gossip, error) {
 		if mc.Keyring, err = memberlist.NewKeyring(cfg.Keys, cfg.Keys[0]); err != nil {
 			return nil, fmt.Errorf("gossip key: %w", err)
 		}
+		g.keyring = mc.Keyring
 	}
 	g.vouching = newVouching(g)
 	g.roster.said = g.vouching.saidOf()
@@ -295,7 +300,7 @@ func (g *Gossip) Addr() string { return g.list.LocalNode().Address() }
 // keeps trying to reach who is missing.
 func (g *Gossip) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	for _, f := range []func(context.Context){g.work, g.tellMembers, g.logNews, g.join, g.greet, g.keepMembers, g.vouch, g.watchIdentity, g.renew} {
+	for _, f := range []func(context.Context){g.work, g.tellMembers, g.logNews, g.join, g.greet, g.keepMembers, g.vouch, g.watchIdentity, g.renew, g.watchKeys} {
 		wg.Go(func() { f(ctx) })
 	}
 	<-ctx.Done()

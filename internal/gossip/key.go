@@ -40,6 +40,9 @@ func ReadKeys(file string) ([][]byte, error) {
 		}
 		keys = append(keys, key)
 	}
+	if len(keys) > maxKeys {
+		return nil, fmt.Errorf("gossip key %s holds %d keys, at most %d", file, len(keys), maxKeys)
+	}
 	if len(keys) == 0 {
 		return nil, fmt.Errorf("gossip key %s holds no key", file)
 	}
