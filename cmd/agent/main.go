@@ -17,6 +17,7 @@ import (
 
 	"github.com/landfall-dist/landfall/agent"
 	"github.com/landfall-dist/landfall/internal/command"
+	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/terminal"
@@ -127,6 +128,9 @@ func run(c *cli.Context) (err error) {
 		Tracer:         m.Tracer,
 		Version:        command.Version(),
 		Logger:         m.Logger,
+	}
+	if m.Identity != nil {
+		cfg.Signer = identity.Signer{Source: m.Identity}
 	}
 	// Names of addresses are looked up there.
 	a, err := command.Interruptible(c.Context, func() (*agent.Agent, error) { return agent.New(cfg) })

@@ -16,8 +16,10 @@ import (
 	"github.com/landfall-dist/landfall/internal/arrivals"
 	"github.com/landfall-dist/landfall/internal/awserr"
 	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/call"
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/operator"
@@ -199,6 +201,9 @@ func run(c *cli.Context) (err error) {
 		Tracer:         m.Tracer,
 		Version:        command.Version(),
 		Logger:         m.Logger,
+	}
+	if m.TLS == identity.Require { // else there are agents that sign nothing
+		cfg.Checker = call.Checker{Source: m.Identity, Serves: m.Gossip.Serves}
 	}
 	// Names of addresses are looked up there.
 	s, err := command.Interruptible(c.Context, func() (*seeder.Seeder, error) { return seeder.New(cfg) })

@@ -339,3 +339,36 @@ func TestRenewalThatFailsIsSaid(t *testing.T) {
 		t.Errorf("nobody is asked: %v", err)
 	}
 }
+
+func TestChecker(t *testing.T) {
+	prod := identitytest.New(t, "prod", nil)
+	c := Checker{prod.Source(t, prod.Seeder("s1")), Serves{"region-a": {"a-builds"}, "region-b": {"b-builds"}}}
+	message := []byte("it is here")
+	sign := func(id identity.ID) []byte {
+		b, err := identity.Signer{Source: prod.Source(t, id)}.Sign("arrival", message)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	for _, k := range []struct {
+		name          string
+		bucket, agent string
+		by            identity.ID
+		want          string
+	}{
+		{"own", "a-builds", "a1", prod.Agent("region-a", "a1"), ""},
+		{"another region's bucket", "b-builds", "a1", prod.Agent("region-a", "a1"), "does not serve b-builds"},
+		{"another's name", "a-builds", "a2", prod.Agent("region-a", "a1"), "signed by spiffe://prod/agent/region-a/a1"},
+		{"a seeder", "a-builds", "a1", prod.Seeder("a1"), "signed by spiffe://prod/seeder/a1"},
+		{"a host", "a-builds", "a1", prod.Host("region-a", "a1"), "signed by spiffe://region-a.prod/host/a1"},
+	} {
+		err := c.Check(k.bucket, k.agent, "arrival", message, sign(k.by))
+		if k.want == "" && err != nil || k.want != "" && (err == nil || !strings.Contains(err.Error(), k.want)) {
+			t.Errorf("%s: %v", k.name, err)
+		}
+	}
+	if err := c.Check("a-builds", "a1", "arrival", message, nil); err == nil {
+		t.Error("not signed")
+	}
+}
