@@ -19,19 +19,30 @@ const oldEnv = "LANDFALL_TEST_OLD"
 // (version 2) do not understand each other: in both orders nothing hangs, everybody says
 // so, and what waits goes on once the other is upgraded.
 func TestUpgrade(t *testing.T) {
+	upgrade(t, "upgrade.txtar", "-Slandfall-announcement-v1", "--", "internal/announce/announce.go")
+}
+
+// Agents that write arrivals into the executions' items, and those that write rows of their
+// own: in both orders a landing that is under way goes on, and nothing stops.
+func TestUpgradeToRows(t *testing.T) {
+	upgrade(t, "arrivals.txtar", "--diff-filter=A", "--", "internal/arrivals/arrivals.go")
+}
+
+// upgrade runs a script with the programs of before a commit, by how git finds it.
+func upgrade(t *testing.T, script string, since ...string) {
 	if os.Getenv(insideEnv) == "" {
 		dir := t.TempDir()
-		before(t, dir)
+		before(t, dir, since)
 		t.Setenv(oldEnv, dir)
 		if !inside(t) {
 			return
 		}
 	}
-	runScript(t, "upgrade.txtar", os.Getenv(oldEnv))
+	runScript(t, script, os.Getenv(oldEnv))
 }
 
-// before builds the programs as they were before version 2, as old-seeder and so on.
-func before(t *testing.T, dir string) {
+// before builds the programs as they were before a commit, as old-seeder and so on.
+func before(t *testing.T, dir string, commit []string) {
 	t.Helper()
 	git := func(arg ...string) []byte {
 		c := exec.CommandContext(t.Context(), "git", arg...)
@@ -42,9 +53,9 @@ func before(t *testing.T, dir string) {
 		}
 		return out
 	}
-	since := strings.TrimSpace(string(git("log", "-1", "--format=%H", "-Slandfall-announcement-v1", "--", "internal/announce/announce.go")))
+	since := strings.TrimSpace(string(git(append([]string{"log", "-1", "--format=%H"}, commit...)...)))
 	if since == "" {
-		t.Skip("the history of this tree does not reach back to version 1")
+		t.Skip("the history of this tree does not reach back so far")
 	}
 	tree := t.TempDir()
 	tar := exec.CommandContext(t.Context(), "tar", "-x", "-C", tree)
