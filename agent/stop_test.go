@@ -218,9 +218,10 @@ func TestFaultInABuild(t *testing.T) {
 	for range 2 {
 		<-complaint
 	}
-	if v := b.seen.Load().view(nil); !strings.Contains(v.Error, "internal fault") || v.RetryAt == nil {
-		t.Errorf("the fault is not shown: %+v", v)
-	}
+	eventually(func() bool { // it is shown, after it is said
+		v := b.seen.Load().view(nil)
+		return strings.Contains(v.Error, "internal fault") && v.RetryAt != nil
+	})
 	b.owner.Tell(ended{errSuperseded})
 	eventually(b.ended)
 	if state := b.seen.Load().state; state != api.StateFailed {
