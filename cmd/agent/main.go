@@ -111,6 +111,8 @@ func run(c *cli.Context) (err error) {
 		Gossip:     m.Gossip,
 		Trust:      trust,
 		AllowPeers: m.AllowPeers,
+		TLS:        m.TLS,
+		Identity:   m.Identity,
 		Hosts:      m.Hosts,
 
 		OperatorToken: token,

@@ -181,6 +181,8 @@ func run(c *cli.Context) (err error) {
 		Signer:         signer,
 		Trust:          trust,
 		AllowPeers:     m.AllowPeers,
+		TLS:            m.TLS,
+		Identity:       m.Identity,
 		OperatorToken:  token,
 		Limits:         limits,
 		Hosts:          m.Hosts,

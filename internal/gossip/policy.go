@@ -67,7 +67,7 @@ func PeerMembers(g *Gossip) func(id [20]byte) peerwire.Member {
 	byID := indexed(g, func(members []Member) map[[20]byte]peerwire.Member {
 		out := make(map[[20]byte]peerwire.Member, len(members))
 		for id, m := range ByPeerID(members, peerwire.PeerID) {
-			out[id] = peerwire.Member{Name: m.Name, ID: m.ID, Region: m.Region, Seeder: m.Role == Seeder, Buckets: []string{m.Bucket}}
+			out[id] = peerwire.Member{Name: m.Name, ID: m.ID, Region: m.Region, Seeder: m.Role == Seeder, Buckets: []string{m.Bucket}, Certified: m.Cert != ""}
 		}
 		return out
 	})
