@@ -409,8 +409,12 @@ func (a *Agent) tellAll(e event) {
 // seedCached puts the segments of a build that the cache has whole into the engine.
 func (a *Agent) seedCached(ann *announce.Announcement, logger *slog.Logger) {
 	for i := range ann.InfoHashes.Len() {
-		entry, ok := a.cfg.Cache.Pinned(ann.InfoHashes.At(i))
-		if !ok {
+		entry, err := a.cfg.Cache.Pinned(ann.InfoHashes.At(i), ann.ExecutionID)
+		if errors.Is(err, cache.ErrNotKept) {
+			continue
+		}
+		if err != nil {
+			logger.Warn("cached segment not seeded", "segment", i, "error", err)
 			continue
 		}
 		if entry.Whole() {

@@ -62,8 +62,11 @@ func (r sourceRead) segment(ctx context.Context, s *segment) error {
 	a := r.build.agent
 	each := a.cfg.FallbackAfter / turnsPerPatience // the next readers have their turn after it
 	offset, _ := r.ann.Layout().SegmentRange(s.index)
-	entry, infoKnown := a.cfg.Cache.Pinned(s.download.infohash)
-	if !infoKnown {
+	entry, err := a.cfg.Cache.Pinned(s.download.infohash, s.build)
+	if err != nil && !errors.Is(err, cache.ErrNotKept) {
+		return fallbackError(err)
+	}
+	if err != nil { // not even the info is here
 		each += time.Duration(r.ann.Size/wholeRate) * time.Second
 		if a.turnToRead(r.ann, r.ann.ExecutionID) > int(r.late/each) {
 			return nil

@@ -88,7 +88,7 @@ func openStores(t *testing.T, answers http.Handler) (aws.Config, *bucket.Bucket)
 func startAgent(t *testing.T, s http.Handler, fallbackAfter time.Duration) *testAgent {
 	t.Helper()
 	cfg, b := openStores(t, s)
-	c, err := cache.Open(t.TempDir(), 1<<30)
+	c, err := cache.Open(t.TempDir(), 1<<30, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -97,7 +97,10 @@ func (m *membership) begin(ctx context.Context) (more bool, err error) {
 	}
 	a := m.build.agent
 	// Before it can be evicted.
-	held, _ := a.cfg.Cache.Pinned(ann.InfoHashes.At(s.index))
+	held, err := a.cfg.Cache.Pinned(ann.InfoHashes.At(s.index), s.build)
+	if err != nil && !errors.Is(err, cache.ErrNotKept) {
+		return false, err
+	}
 	s.download, err = a.acquire(ctx, s, ann.InfoHashes.At(s.index), ann.Layout().SegmentShape(s.index), ann.Destinations)
 	if err != nil {
 		if held != nil {

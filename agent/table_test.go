@@ -53,7 +53,7 @@ func TestAnotherTable(t *testing.T) {
 			if err := table.Check(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			store, err := cache.Open(t.TempDir(), 1<<30)
+			store, err := cache.Open(t.TempDir(), 1<<30, slog.New(slog.DiscardHandler))
 			if err != nil {
 				t.Fatal(err)
 			}

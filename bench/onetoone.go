@@ -224,7 +224,7 @@ type engine struct {
 }
 
 func withEngine(c *cli.Context, name string, handOut bool, f func(*engine) error) error {
-	store, err := cache.Open(c.String("dir"), 2*oneSize)
+	store, err := cache.Open(c.String("dir"), 2*oneSize, slog.Default())
 	if err != nil {
 		return err
 	}

@@ -75,7 +75,7 @@ func (w *watched) start(change func(*Config)) *watcher {
 	if err != nil {
 		w.Fatal(err)
 	}
-	store, err := cache.Open(filepath.Join(w.TempDir(), "cache"), 1<<30)
+	store, err := cache.Open(filepath.Join(w.TempDir(), "cache"), 1<<30, slog.New(slog.DiscardHandler))
 	if err != nil {
 		w.Fatal(err)
 	}

@@ -166,7 +166,7 @@ func (h hangingAt) Do(r *http.Request) (*http.Response, error) {
 // for the next start; the end of an execution leaves nothing of it.
 func TestEndOfProcessAndOfExecution(t *testing.T) {
 	dir := t.TempDir()
-	disk, err := cache.Open(dir, 1<<30)
+	disk, err := cache.Open(dir, 1<<30, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -436,8 +436,14 @@ func (s *Seeder) segmentsOf(r *ledger.Record, layout *manifest.Layout) ([]*cache
 	}
 	var entries []*cache.Entry
 	for _, infohash := range known {
-		if e, ok := s.cfg.Cache.Pinned(infohash); ok {
+		e, err := s.cfg.Cache.Pinned(infohash, r.ExecutionID)
+		if err == nil {
 			entries = append(entries, e)
+		} else if !errors.Is(err, cache.ErrNotKept) {
+			for _, e := range entries {
+				e.Unpin()
+			}
+			return nil, err
 		}
 	}
 	if len(entries) < len(known) || slices.ContainsFunc(entries, func(e *cache.Entry) bool { return !e.Whole() }) {

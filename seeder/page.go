@@ -164,7 +164,7 @@ func (s *Seeder) swarmView(r *ledger.Record) api.SwarmView {
 	if !cached || !seeded {
 		return v
 	}
-	v.Pieces, v.PieceLength = entry.Manifest().NumPieces(), entry.Manifest().PieceLength
+	v.Pieces, v.PieceLength = entry.Shape().NumPieces(), entry.Shape().PieceLength
 	here, peers := t.Fill()
 	v.Seeder = here
 	names := gossip.ByPeerID(s.gossip.Members(), peerwire.PeerID)

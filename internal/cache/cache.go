@@ -1,23 +1,29 @@
 // Package cache keeps the segments of builds on local disk, whole or on their way: for
 // each a directory named by the infohash, with the bytes (data), the info dictionary
-// (info) and a bitmap of the verified pieces (have). All of it survives a kill
-// -9: a bit is written after its piece, and the page cache outlives the process.
+// (info), a bitmap of the verified pieces (have) and the name of a build that it is of
+// (build). All of it survives a kill -9: a bit is written after its piece, and the page
+// cache outlives the process.
 //
-// It knows nothing of peers or S3; who may be evicted is said by pins.
+// What nobody uses is cold: on disk only, but for the few numbers that lists, lookups and
+// eviction need. It is read again when somebody wants it. Builds are evicted one after the
+// other, the one that was used least recently first.
+//
+// It knows nothing of peers or S3; which segments have to stay is said by pins.
 package cache
 
 import (
 	"errors"
 	"fmt"
-	"io/fs"
+	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gofrs/flock"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/landfall-dist/landfall/internal/manifest"
@@ -25,14 +31,22 @@ import (
 )
 
 const (
-	// maxEntries bounds the segments kept: each has hashes in memory, and two files open.
-	maxEntries = 4096
+	// maxBuilds bounds the builds kept, beside the bytes (the limit).
+	maxBuilds = 4096
+	// maxSegments bounds their segments, far beyond what builds have: one that nobody uses
+	// takes some 200 bytes of memory (TestMemoryOfEntries), all of them 50 MiB.
+	maxSegments = 256 << 10
+	// loadParallel is how many entries are read at a time at the start: each waits for the
+	// disk several times.
+	loadParallel = 8
 	// minFree is left free on the disk, for logs and everyone else.
 	minFree = 64 << 20
 	pulls   = "pulls"
 )
 
 var (
+	// ErrNotKept says that an entry is not in the cache, or not any more.
+	ErrNotKept = errors.New("not in the cache")
 	// ErrNoSpace says that the disk lacks room; the text says how much.
 	ErrNoSpace = errors.New("not enough disk space")
 	// ErrInUse says that another process has the directory.
@@ -43,19 +57,27 @@ var (
 
 // Cache is a directory of entries. It is safe for concurrent use.
 type Cache struct {
-	dir   string
-	limit int64
-	lock  *flock.Flock
-	free  func() (int64, error) // bytes that may still be written
+	dir                    string
+	limit                  int64
+	maxBuilds, maxSegments int
+	lock                   *flock.Flock
+	free                   func() (int64, error) // bytes that may still be written
+	logger                 *slog.Logger
+	lacking                atomic.Int64 // bytes that entries have not got yet
 
 	mu      sync.Mutex // never held over the disk
 	entries map[manifest.InfoHash]*Entry
+	builds  map[string]*keptBuild
+	bytes   int64 // the length of all entries
+	// opening are the entries that are read; each is closed when that is done.
+	opening map[*Entry]chan struct{}
 	// changing are the entries that come or go; each is closed when that is done.
 	changing map[manifest.InfoHash]chan struct{}
 	promised int64 // bytes of entries that come, and of Rooms
 	kept     kept
 	pulling  map[*Pulling]struct{}
-	evicted  int // so far
+	evicted  int // builds, so far
+	aside    int // entries that were moved out of the way, so far
 	refused  int // builds that found no room, so far
 }
 
@@ -63,18 +85,23 @@ type Cache struct {
 // other users of the machine. ErrInUse when
 // another process has it. Entries that are damaged are removed; pulls that were not
 // finished stay until ForgetPulls. limit is what Evict keeps the entries below, in bytes.
-func Open(dir string, limit int64) (_ *Cache, err error) {
+func Open(dir string, limit int64, logger *slog.Logger) (_ *Cache, err error) {
 	if err := errors.Join(private.MkdirAll(dir), private.MkdirAll(filepath.Join(dir, pulls))); err != nil {
 		return nil, fmt.Errorf("cache: %w; choose another --data-dir", err)
 	}
 	c := &Cache{
-		dir:      dir,
-		limit:    limit,
-		lock:     flock.New(filepath.Join(dir, "lock")),
-		free:     func() (int64, error) { return freeSpace(dir) },
-		entries:  make(map[manifest.InfoHash]*Entry),
-		changing: make(map[manifest.InfoHash]chan struct{}),
-		pulling:  make(map[*Pulling]struct{}),
+		dir:         dir,
+		limit:       limit,
+		maxBuilds:   maxBuilds,
+		maxSegments: maxSegments,
+		lock:        flock.New(filepath.Join(dir, "lock")),
+		free:        func() (int64, error) { return freeSpace(dir) },
+		logger:      logger,
+		entries:     make(map[manifest.InfoHash]*Entry),
+		builds:      make(map[string]*keptBuild),
+		opening:     make(map[*Entry]chan struct{}),
+		changing:    make(map[manifest.InfoHash]chan struct{}),
+		pulling:     make(map[*Pulling]struct{}),
 	}
 	locked, err := c.lock.TryLock()
 	if err != nil {
@@ -117,22 +144,41 @@ func (c *Cache) load() error {
 	if err != nil {
 		return fmt.Errorf("cache: %w", err)
 	}
+	var reading errgroup.Group
+	reading.SetLimit(loadParallel)
 	for _, d := range found {
 		infohash, err := manifest.ParseInfoHash(d.Name())
 		if err != nil || !d.IsDir() {
 			continue
 		}
-		e, err := load(c.path(infohash), infohash)
-		switch {
-		case err == nil:
-			c.entries[e.infohash] = e
-		case errors.Is(err, errDamaged), errors.Is(err, fs.ErrNotExist), errors.Is(err, manifest.ErrInvalid):
-			if err := os.RemoveAll(c.path(infohash)); err != nil {
-				return fmt.Errorf("cache: removing a damaged entry: %w", err)
-			}
-		default:
-			return fmt.Errorf("cache: %w", err)
-		}
+		reading.Go(func() error { return c.loadEntry(infohash) })
+	}
+	return reading.Wait()
+}
+
+// loadEntry takes in what a former process has left; it is read again when somebody wants
+// it.
+func (c *Cache) loadEntry(infohash manifest.InfoHash) error {
+	f, err := openFiles(c.path(infohash), infohash)
+	switch {
+	case err == nil:
+	case damage(err):
+		return c.discard(infohash, err)
+	default:
+		return fmt.Errorf("cache: %w", err)
+	}
+	e := c.newEntry(infohash, f)
+	if err := f.close(); err != nil {
+		return fmt.Errorf("cache: %w", err)
+	}
+	return c.add(e, readBuild(c.path(infohash)), f.used)
+}
+
+// discard removes an entry whose files do not agree with each other.
+func (c *Cache) discard(infohash manifest.InfoHash, why error) error {
+	c.logger.Warn("damaged segment removed from the cache", "infohash", infohash.String(), "error", why)
+	if err := os.RemoveAll(c.path(infohash)); err != nil {
+		return fmt.Errorf("cache: removing a damaged entry: %w", err)
 	}
 	return nil
 }
@@ -149,13 +195,13 @@ func (c *Cache) Close() error {
 	c.mu.Unlock()
 	var errs []error
 	for _, e := range entries {
-		errs = append(errs, e.close())
+		errs = append(errs, e.files.Swap(nil).close())
 	}
 	return errors.Join(append(errs, c.lock.Close())...)
 }
 
-// Entry returns the entry of an infohash, whole or not. It can be evicted at any
-// time; whoever works with it asks for it Pinned.
+// Entry returns the entry of an infohash, whole or not, as it is: cold, unless somebody
+// uses it. It can be evicted at any time; whoever works with it asks for it Pinned.
 func (c *Cache) Entry(infohash manifest.InfoHash) (*Entry, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -163,39 +209,44 @@ func (c *Cache) Entry(infohash manifest.InfoHash) (*Entry, bool) {
 	return e, ok
 }
 
-// Pinned is Entry with the entry pinned, for the caller to Unpin.
-func (c *Cache) Pinned(infohash manifest.InfoHash) (*Entry, bool) {
-	c.mu.Lock()
-	e, ok := c.entries[infohash]
-	if ok {
-		e.pins.Add(1)
+// Pinned is Entry with the entry pinned, for the caller to Unpin. It is of the build of
+// that name from now on. ErrNotKept where there is none, also when its files are found
+// damaged: then they are removed.
+func (c *Cache) Pinned(infohash manifest.InfoHash, build string) (*Entry, error) {
+	e, ok := c.Entry(infohash)
+	if !ok {
+		return nil, fmt.Errorf("segment %s: %w", infohash, ErrNotKept)
 	}
-	c.mu.Unlock()
-	if ok {
-		e.touch()
+	if err := e.use(true, build); err != nil {
+		return nil, err
 	}
-	return e, ok
+	return e, nil
 }
 
 // claim returns the entry of an infohash, pinned; or nil, and then nobody else makes or
 // removes it before done.
-func (c *Cache) claim(infohash manifest.InfoHash) (e *Entry, done func()) {
+func (c *Cache) claim(infohash manifest.InfoHash, build string) (e *Entry, done func(), err error) {
 	for {
 		c.mu.Lock()
-		if e, ok := c.entries[infohash]; ok {
-			e.pins.Add(1)
-			c.mu.Unlock()
-			e.touch()
-			return e, func() {}
-		}
-		changing, ok := c.changing[infohash]
-		if !ok {
+		e, ok := c.entries[infohash]
+		changing, busy := c.changing[infohash]
+		if !ok && !busy {
 			done := c.change(infohash)
 			c.mu.Unlock()
-			return nil, done
+			return nil, done, nil
 		}
 		c.mu.Unlock()
-		<-changing
+		if !ok {
+			<-changing
+			continue
+		}
+		e, err := c.Pinned(infohash, build)
+		switch {
+		case err == nil:
+			return e, func() {}, nil
+		case !errors.Is(err, ErrNotKept): // it goes, or went
+			return nil, nil, err
+		}
 	}
 }
 
@@ -206,19 +257,24 @@ func (c *Cache) change(infohash manifest.InfoHash) (done func()) {
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		delete(c.changing, infohash)
+		if c.changing[infohash] == changing { // or it was put back, and goes again
+			delete(c.changing, infohash)
+		}
 		close(changing)
 	}
 }
 
-// add takes in an entry that was made.
-func (c *Cache) add(e *Entry) error {
+// add takes in an entry, of the build of that name, that was used last at a time.
+func (c *Cache) add(e *Entry, build string, used time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.entries == nil {
-		return errors.Join(fmt.Errorf("cache %s is closed", c.dir), e.close())
+		return fmt.Errorf("cache %s is closed", c.dir)
 	}
 	c.entries[e.infohash] = e
+	c.bytes += e.shape.Size
+	e.lastUse = used.UnixNano()
+	c.join(e, build)
 	return nil
 }
 
@@ -226,14 +282,7 @@ func (c *Cache) add(e *Entry) error {
 func (c *Cache) Size() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.size()
-}
-
-func (c *Cache) size() (n int64) {
-	for _, e := range c.entries {
-		n += e.m.Size
-	}
-	return n
+	return c.bytes
 }
 
 // Room is disk that is reserved for the segments of a build.
@@ -318,12 +367,15 @@ func (r *Room) use(size int64) {
 }
 
 // Create makes the entry of a segment whose bytes will come from peers; one that
-// exists is returned as it is. Either is pinned, for the caller to Unpin. Its length
-// comes out of the room.
-func (c *Cache) Create(m *manifest.Manifest, room *Room) (*Entry, error) {
+// exists is returned as it is. Either is pinned, for the caller to Unpin, and of the build
+// of that name from now on. Its length comes out of the room.
+func (c *Cache) Create(build string, m *manifest.Manifest, room *Room) (*Entry, error) {
 	info := m.InfoBytes()
 	infohash := hashOf(info)
-	e, done := c.claim(infohash)
+	e, done, err := c.claim(infohash, build)
+	if err != nil {
+		return nil, err
+	}
 	defer room.use(m.Size)
 	if e != nil {
 		return e, nil
@@ -333,12 +385,12 @@ func (c *Cache) Create(m *manifest.Manifest, room *Room) (*Entry, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
-	data, err := os.OpenFile(filepath.Join(dir, "data"), os.O_RDWR|os.O_CREATE, 0o600)
+	data, err := os.OpenFile(filepath.Join(dir, dataFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err == nil {
 		err = errors.Join(data.Truncate(m.Size), data.Close())
 	}
 	if err == nil {
-		e, err = c.finish(dir, info, infohash, make([]byte, bitmapLength(m)))
+		e, err = c.finish(build, info, infohash, make([]byte, bitmapLength(m.Shape)))
 	}
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
@@ -348,22 +400,25 @@ func (c *Cache) Create(m *manifest.Manifest, room *Room) (*Entry, error) {
 
 // finish writes the files beside the data and takes the entry in, pinned. The
 // info comes last: without it an entry does not count. The caller has a claim on it.
-func (c *Cache) finish(dir string, info []byte, infohash manifest.InfoHash, have []byte) (*Entry, error) {
+func (c *Cache) finish(build string, info []byte, infohash manifest.InfoHash, have []byte) (*Entry, error) {
+	dir := c.path(infohash)
 	for _, f := range []struct {
 		name string
 		b    []byte
-	}{{"have", have}, {"info", info}} {
+	}{{buildFile, []byte(build)}, {haveFile, have}, {infoFile, info}} {
 		if err := os.WriteFile(filepath.Join(dir, f.name), f.b, 0o600); err != nil {
 			return nil, fmt.Errorf("cache: %w", err)
 		}
 	}
-	e, err := load(dir, infohash)
+	f, err := openFiles(dir, infohash)
 	if err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
-	e.Pin()
-	if err := c.add(e); err != nil {
-		return nil, err
+	e := c.newEntry(infohash, f)
+	e.files.Store(f)
+	e.pins, e.users = 1, 1
+	if err := c.add(e, build, time.Now()); err != nil {
+		return nil, errors.Join(err, f.close())
 	}
 	return e, nil
 }
@@ -388,10 +443,7 @@ func (c *Cache) take(size int64, keep func()) error {
 // fits reports, with ErrNoSpace, whether size bytes more fit into what is free beside
 // what is promised already. The caller holds mu.
 func (c *Cache) fits(size, free int64) error {
-	free -= minFree + c.promised
-	for _, e := range c.entries {
-		free -= e.m.Size - e.VerifiedBytes()
-	}
+	free -= minFree + c.promised + c.lacking.Load()
 	for p := range c.pulling {
 		free -= p.size - p.written.Load()
 	}
@@ -399,67 +451,4 @@ func (c *Cache) fits(size, free int64) error {
 		return fmt.Errorf("cache %s: %w: %d bytes are missing", c.dir, ErrNoSpace, size-free)
 	}
 	return nil
-}
-
-// Evict removes entries that nobody has pinned, the longest unused first, until
-// the rest is within the limit and a build of room bytes would find space, if it
-// can at all. drop is called with each before its files go.
-func (c *Cache) Evict(room int64, drop func(manifest.InfoHash)) error {
-	for {
-		e, err := c.victim(room)
-		if e == nil || err != nil {
-			return err
-		}
-		drop(e.infohash)
-		if err := e.remove(); err != nil {
-			return err
-		}
-	}
-}
-
-// victim takes the next entry to go out of the cache; nil when none must or may.
-// Its files move aside, so that the same build can come again meanwhile.
-func (c *Cache) victim(room int64) (*Entry, error) {
-	var free int64
-	if room > 0 {
-		var err error
-		if free, err = c.free(); err != nil {
-			free = 0 // as if there were none
-		}
-	}
-	oldest, aside, done := c.choose(room, free)
-	if oldest == nil {
-		return nil, nil
-	}
-	defer done()
-	if err := os.Rename(oldest.dir, aside); err != nil {
-		return nil, errors.Join(fmt.Errorf("cache: %w", err), c.add(oldest))
-	}
-	oldest.mu.Lock()
-	oldest.dir = aside
-	oldest.mu.Unlock()
-	return oldest, nil
-}
-
-// choose takes the entry that was not used the longest out of the map, when one must
-// go, and says where its files are to go. Nobody makes it anew before done.
-func (c *Cache) choose(room, free int64) (oldest *Entry, aside string, done func()) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var unpinned []*Entry
-	reach := free // what would be free without all of them
-	for _, e := range c.entries {
-		if e.pins.Load() == 0 {
-			unpinned = append(unpinned, e)
-			reach += e.m.Size
-		}
-	}
-	fits := room == 0 || c.fits(room, free) == nil || c.fits(room, reach) != nil // for which nothing need go in vain
-	if len(unpinned) == 0 || c.size() <= c.limit && len(c.entries) <= maxEntries && fits {
-		return nil, "", nil
-	}
-	oldest = slices.MinFunc(unpinned, func(a, b *Entry) int { return a.used().Compare(b.used()) })
-	c.evicted++
-	delete(c.entries, oldest.infohash)
-	return oldest, filepath.Join(c.dir, pulls, fmt.Sprintf("evicted-%d", c.evicted)), c.change(oldest.infohash)
 }

@@ -3,6 +3,7 @@ package cache
 import (
 	"bytes"
 	"errors"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -33,12 +34,26 @@ func build(t testing.TB, seed byte, size int) ([]byte, *manifest.Manifest) {
 
 func open(t testing.TB, dir string) *Cache {
 	t.Helper()
-	c, err := Open(dir, 1<<40)
+	c, err := Open(dir, 1<<40, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
 	return c
+}
+
+func pin(t testing.TB, e *Entry) {
+	t.Helper()
+	if err := e.Pin(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// usedAt has an entry, and its build, be used last at a time.
+func usedAt(e *Entry, at time.Time) {
+	e.cache.mu.Lock()
+	defer e.cache.mu.Unlock()
+	e.lastUse, e.build.lastUse = at.UnixNano(), at.UnixNano()
 }
 
 // put makes a whole entry.
@@ -64,11 +79,11 @@ func TestEntryOutlivesTheProcess(t *testing.T) {
 	dir := t.TempDir()
 	b, m := build(t, 1, 10*piece+7)
 	c := open(t, dir)
-	e, err := c.Create(m, nil)
+	e, err := c.Create("made", m, nil)
 	if err != nil || e.Whole() || e.VerifiedBytes() != 0 {
 		t.Fatalf("new entry: %v", err)
 	}
-	if again, err := c.Create(m, nil); err != nil || again != e {
+	if again, err := c.Create("made", m, nil); err != nil || again != e {
 		t.Errorf("made twice: %v", err)
 	}
 	for _, i := range []int{0, 3, 10} {
@@ -90,9 +105,9 @@ func TestEntryOutlivesTheProcess(t *testing.T) {
 	if err := c.lock.Close(); err != nil {
 		t.Fatal(err)
 	}
-	again, ok := open(t, dir).Entry(e.InfoHash())
-	if !ok {
-		t.Fatal("the entry is gone")
+	again, err := open(t, dir).Pinned(e.InfoHash(), "")
+	if err != nil {
+		t.Fatal(err)
 	}
 	for i := range m.NumPieces() {
 		if want := i == 0 || i == 10; again.Complete(i) != want {
@@ -172,7 +187,7 @@ func TestPulls(t *testing.T) {
 	}
 	// What is pulled completes what peers have begun to bring.
 	b2, m2 := build(t, 2, 3*piece)
-	partial, err := c.Create(m2, nil)
+	partial, err := c.Create("made", m2, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +206,7 @@ func TestPulls(t *testing.T) {
 func TestOneProcessToADirectory(t *testing.T) {
 	dir := t.TempDir()
 	c := open(t, dir)
-	if _, err := Open(dir, 0); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), dir) {
+	if _, err := Open(dir, 0, slog.New(slog.DiscardHandler)); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("second: %v", err)
 	}
 	if err := errors.Join(c.Close(), c.Close()); err != nil {
@@ -271,7 +286,7 @@ func TestDiskIsReserved(t *testing.T) {
 	fits("beside a room", 2*piece)
 	_, m := build(t, 1, 3*piece)
 	for range 2 { // it is one entry, and yet a segment of two
-		e, err := c.Create(m, room)
+		e, err := c.Create("made", m, room)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -331,7 +346,7 @@ func TestEvict(t *testing.T) {
 	start := time.Now()
 	for i := range 4 {
 		e := put(t, c, byte(i), piece)
-		e.lastUse = start.Add(time.Duration(i) * time.Second)
+		usedAt(e, start.Add(time.Duration(i)*time.Second))
 		entries = append(entries, e)
 	}
 	var dropped []manifest.InfoHash
@@ -345,8 +360,8 @@ func TestEvict(t *testing.T) {
 	if evict(0); len(dropped) != 0 {
 		t.Errorf("within the limit %d were evicted", len(dropped))
 	}
-	entries[0].Pin()
-	entries[0].lastUse = start
+	pin(t, entries[0])
+	usedAt(entries[0], start)
 	c.limit = 3 * piece
 	if evict(0); len(dropped) != 1 || dropped[0] != entries[1].InfoHash() {
 		t.Errorf("not the oldest that is not pinned: %x", dropped)
@@ -358,7 +373,7 @@ func TestEvict(t *testing.T) {
 	if evict(2 * piece); len(dropped) != 1 || dropped[0] != entries[2].InfoHash() {
 		t.Errorf("room for a build: %x", dropped)
 	}
-	entries[3].Pin()
+	pin(t, entries[3])
 	c.limit = 0
 	if evict(0); len(dropped) != 0 {
 		t.Error("a pinned entry was evicted")
@@ -366,31 +381,6 @@ func TestEvict(t *testing.T) {
 	entries[0].Unpin()
 	if evict(0); len(dropped) != 1 || c.Size() != piece {
 		t.Errorf("%d bytes are left", c.Size())
-	}
-}
-
-func TestCountIsBounded(t *testing.T) {
-	c := open(t, t.TempDir())
-	var entries []*Entry
-	for i := range maxEntries + 5 {
-		_, m := build(t, byte(i), 100+i)
-		e, err := c.Create(m, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		entries = append(entries, e)
-	}
-	for _, step := range []struct {
-		unpin []*Entry
-		want  int
-	}{{nil, 0}, {entries[3:6], 3}, {slices.Concat(entries[:3], entries[6:]), 2}} {
-		for _, e := range step.unpin {
-			e.Unpin()
-		}
-		n := 0
-		if err := c.Evict(0, func(manifest.InfoHash) { n++ }); err != nil || n != step.want {
-			t.Errorf("%d evicted, want %d, %v", n, step.want, err)
-		}
 	}
 }
 
@@ -418,12 +408,12 @@ func TestPinnedFromTheStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	made, err := c.Create(m, nil)
+	made, err := c.Create("made", m, nil)
 	if err != nil || made != pulled {
 		t.Fatalf("made twice: %v", err)
 	}
-	found, ok := c.Pinned(pulled.InfoHash())
-	if !ok || found != pulled {
+	found, err := c.Pinned(pulled.InfoHash(), "")
+	if err != nil || found != pulled {
 		t.Fatal("not found")
 	}
 	for range 3 {
@@ -434,7 +424,7 @@ func TestPinnedFromTheStart(t *testing.T) {
 	}
 	// While it goes, the same build comes again.
 	if err := c.Evict(0, func(manifest.InfoHash) {
-		if _, err := c.Create(m, nil); err != nil {
+		if _, err := c.Create("made", m, nil); err != nil {
 			t.Error(err)
 		}
 	}); err != nil {
@@ -444,10 +434,13 @@ func TestPinnedFromTheStart(t *testing.T) {
 	if !ok || again == pulled {
 		t.Fatal("the new entry went with the old one")
 	}
+	if err := pulled.Pin(); !errors.Is(err, ErrNotKept) {
+		t.Errorf("what was evicted is pinned: %v", err)
+	}
 	if _, err := again.WriteAt(b, 0); err != nil {
 		t.Error(err)
 	}
-	if _, err := os.Stat(filepath.Join(again.dir, "info")); err != nil {
+	if _, err := os.Stat(filepath.Join(c.path(again.infohash), infoFile)); err != nil {
 		t.Error(err)
 	}
 }
@@ -455,7 +448,7 @@ func TestPinnedFromTheStart(t *testing.T) {
 func TestPiecesFromManyGoroutines(t *testing.T) {
 	c := open(t, t.TempDir())
 	_, m := build(t, 1, 64*piece)
-	e, err := c.Create(m, nil)
+	e, err := c.Create("made", m, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -466,7 +459,9 @@ func TestPiecesFromManyGoroutines(t *testing.T) {
 				t.Error(err)
 			}
 			e.Complete(i)
-			e.Pin()
+			if err := e.Pin(); err != nil {
+				t.Error(err)
+			}
 			e.Unpin()
 		})
 	}
@@ -482,6 +477,7 @@ func TestDamagedPieceIsFound(t *testing.T) {
 	c := open(t, dir)
 	b, _ := build(t, 1, 3*piece)
 	e := put(t, c, 1, 3*piece)
+	pin(t, e)
 	defer e.Unpin()
 	flip := func(offset int64) {
 		if _, err := e.WriteAt([]byte{b[offset] ^ 1}, offset); err != nil {

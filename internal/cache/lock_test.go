@@ -36,12 +36,12 @@ func TestNobodyWaitsForTheDiskOfAnother(t *testing.T) {
 	if got, ok := c.Entry(e.InfoHash()); !ok || got != e {
 		t.Error("an entry is not there")
 	}
-	if got, ok := c.Pinned(e.InfoHash()); !ok || got != e {
+	if got, err := c.Pinned(e.InfoHash(), ""); err != nil || got != e {
 		t.Error("an entry is not there to be pinned")
 	}
 	e.Unpin()
 	_, m := build(t, 2, piece)
-	made, err := c.Create(m, nil)
+	made, err := c.Create("made", m, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +71,7 @@ func TestAtTheSameTime(t *testing.T) {
 	for i := range 8 {
 		wg.Go(func() {
 			for range 20 {
-				e, err := c.Create(m, nil)
+				e, err := c.Create("made", m, nil)
 				if err != nil {
 					t.Error(err)
 					return
@@ -93,7 +93,7 @@ func TestAtTheSameTime(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	e, err := c.Create(m, nil)
+	e, err := c.Create("made", m, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,9 +113,9 @@ func TestAtTheSameTime(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	again, ok := open(t, dir).Entry(infohash)
-	if !ok || !again.Whole() {
-		t.Fatal("not whole after a restart")
+	again, err := open(t, dir).Pinned(infohash, "")
+	if err != nil || !again.Whole() {
+		t.Fatalf("not whole after a restart: %v", err)
 	}
 	got := make([]byte, len(b))
 	if _, err := again.ReadAt(got, 0); err != nil || !bytes.Equal(got, b) {

@@ -24,7 +24,7 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	c.c.mu.Lock()
-	size, builds, evicted, refused := c.c.size(), len(c.c.entries), c.c.evicted, c.c.refused
+	size, builds, evicted, refused := c.c.bytes, len(c.c.builds), c.c.evicted, c.c.refused
 	c.c.mu.Unlock()
 	gauge := func(d *prometheus.Desc, v float64) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v)

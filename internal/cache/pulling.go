@@ -39,6 +39,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // Pulling is a segment being written whose infohash is not known yet.
 type Pulling struct {
 	cache   *Cache
+	name    string // of the build
 	file    *os.File
 	size    int64
 	written atomic.Int64
@@ -49,12 +50,12 @@ type Pulling struct {
 
 type keptBlock struct{ length, checksum uint32 }
 
-// Pull begins a segment of size bytes of what is pulled under a name unique to it, or goes
-// on with what a former one of that name, number and tag has left; the tag stands for the
+// Pull begins a segment of size bytes of what is pulled under a name unique to it, which
+// is that of the build, or goes on with what a former one of that name, number and tag has left; the tag stands for the
 // bytes, as an ETag does. What is to come of its length comes out of the room. End it with Commit, Abort or
 // Leave.
 func (c *Cache) Pull(name string, segment int, tag string, size int64, room *Room) (*Pulling, error) {
-	p := &Pulling{cache: c, size: size}
+	p := &Pulling{cache: c, name: name, size: size}
 	if err := p.open(filepath.Join(c.dir, pulls, fmt.Sprintf("%s.%d", name, segment)), tag); err != nil {
 		return nil, errors.Join(fmt.Errorf("cache: %w", err), p.close())
 	}
@@ -302,7 +303,10 @@ func (p *Pulling) Commit(m *manifest.Manifest) (*Entry, error) {
 	info := m.InfoBytes()
 	infohash := hashOf(info)
 	c := p.cache
-	e, done := c.claim(infohash)
+	e, done, err := c.claim(infohash, p.name)
+	if err != nil {
+		return nil, errors.Join(err, p.Abort())
+	}
 	defer done()
 	if e != nil {
 		if err := errors.Join(p.fill(e), p.Abort()); err != nil {
@@ -313,18 +317,18 @@ func (p *Pulling) Commit(m *manifest.Manifest) (*Entry, error) {
 	}
 	p.forget()
 	dir := c.path(infohash)
-	err := errors.Join(p.close(), os.Remove(p.journal.Name()), os.MkdirAll(dir, 0o700))
+	err = errors.Join(p.close(), os.Remove(p.journal.Name()), os.MkdirAll(dir, 0o700))
 	if err == nil {
-		err = os.Rename(p.file.Name(), filepath.Join(dir, "data"))
+		err = os.Rename(p.file.Name(), filepath.Join(dir, dataFile))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
-	have := bytes.Repeat([]byte{0xff}, bitmapLength(m))
+	have := bytes.Repeat([]byte{0xff}, bitmapLength(m.Shape))
 	if spare := 8*len(have) - m.NumPieces(); spare > 0 {
 		have[len(have)-1] <<= spare
 	}
-	e, err = c.finish(dir, info, infohash, have)
+	e, err = c.finish(p.name, info, infohash, have)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
@@ -333,12 +337,12 @@ func (p *Pulling) Commit(m *manifest.Manifest) (*Entry, error) {
 
 // fill completes an entry that another execution of the same bytes has begun.
 func (p *Pulling) fill(e *Entry) error {
-	buf := make([]byte, e.m.PieceLength)
-	for piece := range e.m.NumPieces() {
+	buf := make([]byte, e.shape.PieceLength)
+	for piece := range e.shape.NumPieces() {
 		if e.Complete(piece) {
 			continue
 		}
-		offset, length := e.m.PieceRange(piece)
+		offset, length := e.shape.PieceRange(piece)
 		if _, err := p.file.ReadAt(buf[:length], offset); err != nil {
 			return fmt.Errorf("cache: %w", err)
 		}

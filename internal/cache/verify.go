@@ -26,7 +26,11 @@ var ErrCorrupt = errors.New("piece is damaged on disk")
 // its hash was looked at: what a disk has changed goes to nobody. A damaged piece
 // is ErrCorrupt, once: then it is not complete any more.
 func (e *Entry) ReadVerified(piece int, b []byte, offset int64) (int, error) {
-	start, length := e.m.PieceRange(piece)
+	f, err := e.inUse()
+	if err != nil {
+		return 0, err
+	}
+	start, length := e.shape.PieceRange(piece)
 	whole := offset == 0 && int64(len(b)) == length
 	if !whole && !e.trusted(piece) {
 		if err := e.Verify(piece); err != nil {
@@ -34,11 +38,11 @@ func (e *Entry) ReadVerified(piece int, b []byte, offset int64) (int, error) {
 		}
 		e.trust(piece)
 	}
-	n, err := e.data.ReadAt(b, start+offset)
+	n, err := f.data.ReadAt(b, start+offset)
 	if err != nil || !whole {
 		return n, err
 	}
-	if sum := sha1.Sum(b); !bytes.Equal(sum[:], e.m.PieceSHA1(piece)) {
+	if sum := sha1.Sum(b); !bytes.Equal(sum[:], f.m.PieceSHA1(piece)) {
 		return 0, e.corrupt(piece)
 	}
 	return n, nil
@@ -47,12 +51,16 @@ func (e *Entry) ReadVerified(piece int, b []byte, offset int64) (int, error) {
 // Verify hashes a complete piece. A damaged one is ErrCorrupt, and not complete
 // any more.
 func (e *Entry) Verify(piece int) error {
-	start, length := e.m.PieceRange(piece)
+	f, err := e.inUse()
+	if err != nil {
+		return err
+	}
+	start, length := e.shape.PieceRange(piece)
 	h := sha1.New()
-	if _, err := io.Copy(h, io.NewSectionReader(e.data, start, length)); err != nil {
+	if _, err := io.Copy(h, io.NewSectionReader(f.data, start, length)); err != nil {
 		return fmt.Errorf("cache: reading piece %d: %w", piece, err)
 	}
-	if !bytes.Equal(h.Sum(nil), e.m.PieceSHA1(piece)) {
+	if !bytes.Equal(h.Sum(nil), f.m.PieceSHA1(piece)) {
 		return e.corrupt(piece)
 	}
 	return nil
@@ -65,14 +73,19 @@ func (e *Entry) corrupt(piece int) error {
 func (e *Entry) trusted(piece int) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return time.Now().Before(e.good[piece])
+	f := e.files.Load()
+	return f != nil && time.Now().Before(f.good[piece])
 }
 
 func (e *Entry) trust(piece int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(e.good) >= maxTrusted {
-		clear(e.good)
+	f := e.files.Load()
+	if f == nil {
+		return
 	}
-	e.good[piece] = time.Now().Add(trustedFor)
+	if len(f.good) >= maxTrusted {
+		clear(f.good)
+	}
+	f.good[piece] = time.Now().Add(trustedFor)
 }

@@ -3,6 +3,7 @@ package clustertest
 import (
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -94,12 +95,12 @@ func TestSeederGoneWithPiecesMissing(t *testing.T) {
 	pieces := build.NumPieces()
 	quarter := pieces / 4
 	for i := range 2 {
-		store, err := cache.Open(filepath.Join(c.Dir(c.Regions[1+i]), "cache"), 1<<40)
+		store, err := cache.Open(filepath.Join(c.Dir(c.Regions[1+i]), "cache"), 1<<40, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
 		for segment := range build.NumSegments() {
-			e, err := store.Create(build.Segment(segment), nil)
+			e, err := store.Create("made", build.Segment(segment), nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -405,7 +405,7 @@ func OpenMember(c *cli.Context, kind string) (_ *Member, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("data directory: %w; choose another --data-dir", err)
 	}
-	if m.Cache, err = cache.Open(filepath.Join(m.DataDir, "cache"), limit); err != nil {
+	if m.Cache, err = cache.Open(filepath.Join(m.DataDir, "cache"), limit, m.Logger); err != nil {
 		return nil, err
 	}
 	cfg, err := LoadAWS(c.Context, m.Logger)

@@ -254,7 +254,7 @@ func instrumented(cfg Config) (Config, *awsmetrics.Metrics) {
 func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 	cfg, counted := instrumented(c.cfg)
 	dir := filepath.Join(cfg.Dir, "seeder")
-	store, err := cache.Open(filepath.Join(dir, "cache"), cacheSize)
+	store, err := cache.Open(filepath.Join(dir, "cache"), cacheSize, cfg.Logger.With("node", "seeder"))
 	if err != nil {
 		return nil, err
 	}
@@ -342,7 +342,7 @@ func newNotifier(cfg Config) (*notify.Notifier, error) {
 // agent opens one agent of a region. Several may serve one region.
 func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url string, _ member, err error) {
 	cfg, counted := instrumented(c.cfg)
-	store, err := cache.Open(filepath.Join(cfg.Dir, id, "cache"), cacheSize)
+	store, err := cache.Open(filepath.Join(cfg.Dir, id, "cache"), cacheSize, cfg.Logger.With("node", id))
 	if err != nil {
 		return "", member{}, err
 	}

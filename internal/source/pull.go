@@ -132,7 +132,11 @@ func (p *Puller) Pull(ctx context.Context, of Pull) (sha256 string, err error) {
 		changed := errors.Is(err, bucket.ErrChanged) || errors.Is(err, bucket.ErrNotFound)
 		err = errors.Join(err, j.end(!changed), j.list.Close())
 	}()
-	here := j.takeKnown() + p.cache.Left(of.Name)
+	here, err := j.takeKnown()
+	if err != nil {
+		return "", err
+	}
+	here += p.cache.Left(of.Name)
 	if of.Room == nil {
 		if j.Room, err = p.cache.Reserve(max(0, of.Object.Size-here), of.Turn.High()); err != nil {
 			return "", err
@@ -181,19 +185,21 @@ func (p *Puller) job(of Pull, giveBack func([]byte)) *job {
 
 // takeKnown takes the segments that a former Pull has brought, pinned, and returns how
 // many bytes they are.
-func (j *job) takeKnown() (bytes int64) {
+func (j *job) takeKnown() (bytes int64, err error) {
 	for i, infohash := range j.list.Known[:min(len(j.list.Known), len(j.stores))] {
-		e, ok := j.cache.Pinned(infohash)
+		e, err := j.cache.Pinned(infohash, j.Name)
 		switch {
-		case !ok:
-		case e.Whole() && e.Manifest().Shape == j.Layout.SegmentShape(i):
+		case errors.Is(err, cache.ErrNotKept):
+		case err != nil:
+			return 0, err
+		case e.Whole() && e.Shape() == j.Layout.SegmentShape(i):
 			j.stores[i] = pulled{e}
-			bytes += e.Manifest().Size
+			bytes += e.Shape().Size
 		default:
 			e.Unpin()
 		}
 	}
-	return bytes
+	return bytes, nil
 }
 
 // store returns where the blocks of a segment go.
@@ -256,7 +262,7 @@ func (j *job) finish(i int) (err error) {
 func (j *job) damaged(i int, e *cache.Entry) error {
 	defer e.Unpin()
 	err := fmt.Errorf("segment %d of %s is not on the disk as it was pulled, it is read again", i, j.Object.Key)
-	for piece := range e.Manifest().NumPieces() {
+	for piece := range e.Shape().NumPieces() {
 		if bad := e.Verify(piece); bad != nil && !errors.Is(bad, cache.ErrCorrupt) {
 			err = errors.Join(err, bad)
 		}

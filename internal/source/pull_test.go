@@ -46,7 +46,7 @@ func object(t *testing.T, content []byte) (*Puller, *bucket.Bucket, *bucket.Obje
 
 func puller(t *testing.T, dir string) *Puller {
 	t.Helper()
-	c, err := cache.Open(dir, 1<<40)
+	c, err := cache.Open(dir, 1<<40, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,10 +108,14 @@ func (s taken) are(t *testing.T, want []byte) {
 	t.Helper()
 	var got []byte
 	for _, e := range s {
-		b := make([]byte, e.Manifest().Size)
+		if err := e.Open(); err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, e.Shape().Size)
 		if _, err := e.ReadAt(b, 0); err != nil {
 			t.Fatal(err)
 		}
+		e.Close()
 		got = append(got, b...)
 	}
 	if !bytes.Equal(got, want) {
@@ -519,7 +523,7 @@ func BenchmarkPull(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	c, err := cache.Open(b.TempDir(), 1<<40)
+	c, err := cache.Open(b.TempDir(), 1<<40, slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.Fatal(err)
 	}

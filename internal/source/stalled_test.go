@@ -67,7 +67,7 @@ func TestGetsThatHang(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := cache.Open(t.TempDir(), 1<<40)
+		c, err := cache.Open(t.TempDir(), 1<<40, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}

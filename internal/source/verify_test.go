@@ -168,7 +168,7 @@ func TestComparedWithTheSource(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				files, err := cache.Open(t.TempDir(), 1<<40)
+				files, err := cache.Open(t.TempDir(), 1<<40, slog.New(slog.DiscardHandler))
 				if err != nil {
 					t.Fatal(err)
 				}

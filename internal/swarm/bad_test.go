@@ -68,7 +68,7 @@ func (l *told) String() string {
 // known gives an agent the info dictionary, so that it needs nobody for it.
 func (n *node) known(t *testing.T, m *manifest.Manifest) {
 	t.Helper()
-	e, err := n.cache.Create(m, nil)
+	e, err := n.cache.Create("made", m, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,15 +17,16 @@ func (t *Torrent) Fill() (here string, peers []Holder) {
 	if e == nil {
 		return "", nil
 	}
-	pieces := e.Manifest().NumPieces()
+	pieces := e.Shape().NumPieces()
 	count := func(each func(yield func(piece int))) string {
 		has := make([]int, min(maxStretches, pieces))
 		each(func(piece int) { has[piece*len(has)/pieces]++ })
 		return digits(has, pieces)
 	}
+	whole := e.Whole() // and may be cold
 	here = count(func(yield func(int)) {
 		for i := range pieces {
-			if e.Complete(i) {
+			if whole || e.Complete(i) {
 				yield(i)
 			}
 		}

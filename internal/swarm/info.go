@@ -19,7 +19,12 @@ func (t *Torrent) Info(ctx context.Context) (*manifest.Manifest, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	return t.entryNow().Manifest(), nil
+	e := t.entryNow()
+	if err := e.Open(); err != nil { // which may be cold
+		return nil, fmt.Errorf("info dictionary of %s: %w", t.fetch.InfoHash, err)
+	}
+	defer e.Close()
+	return e.Manifest(), nil
 }
 
 // info parses the dictionary, which is here.

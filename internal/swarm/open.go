@@ -214,7 +214,7 @@ func (t *Torrent) needed() need {
 		return fetching // on its way
 	}
 	for _, c := range engine.PeerConns() {
-		if c.Stats().RemotePieceCount < e.Manifest().NumPieces() {
+		if c.Stats().RemotePieceCount < e.Shape().NumPieces() {
 			return connected
 		}
 	}
@@ -241,9 +241,12 @@ func (t *Torrent) engine() *torrent.Torrent { return t.inEngine.Load() }
 
 // begin gives the torrent to the engine, with what the cache has of it; nil for nothing.
 // The caller has the turn, and a place in openings.
-func (t *Torrent) begin(e *cache.Entry) {
+func (t *Torrent) begin(e *cache.Entry) error {
 	opts := torrent.AddTorrentOpts{InfoHash: metainfo.Hash(t.fetch.InfoHash), ChunkSize: chunkSize(t.fetch.Shape), DeferStorageOpen: true}
 	if e != nil {
+		if err := t.use(e); err != nil {
+			return err
+		}
 		opts.InfoBytes = e.Manifest().InfoBytes()
 	}
 	engine, _ := t.swarm.client.AddTorrentOpt(opts)
@@ -251,11 +254,31 @@ func (t *Torrent) begin(e *cache.Entry) {
 	engine.SetOnWriteChunkError(t.writeFailed)
 	t.useful.Store(time.Now().UnixNano())
 	t.inEngine.Store(engine)
+	return nil
+}
+
+// use opens the entry for as long as the engine has the torrent: whoever reads it for
+// nobody else finds it cold. The caller has the turn.
+func (t *Torrent) use(e *cache.Entry) error {
+	if t.served != nil {
+		return nil
+	}
+	if err := e.Open(); err != nil {
+		return err
+	}
+	t.served = e
+	return nil
 }
 
 // end takes the torrent away from the engine, and keeps what was counted. The caller has
 // the turn.
 func (t *Torrent) end() {
+	defer func() {
+		if t.served != nil {
+			t.served.Close()
+			t.served = nil
+		}
+	}()
 	engine := t.engine()
 	if engine == nil {
 		return
@@ -288,10 +311,16 @@ func (t *Torrent) reopen() error {
 	if t.engine() != nil {
 		return nil
 	}
-	t.begin(t.entryNow())
-	if err := t.serve(); err != nil {
+	err = t.begin(t.entryNow())
+	if err == nil {
+		err = t.serve()
+	}
+	if err != nil {
 		t.end()
 		t.swarm.openings.leave(t, true)
+		if errors.Is(err, cache.ErrNotKept) { // evicted, or found damaged
+			t.drop()
+		}
 		return fmt.Errorf("opening %s again: %w", t.fetch.InfoHash, err)
 	}
 	return nil

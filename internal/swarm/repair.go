@@ -57,6 +57,10 @@ func (t *Torrent) Verify(first, end int) (damaged int, err error) {
 	if e == nil {
 		return 0, nil
 	}
+	if err := e.Open(); err != nil {
+		return 0, err
+	}
+	defer e.Close()
 	for piece := first; piece < end; piece++ {
 		if !e.Complete(piece) {
 			continue
@@ -80,7 +84,8 @@ func (t *Torrent) Done() bool {
 	return e != nil && e.Whole()
 }
 
-// Missing returns the pieces that are not complete; nil before the info is here.
+// Missing returns the pieces that are not complete; nil before the info is here, and when
+// the entry is not in use by the caller or the engine.
 func (t *Torrent) Missing() []int {
 	e := t.entryNow()
 	if e == nil {
@@ -120,13 +125,17 @@ func (t *Torrent) Put(ctx context.Context, piece int, b []byte) error {
 	if e == nil {
 		return fmt.Errorf("piece %d of %s: its info is not here", piece, t.fetch.InfoHash)
 	}
+	if err := e.Open(); err != nil {
+		return fmt.Errorf("piece %d of %s: %w", piece, t.fetch.InfoHash, err)
+	}
+	defer e.Close()
 	if sum := sha1.Sum(b); !bytes.Equal(sum[:], e.Manifest().PieceSHA1(piece)) {
 		return fmt.Errorf("piece %d of %s: %w", piece, t.fetch.InfoHash, ErrWrongBytes)
 	}
 	if e.Complete(piece) {
 		return nil
 	}
-	offset, _ := e.Manifest().PieceRange(piece)
+	offset, _ := e.Shape().PieceRange(piece)
 	if _, err := e.WriteAt(b, offset); err != nil {
 		return fmt.Errorf("piece %d of %s: %w", piece, t.fetch.InfoHash, err)
 	}

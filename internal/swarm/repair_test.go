@@ -79,7 +79,7 @@ func TestPutAndVerify(t *testing.T) {
 	s, torrent, content, m := seed(t, size, nil)
 	s.stop(t)
 	s = start(t, "again", dir, nil)
-	e, err := s.cache.Create(m, nil)
+	e, err := s.cache.Create("made", m, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func TestPulledWhileTheInfoCame(t *testing.T) {
 	s, from, content, m := seed(t, size, nil)
 	s.stop(t)
 	s = start(t, "again", t.TempDir(), nil)
-	e, err := s.cache.Create(m, nil)
+	e, err := s.cache.Create("made", m, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -70,6 +70,9 @@ func (p piece) WriteAt(b []byte, offset int64) (int, error) {
 // address. To the engine the piece could not be read; origins finds who it was.
 func (p piece) SelfHash() (sum metainfo.Hash, err error) {
 	m := p.entry.Manifest()
+	if m == nil { // the torrent has left the engine
+		return sum, fmt.Errorf("hashing piece %d of %s: %w", p.index, p.entry.InfoHash(), ErrDropped)
+	}
 	_, length := m.PieceRange(p.index)
 	buffer := p.t.swarm.buffers.Get().(*[]byte)
 	defer p.t.swarm.buffers.Put(buffer)

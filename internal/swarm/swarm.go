@@ -220,7 +220,7 @@ func (s *Swarm) Seed(e *cache.Entry, build string, destinations []string) (*Torr
 	if !e.Whole() {
 		return nil, fmt.Errorf("seeding %s: pieces are missing", e.InfoHash())
 	}
-	return s.add(Fetch{InfoHash: e.InfoHash(), Shape: e.Manifest().Shape, Build: build, Destinations: destinations}, e)
+	return s.add(Fetch{InfoHash: e.InfoHash(), Shape: e.Shape(), Build: build, Destinations: destinations}, e)
 }
 
 // HandOut is Seed where the Swarm was made for it: pieces are handed out, in the
@@ -230,7 +230,7 @@ func (s *Swarm) Seed(e *cache.Entry, build string, destinations []string) (*Torr
 func (s *Swarm) HandOut(e *cache.Entry, place handout.Place, destinations []string, alone bool) (*Torrent, error) {
 	if s.handout != nil && e.Whole() && !(alone && s.handout.Idle()) {
 		// Before the engine has it, or early peers are shown everything.
-		s.handout.Add(e.InfoHash(), place, alone, e.Manifest().NumPieces(), e.Manifest().PieceLength)
+		s.handout.Add(e.InfoHash(), place, alone, e.Shape().NumPieces(), e.Shape().PieceLength)
 	}
 	return s.Seed(e, place.Execution, destinations)
 }
@@ -263,18 +263,25 @@ type Fetch struct {
 // Fetch adds a build by infohash, continuing what the cache holds of it. When the
 // torrent is there already, OnPiece is called for its pieces from then on.
 func (s *Swarm) Fetch(f Fetch) (*Torrent, error) {
-	e, ok := s.cfg.Cache.Pinned(f.InfoHash)
-	if ok {
+	e, err := s.cfg.Cache.Pinned(f.InfoHash, f.Build)
+	if err == nil {
 		defer e.Unpin() // it is the caller's to pin; here it must not go before it is in the engine
 		return s.add(f, e)
+	}
+	if !errors.Is(err, cache.ErrNotKept) {
+		return nil, err
 	}
 	t, err := s.add(f, nil)
 	if err != nil {
 		return nil, err
 	}
-	if e, ok := s.cfg.Cache.Pinned(f.InfoHash); ok { // pulled meanwhile, by who did not see the torrent yet
+	e, err = s.cfg.Cache.Pinned(f.InfoHash, f.Build)
+	switch {
+	case err == nil: // pulled meanwhile, by who did not see the torrent yet
 		defer e.Unpin()
 		err = t.Pulled(e.Manifest())
+	case errors.Is(err, cache.ErrNotKept):
+		err = nil
 	}
 	return t, err
 }
@@ -314,7 +321,10 @@ func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
 		t.markWhole()
 	} else {
 		s.takeRoom(t)
-		t.begin(e)
+		if err := t.begin(e); err != nil {
+			s.openings.leave(t, true)
+			return nil, err
+		}
 	}
 	s.mu.Lock()
 	s.torrents[f.InfoHash] = t

@@ -42,7 +42,7 @@ type node struct {
 
 func start(t *testing.T, name, dir string, change func(*Config)) *node {
 	t.Helper()
-	c, err := cache.Open(dir, 1<<40)
+	c, err := cache.Open(dir, 1<<40, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -438,7 +438,7 @@ func TestWantedOnceAnnounced(t *testing.T) {
 	const size = 20 * manifest.MinPieceLength
 	seeder, seeded, content, m := seed(t, size, handOut)
 	agent := start(t, "agent", t.TempDir(), nil)
-	e, err := agent.cache.Create(m, nil)
+	e, err := agent.cache.Create("made", m, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -545,7 +545,7 @@ func TestOrdinaryClient(t *testing.T) {
 func TestSeedNeedsAll(t *testing.T) {
 	_, _, _, m := seed(t, 1<<20, nil)
 	n := start(t, "agent", t.TempDir(), nil)
-	e, err := n.cache.Create(m, nil)
+	e, err := n.cache.Create("made", m, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

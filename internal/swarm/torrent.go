@@ -40,6 +40,9 @@ type Torrent struct {
 	dropped  chan struct{}
 	lost     chan struct{} // has a value when a piece was found damaged
 	origins  origins
+	// served is the entry, open for the engine; nil while that has none. It is of who has
+	// the turn.
+	served *cache.Entry
 
 	mu      sync.Mutex
 	former  counters // of the times before that it was in the engine
@@ -93,7 +96,7 @@ func (t *Torrent) Entry(ctx context.Context, room *cache.Room) (*cache.Entry, er
 	if err != nil {
 		return nil, err
 	}
-	e, err := t.swarm.cfg.Cache.Create(m, room)
+	e, err := t.swarm.cfg.Cache.Create(t.fetch.Build, m, room)
 	if err != nil {
 		return nil, err
 	}
@@ -106,12 +109,13 @@ func (t *Torrent) Entry(ctx context.Context, room *cache.Room) (*cache.Entry, er
 
 // pinned is the entry of an open torrent; ErrDropped when it was evicted.
 func (t *Torrent) pinned() (*cache.Entry, error) {
-	e, ok := t.swarm.cfg.Cache.Pinned(t.fetch.InfoHash)
-	if !ok || e != t.entry {
-		if ok {
-			e.Unpin()
-		}
+	e := t.entryNow()
+	err := e.Pin()
+	switch {
+	case errors.Is(err, cache.ErrNotKept):
 		return nil, ErrDropped
+	case err != nil:
+		return nil, err
 	}
 	return e, nil
 }
@@ -121,7 +125,11 @@ func (t *Torrent) open(e *cache.Entry) error {
 	t.mu.Lock()
 	t.entry = e
 	t.mu.Unlock()
-	if err := t.serve(); err != nil {
+	err := t.use(e)
+	if err == nil {
+		err = t.serve()
+	}
+	if err != nil {
 		return fmt.Errorf("opening %s: %w", t.fetch.InfoHash, err)
 	}
 	close(t.opened)
@@ -388,7 +396,7 @@ func finite(rate float64) int64 {
 func (t *Torrent) DisconnectComplete() {
 	pieces := 0
 	if e := t.entryNow(); e != nil {
-		pieces = e.Manifest().NumPieces()
+		pieces = e.Shape().NumPieces()
 	}
 	for _, c := range t.conns() {
 		if pieces > 0 && c.Stats().RemotePieceCount == pieces {

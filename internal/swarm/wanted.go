@@ -27,7 +27,7 @@ type wanted struct {
 }
 
 func newWanted(t *torrent.Torrent, e *cache.Entry) *wanted {
-	pieces := e.Manifest().NumPieces()
+	pieces := e.Shape().NumPieces()
 	return &wanted{
 		torrent:   t,
 		entry:     e,

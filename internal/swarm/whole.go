@@ -30,7 +30,7 @@ type whole struct {
 }
 
 // SeedWhole seeds a build as one torrent, for ordinary clients, from its segments, which
-// must be all of them, whole, in order. It returns the bencoded .torrent (BEP 3), whose
+// must be all of them, whole, in order, and pinned meanwhile. It returns the bencoded .torrent (BEP 3), whose
 // name is the one given. Peers that may connect are those of every torrent. A segment that
 // leaves the cache takes it along: see DropSegment.
 func (s *Swarm) SeedWhole(name string, shape manifest.Shape, entries []*cache.Entry) ([]byte, error) {
@@ -69,8 +69,16 @@ func (s *Swarm) SeedWhole(name string, shape manifest.Shape, entries []*cache.En
 		s.wholes[0].torrent.Drop()
 		s.wholes = s.wholes[1:]
 	}
+	storage := wholeStorage{pieces: from}
+	for _, e := range entries {
+		if err := e.Open(); err != nil {
+			storage.close()
+			return nil, fmt.Errorf("seeding %s as a whole: %w", name, err)
+		}
+		storage.entries = append(storage.entries, e)
+	}
 	w.torrent, _ = s.client.AddTorrentOpt(torrent.AddTorrentOpts{
-		InfoHash: w.infohash, InfoBytes: info, ChunkSize: chunkSize(shape), Storage: wholeStorage(from),
+		InfoHash: w.infohash, InfoBytes: info, ChunkSize: chunkSize(shape), Storage: storage,
 	})
 	s.wholes = append(s.wholes, w)
 	return file, nil
@@ -92,11 +100,25 @@ func (s *Swarm) DropSegment(infohash manifest.InfoHash) {
 	s.wholes = kept
 }
 
-// wholeStorage is the pieces of a build, each in a segment's entry.
-type wholeStorage []wholePiece
+// wholeStorage is the pieces of a build, each in a segment's entry. Those are open until
+// the engine has dropped the torrent.
+type wholeStorage struct {
+	pieces  []wholePiece
+	entries []*cache.Entry
+}
 
 func (w wholeStorage) OpenTorrent(context.Context, *metainfo.Info, metainfo.Hash) (storage.TorrentImpl, error) {
-	return storage.TorrentImpl{Piece: func(p metainfo.Piece) storage.PieceImpl { return w[p.Index()] }}, nil
+	return storage.TorrentImpl{
+		Piece: func(p metainfo.Piece) storage.PieceImpl { return w.pieces[p.Index()] },
+		Close: w.close,
+	}, nil
+}
+
+func (w wholeStorage) close() error {
+	for _, e := range w.entries {
+		e.Close()
+	}
+	return nil
 }
 
 // wholePiece is one of them.
