@@ -284,7 +284,7 @@ type Cache struct {
 	Entries []CacheEntry `json:"entries"`
 }
 
-// CacheEntry is one build in the cache. A pinned one is worked on and stays.
+// CacheEntry is one segment of a build in the cache. A pinned one is worked on and stays.
 type CacheEntry struct {
 	InfoHash      string    `json:"infohash"`
 	Size          int64     `json:"size"`

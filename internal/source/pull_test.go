@@ -474,6 +474,10 @@ func TestPieces(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, e := range *segments {
+		if err := e.Open(); err != nil {
+			t.Fatal(err)
+		}
+		defer e.Close()
 		m := e.Manifest()
 		at, _ := of.Layout.SegmentRange(i)
 		var asked []int
