@@ -118,7 +118,10 @@ func TestOnlyDestinationsGetPieces(t *testing.T) {
 	names := []string{"seeder", "inside", "outside"}
 	here, there := new(told), new(told)
 	s, whole, content, _ := seed(t, size, each(handOut, members(here, names...)))
-	e, _ := s.cache.Pinned(whole.InfoHash())
+	e, err := s.cache.Pinned(whole.InfoHash(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer e.Unpin()
 	whole.Drop()
 	from, err := s.HandOut(e, handout.Place{}, []string{"inside-builds"}, false)

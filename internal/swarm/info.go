@@ -19,11 +19,11 @@ func (t *Torrent) Info(ctx context.Context) (*manifest.Manifest, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	e := t.entryNow()
-	if err := e.Open(); err != nil { // which may be cold
+	e, err := t.pinned() // which may be cold
+	if err != nil {
 		return nil, fmt.Errorf("info dictionary of %s: %w", t.fetch.InfoHash, err)
 	}
-	defer e.Close()
+	defer e.Unpin()
 	return e.Manifest(), nil
 }
 

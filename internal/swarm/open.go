@@ -247,7 +247,11 @@ func (t *Torrent) begin(e *cache.Entry) error {
 		if err := t.use(e); err != nil {
 			return err
 		}
-		opts.InfoBytes = e.Manifest().InfoBytes()
+		m := e.Manifest()
+		if m == nil {
+			return ErrDropped // it is just evicted
+		}
+		opts.InfoBytes = m.InfoBytes()
 	}
 	engine, _ := t.swarm.client.AddTorrentOpt(opts)
 	t.swarm.byEngine.Store(engine, t)

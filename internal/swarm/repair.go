@@ -125,10 +125,10 @@ func (t *Torrent) Put(ctx context.Context, piece int, b []byte) error {
 	if e == nil {
 		return fmt.Errorf("piece %d of %s: its info is not here", piece, t.fetch.InfoHash)
 	}
-	if err := e.Open(); err != nil {
+	if err := e.Pin(); err != nil {
 		return fmt.Errorf("piece %d of %s: %w", piece, t.fetch.InfoHash, err)
 	}
-	defer e.Close()
+	defer e.Unpin()
 	if sum := sha1.Sum(b); !bytes.Equal(sum[:], e.Manifest().PieceSHA1(piece)) {
 		return fmt.Errorf("piece %d of %s: %w", piece, t.fetch.InfoHash, ErrWrongBytes)
 	}
