@@ -228,7 +228,7 @@ func (c *Cache) Pinned(infohash manifest.InfoHash, build string) (*Entry, error)
 func (c *Cache) claim(infohash manifest.InfoHash, build string) (e *Entry, done func(), err error) {
 	for {
 		c.mu.Lock()
-		e, ok := c.entries[infohash]
+		_, ok := c.entries[infohash]
 		changing, busy := c.changing[infohash]
 		if !ok && !busy {
 			done := c.change(infohash)

@@ -238,7 +238,7 @@ func TestColdEntriesHoldNoFile(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	c = open(t, dir)
+	open(t, dir)
 	check("after a restart", 0)
 }
 
