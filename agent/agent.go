@@ -39,7 +39,6 @@ import (
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/limits"
 	"github.com/landfall-dist/landfall/internal/manifest"
-	"github.com/landfall-dist/landfall/internal/operator"
 	"github.com/landfall-dist/landfall/internal/peerwire"
 	"github.com/landfall-dist/landfall/internal/retry"
 	"github.com/landfall-dist/landfall/internal/signing"
@@ -97,9 +96,9 @@ type Config struct {
 	// Hosts are names, beside those of loopback and this machine's addresses, that the
 	// HTTP side answers to.
 	Hosts []string
-	// OperatorToken is needed to change limits over HTTP; empty for no token, and then
-	// they are changed on loopback alone.
-	OperatorToken operator.Token
+	// Security is who may do what over HTTP; where nobody is asked for a token, limits are
+	// changed on loopback alone.
+	Security web.Security
 	// Limits are how fast bytes may pass; nil for none, until somebody sets some.
 	Limits *limits.Limits
 	// Sources are where the bytes of a build can be read when no peer has them;
@@ -261,6 +260,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.cfg.Logger.Warn("announcements from before the start are not known, other members may send them again", "error", err)
 	}
 	group.Go(func() error { return a.gossip.Run(ctx) })
+	group.Go(func() error { return a.cfg.Security.Run(ctx, a.cfg.Logger) })
 	group.Go(func() error { return web.Serve(ctx, a.cfg.HTTP, a.handler(), a.cfg.Logger) })
 	group.Go(func() error { return a.tick(ctx) })
 	group.Go(func() error { return a.probe(ctx) })

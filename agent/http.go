@@ -7,22 +7,29 @@ import (
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/operator"
 	"github.com/landfall-dist/landfall/internal/peerwire"
 	"github.com/landfall-dist/landfall/internal/web"
 )
 
 func (a *Agent) handler() http.Handler {
+	protection, mux := a.mux()
+	return protection.Wrap(mux)
+}
+
+func (a *Agent) mux() (web.Protection, *web.Mux) {
 	mux := web.NewMux(web.Options{
 		Page:    "agent",
 		Ready:   a.ready,
 		State:   web.State{All: a.state},
 		Metrics: a.registry(),
+		Roles:   map[string]operator.Role{"GET /status": operator.View},
 		Logger:  a.cfg.Logger,
 	})
 	mux.JSON("GET /status", func(*http.Request) (int, any, error) { return http.StatusOK, a.status(), nil })
-	protection := web.Protection{Addr: a.cfg.HTTP.Addr(), Hosts: a.cfg.Hosts, Token: a.cfg.OperatorToken, Logger: a.cfg.Logger}
+	protection := web.Protection{Addr: a.cfg.HTTP.Addr(), Hosts: a.cfg.Hosts, Security: a.cfg.Security, Role: mux.Role, Action: mux.Action, Logger: a.cfg.Logger}
 	mux.Limits(a.cfg.Limits, protection.Open())
-	return protection.Wrap(mux)
+	return protection, mux
 }
 
 func (a *Agent) status() *api.AgentStatus {

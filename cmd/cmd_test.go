@@ -6,7 +6,14 @@ package cmd_test
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
+	"math/big"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -91,6 +98,7 @@ func TestProcesses(t *testing.T) { script(t, "processes.txtar") }
 func TestKeys(t *testing.T)      { script(t, "keys.txtar") }
 func TestTLS(t *testing.T)       { script(t, "tls.txtar") }
 func TestAuthority(t *testing.T) { script(t, "ca.txtar") }
+func TestOperators(t *testing.T) { script(t, "operators.txtar") }
 
 // script runs a file of testdata, with a cloud and daemons that it starts itself.
 func script(t *testing.T, file string) {
@@ -112,8 +120,24 @@ func runScript(t *testing.T, file string, programs ...string) {
 			e.Setenv("BUILD", filepath.Join(root, "testdata", "builds", "hello-1.0.0.zip"))
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"until": until},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"until": until, "certify": certify},
 	})
+}
+
+// certify writes a certificate for loopback that stands for itself, and its key.
+func certify(ts *testscript.TestScript, _ bool, args []string) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ts.Check(err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, BasicConstraintsValid: true, IsCA: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	ts.Check(err)
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), 0o600))
 }
 
 // until runs a program again and again until it succeeds and, with a first

@@ -57,13 +57,16 @@ func TestSecretsStay(t *testing.T) {
 		"export AWS_ENDPOINT_URL=http://127.0.0.1:4566 OTEL_TRACES_EXPORTER=console && . ./settings",
 		"bin/landfall-dev cloud --dir cloud > cloud.log 2>&1 &", "healthy bin/landfall-dev health",
 		"bin/seeder keygen seeder.key; bin/seeder keygen --gossip-key gossip.key; bin/seeder keygen --operator-token operator.token; bin/seeder keygen --operator-token other.token",
+		"install -m 600 /dev/null ci.token; bin/seeder operator add ci --operators operators > ci.token",
 		"bin/seeder init --bucket global-builds --destinations region-a-builds,region-b-builds",
-		"bin/seeder run --bucket global-builds --destinations region-a-builds,region-b-builds --signing-key seeder.key --gossip-key gossip.key --operator-token operator.token --notify-webhook-file hook --build-source-file builds --arrival-timeout 1s --data-dir s --poll 200ms " + member + " > seeder.log 2>&1 &",
+		"bin/seeder run --bucket global-builds --destinations region-a-builds,region-b-builds --signing-key seeder.key --gossip-key gossip.key --operator-token operator.token --operators operators --notify-webhook-file hook --build-source-file builds --arrival-timeout 1s --data-dir s --poll 200ms " + member + " > seeder.log 2>&1 &",
 		"seeder=$!; healthy bin/seeder health",
 		"bin/agent run --region region-a --bucket region-a-builds --join 127.0.0.1:7946 --trust seeder.key.pub --gossip-key gossip.key --operator-token operator.token --data-dir a " + member + " > agent.log 2>&1 &",
 		"agent=$!; healthy bin/agent health",
 		// One region lands, the other fails and is told of; what has a wrong token is refused.
 		"bin/seeder publish --operator-token operator.token testdata/builds/hello-1.0.0.zip || true",
+		"bin/seeder publish --operator-token ci.token testdata/builds/hello-1.0.0.zip --key by-ci.zip --no-wait",
+		"bin/seeder cancel --operator-token ci.token by-ci.zip && exit 1",
 		"bin/seeder publish --operator-token other.token testdata/builds/hello-1.0.0.zip --key refused.zip && exit 1",
 		"curl_like() { exec 3<>/dev/tcp/127.0.0.1/7070; printf \"$1\" >&3; timeout 5 cat <&3; exec 3>&-; }",
 		`token=$(cat operator.token); body='{"commit":"abc"}'`,
@@ -81,7 +84,7 @@ func TestSecretsStay(t *testing.T) {
 		"the collector's header": "T0KEN-of-the-collector",
 	}
 	given := map[string]bool{"hook": true, "builds": true, "settings": true}
-	for _, file := range []string{"seeder.key", "gossip.key", "operator.token", "other.token"} {
+	for _, file := range []string{"seeder.key", "gossip.key", "operator.token", "other.token", "ci.token"} {
 		given[file] = true
 		text, err := os.ReadFile(filepath.Join(dir, file))
 		if err != nil {
@@ -93,7 +96,7 @@ func TestSecretsStay(t *testing.T) {
 			}
 		}
 	}
-	if len(secrets) != 8 {
+	if len(secrets) != 9 {
 		t.Fatalf("%d secrets", len(secrets))
 	}
 	look := func(where string, text []byte) {

@@ -33,7 +33,12 @@ func (s *Seeder) postBuild(r *http.Request) (int, any, error) {
 	if !commitName.MatchString(request.Commit) {
 		return 0, nil, web.Errorf(http.StatusBadRequest, "commit is %q, expected letters, digits, '.', '_' and '-'", request.Commit)
 	}
+	web.About(r, "commit", request.Commit)
 	answer, err := s.fetchBuild(r.Context(), request)
+	if err == nil {
+		web.About(r, "key", answer.FileName)
+		web.About(r, "executionId", answer.ExecutionID)
+	}
 	return http.StatusAccepted, answer, err
 }
 

@@ -12,8 +12,10 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/audit"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/operator"
 	"github.com/landfall-dist/landfall/internal/web"
 )
 
@@ -26,12 +28,34 @@ const (
 	uploadsPath = "/uploads/"
 )
 
+// roles are what the seeder's paths ask for, beside those that every member serves.
+var roles = map[string]operator.Role{
+	"POST /deploy":                 operator.Publish,
+	"POST /builds":                 operator.Publish,
+	"PUT " + uploadsPath:           operator.Publish,
+	"GET /executions":              operator.View,
+	"GET /executions/{id}":         operator.View,
+	"GET /executions/{id}/swarm":   operator.View,
+	"GET /executions/{id}/torrent": operator.View,
+	"POST /executions/{id}/retry":  operator.Publish,
+	"POST /executions/{id}/cancel": operator.Deploy,
+	"GET /audit":                   operator.Admin,
+}
+
 func (s *Seeder) handler() http.Handler {
-	mux := web.NewMux(web.Options{
+	protection, _, all := s.mux()
+	return protection.Wrap(all)
+}
+
+// mux serves everything; all is what to ask, with the uploads, which mux knows only by
+// their role.
+func (s *Seeder) mux() (_ web.Protection, mux *web.Mux, all http.Handler) {
+	mux = web.NewMux(web.Options{
 		Page:    "seeder",
 		Ready:   s.isReady,
 		State:   web.State{All: s.state, One: s.opened},
 		Metrics: s.registry(),
+		Roles:   roles,
 		Logger:  s.cfg.Logger,
 	})
 	mux.JSON("POST /deploy", s.postDeploy)
@@ -57,8 +81,10 @@ func (s *Seeder) handler() http.Handler {
 			return s.putUpload(r, func() { control.SetReadDeadline(time.Now()) }) //nolint:errcheck // a recorder has none
 		})(w, r)
 	}
+	mux.HandleFunc("PUT "+uploadsPath, uploads)
+	mux.Costly("GET /audit", mux.Answer(s.getAudit))
 	// ServeMux would clean the path of a key such as a//b or ../c, and redirect.
-	all := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	all = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r = s.cfg.Tracer.Incoming(r)
 		if strings.HasPrefix(r.URL.EscapedPath(), uploadsPath) {
 			uploads(w, r)
@@ -66,11 +92,44 @@ func (s *Seeder) handler() http.Handler {
 		}
 		mux.ServeHTTP(w, r)
 	})
-	return s.protection().Wrap(all)
+	protection := s.protection()
+	protection.Role = func(r *http.Request) operator.Role {
+		if strings.HasPrefix(r.URL.EscapedPath(), uploadsPath) && r.Method == http.MethodPut {
+			return operator.Publish
+		}
+		return mux.Role(r)
+	}
+	protection.Action = func(r *http.Request) string {
+		if strings.HasPrefix(r.URL.EscapedPath(), uploadsPath) {
+			return r.Method + " " + uploadsPath
+		}
+		return mux.Action(r)
+	}
+	return protection, mux, all
 }
 
 func (s *Seeder) protection() web.Protection {
-	return web.Protection{Addr: s.cfg.HTTP.Addr(), Hosts: s.cfg.Hosts, Token: s.cfg.OperatorToken, Logger: s.cfg.Logger}
+	return web.Protection{Addr: s.cfg.HTTP.Addr(), Hosts: s.cfg.Hosts, Security: s.cfg.Security, Logger: s.cfg.Logger}
+}
+
+// getAudit lists the newest changes that were asked for.
+func (s *Seeder) getAudit(r *http.Request) (int, any, error) {
+	limit := defaultPage
+	if v := r.URL.Query().Get("limit"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 1 || n > audit.MaxRead {
+			return 0, nil, web.Errorf(http.StatusBadRequest, "limit is %q, expected 1 to %d", v, audit.MaxRead)
+		}
+		limit = n
+	}
+	if s.cfg.Security.Audit == nil {
+		return 0, nil, web.Errorf(http.StatusNotImplemented, "this seeder keeps no record of changes")
+	}
+	records, err := s.cfg.Security.Audit.Newest(limit)
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusOK, api.Changes{Changes: records}, nil
 }
 
 func (s *Seeder) postDeploy(r *http.Request) (int, any, error) {
@@ -81,7 +140,12 @@ func (s *Seeder) postDeploy(r *http.Request) (int, any, error) {
 	if request.SourceBucket == "" || request.SourceKey == "" {
 		return 0, nil, web.Errorf(http.StatusBadRequest, "sourceBucket and sourceKey are required")
 	}
+	web.About(r, "key", request.SourceKey)
+	web.About(r, "sourceBucket", request.SourceBucket)
 	answer, err := s.deploy(r.Context(), request)
+	if err == nil {
+		web.About(r, "executionId", answer.ExecutionID)
+	}
 	return http.StatusAccepted, answer, err
 }
 
@@ -180,6 +244,7 @@ func (s *Seeder) putUpload(r *http.Request, interrupt func()) (int, any, error) 
 	if err != nil {
 		return 0, nil, err
 	}
+	web.About(r, "key", key)
 	if !s.reserved.take(key) {
 		return 0, nil, web.Errorf(http.StatusConflict, "%s is being uploaded already", key)
 	}
@@ -190,7 +255,7 @@ func (s *Seeder) putUpload(r *http.Request, interrupt func()) (int, any, error) 
 	if err != nil {
 		return 0, nil, err
 	}
-	answer := api.UploadAnswer{Bucket: s.cfg.Bucket.Name(), Key: key, Size: object.Size, ETag: object.ETag}
+	answer := &api.UploadAnswer{Bucket: s.cfg.Bucket.Name(), Key: key, Size: object.Size, ETag: object.ETag}
 	switch {
 	case begun != nil:
 		answer.ExecutionID = begun.Record.ExecutionID
@@ -204,6 +269,7 @@ func (s *Seeder) putUpload(r *http.Request, interrupt func()) (int, any, error) 
 		s.reserved.uploaded(key, begun)
 		answer.ExecutionID = begun.Record.ExecutionID
 	}
+	web.About(r, "executionId", answer.ExecutionID)
 	return http.StatusOK, answer, nil
 }
 

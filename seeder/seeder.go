@@ -33,7 +33,6 @@ import (
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/limits"
 	"github.com/landfall-dist/landfall/internal/notify"
-	"github.com/landfall-dist/landfall/internal/operator"
 	"github.com/landfall-dist/landfall/internal/peerwire"
 	"github.com/landfall-dist/landfall/internal/seldom"
 	"github.com/landfall-dist/landfall/internal/signing"
@@ -78,9 +77,8 @@ type Config struct {
 	// Identity is this process's.
 	TLS      identity.Mode
 	Identity *identity.Source
-	// OperatorToken is needed to publish, cancel and send again over HTTP; empty for
-	// no token.
-	OperatorToken operator.Token
+	// Security is who may do what over HTTP.
+	Security web.Security
 	// Limits are how fast bytes may pass; nil for none, until somebody sets some.
 	Limits *limits.Limits
 	// Hosts are names, beside those of loopback and this machine's addresses, that the
@@ -266,6 +264,7 @@ func (s *Seeder) Run(ctx context.Context) error {
 		s.cfg.Logger.Warn("everybody who reaches the HTTP side may publish, cancel and send again: it listens beyond loopback without an operator token (--insecure)",
 			"http", s.cfg.HTTP.Addr().String())
 	}
+	group.Go(func() error { return s.cfg.Security.Run(ctx, s.cfg.Logger) })
 	group.Go(func() error { return web.Serve(ctx, s.cfg.HTTP, s.handler(), s.cfg.Logger) })
 	group.Go(func() error { return s.gossip.Run(ctx) })
 	group.Go(func() error { return s.probe(ctx) })

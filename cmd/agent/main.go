@@ -3,14 +3,12 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -67,8 +65,8 @@ func runCommand() *cli.Command {
 			command.Bool("allow-weak-store", "land in a store that lacks a guarantee, such as refusing a part with a wrong SHA-256"),
 			command.Int("land-parallel", agent.DefaultLandParallel, "parts uploaded at a time"),
 			command.Int("max-active", agent.DefaultMaxActive, "builds worked on at a time"),
-			command.File("operator-token", "`FILE` with the token that is then needed to change limits (make one with `seeder keygen --operator-token`)"),
-		}, command.LimitFlags(true), command.MemberFlags("127.0.0.1:7080", "127.0.0.1:0", "127.0.0.1:0", "landfall-agent")),
+			command.File("operator-token", "`FILE` with the token of who may do everything, needed then to change limits (make one with `seeder keygen --operator-token`)"),
+		}, command.HTTPFlags(), command.LimitFlags(true), command.MemberFlags("127.0.0.1:7080", "127.0.0.1:0", "127.0.0.1:0", "landfall-agent")),
 		Action: run,
 	}
 }
@@ -79,7 +77,7 @@ func run(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	token, err := command.OperatorToken(c)
+	security, err := command.OpenSecurity(c)
 	if err != nil {
 		return err
 	}
@@ -88,6 +86,9 @@ func run(c *cli.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
+	if err := m.Secure(&security); err != nil {
+		return err
+	}
 	limits, err := command.OpenLimits(c, m.Logger, true)
 	if err != nil {
 		return err
@@ -115,8 +116,8 @@ func run(c *cli.Context) (err error) {
 		Identity:   m.Identity,
 		Hosts:      m.Hosts,
 
-		OperatorToken: token,
-		Limits:        limits,
+		Security: security,
+		Limits:   limits,
 
 		Sources:      sources,
 		Memory:       filepath.Join(m.DataDir, "announced"),
@@ -150,6 +151,8 @@ func statusCommand() *cli.Command {
 			"Examples:\n\n  agent status\n  agent status --agent http://127.0.0.1:7082 --watch",
 		Flags: []cli.Flag{
 			command.URL("agent", "", "`URL` of the agent (default: "+defaultURL+", or "+demoURL+" when nothing answers there)"),
+			command.OperatorTokenFlag("agent"),
+			command.CAFlag(),
 			command.Bool("watch", "show a bar for each build until Ctrl-C"),
 			command.Output(),
 		},
@@ -162,7 +165,7 @@ func status(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	client, err := find(c.Context, c.String("agent"))
+	client, err := find(c)
 	if err != nil {
 		return err
 	}
@@ -192,6 +195,7 @@ func limitsCommand() *cli.Command {
 		Flags: append(command.ChangeFlags(true),
 			command.URL("agent", "", "`URL` of the agent (default: "+defaultURL+", or "+demoURL+" when nothing answers there)"),
 			command.OperatorTokenFlag("agent"),
+			command.CAFlag(),
 			command.Output(),
 		),
 		Action: func(c *cli.Context) error {
@@ -199,7 +203,7 @@ func limitsCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			client, err := find(c.Context, c.String("agent"))
+			client, err := find(c)
 			if err != nil {
 				return err
 			}
@@ -225,18 +229,18 @@ func explain(c *cli.Context, client *client.Client, err error) error {
 }
 
 // find returns the agent asked for, or the first of the usual ones that answers.
-func find(ctx context.Context, address string) (*client.Client, error) {
-	if address != "" {
-		return &client.Client{URL: strings.TrimSuffix(address, "/")}, nil
+func find(c *cli.Context) (*client.Client, error) {
+	to, err := command.Client(c, c.String("agent"))
+	if err != nil || to.URL != "" {
+		return to, err
 	}
-	usual := &client.Client{URL: defaultURL}
-	err := usual.Healthy(ctx)
-	if err == nil {
-		return usual, nil
+	to.URL = defaultURL
+	if err = to.Healthy(c.Context); err == nil {
+		return to, nil
 	}
-	demo := &client.Client{URL: demoURL}
-	if demo.Healthy(ctx) == nil {
-		return demo, nil
+	to.URL = demoURL
+	if to.Healthy(c.Context) == nil {
+		return to, nil
 	}
 	return nil, fmt.Errorf("no agent answers at %s or %s (%w); name one with --agent", defaultURL, demoURL, err)
 }

@@ -28,28 +28,15 @@ const (
 	listed = 10
 )
 
-// tokenFlag is for the commands that change something.
-func tokenFlag() cli.Flag { return command.OperatorTokenFlag("seeder") }
-
 func seederFlag() cli.Flag { return command.URL("seeder", defaultURL, "`URL` of the seeder") }
 
-// connect returns the client of the seeder that the flags name, without its token.
-func connect(c *cli.Context) *client.Client { return clientOf(c.String("seeder")) }
-
-// operate is connect with the token.
-func operate(c *cli.Context) (*client.Client, error) {
-	token, err := command.OperatorToken(c)
-	if err != nil {
-		return nil, err
-	}
-	to := connect(c)
-	to.Token = string(token)
-	return to, nil
+// connectFlags are of all commands that ask the seeder.
+func connectFlags() []cli.Flag {
+	return []cli.Flag{seederFlag(), command.OperatorTokenFlag("seeder"), command.CAFlag()}
 }
 
-func clientOf(address string) *client.Client {
-	return &client.Client{URL: strings.TrimSuffix(address, "/")}
-}
+// connect returns the client of the seeder that the flags name.
+func connect(c *cli.Context) (*client.Client, error) { return command.Client(c, c.String("seeder")) }
 
 // explain adds what to do next: when nobody answers, and when the execution is
 // another one now.
@@ -104,16 +91,14 @@ func publishCommand() *cli.Command {
 			"Ctrl-C ends the waiting, not the distribution. With -o json the execution is printed once, when it has ended.\n\n" +
 			"Examples:\n\n  seeder publish build.zip\n  seeder publish --key releases/1.2.0.zip build.zip\n" +
 			"  seeder publish --to region-a-builds s3://global-builds/build.zip\n  seeder publish --priority high hotfix.zip",
-		Flags: []cli.Flag{
-			seederFlag(),
-			tokenFlag(),
+		Flags: append(connectFlags(),
 			command.String("key", "", "`KEY` in the global bucket (default: the file's name)"),
 			command.Strings("to", "destination `BUCKET`,… (default: the seeder's)"),
 			command.Bool("force", "accept destinations that the seeder does not know and no living agent serves: the build waits for an agent"),
 			command.String("priority", api.PriorityNormal, "`PRIORITY` is normal or high; a high one goes before all that are not, and joined to what is under way makes that high"),
 			command.Bool("no-wait", "return as soon as the execution is recorded"),
 			command.Output(),
-		},
+		),
 		Action: publish,
 	}
 }
@@ -126,7 +111,7 @@ func publish(c *cli.Context) error {
 	if c.NArg() != 1 {
 		return command.Usagef("publish takes one FILE or s3://BUCKET/KEY")
 	}
-	to, err := operate(c)
+	to, err := connect(c)
 	if err != nil {
 		return err
 	}
@@ -159,7 +144,7 @@ func publish(c *cli.Context) error {
 		if !asJSON {
 			printBeginning(answer)
 		}
-		last, err := follow(c, &answer.Execution, formOf(asJSON), up)
+		last, err := follow(c, to, &answer.Execution, formOf(asJSON), up)
 		if err != nil {
 			return err
 		}
@@ -256,8 +241,8 @@ func goingUp(to *client.Client, key string, size int64) func(context.Context) (*
 
 // follow shows an execution until it has ended, and returns it as it is then. Where it was
 // shown while it went up, it goes on with that; else up is nil.
-func follow(c *cli.Context, e *api.Execution, form terminal.Form, up *terminal.Upload) (last *api.Execution, err error) {
-	get := func(ctx context.Context) (*api.Execution, error) { return connect(c).Execution(ctx, e.ExecutionID) }
+func follow(c *cli.Context, to *client.Client, e *api.Execution, form terminal.Form, up *terminal.Upload) (last *api.Execution, err error) {
+	get := func(ctx context.Context) (*api.Execution, error) { return to.Execution(ctx, e.ExecutionID) }
 	if up != nil {
 		last, err = up.Follow(c.Context, followInterval, get)
 	} else {
@@ -298,18 +283,21 @@ func listCommand() *cli.Command {
 		Name:        "list",
 		Usage:       "list executions, newest first",
 		Description: "Example:\n\n  seeder list --limit 10",
-		Flags: []cli.Flag{
-			seederFlag(),
+		Flags: append(connectFlags(),
 			command.Int("limit", 50, "executions on a page"),
 			command.String("after", "", "`ID` that the page before ended with"),
 			command.Output(),
-		},
+		),
 		Action: func(c *cli.Context) error {
 			asJSON, err := command.JSONWanted(c)
 			if err != nil {
 				return err
 			}
-			page, err := connect(c).Executions(c.Context, c.Int("limit"), c.String("after"))
+			to, err := connect(c)
+			if err != nil {
+				return err
+			}
+			page, err := to.Executions(c.Context, c.Int("limit"), c.String("after"))
 			if err != nil {
 				return explain(c, err)
 			}
@@ -329,11 +317,10 @@ func statusCommand() *cli.Command {
 		Description: "With --watch an execution is followed until it has ended; without a KEY the newest are, until Ctrl-C. With -o json as well,\n" +
 			"a line of JSON is printed whenever something has changed.\n\n" +
 			"Examples:\n\n  seeder status build.zip\n  seeder status build.zip --watch\n  seeder status build.zip --watch -o json",
-		Flags: []cli.Flag{
-			seederFlag(),
+		Flags: append(connectFlags(),
 			command.Bool("watch", "follow it until it has ended; exit status 1 when a region has failed"),
 			command.Output(),
-		},
+		),
 		Action: status,
 	}
 }
@@ -343,12 +330,16 @@ func status(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	to, err := connect(c)
+	if err != nil {
+		return err
+	}
 	form := terminal.Live
 	if asJSON {
 		form = terminal.JSONLines
 	}
 	if c.NArg() == 0 {
-		get := func(ctx context.Context) (*api.Executions, error) { return connect(c).Executions(ctx, listed, "") }
+		get := func(ctx context.Context) (*api.Executions, error) { return to.Executions(ctx, listed, "") }
 		if c.Bool("watch") {
 			return explain(c, terminal.WatchExecutions(c.Context, os.Stdout, form, followInterval, get))
 		}
@@ -361,14 +352,14 @@ func status(c *cli.Context) error {
 		}
 		return terminal.Executions(os.Stdout, page)
 	}
-	e, err := named(c)
+	e, err := named(c, to)
 	if err != nil {
 		return err
 	}
 	if !c.Bool("watch") {
 		return show(e, asJSON)
 	}
-	last, err := follow(c, e, form, nil)
+	last, err := follow(c, to, e, form, nil)
 	if err != nil {
 		return err
 	}
@@ -376,14 +367,14 @@ func status(c *cli.Context) error {
 }
 
 // named returns the execution that the argument names, by key or by id.
-func named(c *cli.Context) (*api.Execution, error) {
+func named(c *cli.Context, to *client.Client) (*api.Execution, error) {
 	if c.NArg() != 1 {
 		return nil, command.Usagef("%s takes one KEY", c.Command.Name)
 	}
 	arg := c.Args().First()
-	e, err := connect(c).Execution(c.Context, arg)
+	e, err := to.Execution(c.Context, arg)
 	if client.NotFound(err) || strings.Contains(arg, "/") {
-		e, err = connect(c).ByKey(c.Context, arg)
+		e, err = to.ByKey(c.Context, arg)
 	}
 	return e, explain(c, err)
 }
@@ -394,17 +385,17 @@ func cancelCommand() *cli.Command {
 		Usage:       "stop an execution; what has landed stays",
 		ArgsUsage:   "KEY | EXECUTION",
 		Description: "Examples:\n\n  seeder cancel build.zip\n  seeder cancel 01K0Z4V5QW8TQ0H6Q9M3N7R2XD -o json",
-		Flags:       []cli.Flag{seederFlag(), tokenFlag(), command.Output()},
+		Flags:       append(connectFlags(), command.Output()),
 		Action: func(c *cli.Context) error {
 			asJSON, err := command.JSONWanted(c)
 			if err != nil {
 				return err
 			}
-			to, err := operate(c)
+			to, err := connect(c)
 			if err != nil {
 				return err
 			}
-			e, err := named(c)
+			e, err := named(c, to)
 			if err != nil {
 				return err
 			}
@@ -423,17 +414,17 @@ func retryCommand() *cli.Command {
 		ArgsUsage: "KEY | EXECUTION",
 		Description: "It is followed as by publish; Ctrl-C ends the waiting, not the distribution.\n\n" +
 			"Examples:\n\n  seeder retry build.zip\n  seeder retry build.zip --no-wait",
-		Flags: []cli.Flag{seederFlag(), tokenFlag(), command.Bool("no-wait", "return at once"), command.Output()},
+		Flags: append(connectFlags(), command.Bool("no-wait", "return at once"), command.Output()),
 		Action: func(c *cli.Context) error {
 			asJSON, err := command.JSONWanted(c)
 			if err != nil {
 				return err
 			}
-			to, err := operate(c)
+			to, err := connect(c)
 			if err != nil {
 				return err
 			}
-			e, err := named(c)
+			e, err := named(c, to)
 			if err != nil {
 				return err
 			}
@@ -443,7 +434,7 @@ func retryCommand() *cli.Command {
 			if c.Bool("no-wait") {
 				return show(e, asJSON)
 			}
-			if e, err = follow(c, e, formOf(asJSON), nil); err != nil {
+			if e, err = follow(c, to, e, formOf(asJSON), nil); err != nil {
 				return err
 			}
 			if asJSON {

@@ -21,7 +21,11 @@ func keys(meant func(*api.Execution) bool) command.Completer {
 	return func(ctx context.Context, flag func(string) string) []string {
 		ctx, cancel := context.WithTimeout(ctx, completionTimeout)
 		defer cancel()
-		page, err := clientOf(flag("seeder")).Executions(ctx, completionKeys, "")
+		to, err := command.NewClient(flag("seeder"), flag("operator-token"), flag("http-ca"))
+		if err != nil {
+			return nil
+		}
+		page, err := to.Executions(ctx, completionKeys, "")
 		if err != nil {
 			return nil
 		}

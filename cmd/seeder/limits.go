@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -15,13 +16,17 @@ func limitsCommand() *cli.Command {
 		Usage: "show how fast a seeder's bytes may pass, or change that while it runs",
 		Description: "What is set holds until the seeder ends, or is told to read its --limits-file again (SIGHUP).\n\n" +
 			"Examples:\n\n  seeder limits\n  seeder limits --upload-rate 200MB --source-rate 1Gbit\n  seeder limits --upload-rate 0",
-		Flags: append(command.ChangeFlags(false), seederFlag(), tokenFlag(), command.Output()),
+		Flags: slices.Concat(command.ChangeFlags(false), connectFlags(), []cli.Flag{command.Output()}),
 		Action: func(c *cli.Context) error {
 			asJSON, err := command.JSONWanted(c)
 			if err != nil {
 				return err
 			}
-			l, err := command.ChangeLimits(c, connect(c))
+			to, err := connect(c)
+			if err != nil {
+				return err
+			}
+			l, err := command.ChangeLimits(c, to)
 			if err != nil {
 				return explain(c, err)
 			}

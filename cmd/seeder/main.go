@@ -33,11 +33,12 @@ func main() { os.Exit(command.Main(app())) }
 
 func app() *cli.App {
 	completers := map[string]command.Completer{
-		"status":  keys(anyExecution),
-		"cancel":  keys(running),
-		"retry":   keys(unfinished),
-		"ca":      caWords,
-		"keyring": func(context.Context, func(string) string) []string { return keyringWords() },
+		"status":   keys(anyExecution),
+		"cancel":   keys(running),
+		"retry":    keys(unfinished),
+		"ca":       caWords,
+		"keyring":  func(context.Context, func(string) string) []string { return keyringWords() },
+		"operator": operatorWords,
 	}
 	return &cli.App{
 		Name:  "seeder",
@@ -53,6 +54,8 @@ func app() *cli.App {
 			cancelCommand(),
 			retryCommand(),
 			limitsCommand(),
+			auditCommand(),
+			operatorCommand(),
 			initCommand(),
 			checkCommand(),
 			keygenCommand(),
@@ -77,8 +80,8 @@ func runCommand() *cli.Command {
 			command.Strings("serves", "buckets that each region's agents serve, as `REGION=BUCKET`,…, and again for each region; needed with --tls"),
 			command.File("ca", "`DIR` of the authority (`seeder ca init`), with whose key this seeder renews the members' certificates"),
 			command.Strings("destinations", "destination `BUCKET`,… of builds for which none are named"),
-			command.File("operator-token", "`FILE` with the token that is then needed to publish, cancel, retry and change limits (make one with `seeder keygen --operator-token`)"),
-			command.Bool("insecure", "let everybody who reaches --listen publish, cancel and retry, where that is beyond loopback and there is no --operator-token"),
+			command.File("operator-token", "`FILE` with the token of who may do everything; without it or --operators everybody who reaches --listen may (make one with `seeder keygen --operator-token`)"),
+			command.Bool("insecure", "let everybody who reaches --listen publish, cancel and retry, where that is beyond loopback and there is neither --operator-token nor --operators"),
 			command.Strings("trust", "public `KEY` of another seeder, or a file of them"+command.TrustLimits),
 			command.File("revoked", "`FILE` with public keys that are trusted no more, whatever --trust says; read again when it changes"),
 			command.Duration("poll", seeder.DefaultPoll, "`TIME` from the end of one listing of the bucket to the next"),
@@ -96,7 +99,7 @@ func runCommand() *cli.Command {
 			command.String("max-fetch", "20GiB", "largest `SIZE` of a build taken from --build-source"),
 			command.Strings("source-buckets", "`BUCKET`,… that builds may be published from beside --bucket"),
 			command.String("source-region", "", "AWS `REGION` of the bucket (default: what HeadBucket answers, then AWS_REGION)"),
-		}, signingFlags(), command.LimitFlags(false), command.MemberFlags("127.0.0.1:7070", "127.0.0.1:7946", "127.0.0.1:6881", "landfall-seeder")),
+		}, signingFlags(), command.HTTPFlags(), command.LimitFlags(false), command.MemberFlags("127.0.0.1:7070", "127.0.0.1:7946", "127.0.0.1:6881", "landfall-seeder")),
 		Action: run,
 	}
 }
@@ -128,13 +131,13 @@ func run(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	token, err := command.OperatorToken(c)
+	security, err := command.OpenSecurity(c)
 	if err != nil {
 		return err
 	}
-	if listen := c.String("listen"); token == "" && !c.Bool("insecure") && command.BeyondLoopback(listen) {
+	if listen := c.String("listen"); security.Access == nil && !c.Bool("insecure") && command.BeyondLoopback(listen) {
 		return command.Usagef("--listen %s is beyond loopback, and everybody who reaches it could publish, cancel and retry: "+
-			"give --operator-token FILE (make one with `seeder keygen --operator-token FILE`), or --insecure", listen)
+			"give --operator-token FILE (make one with `seeder keygen --operator-token FILE`) or --operators FILE (`seeder operator add`), or --insecure", listen)
 	}
 	m, err := command.OpenMember(c, "seeder")
 	if err != nil {
@@ -142,6 +145,9 @@ func run(c *cli.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
 	if err := openServes(c, m); err != nil {
+		return err
+	}
+	if err := m.Secure(&security); err != nil {
 		return err
 	}
 	limits, err := command.OpenLimits(c, m.Logger, false)
@@ -183,7 +189,7 @@ func run(c *cli.Context) (err error) {
 		AllowPeers:     m.AllowPeers,
 		TLS:            m.TLS,
 		Identity:       m.Identity,
-		OperatorToken:  token,
+		Security:       security,
 		Limits:         limits,
 		Hosts:          m.Hosts,
 		Destinations:   c.StringSlice("destinations"),

@@ -240,6 +240,34 @@ type UploadAnswer struct {
 	ExecutionID string `json:"executionId,omitempty"`
 }
 
+// Changes are the newest requests that were to change something, the last first.
+type Changes struct {
+	Changes []Change `json:"changes"`
+}
+
+// Change is a request that was to change something, as the record of changes has it.
+type Change struct {
+	Time time.Time `json:"time"`
+	// Operator is who asked, by the token; empty where nobody was known by it, or none is
+	// asked for.
+	Operator string `json:"operator,omitempty"`
+	Role     string `json:"role,omitempty"`
+	// Action is the method and the path, without what it is about: POST /deploy.
+	Action string `json:"action"`
+	// Path is the whole path, without a query.
+	Path string `json:"path"`
+	// About says what the request is about, where the path does not: key, executionId.
+	About map[string]string `json:"about,omitempty"`
+	// From is the address that the request came from.
+	From string `json:"from"`
+	// Status is that of the answer, 0 without one; Error its reason where that is no success.
+	Status int    `json:"status"`
+	Error  string `json:"error,omitempty"`
+	// Unrecorded is how many more requests of those whom nobody knows were refused since the
+	// change before.
+	Unrecorded int64 `json:"unrecorded,omitempty"`
+}
+
 // Error is the body of every answer that is not a success.
 type Error struct {
 	Error string `json:"error"`

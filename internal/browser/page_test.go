@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/chromedp/chromedp"
@@ -17,6 +18,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/chaos"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/web"
 )
 
 func TestMain(m *testing.M) { os.Exit(chaos.Main(m)) }
@@ -240,6 +242,47 @@ func TestPolling(t *testing.T) {
 	b.shows("#connection", "by asking")
 	w.Completed(w.Put("build.zip", 1000))
 	b.shows("#list .state", "completed")
+}
+
+// TestClosedReading: where reading asks for a token, the pages ask for it, once, and get all
+// with it.
+func TestClosedReading(t *testing.T) {
+	w := chaos.Start(t, chaos.Options{Agents: []int{1}, Seed: 7})
+	w.Completed(w.Put("build.zip", 1000))
+	const token = "the-token-of-who-reads"
+	for name, m := range map[string]*chaos.Member{"seeder": w.Seeder, "agent": w.Agents[0]} {
+		to, err := url.Parse(m.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		through := httputil.NewSingleHostReverseProxy(to)
+		closed := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // as --close-reading has it
+			isFile := r.URL.Path == "/" || strings.HasSuffix(r.URL.Path, ".js") || strings.HasSuffix(r.URL.Path, ".css")
+			if !isFile && r.Header.Get("Authorization") != "Bearer "+token {
+				web.Write(w, http.StatusUnauthorized, api.Error{Error: "the operator token is missing"})
+				return
+			}
+			through.ServeHTTP(w, r)
+		}))
+		defer closed.Close()
+		b := open(t, "about:blank")
+		b.away(true) // the browser notes the answers 401
+		b.do(chromedp.Navigate(closed.URL))
+		b.shows("#a-why", "the operator token is missing")
+		b.types("#a-token", "not-the-token-of-who-reads")
+		b.do(chromedp.Click(chromedp.CSS("#a-go")))
+		b.until("it is asked for again", `document.querySelector("#asking").open`)
+		b.types("#a-token", token)
+		b.do(chromedp.Click(chromedp.CSS("#a-go")))
+		b.shows("#connection", "by asking")
+		if name == "agent" {
+			b.shows("#builds", "build.zip")
+			continue
+		}
+		b.shows("#list .state", "completed")
+		b.do(chromedp.Click(chromedp.CSS("#list a")))
+		b.shows("#d-status", "Completed in")
+	}
 }
 
 // TestAgentPage shows an agent's builds with their peers, its cache and its members.

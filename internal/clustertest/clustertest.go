@@ -67,6 +67,10 @@ type Options struct {
 	Webhook string
 	// OperatorToken is the members', and that of Cluster.Seeder and Agents; empty for none.
 	OperatorToken operator.Token
+	// Operators is the members' file of named operators; empty for none.
+	Operators string
+	// CloseReading has the members ask for a token from who only reads, too.
+	CloseReading bool
 	// Contract is what HTTP is held to; nil for one of the cluster's own.
 	Contract *apitest.Contract
 	// Uplink is the seeder's, in bytes/s; 0 for not known.
@@ -123,6 +127,8 @@ func Start(t testing.TB, cloud *cloudtest.Cloud, o Options) *Cluster {
 		BuildSource:    o.BuildSource,
 		Webhook:        o.Webhook,
 		OperatorToken:  o.OperatorToken,
+		Operators:      o.Operators,
+		CloseReading:   o.CloseReading,
 		Poll:           50 * time.Millisecond,
 		ArrivalTimeout: o.ArrivalTimeout,
 		FallbackAfter:  o.FallbackAfter,

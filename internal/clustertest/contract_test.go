@@ -10,9 +10,11 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/api/apitest"
@@ -55,11 +57,16 @@ func TestContract(t *testing.T) {
 		}
 	}))
 	defer builds.Close()
+	operators := filepath.Join(t.TempDir(), "operators")
+	viewer, err := operator.Add(operators, "viewer", operator.View, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	stores := &failing{RoundTripper: cloud.AWS.HTTPClient.(*http.Client).Transport}
 	cfg := cloud.AWS.Copy()
 	cfg.HTTPClient = &http.Client{Transport: stores}
 	c := Start(t, cloud, Options{
-		Regions: 2, Unserved: 1, BuildSource: builds.URL, OperatorToken: token, AWS: &cfg, Contract: contract,
+		Regions: 2, Unserved: 1, BuildSource: builds.URL, OperatorToken: token, Operators: operators, AWS: &cfg, Contract: contract,
 		ArrivalTimeout: 2 * Timeout,
 	})
 	a := caller{t, c}
@@ -131,16 +138,30 @@ func TestContract(t *testing.T) {
 	a.ask(c.Seeder, "PUT", "/uploads/a.zip", "bytes", 501, "X-Amz-Acl", "private")
 	a.uploads()
 
+	a.ask(c.Seeder, "GET", "/audit", "", 200)
+	a.ask(c.Seeder, "GET", "/audit?limit=0", "", 400)
+
 	// Who may not.
+	closed := caller{t, Start(t, cloud, Options{Regions: 1, OperatorToken: token, CloseReading: true, Contract: contract})}
+	if _, err := closed.c.Seeder.Executions(t.Context(), 0, ""); err != nil { // the client gives its token where that is asked for
+		t.Error(err)
+	}
 	for _, o := range contract.Operations() {
 		method, path, status := operation(o)
 		path = strings.NewReplacer("{id}", opened, "{key}", "held.zip").Replace(path)
 		switch status {
 		case "401":
-			a.ask(c.Seeder, method, path, "{}", 401, "Authorization", "")
-			a.ask(c.Seeder, method, path, "{}", 401, "Authorization", "Bearer wrong")
+			to := closed.c.Seeder
+			if path == "/status" {
+				to = closed.c.Agents[0]
+			}
+			closed.ask(to, method, path, "{}", 401, "Authorization", "")
+			closed.ask(to, method, path, "{}", 401, "Authorization", "Bearer wrong")
 		case "403":
-			a.ask(c.Seeder, method, path, "{}", 403, "Sec-Fetch-Site", "cross-site")
+			a.ask(c.Seeder, method, path, "{}", 403, "Authorization", "Bearer "+string(viewer))
+			if method != http.MethodGet {
+				a.ask(c.Seeder, method, path, "{}", 403, "Sec-Fetch-Site", "cross-site")
+			}
 		case "421":
 			to := c.Seeder
 			if path == "/status" {

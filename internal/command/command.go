@@ -25,6 +25,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/answers"
 	"github.com/landfall-dist/landfall/internal/arrivals"
+	"github.com/landfall-dist/landfall/internal/audit"
 	"github.com/landfall-dist/landfall/internal/awserr"
 	"github.com/landfall-dist/landfall/internal/awsmetrics"
 	"github.com/landfall-dist/landfall/internal/bucket"
@@ -34,7 +35,6 @@ import (
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/private"
 	"github.com/landfall-dist/landfall/internal/tracing"
-	"github.com/landfall-dist/landfall/seeder/client"
 )
 
 // Exit codes.
@@ -359,6 +359,7 @@ type Member struct {
 	Tracer *tracing.Tracer
 	// flush sends the last spans.
 	flush func()
+	audit *audit.Log // nil before Secure
 }
 
 // OpenMember opens what the MemberFlags name: data directory, table, listeners.
@@ -470,6 +471,7 @@ func (m *Member) Close() error {
 	if m.flush != nil {
 		m.flush()
 	}
+	m.audit.Close()
 	if m.Cache != nil {
 		return m.Cache.Close()
 	}
@@ -560,11 +562,14 @@ func Health(app, flag, value string) *cli.Command {
 		Name:        "health",
 		Usage:       "exit with status 0 when the daemon answers, for container health checks",
 		Description: "Example:\n\n  " + app + " health --" + flag + " " + value,
-		Flags:       []cli.Flag{URL(flag, value, "`URL` of the daemon")},
+		Flags:       []cli.Flag{URL(flag, value, "`URL` of the daemon"), CAFlag()},
 		Action: func(c *cli.Context) error {
 			ctx, cancel := context.WithTimeout(c.Context, healthTimeout)
 			defer cancel()
-			client := &client.Client{URL: strings.TrimSuffix(c.String(flag), "/")}
+			client, err := NewClient(c.String(flag), "", c.String("http-ca"))
+			if err != nil {
+				return err
+			}
 			if err := client.Healthy(ctx); err != nil {
 				return fmt.Errorf("not healthy: %w", err)
 			}

@@ -126,10 +126,5 @@ func ChangeLimits(c *cli.Context, to *client.Client) (*client.Limits, error) {
 	if change == (api.LimitsChange{}) {
 		return to.Limits(c.Context)
 	}
-	token, err := OperatorToken(c)
-	if err != nil {
-		return nil, err
-	}
-	to.Token = string(token)
 	return to.SetLimits(c.Context, change)
 }

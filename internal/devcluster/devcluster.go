@@ -22,6 +22,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/answers"
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/arrivals"
+	"github.com/landfall-dist/landfall/internal/audit"
 	"github.com/landfall-dist/landfall/internal/awsmetrics"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
@@ -33,6 +34,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/tracing"
+	"github.com/landfall-dist/landfall/internal/web"
 	"github.com/landfall-dist/landfall/seeder"
 )
 
@@ -62,6 +64,10 @@ type Config struct {
 	AgentHTTP func(i int) string
 	// OperatorToken is all members'; empty for none.
 	OperatorToken operator.Token
+	// Operators is all members' file of named operators; empty for none.
+	Operators string
+	// CloseReading is all members'.
+	CloseReading bool
 	// BuildSource is the seeder's.
 	BuildSource string
 	// FallbackAfter is the agents'; 0 for its default.
@@ -282,6 +288,10 @@ func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 	for _, r := range cfg.Regions {
 		destinations = append(destinations, BucketOf(r))
 	}
+	security, err := cfg.security(dir)
+	if err != nil {
+		return nil, errors.Join(err, store.Close(), p.http.Close(), p.peers.Close())
+	}
 	s, err := seeder.New(seeder.Config{
 		Bucket:         global,
 		AWS:            cfg.AWS,
@@ -292,7 +302,7 @@ func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 		HTTP:           p.http,
 		Gossip:         gossip.Config{Meta: gossip.Meta{ID: "seeder"}, Listen: gossipAddr},
 		Signer:         c.Key,
-		OperatorToken:  cfg.OperatorToken,
+		Security:       security,
 		Limits:         rates,
 		SourceBuckets:  cfg.SourceBuckets,
 		Destinations:   destinations,
@@ -315,7 +325,16 @@ func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 	c.SeederURL = "http://" + p.http.Addr().String()
 	c.SeederGossip = s.GossipAddr()
 	c.gossip = append(c.gossip, c.SeederGossip)
-	return &member{s.Run, func() error { return errors.Join(s.Close(), store.Close()) }}, nil
+	return &member{s.Run, func() error { security.Audit.Close(); return errors.Join(s.Close(), store.Close()) }}, nil
+}
+
+// security is a new member's.
+func (cfg Config) security(dir string) (s web.Security, err error) {
+	s.CloseReading = cfg.CloseReading
+	if s.Access, err = operator.NewAccess(cfg.OperatorToken, cfg.Operators); err == nil {
+		s.Audit, err = audit.Open(dir, cfg.Logger)
+	}
+	return s, err
 }
 
 // limits are a new member's.
@@ -358,8 +377,12 @@ func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url strin
 	if err != nil {
 		return "", member{}, errors.Join(err, store.Close(), p.http.Close(), p.peers.Close())
 	}
+	security, err := cfg.security(filepath.Join(cfg.Dir, id))
+	if err != nil {
+		return "", member{}, errors.Join(err, store.Close(), p.http.Close(), p.peers.Close())
+	}
 	a, err := agent.New(agent.Config{
-		OperatorToken:  cfg.OperatorToken,
+		Security:       security,
 		Limits:         rates,
 		AllowWeakStore: cfg.AllowWeakStore,
 		Region:         region,
@@ -385,7 +408,7 @@ func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url strin
 		return "", member{}, errors.Join(err, store.Close())
 	}
 	c.gossip = append(c.gossip, a.GossipAddr())
-	return "http://" + p.http.Addr().String(), member{a.Run, func() error { return errors.Join(a.Close(), store.Close()) }}, nil
+	return "http://" + p.http.Addr().String(), member{a.Run, func() error { security.Audit.Close(); return errors.Join(a.Close(), store.Close()) }}, nil
 }
 
 // RunAgent runs one more agent of a region until ctx ends. It returns when the

@@ -12,7 +12,7 @@ const policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect
 
 // page serves the page for people, of the role called name, and what it is made of.
 func (m *Mux) page(name string) {
-	m.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
+	m.public("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		serve(w, r, name+".html")
 	})
 	files, err := fs.ReadDir(embedded, "page")
@@ -21,7 +21,7 @@ func (m *Mux) page(name string) {
 	}
 	for _, f := range files {
 		if ext := path.Ext(f.Name()); ext == ".js" || ext == ".css" {
-			m.HandleFunc("GET /"+f.Name(), func(w http.ResponseWriter, r *http.Request) {
+			m.public("GET /"+f.Name(), func(w http.ResponseWriter, r *http.Request) {
 				serve(w, r, f.Name())
 			})
 		}

@@ -1,6 +1,8 @@
 package web
 
 import (
+	"cmp"
+	"context"
 	"log/slog"
 	"net"
 	"net/http"
@@ -27,10 +29,14 @@ type Protection struct {
 	// Hosts are names and addresses beside those that a request may be addressed to,
 	// without a port.
 	Hosts []string
-	// Token is needed for everything that changes something; empty for no token.
-	Token operator.Token
-	// Logger is told of names that are not answered to, once in refusedLogInterval;
-	// nil for nobody.
+	// Security says who may do what.
+	Security
+	// Role is what a request asks for, and Action its name for the record of changes; nil
+	// for View of what changes nothing, and Admin.
+	Role   func(*http.Request) operator.Role
+	Action func(*http.Request) string
+	// Logger is told of changes, and of names that are not answered to, once in
+	// refusedLogInterval; nil for nobody.
 	Logger *slog.Logger
 }
 
@@ -47,35 +53,83 @@ const (
 
 // Open reports whether everybody who reaches the listener may change something: there is
 // no token, and it is not on loopback.
-func (p Protection) Open() bool { return p.Token == "" && !isLoopback(p.Addr) }
+func (p Protection) Open() bool { return p.Access == nil && !isLoopback(p.Addr) }
 
 // Wrap answers what is not let in, and gives the rest to next.
 func (p Protection) Wrap(next http.Handler) http.Handler {
 	crossOrigin := http.NewCrossOriginProtection()
 	own := &ownAddresses{}
 	log := &refusedLog{logger: p.Logger}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	judge := func(r *http.Request) (operator.Operator, *Error) {
 		switch {
 		case !p.answersTo(r, own):
 			log.refused(r)
-			refuse(w, http.StatusMisdirectedRequest,
+			return operator.Operator{}, Errorf(http.StatusMisdirectedRequest,
 				"this does not answer to the name that was asked for: it is neither loopback's nor an address of this machine; --allow-hosts names others, such as this host's name or a proxy's")
 		case crossOrigin.Check(r) != nil:
-			refuse(w, http.StatusForbidden, "a browser sent this for a page of another site")
-		case p.Token != "" && changes(r.Method) && !p.Token.Is(bearer(r)):
-			w.Header().Set("WWW-Authenticate", "Bearer")
-			what := "the operator token is missing"
-			if r.Header.Get("Authorization") != "" {
-				what = "the operator token is wrong"
-			}
-			refuse(w, http.StatusUnauthorized, what+": this daemon was started with --operator-token and takes changes only from those who have it")
-		default:
-			next.ServeHTTP(w, r)
+			return operator.Operator{}, Errorf(http.StatusForbidden, "a browser sent this for a page of another site")
 		}
+		return p.admit(r)
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		who, refused := judge(r)
+		if changes(r.Method) {
+			a := &asked{ResponseWriter: w}
+			w, r = a, r.WithContext(context.WithValue(r.Context(), askedKey{}, a))
+			defer func() {
+				p.record(r, p.action(r), who, refused == nil || refused.Code == http.StatusForbidden && who.Name != "", a)
+			}()
+		}
+		if refused == nil {
+			next.ServeHTTP(w, r)
+			return
+		}
+		if refused.Code == http.StatusUnauthorized {
+			w.Header().Set("WWW-Authenticate", "Bearer")
+		}
+		Write(w, refused.Code, api.Error{Error: refused.Error()})
 	})
 }
 
-func refuse(w http.ResponseWriter, code int, why string) { Write(w, code, api.Error{Error: why}) }
+// admit finds out by the token who asks, and whether they may.
+func (p Protection) admit(r *http.Request) (operator.Operator, *Error) {
+	role := p.role(r)
+	if p.Access == nil || role == operator.Anyone || role == operator.View && !p.CloseReading {
+		return operator.Operator{}, nil
+	}
+	given := bearer(r)
+	if given == "" && r.Header.Get("Authorization") != "" {
+		given = "not a bearer's"
+	}
+	who, err := p.Access.Who(given, time.Now())
+	switch {
+	case err != nil && role == operator.View:
+		return who, Errorf(http.StatusUnauthorized, "%w: this daemon was started with --close-reading, and answers only those who have one", err)
+	case err != nil:
+		return who, Errorf(http.StatusUnauthorized, "%w: this daemon takes changes only from those who have one (--operator-token, --operators)", err)
+	case who.Role < role:
+		return who, Errorf(http.StatusForbidden, "%s has the role %s, and this asks for %s", who.Name, who.Role, role)
+	}
+	return who, nil
+}
+
+func (p Protection) role(r *http.Request) operator.Role {
+	switch {
+	case p.Role != nil:
+		return p.Role(r)
+	case changes(r.Method):
+		return operator.Admin
+	}
+	return operator.View
+}
+
+func (p Protection) action(r *http.Request) string {
+	action := ""
+	if p.Action != nil {
+		action = p.Action(r)
+	}
+	return cmp.Or(action, cutTo(r.Method, maxLoggedHost))
+}
 
 func isLoopback(a net.Addr) bool {
 	tcp, ok := a.(*net.TCPAddr)

@@ -12,9 +12,19 @@ import (
 	"testing"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/operator"
 )
 
 const token = "a-token-of-the-operator"
+
+// secured asks for the token.
+func secured() Security {
+	access, err := operator.NewAccess(token, "")
+	if err != nil {
+		panic(err) // there is no file to be read
+	}
+	return Security{Access: access}
+}
 
 // ask gives the code that a protected handler answers; the handler itself says 200.
 func ask(t *testing.T, p Protection, method, host string, header ...string) int {
@@ -101,16 +111,16 @@ func TestRefusedHostsAreLoggedOnce(t *testing.T) {
 func TestOpen(t *testing.T) {
 	loopback, everywhere := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}, &net.TCPAddr{IP: net.IPv4zero}
 	for p, want := range map[*Protection]bool{
-		{Addr: loopback}: false, {Addr: everywhere}: true, {Addr: everywhere, Token: token}: false,
+		{Addr: loopback}: false, {Addr: everywhere}: true, {Addr: everywhere, Security: secured()}: false,
 	} {
 		if p.Open() != want {
-			t.Errorf("%v, token %t: %t", p.Addr, p.Token != "", p.Open())
+			t.Errorf("%v, token %t: %t", p.Addr, p.Access != nil, p.Open())
 		}
 	}
 }
 
 func TestForeignPages(t *testing.T) {
-	p := Protection{Token: token, Hosts: []string{"seeder"}}
+	p := Protection{Security: secured(), Hosts: []string{"seeder"}}
 	const right = "Bearer " + token
 	for _, c := range []struct {
 		method string
@@ -132,7 +142,7 @@ func TestForeignPages(t *testing.T) {
 }
 
 func TestToken(t *testing.T) {
-	p := Protection{Token: token, Hosts: []string{"seeder"}}
+	p := Protection{Security: secured(), Hosts: []string{"seeder"}}
 	for header, code := range map[string]int{
 		"": 401, "Bearer " + token: 200, "bearer  " + token: 200, "Bearer wrong": 401, "Bearer": 401,
 		token: 401, "Basic " + token: 401, "Bearer " + token + "x": 401, "Bearer " + token[1:]: 401,

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math"
 	"mime"
 	"net"
@@ -23,6 +24,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/operator"
 )
 
 const (
@@ -98,8 +100,10 @@ func serveWithin(ctx context.Context, l net.Listener, h http.Handler, logger *sl
 // Mux is an http.ServeMux with what every member serves.
 type Mux struct {
 	*http.ServeMux
-	logger *slog.Logger
-	turns  turns
+	logger   *slog.Logger
+	turns    turns
+	roles    map[string]operator.Role // by pattern
+	patterns []string
 }
 
 // Options say what the shared paths answer.
@@ -111,12 +115,15 @@ type Options struct {
 	// State is what the page shows.
 	State   State
 	Metrics *prometheus.Registry
-	Logger  *slog.Logger
+	// Roles are what the patterns ask for that are registered beside the shared ones.
+	Roles  map[string]operator.Role
+	Logger *slog.Logger
 }
 
 // NewMux serves /healthz, /readyz, /metrics, /events, /changes and the page at /.
 func NewMux(o Options) *Mux {
-	m := &Mux{http.NewServeMux(), o.Logger, make(turns, maxAtOnce)}
+	m := &Mux{ServeMux: http.NewServeMux(), logger: o.Logger, turns: make(turns, maxAtOnce), roles: maps.Clone(sharedRoles)}
+	maps.Copy(m.roles, o.Roles)
 	m.JSON("GET /healthz", func(*http.Request) (int, any, error) {
 		return http.StatusOK, map[string]string{"status": "ok"}, nil
 	})
@@ -193,6 +200,9 @@ func Write(w http.ResponseWriter, code int, body any) {
 	if err := enc.Encode(body); err != nil {
 		http.Error(w, `{"error":"encoding the answer failed"}`, http.StatusInternalServerError)
 		return
+	}
+	if failed, ok := body.(api.Error); ok {
+		noteError(w, failed.Error)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")

@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 )
 
 // maxAnswer bounds a JSON answer in bytes.
@@ -27,13 +28,15 @@ const maxAnswer = 64 << 20
 type Client struct {
 	// URL is the base, such as http://127.0.0.1:7070.
 	URL string
-	// Token is the daemon's operator token, for the calls that change something;
-	// empty where it wants none.
+	// Token is an operator's token, for the calls that change something, and for others
+	// where the daemon asks for one; empty where it wants none.
 	Token string
 	// HTTP may be nil for http.DefaultClient. A Transport of one's own should set
 	// ExpectContinueTimeout, as the default one does: without it an upload that is
 	// refused may end as a broken connection.
 	HTTP *http.Client
+
+	readingClosed atomic.Bool // the daemon has asked for the token of who only reads
 }
 
 // NotFound reports whether err is a 404.
@@ -178,6 +181,16 @@ func (c *Client) SetLimits(ctx context.Context, change LimitsChange) (*Limits, e
 	return call[Limits](ctx, c, http.MethodPost, "/limits", change)
 }
 
+// Audit returns the newest requests that were to change something, the last first; limit 0
+// for the server's own. It takes the token of an admin.
+func (c *Client) Audit(ctx context.Context, limit int) (*Changes, error) {
+	q := url.Values{}
+	if limit > 0 {
+		q.Set("limit", strconv.Itoa(limit))
+	}
+	return call[Changes](ctx, c, http.MethodGet, "/audit?"+q.Encode(), nil)
+}
+
 // Healthy asks for /healthz.
 func (c *Client) Healthy(ctx context.Context) error { return c.ping(ctx, "/healthz") }
 
@@ -232,7 +245,7 @@ func do[T any](c *Client, req *http.Request) (*T, error) {
 // send returns a success; any other answer is a *StatusError. The caller closes
 // the body.
 func (c *Client) send(req *http.Request) (*http.Response, error) {
-	if c.Token != "" && req.Method != http.MethodGet {
+	if c.Token != "" && (req.Method != http.MethodGet || c.readingClosed.Load()) {
 		req.Header.Set("Authorization", "Bearer "+c.Token)
 	}
 	client := c.HTTP
@@ -242,6 +255,11 @@ func (c *Client) send(req *http.Request) (*http.Response, error) {
 	res, err := client.Do(req)
 	if err != nil {
 		return nil, err
+	}
+	if res.StatusCode == http.StatusUnauthorized && c.Token != "" && req.Header.Get("Authorization") == "" {
+		res.Body.Close()
+		c.readingClosed.Store(true)
+		return c.send(req) // which has no body
 	}
 	if res.StatusCode/100 == 2 {
 		return res, nil

@@ -19,6 +19,8 @@ type (
 	Limits        = api.Limits
 	LimitsChange  = api.LimitsChange
 	Rate          = api.Rate
+	Changes       = api.Changes
+	Change        = api.Change
 )
 
 // StatusError is an answer that is not a success: its HTTP status, and the seeder's

@@ -145,7 +145,7 @@ func literals(t *testing.T, file string) (all []string) {
 // types are those that a program finds in package api, by the name of their schema.
 var types = []any{
 	api.Execution{}, api.Destination{}, api.Took{}, api.SwarmView{}, api.Holder{}, api.Link{}, api.Traffic{}, api.Executions{}, api.Unserved{},
-	api.DeployRequest{}, api.DeployAnswer{}, api.BuildRequest{}, api.BuildAnswer{}, api.UploadAnswer{}, api.Error{},
+	api.DeployRequest{}, api.DeployAnswer{}, api.BuildRequest{}, api.BuildAnswer{}, api.UploadAnswer{}, api.Error{}, api.Changes{}, api.Change{},
 	api.AgentStatus{}, api.Cache{}, api.CacheEntry{}, api.BadPeer{}, api.Member{}, api.Build{}, api.Peer{},
 }
 
@@ -222,7 +222,7 @@ func kindOf(of reflect.Type) string {
 	}
 	return map[reflect.Kind]string{
 		reflect.String: "string", reflect.Bool: "boolean", reflect.Int: "integer", reflect.Int64: "integer/int64",
-		reflect.Float64: "number/double",
+		reflect.Float64: "number/double", reflect.Map: "object",
 	}[of.Kind()]
 }
 

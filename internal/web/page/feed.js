@@ -1,6 +1,8 @@
 // The state of the page, as /events tells it: values by name, of which only what
 // changed is sent. One connection, however much of the page is open; where a proxy
-// lets no stream through, /changes is asked instead.
+// lets no stream through, or a token is asked for, which a stream cannot bring, /changes is
+// asked instead.
+import { get } from "./token.js";
 
 const pollEvery = 2000; // ms
 const patience = 3; // streams that fail without a word before asking instead
@@ -64,6 +66,7 @@ export class Feed {
     source.onopen = () => { if (this.#version) this.#onStatus("live"); };
     source.onerror = () => {
       this.#failures++;
+      if (source.readyState === EventSource.CLOSED && !this.#version) this.#failures = patience; // it was refused
       this.#onStatus("lost");
       if (this.#failures >= patience) this.#connect();
       else if (source.readyState === EventSource.CLOSED) {
@@ -74,11 +77,13 @@ export class Feed {
 
   async #poll(since) {
     const turn = this.#turn;
-    let patch = null;
+    let patch = null, wait = pollEvery;
     try {
-      const answer = await fetch("changes" + this.#query());
+      const answer = await get("changes" + this.#query());
       if (answer.ok) patch = await answer.json();
-    } catch { /* lost, as below */ }
+    } catch (e) { // lost, as below
+      if (e.status === 401) wait = tryStreamEvery; // nobody has a token now
+    }
     if (turn !== this.#turn) return;
     this.#onStatus(patch ? "polling" : "lost");
     if (patch) this.#apply(patch);
@@ -89,7 +94,7 @@ export class Feed {
       }
       this.#failures = patience - 1; // one more try
       this.#connect();
-    }, pollEvery);
+    }, wait);
   }
 
   #apply(patch) {

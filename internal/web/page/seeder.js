@@ -5,6 +5,7 @@ import { Feed } from "./feed.js";
 import * as graph from "./graph.js";
 import * as pieces from "./pieces.js";
 import * as timeline from "./timeline.js";
+import { authorized, get, refused } from "./token.js";
 
 const states = { IN_PROGRESS: "in progress", COMPLETED: "completed", FAILED: "failed", CANCELLED: "cancelled" };
 
@@ -83,7 +84,7 @@ async function search() {
   await new Promise((done) => setTimeout(done, 300));
   if (turn !== asked) return;
   try {
-    const answer = await (await fetch("executions?" + new URLSearchParams({ q, limit: 50 }))).json();
+    const answer = await (await get("executions?" + new URLSearchParams({ q, limit: 50 }))).json();
     if (turn !== asked) return;
     found = answer.executions.map((e) => ({
       id: e.executionId, key: e.key, status: e.status, phase: e.phase, size: e.size, start: e.startTime, high: e.priority === "high",
@@ -122,7 +123,7 @@ function choose() {
 }
 
 async function missing(id) {
-  const answer = await fetch("executions/" + encodeURIComponent(id));
+  const answer = await get("executions/" + encodeURIComponent(id));
   const body = await answer.json();
   if (answer.status === 410 && id === chosen()) location.hash = body.successor;
   else if (!answer.ok && id === chosen()) text($("d-status"), body.error);
@@ -258,42 +259,6 @@ async function change(what) {
   text($("d-answer"), await call("POST", `executions/${encodeURIComponent(id)}/${what}`, {}).then(() => (what === "retry" ? "Sent again." : "Cancelled."), (e) => e.message));
 }
 
-// authorized sends something with the operator token that this tab has, and asks for
-// the token as long as the seeder wants another.
-async function authorized(send) {
-  for (;;) {
-    const token = sessionStorage.getItem("operatorToken");
-    try {
-      return await send(token ? { Authorization: "Bearer " + token } : {});
-    } catch (e) {
-      if (e.status !== 401) throw e;
-      await askToken(e);
-    }
-  }
-}
-
-let asking = null; // whoever waits for a token waits for the same one
-function askToken(refusal) {
-  return (asking ??= askAnew(refusal).finally(() => { asking = null; }));
-}
-
-function askAnew(refusal) {
-  text($("a-why"), refusal.message);
-  $("asking").returnValue = "";
-  $("asking").showModal();
-  return new Promise((done, failed) => {
-    $("asking").addEventListener("close", () => {
-      const token = $("a-token").value;
-      $("a-token").value = "";
-      if ($("asking").returnValue !== "given") return failed(refusal);
-      sessionStorage.setItem("operatorToken", token);
-      done();
-    }, { once: true });
-  });
-}
-
-const refused = (status, message) => Object.assign(new Error(message), { status });
-
 const call = (method, path, body) => authorized(async (token) => {
   const answer = await fetch(path, { method, headers: { "Content-Type": "application/json", ...token }, body: JSON.stringify(body) });
   const said = await answer.json();
@@ -404,7 +369,6 @@ $("publish").addEventListener("click", openPublish);
 $("publish-form").addEventListener("submit", publish);
 $("p-close").addEventListener("click", () => $("publishing").close());
 $("p-file").addEventListener("change", () => { if ($("p-file").files[0]) $("p-key").value = $("p-file").files[0].name; });
-$("a-no").addEventListener("click", () => $("asking").close());
 $("cancel").addEventListener("click", () => $("cancelling").showModal());
 $("c-no").addEventListener("click", () => $("cancelling").close());
 $("c-yes").addEventListener("click", () => { $("cancelling").close(); change("cancel"); });

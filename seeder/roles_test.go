@@ -1,0 +1,41 @@
+package seeder
+
+import (
+	"testing"
+
+	"github.com/landfall-dist/landfall/internal/operator"
+	"github.com/landfall-dist/landfall/internal/operator/operatortest"
+)
+
+// Each path that the seeder serves lets in those who may, and nobody else.
+func TestRoles(t *testing.T) {
+	access, tokens := operatortest.Roles(t)
+	s := newWatched(t).start(func(cfg *Config) { cfg.Security.Access, cfg.Security.CloseReading = access, true }).Seeder
+	protection, mux, all := s.mux()
+	want := map[string]operator.Role{
+		"GET /{$}":     operator.Anyone,
+		"GET /healthz": operator.Anyone,
+		"GET /readyz":  operator.Anyone,
+
+		"GET /metrics":                 operator.View,
+		"GET /events":                  operator.View,
+		"GET /changes":                 operator.View,
+		"GET /limits":                  operator.View,
+		"GET /executions":              operator.View,
+		"GET /executions/{id}":         operator.View,
+		"GET /executions/{id}/swarm":   operator.View,
+		"GET /executions/{id}/torrent": operator.View,
+
+		"PUT /uploads/":               operator.Publish,
+		"POST /deploy":                operator.Publish,
+		"POST /builds":                operator.Publish,
+		"POST /executions/{id}/retry": operator.Publish,
+
+		"POST /executions/{id}/cancel": operator.Deploy,
+
+		"POST /limits": operator.Admin,
+		"GET /audit":   operator.Admin,
+	}
+	operatortest.Check(t, protection.Wrap(all), mux.Patterns(), want, tokens)
+	operatortest.Documented(t, "seeder", want)
+}
