@@ -55,7 +55,7 @@ func openGateway(dir string, acc account, dynamo fiber.Handler) (*gateway, error
 	if err != nil {
 		return nil, err
 	}
-	backend, err := posix.New(root, attributes, posix.PosixOpts{CopyObjectThreshold: maxCopySize})
+	backend, err := posix.New(root, partless{attributes}, posix.PosixOpts{CopyObjectThreshold: maxCopySize})
 	if err != nil {
 		return nil, err
 	}
@@ -121,6 +121,19 @@ func tune(http *fasthttp.Server) *fasthttp.Server {
 		}
 	}
 	return http
+}
+
+// partless does without the list of an object's parts where that cannot be kept: many
+// file systems have 4 KiB for all attributes of a file, some 1,000 parts. It is needed to
+// read an object by part number, which nobody does here.
+type partless struct{ meta.MetadataStorer }
+
+func (p partless) StoreAttribute(f *os.File, bucket, object, attribute string, value []byte) error {
+	err := p.MetadataStorer.StoreAttribute(f, bucket, object, attribute, value)
+	if attribute == "mp-metadata" {
+		return nil
+	}
+	return err
 }
 
 // attributeStore chooses where object attributes (ETags, checksums, metadata)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -19,6 +20,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/versity/versitygw/backend/meta"
 )
 
 const (
@@ -346,5 +348,20 @@ func TestKeysStayInTheBucket(t *testing.T) {
 		if status(err) < 400 {
 			t.Errorf("key %q was taken: %v", key, err)
 		}
+	}
+}
+
+// noRoom is a file system whose attributes are full.
+type noRoom struct{ meta.MetadataStorer }
+
+func (noRoom) StoreAttribute(*os.File, string, string, string, []byte) error { return syscall.ENOSPC }
+
+func TestManyParts(t *testing.T) {
+	p := partless{noRoom{}}
+	if err := p.StoreAttribute(nil, "b", "k", "mp-metadata", make([]byte, 5000)); err != nil {
+		t.Errorf("an upload of many parts cannot be completed: %v", err)
+	}
+	if err := p.StoreAttribute(nil, "b", "k", "etag", nil); err == nil {
+		t.Error("an attribute that is needed was lost in silence")
 	}
 }
