@@ -26,8 +26,10 @@ func TestAnAgentDoesNotStopTheClockForEver(t *testing.T) {
 		return slices.ContainsFunc(listen(t, o), func(e event) bool { r, ok := e.(reported); return ok && r.moved })
 	}
 	queued := gossip.BuildProgress{State: api.StateQueued}
-	if !moved("one", queued) || !moved("one", queued) {
-		t.Error("a queued build has no time")
+	for range 2 {
+		if !moved("one", queued) {
+			t.Error("a queued build has no time")
+		}
 	}
 	now = now.Add(maxQueued - time.Minute)
 	if !moved("one", queued) {
@@ -48,8 +50,10 @@ func TestAnAgentDoesNotStopTheClockForEver(t *testing.T) {
 	if !moved("one", at(20)) {
 		t.Error("the last time that it begins anew has no time")
 	}
-	if moved("one", at(10)) || moved("one", at(50)) || moved("one", at(10)) || moved("one", at(50)) {
-		t.Error("less and more in turn, for ever")
+	for range 2 {
+		if moved("one", at(10)) || moved("one", at(50)) {
+			t.Error("less and more in turn, for ever")
+		}
 	}
 	if !moved("one", at(51)) {
 		t.Error("what is more than ever is progress")
