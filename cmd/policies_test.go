@@ -234,7 +234,10 @@ func newGate(t *testing.T, name, policy string) *gate {
 		t.Fatal(err)
 	}
 	proxy := &httputil.ReverseProxy{
-		Director:      func(r *http.Request) { r.URL.Scheme, r.URL.Host = cloud.Scheme, cloud.Host }, // the Host header is signed
+		Rewrite: func(r *httputil.ProxyRequest) { // the Host header is signed
+			r.SetURL(cloud)
+			r.Out.Host = r.In.Host
+		},
 		FlushInterval: -1,
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

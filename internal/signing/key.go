@@ -103,9 +103,17 @@ func (k PublicKey) Verify(message, signature []byte) bool {
 		if x == nil {
 			return false
 		}
+		point := make([]byte, 1+32+32) // uncompressed (SEC 1, 2.3.3)
+		point[0] = 4
+		x.FillBytes(point[1:33])
+		y.FillBytes(point[33:])
+		key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
+		if err != nil {
+			return false
+		}
 		digest := sha256.Sum256(message)
 		r, s := new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:])
-		return ecdsa.Verify(&ecdsa.PublicKey{Curve: elliptic.P256(), X: x, Y: y}, digest[:], r, s)
+		return ecdsa.Verify(key, digest[:], r, s)
 	}
 	return false
 }
