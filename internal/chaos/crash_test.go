@@ -204,9 +204,13 @@ func TestSeederGone(t *testing.T) {
 	for _, a := range w.Agents {
 		t.Logf("%s lacks %d bytes", a.Name, missing(a.Have(v), v))
 	}
-	w.Completed(v)
+	w.Until("the agents have recorded their arrivals", func() bool {
+		r := w.Landings(v.Key)
+		return r != nil && len(r.Unfinished()) == 0
+	})
 	w.OnceUp(v)
 	w.Settle() // with the seeder back
+	w.Completed(v)
 }
 
 // TestTerminate ends members in mid-work, with stores that do not answer.
