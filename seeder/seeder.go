@@ -268,6 +268,12 @@ func (s *Seeder) Run(ctx context.Context) error {
 	group.Go(func() error { return web.Serve(ctx, s.cfg.HTTP, s.handler(), s.cfg.Logger) })
 	group.Go(func() error { return s.gossip.Run(ctx) })
 	group.Go(func() error { return s.probe(ctx) })
+	group.Go(func() error {
+		s.cfg.Trust.Watch(ctx, s.trustChanged, func(err error) {
+			s.cfg.Logger.Error("trusted keys not read again, those of before hold", "error", err)
+		})
+		return nil
+	})
 	group.Go(func() error { // last of all: who holds mu and has seen ctx running may still begin something
 		<-ctx.Done()
 		s.mu.Lock()

@@ -21,6 +21,19 @@ func (s *Seeder) keyID() string {
 	return s.cfg.Signer.Public().ID()
 }
 
+// trustChanged takes other rules of trust: what others have announced whom this seeder does
+// not trust any more is dropped. What it signs itself the agents decide about, so it goes
+// on, and says when its own key is among those that are revoked.
+func (s *Seeder) trustChanged() {
+	s.cfg.Logger.Info("trusted keys changed", "keys", s.cfg.Trust.IDs())
+	for _, end := range s.book.Recheck() {
+		s.cfg.Logger.Warn("announcement dropped: its key is not trusted any more", "key", end.Key, "executionId", end.ExecutionID)
+	}
+	if err := s.cfg.Trust.CheckKey(s.cfg.Signer.Public()); err != nil {
+		s.cfg.Logger.Error("this seeder's own signing key is not trusted any more: start it with another one, which the agents trust", "error", err)
+	}
+}
+
 // trustedBy reports whether an agent takes what this seeder signs, as far as it says.
 func (s *Seeder) trustedBy(agent gossip.Member) bool {
 	return gossip.TrustOf(s.keyID(), agent.Trusts) != gossip.Untrusted
