@@ -24,9 +24,6 @@ const (
 	// fallbackGroup is how many neighbouring pieces one agent reads: 4 MiB of
 	// most builds, one ranged GET.
 	fallbackGroup = 32
-	// The first reader of a group has a third of the patience to bring it to
-	// the others; then the next in turn reads it as well.
-	turnsPerPatience = 3
 	// wholeRate is how fast, in bytes/s, the first reader of a whole build is
 	// trusted to be: before he has all of it nobody can see how far he is.
 	wholeRate = 16 << 20
@@ -60,7 +57,10 @@ func (r sourceRead) read(ctx context.Context) error {
 
 func (r sourceRead) segment(ctx context.Context, s *segment) error {
 	a := r.build.agent
-	each := a.cfg.FallbackAfter / turnsPerPatience // the next readers have their turn after it
+	// The first reader of a group has as long to bring it to the others; then the next in
+	// turn reads it as well. Shorter than the patience, he would be overtaken by one to whom
+	// something else came a moment earlier than to him.
+	each := a.cfg.FallbackAfter
 	offset, _ := r.ann.Layout().SegmentRange(s.index)
 	entry, err := a.cfg.Cache.Pinned(s.download.infohash, s.build)
 	if err != nil && !errors.Is(err, cache.ErrNotKept) {
