@@ -49,6 +49,8 @@ type patience struct {
 	// pause is how long a peer that stalled once is left alone: its pieces come
 	// from others meanwhile.
 	pause time.Duration
+	// behind is how long what is asked for may take, over all peers: see flow.
+	behind time.Duration
 	// sleeps is how long nothing of a segment must have passed before others that are
 	// asked for may have its place in the engine.
 	sleeps time.Duration
@@ -70,6 +72,7 @@ func defaultPatience() patience {
 		leastRate: 2000,
 		sharers:   16,
 		pause:     5 * time.Second,
+		behind:    15 * time.Second,
 		sleeps:    sleepsAfter,
 	}
 }
@@ -221,8 +224,8 @@ func (s *Swarm) look(elapsed time.Duration) {
 		held   time.Duration
 	}
 	var waiting []seen
-	peers := make(map[*torrent.Torrent]int)
-	quiet, now := true, time.Now()
+	peers, asked := make(map[*torrent.Torrent]int), make(map[*torrent.Torrent]map[int]bool)
+	quiet, now, came := true, time.Now(), int64(0)
 	s.exchanges.Range(func(_, v any) bool {
 		x := v.(*exchange)
 		if x.conn == nil {
@@ -238,8 +241,16 @@ func (s *Swarm) look(elapsed time.Duration) {
 		x.mu.Lock()
 		chunks, due := x.chunks, x.owed > 0 && x.conn.Reached(&x.sent)
 		x.chunks = 0
+		for i := range x.asked {
+			of := asked[x.peer.Torrent()]
+			if of == nil {
+				of = make(map[int]bool)
+				asked[x.peer.Torrent()] = of
+			}
+			of[i] = true
+		}
 		x.mu.Unlock()
-		quiet = quiet && bytes == 0
+		quiet, came = quiet && bytes == 0, came+bytes
 		if chunks > 0 {
 			x.conn.Delivered()
 		}
@@ -250,8 +261,8 @@ func (s *Swarm) look(elapsed time.Duration) {
 		}
 		return true
 	})
-	if quiet && len(waiting) > 1 {
-		// More likely the own link is down than all of them at once.
+	if quiet && len(waiting) > 1 || s.narrowed.Load() {
+		// More likely the own link is down than all of them at once; or it is what is slow.
 		elapsed /= 4
 	}
 	for _, x := range waiting {
@@ -265,6 +276,7 @@ func (s *Swarm) look(elapsed time.Duration) {
 			x.offer()
 		}
 	}
+	s.ask(now, came, asked)
 }
 
 // offer lets idle peers take the pieces that this one holds back: the engine looks

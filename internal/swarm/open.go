@@ -100,6 +100,13 @@ func (o *openings) fetched() (n int) {
 	return n
 }
 
+// all are those that the engine holds.
+func (o *openings) all() []*Torrent {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.list)
+}
+
 func (o *openings) count() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()

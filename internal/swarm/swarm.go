@@ -61,20 +61,24 @@ type Config struct {
 
 // Swarm is a running engine.
 type Swarm struct {
-	cfg     Config
-	client  *torrent.Client
-	handout *handout.Set // nil unless HandOut
-	ctx     context.Context
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup
-	begin   sync.Mutex // held while wg grows, so that nothing begins once Close waits
-	closing sync.Once
+	cfg    Config
+	client *torrent.Client
+	// engineConfig is read by the engine under its lock, and changed under it alone.
+	engineConfig *torrent.ClientConfig
+	handout      *handout.Set // nil unless HandOut
+	ctx          context.Context
+	cancel       context.CancelFunc
+	wg           sync.WaitGroup
+	begin        sync.Mutex // held while wg grows, so that nothing begins once Close waits
+	closing      sync.Once
 
 	wire      *peerwire.Wire
 	openings  openings
 	notices   *seldom.Lines
 	patience  patience
 	exchanges sync.Map // of *torrent.Peer to *exchange
+	flow      flow     // of judge alone
+	narrowed  atomic.Bool
 	buffers   sync.Pool
 	// badFromPeer and badOnDisk are pieces with another hash than the build's: as they
 	// came, and as they were found on the disk after they had been right.
@@ -142,6 +146,7 @@ func New(cfg Config) (*Swarm, error) {
 	tc.Callbacks.ReceivedUsefulData = append(tc.Callbacks.ReceivedUsefulData, s.received)
 	tc.Callbacks.StatusUpdated = append(tc.Callbacks.StatusUpdated, s.disconnected)
 	var err error
+	s.engineConfig = tc
 	if s.client, err = torrent.NewClient(tc); err != nil {
 		return nil, fmt.Errorf("starting the torrent engine: %w", err)
 	}
@@ -163,6 +168,7 @@ func New(cfg Config) (*Swarm, error) {
 // heard passes a peer's message on to its torrent.
 func (s *Swarm) heard(c *torrent.PeerConn, msg *pp.Message) {
 	s.answered(c, msg)
+	s.setGrace()
 	if w, ok := s.wanted.Load(c.Torrent()); ok {
 		w.(*wanted).heard(msg)
 	}

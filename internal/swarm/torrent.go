@@ -149,6 +149,9 @@ func (t *Torrent) serve() error {
 	t.mu.Lock()
 	t.wanted = w
 	held := t.held
+	if w != nil {
+		w.high, w.narrowed = t.high, t.swarm.narrowed.Load()
+	}
 	t.mu.Unlock()
 	if held {
 		engine.DisallowDataDownload()
@@ -274,22 +277,14 @@ func (t *Torrent) Arriving(after time.Time) bool {
 // before all others. What was high before and is not any more becomes normal.
 func (t *Torrent) Prioritize(high [][2]int) {
 	t.mu.Lock()
-	before := t.high
-	if slices.Equal(before, high) || t.isDropped {
-		t.mu.Unlock()
-		return
+	same, w := slices.Equal(t.high, high) || t.isDropped, t.wanted
+	if !same {
+		t.high = slices.Clone(high)
 	}
-	t.high = slices.Clone(high)
+	high = t.high
 	t.mu.Unlock()
-	for _, r := range before {
-		if !slices.Contains(high, r) {
-			t.setPriority(r, torrent.PiecePriorityNormal)
-		}
-	}
-	for _, r := range high {
-		if !slices.Contains(before, r) {
-			t.setPriority(r, torrent.PiecePriorityHigh)
-		}
+	if !same && w != nil {
+		w.prioritize(high)
 	}
 }
 
@@ -305,13 +300,6 @@ func (t *Torrent) Hold(held bool) {
 		engine.DisallowDataDownload()
 	case changes && !paused:
 		engine.AllowDataDownload()
-	}
-}
-
-func (t *Torrent) setPriority(r [2]int, p torrent.PiecePriority) {
-	engine := t.engine()
-	for i := r[0]; i < r[1] && engine != nil; i++ {
-		engine.Piece(i).SetPriority(p)
 	}
 }
 

@@ -1,7 +1,9 @@
 package swarm
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/anacrolix/torrent"
@@ -24,6 +26,8 @@ type wanted struct {
 	announced []bool // by piece
 	fresh     []int  // announced, and the engine is not told yet
 	anchor    int    // the last missing piece, wanted whoever has it
+	narrowed  bool   // the engine is told of a few only, see narrow
+	high      [][2]int
 }
 
 func newWanted(t *torrent.Torrent, e *cache.Entry) *wanted {
@@ -103,6 +107,14 @@ func (w *wanted) run(ctx context.Context, dropped <-chan struct{}) {
 		}
 		w.mu.Unlock()
 	}
+	w.mu.Lock()
+	high, narrowed := w.high, w.narrowed
+	w.mu.Unlock()
+	for _, r := range high {
+		if !narrowed {
+			w.setPriority(r, torrent.PiecePriorityHigh)
+		}
+	}
 	for {
 		w.pass()
 		w.moveAnchor()
@@ -125,6 +137,9 @@ func (w *wanted) pass() {
 	w.mu.Lock()
 	fresh := w.fresh
 	w.fresh = nil
+	if w.narrowed {
+		fresh = nil // narrow looks at all that was announced
+	}
 	w.mu.Unlock()
 	for len(fresh) > 0 {
 		n := 1
@@ -148,9 +163,101 @@ func (w *wanted) moveAnchor() {
 			break
 		}
 	}
-	anchor := w.anchor
+	anchor, narrowed := w.anchor, w.narrowed
 	w.mu.Unlock()
-	if anchor != before && anchor >= 0 {
+	if anchor != before && anchor >= 0 && !narrowed {
+		w.torrent.DownloadPieces(anchor, anchor+1)
+	}
+}
+
+// prioritize has pieces asked for before all others; see Torrent.Prioritize.
+func (w *wanted) prioritize(high [][2]int) {
+	w.mu.Lock()
+	before, narrowed := w.high, w.narrowed
+	w.high = high
+	w.mu.Unlock()
+	if narrowed {
+		return // narrow looks at it
+	}
+	for _, r := range before {
+		if !slices.Contains(high, r) {
+			w.setPriority(r, torrent.PiecePriorityNormal)
+		}
+	}
+	for _, r := range high {
+		if !slices.Contains(before, r) {
+			w.setPriority(r, torrent.PiecePriorityHigh)
+		}
+	}
+}
+
+func (w *wanted) setPriority(r [2]int, p torrent.PiecePriority) {
+	for i := r[0]; i < r[1]; i++ {
+		w.torrent.Piece(i).SetPriority(p)
+	}
+}
+
+// narrow has the engine want at most so many pieces at a time, what is high first; those
+// that it asks for already stay, for they are on their way. It returns how many it wants
+// then. Whoever calls it calls it again soon, or widens.
+func (w *wanted) narrow(most int, asked map[int]bool) (open int) {
+	w.mu.Lock()
+	w.narrowed = true
+	pieces := make([]int, 0, len(w.announced))
+	for _, r := range w.high {
+		for i := r[0]; i < r[1]; i++ {
+			pieces = append(pieces, i)
+		}
+	}
+	for i := range w.announced {
+		if !slices.ContainsFunc(w.high, func(r [2]int) bool { return r[0] <= i && i < r[1] }) {
+			pieces = append(pieces, i)
+		}
+	}
+	pieces = slices.DeleteFunc(pieces, func(i int) bool { return !w.announced[i] || w.entry.Complete(i) })
+	w.mu.Unlock()
+	// What is asked for goes on; the rest of those wanted waits for who has it.
+	slices.SortStableFunc(pieces, func(a, b int) int { return cmp.Compare(rank(asked[a]), rank(asked[b])) })
+	for _, i := range pieces {
+		p := torrent.PiecePriorityNone
+		if open < most || asked[i] {
+			open++
+			p = torrent.PiecePriorityNormal
+		}
+		if w.torrent.PieceState(i).Priority != p {
+			w.torrent.Piece(i).SetPriority(p)
+		}
+	}
+	return open
+}
+
+func rank(first bool) int {
+	if first {
+		return 0
+	}
+	return 1
+}
+
+// widen ends narrow: all that was announced is wanted.
+func (w *wanted) widen() {
+	w.mu.Lock()
+	if !w.narrowed {
+		w.mu.Unlock()
+		return
+	}
+	w.narrowed, w.fresh = false, w.fresh[:0]
+	for i, announced := range w.announced {
+		if announced && !w.entry.Complete(i) {
+			w.fresh = append(w.fresh, i)
+		}
+	}
+	high, anchor := w.high, w.anchor
+	w.mu.Unlock()
+	w.pass()
+	for _, r := range high {
+		w.setPriority(r, torrent.PiecePriorityHigh)
+	}
+	if anchor >= 0 {
 		w.torrent.DownloadPieces(anchor, anchor+1)
 	}
 }
