@@ -22,6 +22,8 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/gossip/gossiptest"
+	"github.com/landfall-dist/landfall/internal/identity"
+	"github.com/landfall-dist/landfall/internal/identity/identitytest"
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/signing"
 )
@@ -192,8 +194,19 @@ func TestRevisionsReachEveryMember(t *testing.T) {
 
 // Revisions go as packets, and who lacks the one before asks for the whole.
 func TestWhoMissesARevisionAsks(t *testing.T) {
-	s := start(t, seeder("s"), nil)
-	a := start(t, agent("a", "a"), join(s))
+	t.Run("without TLS", func(t *testing.T) {
+		s := start(t, seeder("s"), nil)
+		missesARevision(t, s, start(t, agent("a", "a"), join(s)))
+	})
+	t.Run("with TLS", func(t *testing.T) {
+		prod := identitytest.New(t, "prod", nil)
+		s := start(t, seeder("s1"), withTLS(t, prod, identity.Require))
+		missesARevision(t, s, start(t, agent("a1", "region-a"), withTLS(t, prod, identity.Require, join(s))))
+	})
+}
+
+func missesARevision(t *testing.T, s, a *node) {
+	t.Helper()
 	s.await(t, 2)
 	a.await(t, 2)
 	execution := ulid.Make().String()

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/oklog/ulid/v2"
 
 	"github.com/landfall-dist/landfall/internal/call"
 	"github.com/landfall-dist/landfall/internal/identity"
@@ -510,11 +511,23 @@ func (v *vouching) readServes() error {
 // message takes a message that a member has sent over TLS: it may speak for itself and
 // for the buckets that its region serves.
 func (v *vouching) message(from identity.Peer, message []byte) error {
-	if from.ID.Kind != identity.Agent || len(message) == 0 {
+	if len(message) == 0 {
+		return errors.New("empty message")
+	}
+	kind, body := message[0], message[1:]
+	if from.ID.Kind == identity.Host || from.ID.Kind == identity.Seeder && kind != kindAsk {
 		return fmt.Errorf("%s sends no progress", from.ID)
 	}
 	serves := v.serves.Load()
-	switch body := message[1:]; message[0] {
+	switch kind {
+	case kindAsk:
+		// Who is asked for is answered by the membership, to the member of that name.
+		if len(body) < ulid.EncodedSize {
+			return errors.New("nothing is asked for")
+		}
+		if name := string(body[ulid.EncodedSize:]); name != from.ID.Name+"-"+startOf(name) {
+			return fmt.Errorf("%s asks for %.80q", from.ID, name)
+		}
 	case kindProgress:
 		p, err := decodeProgress(body)
 		switch {

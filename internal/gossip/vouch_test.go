@@ -256,7 +256,12 @@ func TestProgressIsTheSenders(t *testing.T) {
 		{"a seeder's", prod.Seeder("s2"), encode(Links{Node: "s2", ExecutionID: id}), "sends no progress"},
 		{"a host's", prod.Host("region-a", "a1"), encode(Progress{Node: "a1", Region: "region-a", Bucket: "region-a-builds"}), "sends no progress"},
 		{"a document", prod.Agent("region-a", "a1"), []byte{kindDocument}, "unknown kind"},
-		{"nothing", prod.Agent("region-a", "a1"), nil, "sends no progress"},
+		{"nothing", prod.Agent("region-a", "a1"), nil, "empty"},
+		{"own question", prod.Agent("region-a", "a1"), encode(ask(id + "a1-" + id)), ""},
+		{"a seeder's question", prod.Seeder("s2"), encode(ask(id + "s2-" + id)), ""},
+		{"another's question", prod.Agent("region-a", "a1"), encode(ask(id + "a2-" + id)), "asks for"},
+		{"a host's question", prod.Host("region-a", "a1"), encode(ask(id + "a1-" + id)), "sends no progress"},
+		{"half a question", prod.Agent("region-a", "a1"), encode(ask(id[1:])), "nothing is asked"},
 		{"rubbish", prod.Agent("region-a", "a1"), []byte{kindProgress, '{'}, "progress"},
 	} {
 		err := s.vouching.message(peerOf(c.from), c.message)
