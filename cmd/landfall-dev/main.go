@@ -18,6 +18,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/devcloud"
+	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/private"
 	"github.com/landfall-dist/landfall/internal/tracing"
 )
@@ -38,6 +39,7 @@ func app() *cli.App {
 			command.Strings("regions", "`NAME`,… of the regions (default region-a,region-b)"),
 			command.String("publish", "", "`FILE` to distribute at the start"),
 			command.Bool("exit", "end when the published build has arrived everywhere"),
+			command.String("tls", "require", "where members show each other certificates, of an authority that it makes in --dir: off, prefer or require, as `MODE`"),
 		}, command.RateFlags(true), command.LogFlags()),
 		Action: demo,
 		Commands: append([]*cli.Command{
@@ -104,6 +106,10 @@ func demo(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	mode, err := identity.ParseMode(c.String("tls"))
+	if err != nil {
+		return command.Usagef("--tls is %w", err)
+	}
 	regions := c.StringSlice("regions")
 	if len(regions) == 0 {
 		regions = []string{"region-a", "region-b"}
@@ -140,6 +146,7 @@ func demo(c *cli.Context) (err error) {
 		publish: publish,
 		exit:    c.Bool("exit"),
 		limits:  limits,
+		tls:     mode,
 		logger:  logger,
 		tracer:  tracer,
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/arrivals"
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/devcluster"
+	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/terminal"
 	"github.com/landfall-dist/landfall/internal/tracing"
@@ -38,6 +39,9 @@ const (
 	seederPeers  = "127.0.0.1:6881"
 	// firstAgentPort is the HTTP port of the first region's agent.
 	firstAgentPort = 7081
+
+	// thirdRegion is the one for which the demo has a line to paste, and a certificate.
+	thirdRegion = "region-c"
 
 	// demoCommit is the commit that POST /builds finds in the demo.
 	demoCommit = "abc123"
@@ -57,6 +61,7 @@ type show struct {
 	publish string
 	exit    bool
 	limits  api.LimitsChange
+	tls     identity.Mode
 	logger  *slog.Logger
 	tracer  *tracing.Tracer
 }
@@ -74,6 +79,8 @@ func (s *show) config() devcluster.Config {
 		Table:        ledger.DefaultTable,
 		Arrivals:     arrivals.DefaultTable,
 		Regions:      s.regions,
+		TLS:          s.tls,
+		Expected:     []string{thirdRegion},
 		SeederHTTP:   seederHTTP,
 		SeederGossip: seederGossip,
 		SeederPeers:  seederPeers,
@@ -215,13 +222,21 @@ func (s *show) explain(c *devcluster.Cluster) {
 	p("  bin/seeder list")
 	p("  bin/agent status")
 	p("\nAdd a third region:")
-	third := "region-c"
-	p("  bin/seeder init --bucket %s --destinations %s && bin/agent run --region %s --bucket %s --join %s --trust %s --listen 127.0.0.1:%d --data-dir %s",
-		globalBucket, devcluster.BucketOf(third), third, devcluster.BucketOf(third), c.SeederGossip,
-		command.Quote(filepath.Join(s.dir, "seeder.key.pub")), firstAgentPort+len(s.regions), command.Quote(filepath.Join(s.dir, "agent-"+third)))
+	bucket := devcluster.BucketOf(thirdRegion)
+	p("  bin/seeder init --bucket %s --destinations %s && bin/agent run --region %s --bucket %s --join %s --trust %s%s --listen 127.0.0.1:%d --data-dir %s",
+		globalBucket, bucket, thirdRegion, bucket, c.SeederGossip, command.Quote(filepath.Join(s.dir, "seeder.key.pub")),
+		s.certified(thirdRegion), firstAgentPort+len(s.regions), command.Quote(filepath.Join(s.dir, devcluster.AgentOf(thirdRegion))))
 	p("and send it a build:")
-	p("  bin/seeder publish --to %s --key for-region-c.zip %s", devcluster.BucketOf(third), build)
+	p("  bin/seeder publish --to %s --key for-region-c.zip %s", bucket, build)
 	p("(without --to builds go on to the regions that this was started with: --regions)")
 	p("\nData: %s, log: %s", s.dir, s.log)
 	p("Ctrl-C stops all of it.")
+}
+
+// certified are the flags with which a region's agent shows its certificate.
+func (s *show) certified(region string) string {
+	if s.tls == identity.Off {
+		return ""
+	}
+	return fmt.Sprintf(" --tls %s --identity %s", s.tls, command.Quote(s.config().IdentityOf(devcluster.AgentOf(region))))
 }

@@ -26,7 +26,10 @@ import (
 	"github.com/landfall-dist/landfall/internal/awsmetrics"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/call"
 	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/identity"
+	"github.com/landfall-dist/landfall/internal/identity/ca"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/limits"
 	"github.com/landfall-dist/landfall/internal/notify"
@@ -57,6 +60,11 @@ type Config struct {
 	Regions []string
 	// Unserved is how many of the last Regions get no agent.
 	Unserved int
+	// TLS says with which members it is spoken; empty or identity.Off with nobody. The
+	// cluster has an authority of its own, and makes a certificate for the first agent of
+	// each region, of those too that are Expected beside Regions: somebody else runs them.
+	TLS      identity.Mode
+	Expected []string
 	// SeederHTTP, SeederGossip and SeederPeers are addresses; empty for any
 	// port of loopback.
 	SeederHTTP, SeederGossip, SeederPeers string
@@ -107,6 +115,9 @@ type Cluster struct {
 	// gossip are the addresses of all members so far; whoever comes joins
 	// through them.
 	gossip []string
+	// authority makes the certificates, serves are the regions' buckets; nil without TLS.
+	authority *ca.Dir
+	serves    call.Serves
 }
 
 // member is one role with what it holds open.
@@ -168,6 +179,9 @@ func New(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 		return nil, err
 	}
 	c.Trust = signing.TrustIn(c.Key.Public())
+	if err := c.secure(); err != nil {
+		return nil, err
+	}
 	if c.seeder, err = c.newSeeder(ctx); err != nil {
 		return nil, err
 	}
@@ -176,7 +190,7 @@ func New(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 		if cfg.AgentHTTP != nil {
 			addr = cfg.AgentHTTP(i)
 		}
-		url, m, err := c.agent(ctx, region, "agent-"+region, addr)
+		url, m, err := c.agent(ctx, region, AgentOf(region), addr)
 		if err != nil {
 			return nil, err
 		}
@@ -292,7 +306,11 @@ func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 	if err != nil {
 		return nil, errors.Join(err, store.Close(), p.http.Close(), p.peers.Close())
 	}
-	s, err := seeder.New(seeder.Config{
+	own, err := c.identity("seeder")
+	if err != nil {
+		return nil, errors.Join(err, store.Close(), p.http.Close(), p.peers.Close())
+	}
+	sc := seeder.Config{
 		Bucket:         global,
 		AWS:            cfg.AWS,
 		Ledger:         Ledger(cfg),
@@ -300,9 +318,11 @@ func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 		Cache:          store,
 		Peers:          p.peers,
 		HTTP:           p.http,
-		Gossip:         gossip.Config{Meta: gossip.Meta{ID: "seeder"}, Listen: gossipAddr},
+		Gossip:         gossip.Config{Meta: gossip.Meta{ID: "seeder"}, Listen: gossipAddr, Identity: own, TLS: cfg.TLS, Serves: c.serves, Authority: c.authority},
 		Signer:         c.Key,
 		Security:       security,
+		TLS:            cfg.TLS,
+		Identity:       own,
 		Limits:         rates,
 		SourceBuckets:  cfg.SourceBuckets,
 		Destinations:   destinations,
@@ -318,7 +338,11 @@ func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 		Tracer:         cfg.Tracer,
 		Version:        cfg.Version,
 		Logger:         cfg.Logger.With("node", "seeder"),
-	})
+	}
+	if cfg.TLS == identity.Require {
+		sc.Checker = call.Checker{Source: own, Serves: c.serves}
+	}
+	s, err := seeder.New(sc)
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
@@ -381,7 +405,11 @@ func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url strin
 	if err != nil {
 		return "", member{}, errors.Join(err, store.Close(), p.http.Close(), p.peers.Close())
 	}
-	a, err := agent.New(agent.Config{
+	own, err := c.identity(id)
+	if err != nil {
+		return "", member{}, errors.Join(err, store.Close(), p.http.Close(), p.peers.Close())
+	}
+	ac := agent.Config{
 		Security:       security,
 		Limits:         rates,
 		AllowWeakStore: cfg.AllowWeakStore,
@@ -392,7 +420,9 @@ func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url strin
 		Cache:          store,
 		Peers:          p.peers,
 		HTTP:           p.http,
-		Gossip:         gossip.Config{Meta: gossip.Meta{ID: id}, Listen: "127.0.0.1:0", Join: c.gossip},
+		Gossip:         gossip.Config{Meta: gossip.Meta{ID: id}, Listen: "127.0.0.1:0", Join: c.gossip, Identity: own, TLS: cfg.TLS, ServesFile: filepath.Join(cfg.Dir, id, "serves.json")},
+		TLS:            cfg.TLS,
+		Identity:       own,
 		Trust:          c.Trust,
 		Sources:        source.NewBuckets(cfg.AWS),
 		FallbackAfter:  cfg.FallbackAfter,
@@ -403,7 +433,11 @@ func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url strin
 		Tracer:         cfg.Tracer,
 		Version:        cfg.Version,
 		Logger:         cfg.Logger.With("node", id),
-	})
+	}
+	if own != nil {
+		ac.Signer = identity.Signer{Source: own}
+	}
+	a, err := agent.New(ac)
 	if err != nil {
 		return "", member{}, errors.Join(err, store.Close())
 	}
