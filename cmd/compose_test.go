@@ -14,10 +14,12 @@ import (
 
 // service is what the test reads of one in docker-compose.yml.
 type service struct {
-	Image   string   `yaml:"image"`
-	Command []string `yaml:"command"`
-	Volumes []string `yaml:"volumes"`
-	Ports   []string `yaml:"ports"`
+	Image     string         `yaml:"image"`
+	Command   []string       `yaml:"command"`
+	Volumes   []string       `yaml:"volumes"`
+	Ports     []string       `yaml:"ports"`
+	Restart   string         `yaml:"restart"`
+	DependsOn map[string]any `yaml:"depends_on"`
 }
 
 // flag is the value of a flag on the service's command line, "" without one.
@@ -97,6 +99,9 @@ func faults(services map[string]service) map[string]string {
 			if inside != "" && !mounted && faults[name] == "" {
 				faults[name] = "--" + flag + " names a file that is not there"
 			}
+		}
+		if s.flag("tls") != "require" || s.flag("identity") != "/data/identity" {
+			faults[name] = "it takes in members without certificates"
 		}
 		host, _, err := net.SplitHostPort(s.flag("listen"))
 		if err != nil {

@@ -13,9 +13,9 @@ import (
 // build goes through. S3 and DynamoDB are a fourth host's.
 func TestReadmeThreeHosts(t *testing.T) {
 	t.Parallel()
-	for _, tool := range []string{"ip", "nsenter", "unshare"} {
+	for _, tool := range []string{"ip", "nsenter", "unshare", "curl"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%s is not installed here (iproute2, util-linux)", tool)
+			t.Skipf("%s is not installed here (iproute2, util-linux, curl)", tool)
 		}
 	}
 	if !inside(t) {
@@ -51,7 +51,7 @@ func TestReadmeThreeHosts(t *testing.T) {
 		case strings.Contains(line, " run "):
 			if !copied {
 				copied = true
-				script = append(script, "for n in 2 3; do mkdir h$n/keys && cp -p h1/keys/seeder.key.pub h1/keys/gossip.key h$n/keys/; done")
+				script = append(script, "for n in 2 3; do mkdir h$n/keys && cp -rp h1/keys/seeder.key.pub h1/keys/gossip.key h1/keys/agent-$((n-1)) h$n/keys/; done")
 			}
 			script = append(script, "("+at+line+") &")
 			health := "bin/seeder health"
@@ -63,6 +63,7 @@ func TestReadmeThreeHosts(t *testing.T) {
 			script = append(script, "("+at+line+")")
 		}
 	}
+	script = append(script, "nsenter -n -t $h1 curl -s http://127.0.0.1:7070/metrics > metrics", "grep 'landfall_swarm_proven_connections_total [1-9]' metrics")
 	if !copied {
 		t.Fatal("nothing to run: has a heading of the README changed?")
 	}

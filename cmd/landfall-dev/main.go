@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/devcloud"
+	"github.com/landfall-dist/landfall/internal/devcluster"
 	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/private"
 	"github.com/landfall-dist/landfall/internal/tracing"
@@ -44,6 +46,7 @@ func app() *cli.App {
 		Action: demo,
 		Commands: append([]*cli.Command{
 			cloudCommand(),
+			certificatesCommand(),
 			command.Health("landfall-dev", "cloud", "http://"+cloudAddr),
 			command.Man(),
 		}, command.Completion("landfall-dev", nil)...),
@@ -73,6 +76,43 @@ func cloudCommand() *cli.Command {
 			return cloud.Run(c.Context)
 		},
 	}
+}
+
+// certificatesCommand is for docker-compose.yml, where each member sees its own directory.
+func certificatesCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "certificates",
+		Usage: "make the certificates of a seeder and an agent for each region, anew each time",
+		Description: "Makes an authority in DIR/ca where there is none, DIR/seeder/identity, and DIR/agent-REGION/identity for each region.\n\n" +
+			"Example:\n\n  landfall-dev certificates --dir members --regions region-a,region-b",
+		Flags: []cli.Flag{
+			command.String("dir", ".landfall", "`DIR` for all of them"),
+			command.Strings("regions", "`NAME`,… of the regions (default region-a,region-b)"),
+		},
+		Action: func(c *cli.Context) error {
+			if c.NArg() > 0 {
+				return command.Unknown(c)
+			}
+			private.Umask()
+			cfg := devcluster.Config{Dir: c.String("dir"), TLS: identity.Require, Regions: regionsOf(c)}
+			_, serves, err := devcluster.Certify(cfg)
+			if err != nil {
+				return err
+			}
+			fmt.Println(cfg.IdentityOf("seeder"))
+			for _, r := range slices.Sorted(maps.Keys(serves)) {
+				fmt.Println(cfg.IdentityOf(devcluster.AgentOf(r)))
+			}
+			return nil
+		},
+	}
+}
+
+func regionsOf(c *cli.Context) []string {
+	if regions := c.StringSlice("regions"); len(regions) > 0 {
+		return regions
+	}
+	return []string{"region-a", "region-b"}
 }
 
 func openCloud(listen, dir string, logger *slog.Logger) (*devcloud.Cloud, error) {
@@ -110,10 +150,6 @@ func demo(c *cli.Context) (err error) {
 	if err != nil {
 		return command.Usagef("--tls is %w", err)
 	}
-	regions := c.StringSlice("regions")
-	if len(regions) == 0 {
-		regions = []string{"region-a", "region-b"}
-	}
 	if err := private.MkdirAll(dir); err != nil {
 		return err
 	}
@@ -142,7 +178,7 @@ func demo(c *cli.Context) (err error) {
 		dir:     dir,
 		log:     logFile,
 		cloud:   cloud.URL(),
-		regions: regions,
+		regions: regionsOf(c),
 		publish: publish,
 		exit:    c.Bool("exit"),
 		limits:  limits,

@@ -179,7 +179,7 @@ func New(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 		return nil, err
 	}
 	c.Trust = signing.TrustIn(c.Key.Public())
-	if err := c.secure(); err != nil {
+	if c.authority, c.serves, err = Certify(cfg); err != nil {
 		return nil, err
 	}
 	if c.seeder, err = c.newSeeder(ctx); err != nil {

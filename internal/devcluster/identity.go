@@ -21,43 +21,42 @@ func AgentOf(region string) string { return "agent-" + region }
 // IdentityOf is the directory of a member's certificate.
 func (cfg Config) IdentityOf(name string) string { return filepath.Join(cfg.Dir, name, "identity") }
 
-// secure opens the cluster's authority, which it makes where there is none, and gives
-// each member a new certificate: what lay about for months works again. Nothing without
-// TLS.
-func (c *Cluster) secure() error {
-	if !c.cfg.secured() {
-		return nil
+// Certify opens the cluster's authority, which it makes where there is none, and gives each
+// member a new certificate: what lay about for months works again. It returns what the
+// regions' agents serve; nothing without TLS.
+func Certify(cfg Config) (*ca.Dir, call.Serves, error) {
+	if !cfg.secured() {
+		return nil, nil, nil
 	}
-	dir := filepath.Join(c.cfg.Dir, "ca")
+	dir := filepath.Join(cfg.Dir, "ca")
 	authority, err := ca.Open(dir, nil)
 	if errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ca.ErrNoKey) {
 		authority, err = ca.Init(dir, clusterName, nil, nil)
 	}
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	c.authority, c.serves = authority, call.Serves{}
+	serves := call.Serves{}
 	members := []identity.ID{{Cluster: authority.Cluster(), Kind: identity.Seeder, Name: "seeder"}}
-	for _, r := range slices.Concat(c.cfg.Regions, c.cfg.Expected) {
-		if c.serves[r] != nil {
-			continue // it is expected, and here
+	for _, r := range slices.Concat(cfg.Regions, cfg.Expected) {
+		if serves[r] == nil {
+			serves[r] = []string{BucketOf(r)}
+			members = append(members, identity.ID{Cluster: authority.Cluster(), Kind: identity.Agent, Region: r, Name: AgentOf(r)})
 		}
-		c.serves[r] = []string{BucketOf(r)}
-		members = append(members, identity.ID{Cluster: authority.Cluster(), Kind: identity.Agent, Region: r, Name: AgentOf(r)})
 	}
 	for _, id := range members {
 		if err := id.Check(); err != nil {
-			return fmt.Errorf("certificate of %s: %w", id.Name, err)
+			return nil, nil, fmt.Errorf("certificate of %s: %w", id.Name, err)
 		}
-		_, _, err := authority.Renew(c.cfg.IdentityOf(id.Name))
+		_, _, err := authority.Renew(cfg.IdentityOf(id.Name))
 		if errors.Is(err, fs.ErrNotExist) {
-			_, err = authority.Write(id, c.cfg.IdentityOf(id.Name))
+			_, err = authority.Write(id, cfg.IdentityOf(id.Name))
 		}
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
 	}
-	return nil
+	return authority, serves, nil
 }
 
 // secured reports whether members have certificates.

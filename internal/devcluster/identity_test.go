@@ -1,6 +1,7 @@
 package devcluster
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -9,9 +10,9 @@ import (
 	"github.com/landfall-dist/landfall/internal/identity/ca"
 )
 
-// TestSecure: whoever starts, with an authority or without, after a while or a year, has
+// TestCertify: whoever starts, with an authority or without, after a while or a year, has
 // certificates that hold, for the regions that somebody else runs too.
-func TestSecure(t *testing.T) {
+func TestCertify(t *testing.T) {
 	old := time.Now().Add(-400 * 24 * time.Hour)
 	dir := t.TempDir()
 	authority, err := ca.Init(filepath.Join(dir, "ca"), "kept", nil, func() time.Time { return old })
@@ -25,10 +26,11 @@ func TestSecure(t *testing.T) {
 	fresh := kept
 	fresh.Dir = t.TempDir()
 	for _, cfg := range []Config{kept, kept, fresh, fresh} {
-		c := &Cluster{cfg: cfg}
-		if err := c.secure(); err != nil {
+		_, serves, err := Certify(cfg)
+		if err != nil {
 			t.Fatal(err)
 		}
+		c := &Cluster{cfg: cfg}
 		seeder, err := c.identity("seeder")
 		if err != nil {
 			t.Fatal(err)
@@ -44,12 +46,16 @@ func TestSecure(t *testing.T) {
 			if _, err := agent.Verify(seeder.Chain()); err != nil {
 				t.Error(err)
 			}
-			if !c.serves.Has(region, BucketOf(region)) {
-				t.Errorf("%s serves %v", region, c.serves[region])
+			if !serves.Has(region, BucketOf(region)) {
+				t.Errorf("%s serves %v", region, serves[region])
 			}
 		}
 	}
-	if err := (&Cluster{cfg: Config{Dir: filepath.Join(dir, "none", "ca"), TLS: identity.Off}}).secure(); err != nil {
-		t.Error(err)
+	none := filepath.Join(dir, "none")
+	if a, serves, err := Certify(Config{Dir: none, TLS: identity.Off}); a != nil || serves != nil || err != nil {
+		t.Errorf("without TLS: %v, %v, %v", a, serves, err)
+	}
+	if _, err := os.Stat(none); err == nil {
+		t.Error("without TLS something is written")
 	}
 }
