@@ -247,10 +247,14 @@ func (t *Torrent) AddPeers(peers []peerwire.Peer) {
 	for _, c := range engine.PeerConns() {
 		connected[c.PeerID] = true
 	}
+	most := peerwire.MaxDialled
+	if t.swarm.narrowed.Load() {
+		most = enough
+	}
 	var add []torrent.PeerInfo
 	for _, p := range peers {
 		if !connected[p.ID] && !t.swarm.wire.Refused(p.ID) {
-			if len(connected)+len(add) >= peerwire.MaxDialled {
+			if len(connected)+len(add) >= most {
 				break
 			}
 			add = append(add, torrent.PeerInfo{
