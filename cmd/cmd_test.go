@@ -100,6 +100,8 @@ func TestTLS(t *testing.T)       { script(t, "tls.txtar") }
 func TestAuthority(t *testing.T) { script(t, "ca.txtar") }
 func TestOperators(t *testing.T) { script(t, "operators.txtar") }
 
+func TestClientCertificates(t *testing.T) { script(t, "certificates.txtar") }
+
 // script runs a file of testdata, with a cloud and daemons that it starts itself.
 func script(t *testing.T, file string) {
 	t.Parallel() // each has its own ports

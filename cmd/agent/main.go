@@ -86,7 +86,7 @@ func run(c *cli.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
-	if err := m.Secure(&security); err != nil {
+	if err := m.Secure(c, &security); err != nil {
 		return err
 	}
 	limits, err := command.OpenLimits(c, m.Logger, true)
@@ -143,19 +143,24 @@ func run(c *cli.Context) (err error) {
 	return a.Run(c.Context)
 }
 
+// connectFlags are of all commands that ask an agent.
+func connectFlags() []cli.Flag {
+	return append([]cli.Flag{
+		command.URL("agent", "", "`URL` of the agent (default: "+defaultURL+", or "+demoURL+" when nothing answers there)"),
+		command.OperatorTokenFlag("agent"),
+	}, command.ClientFlags()...)
+}
+
 func statusCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "status",
 		Usage: "show the builds and the members that an agent knows",
 		Description: "With --watch and -o json a line of JSON is printed whenever something has changed.\n\n" +
 			"Examples:\n\n  agent status\n  agent status --agent http://127.0.0.1:7082 --watch",
-		Flags: []cli.Flag{
-			command.URL("agent", "", "`URL` of the agent (default: "+defaultURL+", or "+demoURL+" when nothing answers there)"),
-			command.OperatorTokenFlag("agent"),
-			command.CAFlag(),
+		Flags: append(connectFlags(),
 			command.Bool("watch", "show a bar for each build until Ctrl-C"),
 			command.Output(),
-		},
+		),
 		Action: status,
 	}
 }
@@ -192,12 +197,7 @@ func limitsCommand() *cli.Command {
 		Usage: "show how fast an agent's bytes may pass, or change that while it runs",
 		Description: "What is set holds until the agent ends, or is told to read its --limits-file again (SIGHUP).\n\n" +
 			"Examples:\n\n  agent limits\n  agent limits --upload-rate 50MB --landing-rate 1Gbit\n  agent limits --upload-rate 0",
-		Flags: append(command.ChangeFlags(true),
-			command.URL("agent", "", "`URL` of the agent (default: "+defaultURL+", or "+demoURL+" when nothing answers there)"),
-			command.OperatorTokenFlag("agent"),
-			command.CAFlag(),
-			command.Output(),
-		),
+		Flags: slices.Concat(command.ChangeFlags(true), connectFlags(), []cli.Flag{command.Output()}),
 		Action: func(c *cli.Context) error {
 			asJSON, err := command.JSONWanted(c)
 			if err != nil {
@@ -230,7 +230,7 @@ func explain(c *cli.Context, client *client.Client, err error) error {
 
 // find returns the agent asked for, or the first of the usual ones that answers.
 func find(c *cli.Context) (*client.Client, error) {
-	to, err := command.Client(c, c.String("agent"))
+	to, err := command.Client(c, "agent", c.String("agent"))
 	if err != nil || to.URL != "" {
 		return to, err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -21,7 +22,7 @@ func caWords(context.Context, func(string) string) []string {
 	return []string{"init", "issue", "renew", "deny"}
 }
 
-const caUsage = "init | issue seeder NAME | issue agent REGION NAME | issue host REGION NAME | renew DIR… | deny WHAT…"
+const caUsage = "init | issue seeder NAME | issue agent REGION NAME | issue host REGION NAME | issue operator NAME | renew DIR… | deny WHAT…"
 
 func caCommand() *cli.Command {
 	return &cli.Command{
@@ -31,13 +32,14 @@ func caCommand() *cli.Command {
 		Description: "A small authority of your own; certificates of another (SPIRE, a company's) do as well, with the names that docs/security.md has.\n\n" +
 			"init makes it: a key that is to be kept as safe as the signing key, a certificate, and for each of --regions an authority for that region's hosts. " +
 			"issue makes a key and a certificate for a member, 30 days long, in --out, which `run --identity` takes; " +
-			"NAME is the member's --name. renew makes new ones in the place of those in DIR. " +
+			"NAME is the member's --name; for an operator it is 90 days long, and the commands take it (--client-cert). renew makes new ones in the place of those in DIR. " +
 			"deny puts certificates on the list of denied ones: a file of one, its serial number, its fingerprint, or the name of all of a member's " +
 			"(spiffe://…); the list, `denied`, is to be copied to every member, which reads it within 10 s.\n\n" +
 			"Examples:\n\n" +
 			"  seeder ca init --dir ca --cluster prod --regions region-a,region-b\n" +
 			"  seeder ca issue seeder seeder-1 --dir ca --out seeder-1\n" +
 			"  seeder ca issue agent region-a agent-1 --dir ca --out agent-1\n" +
+			"  seeder ca issue operator ci --dir ca --out ci\n" +
 			"  seeder ca renew seeder-1 agent-1 --dir ca\n" +
 			"  seeder ca deny agent-1/cert.pem --dir ca --reason \"stolen laptop\"",
 		Flags: []cli.Flag{
@@ -89,12 +91,20 @@ func caIssue(c *cli.Context, words []string) error {
 	}
 	id := identity.ID{Cluster: d.Cluster()}
 	switch {
+	case len(words) == 2 && words[0] == "operator":
+		out := cmp.Or(c.String("out"), words[1])
+		chain, err := d.WriteOperator(words[1], out)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%s in %s, until %s\n", chain[0].URIs[0], out, day(chain[0]))
+		return nil
 	case len(words) == 2 && words[0] == string(identity.Seeder):
 		id.Kind, id.Name = identity.Seeder, words[1]
 	case len(words) == 3 && (words[0] == string(identity.Agent) || words[0] == string(identity.Host)):
 		id.Kind, id.Region, id.Name = identity.Kind(words[0]), words[1], words[2]
 	default:
-		return command.Usagef("ca issue takes seeder NAME, agent REGION NAME or host REGION NAME")
+		return command.Usagef("ca issue takes seeder NAME, agent REGION NAME, host REGION NAME or operator NAME")
 	}
 	if err := id.Check(); err != nil {
 		return command.UsageError{Err: err}

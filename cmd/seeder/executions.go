@@ -32,11 +32,13 @@ func seederFlag() cli.Flag { return command.URL("seeder", defaultURL, "`URL` of 
 
 // connectFlags are of all commands that ask the seeder.
 func connectFlags() []cli.Flag {
-	return []cli.Flag{seederFlag(), command.OperatorTokenFlag("seeder"), command.CAFlag()}
+	return append([]cli.Flag{seederFlag(), command.OperatorTokenFlag("seeder")}, command.ClientFlags()...)
 }
 
 // connect returns the client of the seeder that the flags name.
-func connect(c *cli.Context) (*client.Client, error) { return command.Client(c, c.String("seeder")) }
+func connect(c *cli.Context) (*client.Client, error) {
+	return command.Client(c, "seeder", c.String("seeder"))
+}
 
 // explain adds what to do next: when nobody answers, and when the execution is
 // another one now.
@@ -59,8 +61,10 @@ func called(c *cli.Context, name, argument string, flags ...string) string {
 	if u := c.String("seeder"); u != defaultURL {
 		words = append(words, "--seeder", command.Quote(u))
 	}
-	if f := c.String("operator-token"); f != "" && name == "retry" {
-		words = append(words, "--operator-token", command.Quote(f))
+	for _, flag := range []string{"http-ca", "operator-token", "client-cert", "client-key"} {
+		if f := c.String(flag); f != "" && (name == "retry" || flag == "http-ca") {
+			words = append(words, "--"+flag, command.Quote(f))
+		}
 	}
 	return strings.Join(words, " ")
 }

@@ -21,7 +21,7 @@ func keys(meant func(*api.Execution) bool) command.Completer {
 	return func(ctx context.Context, flag func(string) string) []string {
 		ctx, cancel := context.WithTimeout(ctx, completionTimeout)
 		defer cancel()
-		to, err := command.NewClient(flag("seeder"), flag("operator-token"), flag("http-ca"))
+		to, err := command.NewClient("seeder", flag("seeder"), flag)
 		if err != nil {
 			return nil
 		}

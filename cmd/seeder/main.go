@@ -147,7 +147,7 @@ func run(c *cli.Context) (err error) {
 	if err := openServes(c, m); err != nil {
 		return err
 	}
-	if err := m.Secure(&security); err != nil {
+	if err := m.Secure(c, &security); err != nil {
 		return err
 	}
 	limits, err := command.OpenLimits(c, m.Logger, false)

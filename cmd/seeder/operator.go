@@ -28,19 +28,21 @@ func operatorWords(context.Context, func(string) string) []string {
 func operatorCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "operator",
-		Usage:     "say who may do what over HTTP: make and remove named tokens (--operators)",
+		Usage:     "say who may do what over HTTP: make and remove named tokens, and name certificates (--operators)",
 		ArgsUsage: operatorUsage,
 		Description: "add makes a token, prints it once, and keeps its hash in the file; the daemons that have the file as --operators know it within seconds, " +
-			"and so they do of a remove. --role is view (read), publish (view, and publish, upload, send again), deploy (publish, and cancel) " +
+			"and so they do of a remove. With --certificate it makes none: the operator shows a certificate of an authority of the daemons' --http-client-ca. --role is view (read), publish (view, and publish, upload, send again), deploy (publish, and cancel) " +
 			"or admin (deploy, and change limits, read the record of changes). list shows who is there, and no secrets.\n\n" +
 			"Examples:\n\n" +
 			"  seeder operator add ci --role publish --expires 90d --operators operators > ci.token\n" +
+			"  seeder operator add ann --role admin --certificate spiffe://prod/operator/ann --operators operators\n" +
 			"  seeder operator list --operators operators\n" +
 			"  seeder operator remove ci --operators operators",
 		Flags: []cli.Flag{
 			command.Required("operators", "`FILE` with the operators, as the daemons' --operators has it"),
 			command.String("role", operator.Publish.String(), "add: `ROLE` of the operator: view, publish, deploy or admin"),
-			command.String("expires", "90d", "add: `TIME` from now (90d, 12h), a date (2027-01-31) or never, after which the token is of no use"),
+			command.String("expires", "90d", "add: `TIME` from now (90d, 12h), a date (2027-01-31) or never, after which the token is of no use, nor the certificate"),
+			command.String("certificate", "", "add: `WHICH` certificate the operator shows: the URI that it names (spiffe://…), which stays when it is renewed, its SHA-256, or a file of it"),
 			command.Output(),
 		},
 		Action: func(c *cli.Context) error {
@@ -83,6 +85,17 @@ func addOperator(c *cli.Context, file, name string) error {
 	expires, err := parseExpiry(c.String("expires"), time.Now())
 	if err != nil {
 		return command.Usagef("--expires: %w", err)
+	}
+	if which := c.String("certificate"); which != "" {
+		certificate, err := operator.ParseCertificate(which)
+		if err != nil {
+			return command.Usagef("--certificate: %w", err)
+		}
+		if err := operator.AddCertificate(file, name, role, expires, certificate); err != nil {
+			return err
+		}
+		fmt.Fprintf(os.Stderr, "%s has the role %s until %s, by the certificate %s\n", name, role, until(expires), certificate)
+		return nil
 	}
 	token, err := operator.Add(file, name, role, expires)
 	if err != nil {

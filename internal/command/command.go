@@ -566,7 +566,7 @@ func Health(app, flag, value string) *cli.Command {
 		Action: func(c *cli.Context) error {
 			ctx, cancel := context.WithTimeout(c.Context, healthTimeout)
 			defer cancel()
-			client, err := NewClient(c.String(flag), "", c.String("http-ca"))
+			client, err := Client(c, app, c.String(flag))
 			if err != nil {
 				return err
 			}

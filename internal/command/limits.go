@@ -7,7 +7,6 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/limits"
-	"github.com/landfall-dist/landfall/internal/operator"
 	"github.com/landfall-dist/landfall/seeder/client"
 )
 
@@ -96,15 +95,6 @@ func OpenLimits(c *cli.Context, logger *slog.Logger, lands bool) (*limits.Limits
 // OperatorTokenFlag is that of who asks a daemon for a change.
 func OperatorTokenFlag(of string) cli.Flag {
 	return File("operator-token", "`FILE` with the "+of+"'s operator token, where it wants one")
-}
-
-// OperatorToken reads the token that the flag names a file of; empty without one.
-func OperatorToken(c *cli.Context) (operator.Token, error) {
-	file := c.String("operator-token")
-	if file == "" {
-		return "", nil
-	}
-	return operator.ReadToken(file)
 }
 
 // ChangeFlags are RateFlags of a command that changes a running daemon's limits. Their

@@ -126,7 +126,7 @@ func TestFileBounds(t *testing.T) {
 	if err := os.WriteFile(file, make([]byte, maxFile+1), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := readCerts(file, 1); err == nil || !strings.Contains(err.Error(), "more than") {
+	if _, err := ReadCerts(file, 1); err == nil || !strings.Contains(err.Error(), "more than") {
 		t.Errorf("a file that is too long: %v", err)
 	}
 }

@@ -219,7 +219,7 @@ func (s *Source) Expired() error {
 func read(files Files) (*state, error) {
 	st := &state{}
 	var err error
-	if st.chain, err = readCerts(files.Cert, maxChain); err != nil {
+	if st.chain, err = ReadCerts(files.Cert, maxChain); err != nil {
 		return nil, err
 	}
 	leaf := st.chain[0]
@@ -227,7 +227,7 @@ func read(files Files) (*state, error) {
 		return nil, fmt.Errorf("%s: %w", files.Cert, err)
 	}
 	st.cluster, st.fingerprint = st.id.Cluster, FingerprintOf(leaf)
-	roots, err := readCerts(files.Roots, maxRoots)
+	roots, err := ReadCerts(files.Roots, maxRoots)
 	if err != nil {
 		return nil, err
 	}
@@ -258,8 +258,8 @@ func read(files Files) (*state, error) {
 	return st, nil
 }
 
-// readCerts reads a file of certificates in PEM, at most so many.
-func readCerts(file string, most int) ([]*x509.Certificate, error) {
+// ReadCerts reads a file of certificates in PEM, one at least and at most so many.
+func ReadCerts(file string, most int) ([]*x509.Certificate, error) {
 	text, err := readFile(file, maxFile)
 	if err != nil {
 		return nil, fmt.Errorf("reading certificates: %w", err)

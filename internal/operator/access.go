@@ -3,16 +3,18 @@ package operator
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
-	"sync/atomic"
+	"sync"
 	"time"
+
+	"github.com/landfall-dist/landfall/internal/fresh"
 )
 
-// rereadInterval is how often it is seen whether the file has changed: one that was
+// rereadInterval is how often it is seen whether the files have changed: one that was
 // removed is let in for that long.
 const rereadInterval = 2 * time.Second
 
@@ -26,78 +28,119 @@ var (
 // TokenName is who has the token of --operator-token: every role, and no name of its own.
 const TokenName = "operator-token"
 
-// Access knows who is who by the tokens: the one of --operator-token, and those of a file
-// that is read again when it changes. A nil Access asks for none.
-type Access struct {
-	token Token // empty for none
-	file  string
-	list  atomic.Pointer[map[[sha256.Size]byte]Operator]
-	read  os.FileInfo // of Run, as the file was read last
+// Files are where it stands who may command. Each may be empty.
+type Files struct {
+	// Token has the token of all roles, List the named operators.
+	Token, List string
+	// ClientCA has the authorities by whose certificates operators of the list may show
+	// who they are, in PEM.
+	ClientCA string
 }
 
-// NewAccess reads the file, where one is named. Nil where there is neither a token nor a
-// file.
-func NewAccess(token Token, file string) (*Access, error) {
-	if token == "" && file == "" {
+// Access knows who is who by tokens and certificates: that of --operator-token, and those
+// of a list. All files are read again when they change. A nil Access asks for none.
+type Access struct {
+	token    *fresh.Value[Token] // nil for none
+	list     *fresh.Value[known] // nil for none
+	clientCA *fresh.Value[*x509.CertPool]
+}
+
+// known are the operators of a list.
+type known struct {
+	byToken, byFingerprint map[[sha256.Size]byte]Operator
+	byURI                  map[string]Operator
+}
+
+func (k known) count() int { return len(k.byToken) + len(k.byFingerprint) + len(k.byURI) }
+
+// Open reads the files that are named. It is nil where none says who may command.
+func Open(files Files) (*Access, error) {
+	if files.Token == "" {
+		return open("", files)
+	}
+	token, err := fresh.Open(func() (Token, error) { return ReadToken(files.Token) }, files.Token)
+	if errors.Is(err, fs.ErrNotExist) {
+		_, err = ReadToken(files.Token) // which says how to make one
+	}
+	if err != nil {
+		return nil, err
+	}
+	a, err := open(token.Load(), files)
+	if err == nil {
+		a.token = token
+	}
+	return a, err
+}
+
+// NewAccess is Open with a token that is not a file's.
+func NewAccess(token Token, list string) (*Access, error) { return open(token, Files{List: list}) }
+
+func open(token Token, files Files) (*Access, error) {
+	if token == "" && files.List == "" {
 		return nil, nil
 	}
-	a := &Access{token: token, file: file}
-	a.list.Store(&map[[sha256.Size]byte]Operator{})
-	if file == "" {
-		return a, nil
+	a := &Access{}
+	var err error
+	if token != "" {
+		a.token = fresh.Of(token)
 	}
-	return a, a.reread()
+	if files.List != "" {
+		a.list, err = fresh.Open(func() (known, error) { return readKnown(files.List) }, files.List)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("operators: %w (`seeder operator add` makes the file)", err)
+	}
+	if err == nil && files.ClientCA != "" {
+		a.clientCA, err = fresh.Open(func() (*x509.CertPool, error) { return readAuthorities(files.ClientCA) }, files.ClientCA)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return a, nil
 }
 
-// reread takes the operators as the file has them now.
-func (a *Access) reread() error {
-	info, err := os.Stat(a.file) // before: what changes meanwhile is read once more
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("operators: %w (`seeder operator add` makes the file)", err)
-	}
-	if err != nil {
-		return fmt.Errorf("operators: %w", err)
-	}
-	list, err := ReadList(a.file)
-	if err != nil {
-		return err
-	}
-	byHash := make(map[[sha256.Size]byte]Operator, len(list))
+func readKnown(file string) (known, error) {
+	k := known{make(map[[sha256.Size]byte]Operator), make(map[[sha256.Size]byte]Operator), make(map[string]Operator)}
+	list, err := ReadList(file)
 	for _, o := range list {
-		byHash[o.hash] = o
+		switch o.by {
+		case byToken:
+			k.byToken[o.hash] = o
+		case byFingerprint:
+			k.byFingerprint[o.hash] = o
+		case byURI:
+			k.byURI[o.uri] = o
+		}
 	}
-	a.list.Store(&byHash)
-	a.read = info
+	return k, err
+}
+
+// Run reads the files again whenever they have changed, until ctx ends. One that cannot be
+// read changes nothing, and is said once.
+func (a *Access) Run(ctx context.Context, logger *slog.Logger) error {
+	if a != nil {
+		a.run(ctx, logger, rereadInterval)
+	}
 	return nil
 }
 
-// Run reads the file again whenever it has changed, until ctx ends. One that cannot be
-// read changes nothing, and is said once.
-func (a *Access) Run(ctx context.Context, logger *slog.Logger) error {
-	if a == nil || a.file == "" {
-		return nil
-	}
-	ticker := time.NewTicker(rereadInterval)
-	defer ticker.Stop()
-	said := ""
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-		info, err := os.Stat(a.file)
-		if err == nil && os.SameFile(info, a.read) && info.ModTime().Equal(a.read.ModTime()) && info.Size() == a.read.Size() && info.Mode() == a.read.Mode() {
-			continue
-		}
-		if err = a.reread(); err == nil {
-			said = ""
-			logger.Info("operators changed", "file", a.file, "operators", len(*a.list.Load()))
-		} else if err.Error() != said {
-			said = err.Error()
-			logger.Error("operators not read again, those of before hold", "error", err)
-		}
-	}
+func (a *Access) run(ctx context.Context, logger *slog.Logger, interval time.Duration) {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		a.token.Watch(ctx, interval, func(Token) { logger.Info("operator token changed") },
+			func(err error) { logger.Error("operator token not read again, that of before holds", "error", err) })
+	})
+	wg.Go(func() {
+		a.list.Watch(ctx, interval, func(k known) { logger.Info("operators changed", "operators", k.count()) },
+			func(err error) { logger.Error("operators not read again, those of before hold", "error", err) })
+	})
+	wg.Go(func() {
+		a.clientCA.Watch(ctx, interval, func(*x509.CertPool) { logger.Info("authorities of client certificates changed") },
+			func(err error) {
+				logger.Error("authorities of client certificates not read again, those of before hold", "error", err)
+			})
+	})
+	wg.Wait()
 }
 
 // Who is the operator of a token. The error is ErrMissing, ErrWrong, or wraps ErrExpired
@@ -108,11 +151,13 @@ func (a *Access) Who(given string, now time.Time) (Operator, error) {
 		return Operator{}, ErrMissing
 	case len(given) > maxToken:
 		return Operator{}, ErrWrong
-	case a.token.Is(given):
+	case a.token != nil && a.token.Load().Is(given):
 		return Operator{Name: TokenName, Role: Admin}, nil
+	case a.list == nil:
+		return Operator{}, ErrWrong
 	}
 	// A hash tells nothing of the token, nor does the time to look for one.
-	o, ok := (*a.list.Load())[sha256.Sum256([]byte(given))]
+	o, ok := a.list.Load().byToken[sha256.Sum256([]byte(given))]
 	switch {
 	case !ok:
 		return Operator{}, ErrWrong

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -21,10 +22,10 @@ const (
 	// never stands in the file where a token does not expire.
 	never = "never"
 	// hashPrefix names how the token was hashed. It is all chance, so that a plain hash
-	// gives nothing away.
-	hashPrefix = "sha256:"
+	// gives nothing away. uriPrefix and fingerprintPrefix are of who shows a certificate.
+	hashPrefix, uriPrefix, fingerprintPrefix = "sha256:", "uri:", "cert-sha256:"
 	// header explains the file to who opens it.
-	header = "# Operators of a seeder, one a line: name, role, when the token expires, hash of the token.\n# `seeder operator add`, `list` and `remove` write this file; daemons read it again when it changes.\n"
+	header = "# Operators of a seeder, one a line: name, role, until when, and the hash of the token, or by which certificate it is known.\n# `seeder operator add`, `list` and `remove` write this file; daemons read it again when it changes.\n"
 )
 
 // nameForm is what an operator can be called.
@@ -34,13 +35,49 @@ var nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 type Operator struct {
 	Name string
 	Role Role
-	// Expires is when the token is of no use any more; zero for never.
+	// Expires is when token or certificate are of no use any more; zero for never.
 	Expires time.Time
 
-	hash [sha256.Size]byte
+	by   by
+	hash [sha256.Size]byte // of the token or of the certificate; zero where uri is set
+	uri  string
 }
 
-// Expired reports whether the token is of no use any more.
+// by is how an operator is known.
+type by int
+
+const (
+	byToken by = iota
+	byFingerprint
+	byURI
+)
+
+// Certificate is by which certificate an operator is known; "" where it is by a token.
+func (o Operator) Certificate() string {
+	switch o.by {
+	case byURI:
+		return o.uri
+	case byFingerprint:
+		return "SHA-256 " + hex.EncodeToString(o.hash[:])
+	}
+	return ""
+}
+
+// known is how an operator is known, as the file has it.
+func (o Operator) known() string {
+	switch o.by {
+	case byURI, byFingerprint:
+		return Certificate{o.uri, o.hash}.String()
+	}
+	return hashPrefix + base64.RawURLEncoding.EncodeToString(o.hash[:])
+}
+
+// sameAs reports whether another is known by the same.
+func (o Operator) sameAs(other Operator) bool {
+	return o.by == other.by && o.hash == other.hash && o.uri == other.uri
+}
+
+// Expired reports whether token or certificate are of no use any more.
 func (o Operator) Expired(now time.Time) bool { return !o.Expires.IsZero() && !now.Before(o.Expires) }
 
 func (o Operator) line() string {
@@ -48,7 +85,7 @@ func (o Operator) line() string {
 	if !o.Expires.IsZero() {
 		expires = o.Expires.UTC().Format(time.RFC3339)
 	}
-	return fmt.Sprintf("%s %s %s %s%s\n", o.Name, o.Role, expires, hashPrefix, base64.RawURLEncoding.EncodeToString(o.hash[:]))
+	return fmt.Sprintf("%s %s %s %s\n", o.Name, o.Role, expires, o.known())
 }
 
 // ErrNoOperator says that a file has no operator of that name.
@@ -80,8 +117,8 @@ func parseList(text string) (list []Operator, err error) {
 		case err != nil:
 		case slices.ContainsFunc(list, func(other Operator) bool { return other.Name == o.Name }):
 			err = fmt.Errorf("%s is there twice", o.Name)
-		case slices.ContainsFunc(list, func(other Operator) bool { return other.hash == o.hash }):
-			err = fmt.Errorf("%s has another's token", o.Name)
+		case slices.ContainsFunc(list, o.sameAs):
+			err = fmt.Errorf("%s has another's token or certificate", o.Name)
 		case len(list) == maxOperators:
 			err = fmt.Errorf("more than %d operators", maxOperators)
 		}
@@ -99,7 +136,7 @@ func parseLine(line string) (o Operator, err error) {
 	}
 	words := strings.Fields(line)
 	if len(words) != 4 {
-		return o, fmt.Errorf("%d words, expected name, role, expiry and hash", len(words))
+		return o, fmt.Errorf("%d words, expected name, role, expiry, and a hash or a certificate", len(words))
 	}
 	if o.Name = words[0]; !nameForm.MatchString(o.Name) {
 		return o, fmt.Errorf("name is %.80q, expected small letters, digits, '.', '_' and '-'", o.Name)
@@ -111,6 +148,21 @@ func parseLine(line string) (o Operator, err error) {
 		if o.Expires, err = time.Parse(time.RFC3339, words[2]); err != nil {
 			return o, fmt.Errorf("expiry is %.80q, expected a time such as 2027-01-31T00:00:00Z, or %s", words[2], never)
 		}
+	}
+	if uri, ok := strings.CutPrefix(words[3], uriPrefix); ok {
+		o.by, o.uri = byURI, uri
+		if err := checkURI(uri); err != nil {
+			return o, fmt.Errorf("certificate of %s: %w", o.Name, err)
+		}
+		return o, nil
+	}
+	if digits, ok := strings.CutPrefix(words[3], fingerprintPrefix); ok {
+		sum, err := hex.DecodeString(digits)
+		if o.by = byFingerprint; err != nil || len(sum) != len(o.hash) {
+			return o, fmt.Errorf("the certificate of %s is not %s and 64 hexadecimal digits", o.Name, fingerprintPrefix)
+		}
+		copy(o.hash[:], sum)
+		return o, nil
 	}
 	text, ok := strings.CutPrefix(words[3], hashPrefix)
 	hash, err := base64.RawURLEncoding.DecodeString(text)
@@ -124,17 +176,35 @@ func parseLine(line string) (o Operator, err error) {
 // Add writes a new operator into a file, which it makes where there is none, and returns
 // the token, of which only the hash is kept. A zero time is for never.
 func Add(file, name string, role Role, expires time.Time) (Token, error) {
-	if !nameForm.MatchString(name) {
-		return "", fmt.Errorf("%.80q cannot be an operator's name: expected small letters, digits, '.', '_' and '-', at most 64", name)
-	}
 	b := make([]byte, madeBytes)
 	rand.Read(b)
 	token := Token(base64.RawURLEncoding.EncodeToString(b))
-	return token, change(file, true, func(list []Operator) ([]Operator, error) {
-		if slices.ContainsFunc(list, func(o Operator) bool { return o.Name == name }) {
-			return nil, fmt.Errorf("%s is there already: remove it first, or add another name beside it until its token is changed everywhere", name)
+	return token, add(file, Operator{Name: name, Role: role, Expires: expires, hash: sha256.Sum256([]byte(token))})
+}
+
+// AddCertificate is Add for an operator that is known by a certificate.
+func AddCertificate(file, name string, role Role, expires time.Time, c Certificate) error {
+	o := Operator{Name: name, Role: role, Expires: expires, by: byFingerprint, hash: c.fingerprint}
+	if c.uri != "" {
+		o.by, o.uri = byURI, c.uri
+	}
+	return add(file, o)
+}
+
+func add(file string, o Operator) error {
+	if !nameForm.MatchString(o.Name) {
+		return fmt.Errorf("%.80q cannot be an operator's name: expected small letters, digits, '.', '_' and '-', at most 64", o.Name)
+	}
+	return change(file, true, func(list []Operator) ([]Operator, error) {
+		for _, other := range list {
+			switch {
+			case other.Name == o.Name:
+				return nil, fmt.Errorf("%s is there already: remove it first, or add another name beside it until its token or certificate is changed everywhere", o.Name)
+			case o.by != byToken && o.sameAs(other):
+				return nil, fmt.Errorf("%s has that certificate already", other.Name)
+			}
 		}
-		return append(list, Operator{name, role, expires, sha256.Sum256([]byte(token))}), nil
+		return append(list, o), nil
 	})
 }
 
@@ -173,17 +243,18 @@ func change(file string, make bool, f func([]Operator) ([]Operator, error)) erro
 
 // Listed is an operator as `seeder operator list` shows it.
 type Listed struct {
-	Name    string     `json:"name"`
-	Role    string     `json:"role"`
-	Expires *time.Time `json:"expires,omitempty"` // absent for never
-	Expired bool       `json:"expired,omitempty"`
+	Name        string     `json:"name"`
+	Role        string     `json:"role"`
+	Expires     *time.Time `json:"expires,omitempty"` // absent for never
+	Expired     bool       `json:"expired,omitempty"`
+	Certificate string     `json:"certificate,omitempty"` // absent where it is known by a token
 }
 
 // List is what may be shown of operators.
 func List(list []Operator, now time.Time) []Listed {
 	out := make([]Listed, 0, len(list))
 	for _, o := range list {
-		l := Listed{Name: o.Name, Role: o.Role.String(), Expired: o.Expired(now)}
+		l := Listed{Name: o.Name, Role: o.Role.String(), Expired: o.Expired(now), Certificate: o.Certificate()}
 		if !o.Expires.IsZero() {
 			l.Expires = &o.Expires
 		}

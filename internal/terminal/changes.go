@@ -55,7 +55,11 @@ func Operators(w io.Writer, list []operator.Listed) error {
 		if o.Expired {
 			expires += ", expired"
 		}
-		rows = append(rows, []string{o.Name, o.Role, expires})
+		by := o.Certificate
+		if by == "" {
+			by = "token"
+		}
+		rows = append(rows, []string{o.Name, o.Role, expires, by})
 	}
-	return table(w, []column{{head: "OPERATOR"}, {head: "ROLE"}, {head: "EXPIRES"}}, rows)
+	return table(w, []column{{head: "OPERATOR"}, {head: "ROLE"}, {head: "EXPIRES"}, {head: "KNOWN BY"}}, rows)
 }

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +15,8 @@ import (
 
 // limits are what a server lets one client, and all of them together, take.
 type limits struct {
-	// header bounds how slowly a client may send its headers, idle how long a
+	// header bounds how slowly a client may send its headers, and before them what TLS
+	// needs (net/http takes it for the handshake as well), idle how long a
 	// connection may wait for its next request.
 	header, idle time.Duration
 	// body is how long the next byte of a request's body may take: a client that is
@@ -187,8 +189,17 @@ func (c *connections) changed(conn net.Conn, state http.ConnState) {
 	}
 	c.mu.Unlock()
 	if close != nil {
-		close.Close()
+		hangUp(close)
 	}
+}
+
+// hangUp closes a connection at once: what TLS says at its end would wait for a client that
+// does not read.
+func hangUp(conn net.Conn) {
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
+	conn.Close()
 }
 
 // idlest is the connection, of an address where one is given, that has been idle for

@@ -3,6 +3,7 @@ package web
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -91,26 +92,47 @@ func (p Protection) Wrap(next http.Handler) http.Handler {
 	})
 }
 
-// admit finds out by the token who asks, and whether they may.
+// admit finds out by the token, or the certificate, who asks, and whether they may.
 func (p Protection) admit(r *http.Request) (operator.Operator, *Error) {
 	role := p.role(r)
 	if p.Access == nil || role == operator.Anyone || role == operator.View && !p.CloseReading {
 		return operator.Operator{}, nil
 	}
-	given := bearer(r)
-	if given == "" && r.Header.Get("Authorization") != "" {
-		given = "not a bearer's"
-	}
-	who, err := p.Access.Who(given, time.Now())
+	who, err := p.who(r)
 	switch {
+	case errors.Is(err, operator.ErrNotListed):
+		return who, Errorf(http.StatusForbidden, "%w", err)
+	case errors.Is(err, operator.ErrCertificate):
+		return who, Errorf(http.StatusUnauthorized, "%w", err)
 	case err != nil && role == operator.View:
-		return who, Errorf(http.StatusUnauthorized, "%w: this daemon was started with --close-reading, and answers only those who have one", err)
+		return who, Errorf(http.StatusUnauthorized, "%w: this daemon was started with --close-reading, and answers only those who have one%s", err, p.orCertificate())
 	case err != nil:
-		return who, Errorf(http.StatusUnauthorized, "%w: this daemon takes changes only from those who have one (--operator-token, --operators)", err)
+		return who, Errorf(http.StatusUnauthorized, "%w: this daemon takes changes only from those who have one%s (--operator-token, --operators)", err, p.orCertificate())
 	case who.Role < role:
 		return who, Errorf(http.StatusForbidden, "%s has the role %s, and this asks for %s", who.Name, who.Role, role)
 	}
 	return who, nil
+}
+
+// orCertificate says that a token can be done without.
+func (p Protection) orCertificate() string {
+	if p.Access.Authorities() == nil {
+		return ""
+	}
+	return " or show an operator's certificate"
+}
+
+// who is the operator whose token a request brings, or, where it brings none, whose
+// certificate the connection has shown.
+func (p Protection) who(r *http.Request) (operator.Operator, error) {
+	given := bearer(r)
+	if given == "" && r.Header.Get("Authorization") != "" {
+		given = "not a bearer's"
+	}
+	if given == "" && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		return p.Access.WhoShows(r.TLS.PeerCertificates, time.Now())
+	}
+	return p.Access.Who(given, time.Now())
 }
 
 func (p Protection) role(r *http.Request) operator.Role {

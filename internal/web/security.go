@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"log/slog"
+	"net"
 	"net/http"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 
 // Security is who may do what over HTTP. The zero value asks nobody, and keeps no record.
 type Security struct {
-	// Access knows operators by their tokens; nil where none is asked for.
+	// Access knows operators by their tokens and certificates; nil where none is asked for.
 	Access *operator.Access
 	// CloseReading asks for a token also where nothing is changed.
 	CloseReading bool
@@ -23,6 +24,14 @@ type Security struct {
 	Audit *audit.Log
 	// Certificate is that of the listener; nil without TLS.
 	Certificate *Certificate
+}
+
+// Listener has what comes to l speak TLS, where there is a certificate for it.
+func (s Security) Listener(l net.Listener) net.Listener {
+	if s.Certificate == nil {
+		return l
+	}
+	return s.Certificate.Listener(l, s.Access.Authorities)
 }
 
 // Run reads the files again that have changed, until ctx ends.

@@ -192,7 +192,7 @@ func TestCertificate(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 2)
 	go func() {
-		done <- Serve(ctx, c.Listener(l), http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), slog.New(slog.DiscardHandler))
+		done <- Serve(ctx, Security{Certificate: c}.Listener(l), http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), slog.New(slog.DiscardHandler))
 	}()
 	go func() { done <- c.run(ctx, slog.New(slog.NewTextHandler(said, nil)), 10*time.Millisecond) }()
 	speaks := func() string {

@@ -31,7 +31,8 @@ type Client struct {
 	// Token is an operator's token, for the calls that change something, and for others
 	// where the daemon asks for one; empty where it wants none.
 	Token string
-	// HTTP may be nil for http.DefaultClient. A Transport of one's own should set
+	// HTTP may be nil for http.DefaultClient; TLS makes one for https by certificates of
+	// one's own. A Transport of one's own should set
 	// ExpectContinueTimeout, as the default one does: without it an upload that is
 	// refused may end as a broken connection.
 	HTTP *http.Client
@@ -256,7 +257,8 @@ func (c *Client) send(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if res.StatusCode == http.StatusUnauthorized && c.Token != "" && req.Header.Get("Authorization") == "" {
+	refused := res.StatusCode == http.StatusUnauthorized || res.StatusCode == http.StatusForbidden // as whose certificate it is
+	if refused && c.Token != "" && req.Header.Get("Authorization") == "" {
 		res.Body.Close()
 		c.readingClosed.Store(true)
 		return c.send(req) // which has no body

@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/x509"
 	"errors"
 	"io/fs"
 	"os"
@@ -146,7 +147,7 @@ func TestRenewAndDeny(t *testing.T) {
 		t.Errorf("after 100 days: %v", err)
 	}
 	after, id, err := d.Renew(out)
-	if err != nil || id != agent || after[0].Equal(before[0]) || !now.Before(after[0].NotAfter) {
+	if err != nil || id != agent.String() || after[0].Equal(before[0]) || !now.Before(after[0].NotAfter) {
 		t.Fatalf("renewed: %v, %s", err, id)
 	}
 	if err := s.Reload(); err != nil {
@@ -178,5 +179,38 @@ func TestRenewAndDeny(t *testing.T) {
 	}
 	if _, err := Open(d.path, clock); !errors.Is(err, ErrNoKey) {
 		t.Errorf("without its key: %v", err)
+	}
+}
+
+// An operator's certificate is nobody's among members, and is renewed by hand.
+func TestOperatorsCertificate(t *testing.T) {
+	dir := t.TempDir()
+	d, err := Init(filepath.Join(dir, "ca"), "prod", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(dir, "ci")
+	chain, err := d.WriteOperator("ci", out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf := chain[0]
+	if got := leaf.URIs[0].String(); got != "spiffe://prod/operator/ci" || len(leaf.ExtKeyUsage) != 1 || leaf.ExtKeyUsage[0] != x509.ExtKeyUsageClientAuth {
+		t.Errorf("%s, %v", got, leaf.ExtKeyUsage)
+	}
+	if _, err := identity.Open(identity.FilesIn(out), nil); err == nil || !strings.Contains(err.Error(), "expected spiffe://CLUSTER/seeder/NAME") {
+		t.Errorf("a member runs by it: %v", err)
+	}
+	if _, err := d.WriteOperator("ci", out); err == nil || !strings.Contains(err.Error(), "there already") {
+		t.Errorf("twice: %v", err)
+	}
+	for _, name := range []string{"", "CI", "a/b", "..", strings.Repeat("a", 64)} {
+		if _, err := d.WriteOperator(name, filepath.Join(dir, "x")); err == nil {
+			t.Errorf("%q was issued", name)
+		}
+	}
+	after, name, err := d.Renew(out)
+	if err != nil || name != "spiffe://prod/operator/ci" || after[0].URIs[0].String() != name || after[0].Equal(leaf) {
+		t.Errorf("renewed: %s, %v", name, err)
 	}
 }

@@ -149,36 +149,50 @@ func (d *Dir) Deny(line, reason string) (bool, error) {
 // takes, with what is trusted and denied. A certificate that is there stays, and is an
 // error.
 func (d *Dir) Write(id identity.ID, dir string) ([]*x509.Certificate, error) {
-	files := identity.FilesIn(dir)
-	for _, f := range []string{files.Cert, files.Key} {
-		if _, err := os.Lstat(f); err == nil {
-			return nil, fmt.Errorf("%s is there already; `seeder ca renew %s` replaces it", f, dir)
-		}
-	}
-	if err := private.MkdirAll(dir); err != nil {
-		return nil, fmt.Errorf("making the directory of an identity: %w", err)
+	files, err := newFiles(dir)
+	if err != nil {
+		return nil, err
 	}
 	return d.install(id, files)
 }
 
-// Renew replaces the certificate and the key in a directory that Write has made, and
-// brings what is trusted and denied there up to date.
-func (d *Dir) Renew(dir string) ([]*x509.Certificate, identity.ID, error) {
+// newFiles names the files of a directory that it makes, and in which there is no
+// certificate yet.
+func newFiles(dir string) (identity.Files, error) {
+	files := identity.FilesIn(dir)
+	for _, f := range []string{files.Cert, files.Key} {
+		if _, err := os.Lstat(f); err == nil {
+			return files, fmt.Errorf("%s is there already; `seeder ca renew %s` replaces it", f, dir)
+		}
+	}
+	if err := private.MkdirAll(dir); err != nil {
+		return files, fmt.Errorf("making the directory of an identity: %w", err)
+	}
+	return files, nil
+}
+
+// Renew replaces the certificate and the key in a directory that Write or WriteOperator has
+// made, and brings what is trusted and denied there up to date. It returns the name too.
+func (d *Dir) Renew(dir string) ([]*x509.Certificate, string, error) {
 	files := identity.FilesIn(dir)
 	text, err := os.ReadFile(files.Cert)
 	if err != nil {
-		return nil, identity.ID{}, fmt.Errorf("renewing: %w", err)
+		return nil, "", fmt.Errorf("renewing: %w", err)
 	}
 	certs, err := identity.ParseCerts(text, 16)
 	if err != nil {
-		return nil, identity.ID{}, fmt.Errorf("renewing %s: %w", files.Cert, err)
+		return nil, "", fmt.Errorf("renewing %s: %w", files.Cert, err)
+	}
+	if name, ok := d.operatorOf(certs[0]); ok {
+		chain, err := d.installOperator(name, files)
+		return chain, certs[0].URIs[0].String(), err
 	}
 	id, err := identity.Of(certs[0])
 	if err != nil {
-		return nil, id, fmt.Errorf("renewing %s: %w", files.Cert, err)
+		return nil, "", fmt.Errorf("renewing %s: %w", files.Cert, err)
 	}
 	chain, err := d.install(id, files)
-	return chain, id, err
+	return chain, id.String(), err
 }
 
 func (d *Dir) install(id identity.ID, files identity.Files) ([]*x509.Certificate, error) {
@@ -186,11 +200,17 @@ func (d *Dir) install(id identity.ID, files identity.Files) ([]*x509.Certificate
 	if err != nil {
 		return nil, err
 	}
+	return d.installBy(files, func(public crypto.PublicKey) ([]*x509.Certificate, error) { return a.Issue(id, public) })
+}
+
+// installBy makes a key, has a certificate made for it, and writes both with what is
+// trusted and denied.
+func (d *Dir) installBy(files identity.Files, issue func(crypto.PublicKey) ([]*x509.Certificate, error)) ([]*x509.Certificate, error) {
 	key, err := newKey()
 	if err != nil {
 		return nil, err
 	}
-	chain, err := a.Issue(id, key.Public())
+	chain, err := issue(key.Public())
 	if err != nil {
 		return nil, err
 	}
