@@ -197,10 +197,18 @@ func (w *wanted) setPriority(r [2]int, p torrent.PiecePriority) {
 	}
 }
 
-// narrow has the engine want at most so many pieces at a time, what is high first; those
-// that it asks for already stay, for they are on their way. It returns how many it wants
-// then. Whoever calls it calls it again soon, or widens.
+// narrow has the engine want at most so many pieces at a time, of those that a connected
+// peer has, what is high first; what it asks for already stays, for it is on its way. It
+// returns how many it wants then. Whoever calls it calls it again soon, or widens.
 func (w *wanted) narrow(most int, asked map[int]bool) (open int) {
+	here := make([]bool, len(w.announced)) // at a peer that is connected now
+	for _, c := range w.torrent.PeerConns() {
+		for _, i := range c.PeerPieces().ToArray() {
+			if int(i) < len(here) {
+				here[i] = true
+			}
+		}
+	}
 	w.mu.Lock()
 	w.narrowed = true
 	pieces := make([]int, 0, len(w.announced))
@@ -214,9 +222,13 @@ func (w *wanted) narrow(most int, asked map[int]bool) (open int) {
 			pieces = append(pieces, i)
 		}
 	}
-	pieces = slices.DeleteFunc(pieces, func(i int) bool { return !w.announced[i] || w.entry.Complete(i) })
+	pieces = slices.DeleteFunc(pieces, func(i int) bool { return w.entry.Complete(i) })
 	w.mu.Unlock()
-	// What is asked for goes on; the rest of those wanted waits for who has it.
+	if i := slices.IndexFunc(pieces, func(i int) bool { return here[i] }); i >= 0 {
+		pieces = slices.DeleteFunc(pieces, func(i int) bool { return !here[i] })
+	} else {
+		pieces = pieces[:min(1, len(pieces))] // for the engine to look for peers
+	}
 	slices.SortStableFunc(pieces, func(a, b int) int { return cmp.Compare(rank(asked[a]), rank(asked[b])) })
 	for _, i := range pieces {
 		p := torrent.PiecePriorityNone
