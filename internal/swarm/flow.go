@@ -77,7 +77,7 @@ func (s *Swarm) ask(now time.Time, came int64, asked map[*torrent.Torrent]map[in
 	most, narrowed := s.flow.note(s.patience.behind, now, came, bytes)
 	if narrowed && !s.narrowed.Swap(narrowed) {
 		if omitted, due := s.notices.Pass("flow"); due {
-			s.cfg.Logger.Info("more was asked for than the link brings, less is asked for at a time", "bytes", most, "omitted", omitted)
+			s.cfg.Logger.Info("more was asked for than comes in, less is asked for at a time", "bytes", most, "omitted", omitted)
 		}
 	}
 	s.narrowed.Store(narrowed)
