@@ -98,6 +98,7 @@ func TestProcesses(t *testing.T) { script(t, "processes.txtar") }
 func TestKeys(t *testing.T)      { script(t, "keys.txtar") }
 func TestTLS(t *testing.T)       { script(t, "tls.txtar") }
 func TestAuthority(t *testing.T) { script(t, "ca.txtar") }
+func TestJoin(t *testing.T)      { script(t, "join.txtar") }
 func TestOperators(t *testing.T) { script(t, "operators.txtar") }
 
 func TestClientCertificates(t *testing.T) { script(t, "certificates.txtar") }

@@ -59,10 +59,14 @@ func TestSecretsStay(t *testing.T) {
 		"bin/seeder keygen seeder.key; bin/seeder keygen --gossip-key gossip.key; bin/seeder keygen --operator-token operator.token; bin/seeder keygen --operator-token other.token",
 		"install -m 600 /dev/null ci.token; bin/seeder operator add ci --operators operators > ci.token",
 		"bin/seeder init --bucket global-builds --destinations region-a-builds,region-b-builds",
-		"bin/seeder run --bucket global-builds --destinations region-a-builds,region-b-builds --signing-key seeder.key --gossip-key gossip.key --operator-token operator.token --operators operators --notify-webhook-file hook --build-source-file builds --arrival-timeout 1s --data-dir s --poll 200ms " + member + " > seeder.log 2>&1 &",
+		"bin/seeder ca init --dir ca --cluster prod; bin/seeder ca issue seeder s1 --dir ca --out is; bin/seeder ca token agent region-a --dir ca --out join.token; bin/seeder ca token list --dir ca",
+		"bin/seeder run --bucket global-builds --destinations region-a-builds,region-b-builds --signing-key seeder.key --gossip-key gossip.key --operator-token operator.token --operators operators --notify-webhook-file hook --build-source-file builds --arrival-timeout 1s --data-dir s --poll 200ms --tls require --identity is --ca ca --serves region-a=region-a-builds --serves region-b=region-b-builds " + member + " > seeder.log 2>&1 &",
 		"seeder=$!; healthy bin/seeder health",
-		"bin/agent run --region region-a --bucket region-a-builds --join 127.0.0.1:7946 --trust seeder.key.pub --gossip-key gossip.key --operator-token operator.token --data-dir a " + member + " > agent.log 2>&1 &",
+		"bin/agent run --region region-a --bucket region-a-builds --join 127.0.0.1:7946 --trust seeder.key.pub --gossip-key gossip.key --operator-token operator.token --data-dir a --tls require --identity ia --join-token join.token " + member + " > agent.log 2>&1 &",
 		"agent=$!; healthy bin/agent health",
+		// The token has been used; another agent says so.
+		"bin/agent run --region region-a --bucket region-a-builds --join 127.0.0.1:7946 --trust seeder.key.pub --gossip-key gossip.key --data-dir a2 --listen 127.0.0.1:0 --tls require --identity ia2 --join-token join.token " + member + " > refused.log 2>&1 && exit 1",
+		"bin/seeder audit --operator-token operator.token",
 		// One region lands, the other fails and is told of; what has a wrong token is refused.
 		"bin/seeder publish --operator-token operator.token testdata/builds/hello-1.0.0.zip || true",
 		"bin/seeder publish --operator-token ci.token testdata/builds/hello-1.0.0.zip --key by-ci.zip --no-wait",
@@ -96,7 +100,24 @@ func TestSecretsStay(t *testing.T) {
 			}
 		}
 	}
-	if len(secrets) != 9 {
+	// Of a token its secret part, of keys a line with nothing of a certificate's in it.
+	for file, part := range map[string]func(string) string{
+		"join.token":  func(text string) string { return strings.Split(text, ".")[2] },
+		"ca/ca.key":   func(text string) string { return strings.Split(text, "\n")[2] },
+		"is/key.pem":  func(text string) string { return strings.Split(text, "\n")[2] },
+		"ia/key.pem":  func(text string) string { return strings.Split(text, "\n")[2] },
+		"ia2/key.pem": func(text string) string { return strings.Split(text, "\n")[2] },
+	} {
+		given[filepath.Base(file)] = true
+		text, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if secrets[file] = part(string(text)); len(secrets[file]) < 43 {
+			t.Fatalf("the secret of %s is %q", file, secrets[file])
+		}
+	}
+	if len(secrets) != 14 {
 		t.Fatalf("%d secrets", len(secrets))
 	}
 	look := func(where string, text []byte) {

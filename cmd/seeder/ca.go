@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/landfall-dist/landfall/internal/call"
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/identity/ca"
@@ -19,10 +20,10 @@ import (
 
 // caWords are what `seeder ca` does, for completion.
 func caWords(context.Context, func(string) string) []string {
-	return []string{"init", "issue", "renew", "deny"}
+	return []string{"init", "issue", "token", "renew", "deny"}
 }
 
-const caUsage = "init | issue seeder NAME | issue agent REGION NAME | issue host REGION NAME | issue operator NAME | renew DIR… | deny WHAT…"
+const caUsage = "init | issue seeder NAME | issue agent REGION NAME | issue host REGION NAME | issue operator NAME | token agent REGION [NAME] | token seeder [NAME] | token list | token remove ID | renew DIR… | deny WHAT…"
 
 func caCommand() *cli.Command {
 	return &cli.Command{
@@ -32,7 +33,10 @@ func caCommand() *cli.Command {
 		Description: "A small authority of your own; certificates of another (SPIRE, a company's) do as well, with the names that docs/security.md has.\n\n" +
 			"init makes it: a key that is to be kept as safe as the signing key, a certificate, and for each of --regions an authority for that region's hosts. " +
 			"issue makes a key and a certificate for a member, 30 days long, in --out, which `run --identity` takes; " +
-			"NAME is the member's --name; for an operator it is 90 days long, and the commands take it (--client-cert). renew makes new ones in the place of those in DIR. " +
+			"NAME is the member's --name; for an operator it is 90 days long, and the commands take it (--client-cert). " +
+			"token makes a token with which one new member gets its first certificate by itself, " +
+			"from a seeder that has this directory as --ca: it is the member's --join-token, holds for --ttl, and is of no use a second time. " +
+			"renew makes new ones in the place of those in DIR. " +
 			"deny puts certificates on the list of denied ones: a file of one, its serial number, its fingerprint, or the name of all of a member's " +
 			"(spiffe://…); the list, `denied`, is to be copied to every member, which reads it within 10 s.\n\n" +
 			"Examples:\n\n" +
@@ -40,13 +44,16 @@ func caCommand() *cli.Command {
 			"  seeder ca issue seeder seeder-1 --dir ca --out seeder-1\n" +
 			"  seeder ca issue agent region-a agent-1 --dir ca --out agent-1\n" +
 			"  seeder ca issue operator ci --dir ca --out ci\n" +
+			"  seeder ca token agent region-b --dir ca --out join.token\n" +
+			"  seeder ca token list --dir ca\n" +
 			"  seeder ca renew seeder-1 agent-1 --dir ca\n" +
 			"  seeder ca deny agent-1/cert.pem --dir ca --reason \"stolen laptop\"",
 		Flags: []cli.Flag{
 			command.File("dir", "`DIR` of the authority; it holds the key that everything depends on"),
 			command.String("cluster", "", "init: `NAME` of the cluster, such as prod or landfall.example.com"),
 			command.Strings("regions", "init: `REGION`,… that get an authority for their hosts; renew: those whose is made anew"),
-			command.String("out", "", "issue: `DIR` for certificate, key, and what is trusted and denied (default: NAME)"),
+			command.String("out", "", "issue: `DIR` for certificate, key, and what is trusted and denied (default: NAME); token: file for the token (default: it is printed)"),
+			command.Duration("ttl", ca.JoinTokenLife, "token: `TIME` for which it may be used, at most 168h"),
 			command.String("reason", "", "deny: `TEXT` to be kept beside the entry"),
 		},
 		Action: func(c *cli.Context) error {
@@ -59,6 +66,8 @@ func caCommand() *cli.Command {
 				return caInit(c, words)
 			case "issue":
 				return caIssue(c, words)
+			case "token":
+				return caToken(c, words)
 			case "renew":
 				return caRenew(c, words)
 			case "deny":
@@ -241,8 +250,9 @@ func openServes(c *cli.Context, m *command.Member) error {
 			return fmt.Errorf("the authority in %s is of cluster %s, and this seeder of %s", dir, d.Cluster(), own)
 		}
 		m.Gossip.Authority = d
+		m.Gossip.Enrolment = call.NewEnrolment(d, m.Identity, m.Logger)
 	} else {
-		m.Logger.Info("this seeder has no authority's key: it renews nobody's certificate, --ca DIR would give it one")
+		m.Logger.Info("this seeder has no authority's key: it gives and renews nobody's certificate, --ca DIR would give it one")
 	}
 	return nil
 }

@@ -78,7 +78,7 @@ func runCommand() *cli.Command {
 		Flags: slices.Concat([]cli.Flag{
 			command.Required("bucket", "global `BUCKET` to watch"),
 			command.Strings("serves", "buckets that each region's agents serve, as `REGION=BUCKET`,…, and again for each region; needed with --tls"),
-			command.File("ca", "`DIR` of the authority (`seeder ca init`), with whose key this seeder renews the members' certificates"),
+			command.File("ca", "`DIR` of the authority (`seeder ca init`), with whose key this seeder renews the members' certificates and gives new members their first (`seeder ca token`)"),
 			command.Strings("destinations", "destination `BUCKET`,… of builds for which none are named"),
 			command.File("operator-token", "`FILE` with the token of who may do everything; without it or --operators everybody who reaches --listen may (make one with `seeder keygen --operator-token`)"),
 			command.Bool("insecure", "let everybody who reaches --listen publish, cancel and retry, where that is beyond loopback and there is neither --operator-token nor --operators"),
@@ -149,6 +149,9 @@ func run(c *cli.Context) (err error) {
 	}
 	if err := m.Secure(c, &security); err != nil {
 		return err
+	}
+	if m.Gossip.Enrolment != nil {
+		m.Gossip.Enrolment.Record = security.Audit.Add
 	}
 	limits, err := command.OpenLimits(c, m.Logger, false)
 	if err != nil {

@@ -41,14 +41,22 @@ func serve(t *testing.T, source *identity.Source, handlers Handlers) string {
 				return
 			}
 			wg.Go(func() {
-				conn := tls.Server(raw, source.Server(identity.GossipProto, identity.CallProto))
+				cfg := source.Server(identity.GossipProto, identity.CallProto)
+				if e := handlers.Enrolment; e != nil {
+					cfg = source.WithEnrolment(cfg, e.Authority.Certificate())
+				}
+				conn := tls.Server(raw, cfg)
 				ctx, cancel := context.WithTimeout(context.Background(), timeout)
 				defer cancel()
 				if err := conn.HandshakeContext(ctx); err != nil {
 					raw.Close()
 					return
 				}
-				s.Hand(conn)
+				if conn.ConnectionState().NegotiatedProtocol == identity.EnrolProto {
+					s.HandStranger(conn)
+				} else {
+					s.Hand(conn)
+				}
 			})
 		}
 	})

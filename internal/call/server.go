@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -21,6 +22,10 @@ import (
 const (
 	maxConns = 1024
 	maxOfOne = 4
+	// maxStrangers bounds the connections at a time of who has no certificate yet,
+	// maxOfAddress those from one address.
+	maxStrangers = 32
+	maxOfAddress = 4
 )
 
 // Handlers answer calls. The peers they get were verified as the call came.
@@ -33,6 +38,8 @@ type Handlers struct {
 	// valid or has ended lately, and returns it in PEM, with what is between it and the
 	// root. Nil where this member can make none.
 	Renew func(from identity.Peer, request []byte) ([]byte, error)
+	// Enrolment gives first certificates; nil where this member can give none.
+	Enrolment *Enrolment
 }
 
 // Server answers the calls on connections that it is handed.
@@ -44,9 +51,11 @@ type Server struct {
 	done     chan struct{}
 	wg       sync.WaitGroup
 
-	mu     sync.Mutex
-	total  int
-	counts map[identity.ID]int
+	mu        sync.Mutex
+	total     int
+	counts    map[identity.ID]int
+	strangers int
+	addresses map[netip.Addr]int // of strangers
 }
 
 // NewServer serves until Close.
@@ -54,14 +63,23 @@ func NewServer(source *identity.Source, handlers Handlers, logger *slog.Logger) 
 	s := &Server{
 		source: source, handlers: handlers,
 		conns: make(chan net.Conn), done: make(chan struct{}),
-		counts: make(map[identity.ID]int),
+		counts: make(map[identity.ID]int), addresses: make(map[netip.Addr]int),
 	}
+	enrolment := http.NewServeMux()
+	enrolment.HandleFunc("POST /enrol", s.enrol)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /hello", s.hello)
 	mux.HandleFunc("POST /message", s.message)
 	mux.HandleFunc("POST /renew", s.renew)
 	s.http = &http.Server{
-		Handler:           mux,
+		// Who has no certificate gets to nothing but enrolment.
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if c, ok := r.Context().Value(connKey{}).(*served); ok && !c.stranger {
+				mux.ServeHTTP(w, r)
+			} else {
+				enrolment.ServeHTTP(w, r)
+			}
+		}),
 		ReadHeaderTimeout: timeout, ReadTimeout: timeout, WriteTimeout: timeout, IdleTimeout: idle,
 		MaxHeaderBytes: 8 << 10,
 		ErrorLog:       log.New(quiet{logger}, "", 0),
@@ -81,7 +99,20 @@ func (s *Server) Hand(conn *tls.Conn) {
 		conn.Close()
 		return
 	}
-	c := &served{Conn: conn, since: time.Now(), left: sync.OnceFunc(func() { s.leave(p.ID) })}
+	s.pass(&served{Conn: conn, since: time.Now(), left: sync.OnceFunc(func() { s.leave(p.ID) })})
+}
+
+// HandStranger is Hand for EnrolProto, whose client has shown no certificate.
+func (s *Server) HandStranger(conn *tls.Conn) {
+	addr := addressOf(conn.RemoteAddr())
+	if s.handlers.Enrolment == nil || conn.ConnectionState().NegotiatedProtocol != identity.EnrolProto || !s.enterStranger(addr) {
+		conn.Close()
+		return
+	}
+	s.pass(&served{Conn: conn, since: time.Now(), stranger: true, left: sync.OnceFunc(func() { s.leaveStranger(addr) })})
+}
+
+func (s *Server) pass(c *served) {
 	select {
 	case s.conns <- c:
 	case <-s.done:
@@ -117,11 +148,32 @@ func (s *Server) leave(id identity.ID) {
 	}
 }
 
+func (s *Server) enterStranger(addr netip.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.strangers >= maxStrangers || s.addresses[addr] >= maxOfAddress {
+		return false
+	}
+	s.strangers++
+	s.addresses[addr]++
+	return true
+}
+
+func (s *Server) leaveStranger(addr netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.strangers--
+	if s.addresses[addr]--; s.addresses[addr] == 0 {
+		delete(s.addresses, addr)
+	}
+}
+
 // served hides the type of a connection: net/http would look for a protocol of its own.
 type served struct {
 	net.Conn
-	since time.Time
-	left  func()
+	since    time.Time
+	left     func()
+	stranger bool
 }
 
 func (c *served) Close() error {

@@ -312,6 +312,7 @@ func MemberFlags(listen, gossipListen, peerListen, dataDir string) []cli.Flag {
 		File("gossip-key", "`FILE` with the key that encrypts the membership's messages"),
 		String("tls", "off", "where members show each other certificates: off, prefer (with those that have one, while it is rolled out) or require, as `MODE`"),
 		File("identity", "`DIR` of this member's certificate, as `seeder ca issue` writes it"),
+		File("join-token", "`FILE` with a token of `seeder ca token`: where --identity holds no certificate yet, the first one is got with it from a seeder at --join"),
 		File("tls-cert", "`FILE` of the certificate, where it is not in --identity"),
 		File("tls-key", "`FILE` of its key"),
 		File("tls-ca", "`FILE` of the authorities that are trusted"),
@@ -432,7 +433,7 @@ func OpenMember(c *cli.Context, kind string) (_ *Member, err error) {
 		Join:      c.StringSlice("join"),
 		Remember:  filepath.Join(m.DataDir, "members.json"),
 	}
-	if err := m.openIdentity(c); err != nil {
+	if err := m.openIdentity(c, kind); err != nil {
 		return nil, err
 	}
 	if m.Gossip.ID, err = m.name(c.String("name"), kind); err != nil {

@@ -12,8 +12,9 @@ import (
 	"github.com/landfall-dist/landfall/internal/identity"
 )
 
-// openIdentity opens what --tls, --identity and the --tls-… flags name.
-func (m *Member) openIdentity(c *cli.Context) error {
+// openIdentity opens what --tls, --identity and the --tls-… flags name. Where there is no
+// certificate yet it gets one, if it is told how.
+func (m *Member) openIdentity(c *cli.Context, kind string) error {
 	mode, err := identity.ParseMode(c.String("tls"))
 	if err != nil {
 		return Usagef("--tls is %w", err)
@@ -21,6 +22,9 @@ func (m *Member) openIdentity(c *cli.Context) error {
 	dir := c.String("identity")
 	files := identity.Files{Cert: c.String("tls-cert"), Key: c.String("tls-key"), Roots: c.String("tls-ca"), Denied: c.String("tls-denied")}
 	if mode == identity.Off {
+		if c.String("join-token") != "" {
+			return Usagef("--join-token gets a certificate, which needs --tls prefer or require")
+		}
 		return nil
 	}
 	in := identity.Files{}
@@ -33,7 +37,10 @@ func (m *Member) openIdentity(c *cli.Context) error {
 		}
 	}
 	if files.Cert == "" || files.Key == "" || files.Roots == "" {
-		return Usagef("--tls %s needs --identity DIR (make one with `seeder ca issue`), or --tls-cert, --tls-key and --tls-ca", mode)
+		return Usagef("--tls %s needs --identity DIR (make one with `seeder ca issue`, or name one that is to be made, and --join-token FILE), or --tls-cert, --tls-key and --tls-ca", mode)
+	}
+	if err := m.enrol(c, identity.Kind(kind), files); err != nil {
+		return err
 	}
 	if m.Identity, err = identity.Open(files, nil); err != nil {
 		return err

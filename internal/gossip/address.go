@@ -33,12 +33,21 @@ func CheckAddrs(listen, advertise string, join []string) error {
 			return fmt.Errorf("--advertise: %w", err)
 		}
 	}
+	_, err := ParseJoin(join)
+	return err
+}
+
+// ParseJoin returns the addresses of --join as HOST:PORT.
+func ParseJoin(join []string) ([]string, error) {
+	all := make([]string, 0, len(join))
 	for _, j := range join {
-		if _, err := parseAddr(j, DefaultPort); err != nil {
-			return fmt.Errorf("--join: %w", err)
+		addr, err := parseAddr(j, DefaultPort)
+		if err != nil {
+			return nil, fmt.Errorf("--join: %w", err)
 		}
+		all = append(all, addr)
 	}
-	return nil
+	return all, nil
 }
 
 // splitAddr takes HOST, HOST:PORT, an IPv6 address with or without brackets, and

@@ -15,7 +15,6 @@ import (
 	"log"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -157,6 +156,9 @@ type Config struct {
 	// files; else it is renewed daily.
 	Authority     *ca.Dir
 	FixedIdentity bool
+	// Enrolment gives first certificates, of a seeder with the authority's key; nil for
+	// none.
+	Enrolment *call.Enrolment
 
 	// wide is set by tests on loopback that want the timing of a wide network.
 	wide bool
@@ -215,11 +217,8 @@ func New(cfg Config) (*Gossip, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg.Join = slices.Clone(cfg.Join)
-	for i, addr := range cfg.Join {
-		if cfg.Join[i], err = parseAddr(addr, DefaultPort); err != nil {
-			return nil, fmt.Errorf("--join: %w", err)
-		}
+	if cfg.Join, err = ParseJoin(cfg.Join); err != nil {
+		return nil, err
 	}
 	for what, name := range map[string]string{"id": cfg.ID, "region": cfg.Region} {
 		if len(name) > maxName {

@@ -11,8 +11,8 @@ import (
 	"github.com/landfall-dist/landfall/internal/identity"
 )
 
-// The gossip's TCP with TLS: connections of memberlist, and calls, told apart by what is
-// agreed on (ALPN).
+// The gossip's TCP with TLS: connections of memberlist, calls, and those of who has no
+// certificate yet, told apart by what is agreed on (ALPN).
 
 // recordHandshake is the first byte of a TLS connection (RFC 8446, 5.1), and of none of
 // memberlist's messages.
@@ -35,12 +35,16 @@ func (t *transport) secure(raw net.Conn, closed func()) {
 		t.pass(plain, closed)
 		return
 	}
-	if conn.ConnectionState().NegotiatedProtocol == identity.CallProto {
+	switch conn.ConnectionState().NegotiatedProtocol {
+	case identity.CallProto:
 		closed() // which has bounds of its own
 		v.server.Hand(conn)
-		return
+	case identity.EnrolProto:
+		closed()
+		v.server.HandStranger(conn)
+	default:
+		t.pass(conn, closed)
 	}
-	t.pass(conn, closed)
 }
 
 // open makes the handshake, or returns a connection without TLS where that is accepted.
@@ -62,7 +66,11 @@ func (t *transport) open(raw net.Conn) (conn *tls.Conn, plain net.Conn, err erro
 			return nil, raw, nil
 		}
 	}
-	conn = tls.Server(raw, v.source.Server(identity.GossipProto, identity.CallProto))
+	cfg := v.source.Server(identity.GossipProto, identity.CallProto)
+	if e := t.g.cfg.Enrolment; e != nil {
+		cfg = v.source.WithEnrolment(cfg, e.Authority.Certificate())
+	}
+	conn = tls.Server(raw, cfg)
 	return conn, nil, v.handshake(t.ctx, conn)
 }
 
@@ -101,9 +109,9 @@ func (t *transport) dial(ctx context.Context, addr string) (net.Conn, error) {
 		return conn, nil
 	}
 	raw.Close()
-	var refused tls.AlertError
+	refused, _ := identity.Alerted(err)
 	var ofCertificate *tls.CertificateVerificationError
-	if v.mode == identity.Prefer && !known && !errors.As(err, &refused) && !errors.As(err, &ofCertificate) && ctx.Err() == nil {
+	if v.mode == identity.Prefer && !known && !refused && !errors.As(err, &ofCertificate) && ctx.Err() == nil {
 		return new(net.Dialer).DialContext(ctx, "tcp", addr)
 	}
 	return nil, fmt.Errorf("TLS with %s: %w", addr, err)

@@ -123,7 +123,7 @@ func newVouching(g *Gossip) *vouching {
 		}
 	}
 	v.source.OnChange(func() { wake(v.renewed) })
-	v.server = call.NewServer(v.source, call.Handlers{Hello: g.hello, Message: v.message, Renew: g.renewals()}, g.cfg.Logger)
+	v.server = call.NewServer(v.source, call.Handlers{Hello: g.hello, Message: v.message, Renew: g.renewals(), Enrolment: g.cfg.Enrolment}, g.cfg.Logger)
 	return v
 }
 
@@ -623,8 +623,8 @@ func (v *vouching) handshake(ctx context.Context, conn *tls.Conn) error {
 		return err
 	}
 	cs := conn.ConnectionState()
-	if cs.NegotiatedProtocol == identity.CallProto {
-		return nil
+	if cs.NegotiatedProtocol == identity.CallProto || cs.NegotiatedProtocol == identity.EnrolProto {
+		return nil // which the calls' server looks at
 	}
 	p, err := v.source.PeerOf(cs)
 	if err == nil {

@@ -5,7 +5,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"math/big"
+	"slices"
 	"strings"
 )
 
@@ -74,6 +76,15 @@ func parseDenied(text string) (denyList, error) {
 		}
 	}
 	return list, nil
+}
+
+// text is the list as a file, "" for nobody.
+func (d denyList) text() string {
+	var b strings.Builder
+	for _, entry := range slices.Sorted(maps.Keys(d)) {
+		b.WriteString(entry + "\n")
+	}
+	return b.String()
 }
 
 // check reports whether a certificate is denied, or all of an identity's. The zero ID is

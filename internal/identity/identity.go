@@ -43,6 +43,9 @@ const (
 	CallProto = "landfall-call/1"
 	// GossipProto is memberlist's own, on the gossip's TCP port.
 	GossipProto = "landfall-gossip/1"
+	// EnrolProto is HTTP/1.1 by which who has no certificate asks for the first one, on the
+	// gossip's TCP port.
+	EnrolProto = "landfall-enrol/1"
 )
 
 const (

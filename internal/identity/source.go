@@ -71,7 +71,8 @@ type state struct {
 	fingerprint Fingerprint
 	key         crypto.Signer
 	certificate *tls.Certificate
-	roots       *x509.CertPool
+	trusted     []*x509.Certificate
+	roots       *x509.CertPool // of trusted
 	denied      denyList
 }
 
@@ -208,6 +209,13 @@ func (s *Source) Chain() []*x509.Certificate { return s.current.Load().chain }
 // Expires is when the own certificate ends.
 func (s *Source) Expires() time.Time { return s.current.Load().chain[0].NotAfter }
 
+// Trusted are the authorities that are believed, and the text of the list of denied
+// certificates. The caller must not change them.
+func (s *Source) Trusted() (roots []*x509.Certificate, denied string) {
+	st := s.current.Load()
+	return st.trusted, st.denied.text()
+}
+
 // Expired says readably that the own certificate has ended, or is not valid yet; nil
 // while it holds.
 func (s *Source) Expired() error {
@@ -227,14 +235,10 @@ func read(files Files) (*state, error) {
 		return nil, fmt.Errorf("%s: %w", files.Cert, err)
 	}
 	st.cluster, st.fingerprint = st.id.Cluster, FingerprintOf(leaf)
-	roots, err := ReadCerts(files.Roots, maxRoots)
-	if err != nil {
+	if st.trusted, err = ReadRoots(files.Roots); err != nil {
 		return nil, err
 	}
-	st.roots = x509.NewCertPool()
-	for _, r := range roots {
-		st.roots.AddCert(r)
-	}
+	st.roots = poolOf(st.trusted)
 	if st.key, err = readKey(files.Key, leaf); err != nil {
 		return nil, err
 	}
@@ -256,6 +260,17 @@ func read(files Files) (*state, error) {
 		return nil, fmt.Errorf("list of denied certificates %s: %w", files.Denied, err)
 	}
 	return st, nil
+}
+
+// ReadRoots reads a file of authorities that are trusted.
+func ReadRoots(file string) ([]*x509.Certificate, error) { return ReadCerts(file, maxRoots) }
+
+func poolOf(certs []*x509.Certificate) *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, c := range certs {
+		pool.AddCert(c)
+	}
+	return pool
 }
 
 // ReadCerts reads a file of certificates in PEM, one at least and at most so many.

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 )
 
@@ -78,6 +79,20 @@ func (s *Source) PeerForRenewal(cs tls.ConnectionState) (Peer, error) {
 		return Peer{}, errors.New("the other side has shown no certificate")
 	}
 	return s.VerifyForRenewal(cs.PeerCertificates)
+}
+
+// alertNoProtocol is TLS's alert no_application_protocol (RFC 7301, 3.2).
+const alertNoProtocol = tls.AlertError(120)
+
+// Alerted reports whether an error of a handshake is that the other side has refused it,
+// and whether that was because it does not speak the protocol. crypto/tls has no type of
+// its own for that beside QUIC.
+func Alerted(err error) (refused, noProtocol bool) {
+	var op *net.OpError
+	if !errors.As(err, &op) || op.Op != "remote error" {
+		return false, false
+	}
+	return true, op.Err.Error() == alertNoProtocol.Error()
 }
 
 // Exactly accepts one identity, for Client.

@@ -96,7 +96,7 @@ func (st *state) verifyLeaf(id ID, chain []*x509.Certificate, now time.Time, ren
 			return fmt.Errorf("%w: it ended at %s and here it is %s", ErrExpired, stamp(leaf.NotAfter), stamp(now))
 		}
 		if now.After(leaf.NotAfter.Add(RenewFor)) {
-			return fmt.Errorf("%w: it ended at %s, and may be renewed for %d days; issue another with `seeder ca issue`", ErrExpired, stamp(leaf.NotAfter), RenewFor/(24*time.Hour))
+			return fmt.Errorf("%w: it ended at %s, and may be renewed for %d days; issue another with `seeder ca issue`, or remove it and join with a token of `seeder ca token`", ErrExpired, stamp(leaf.NotAfter), RenewFor/(24*time.Hour))
 		}
 		at = leaf.NotAfter
 	}
