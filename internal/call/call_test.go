@@ -301,6 +301,16 @@ func TestRenewalIsOnesOwn(t *testing.T) {
 	if err := w.renewer(b, nil, addr).Renew(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	// Each try is told of.
+	var tried []error
+	for _, at := range []string{addr, "127.0.0.1:1"} {
+		r := w.renewer(b, nil, at)
+		r.Tried = func(err error) { tried = append(tried, err) }
+		r.try(t.Context())
+	}
+	if len(tried) != 2 || tried[0] != nil || tried[1] == nil {
+		t.Errorf("told: %v", tried)
+	}
 	if _, err := w.dir.RenewFor(identity.Peer{ID: b.ID()}, []byte("rubbish")); err == nil {
 		t.Error("rubbish was signed")
 	}

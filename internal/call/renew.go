@@ -39,6 +39,8 @@ type Renewer struct {
 	// Seeders are the addresses where seeders may be, as host:port, members or not.
 	Seeders func() []string
 	Logger  *slog.Logger
+	// Tried is called after each try, with its error; nil where nobody asks.
+	Tried func(error)
 
 	said time.Time
 }
@@ -72,6 +74,9 @@ func (r *Renewer) Due() bool {
 func (r *Renewer) try(ctx context.Context) {
 	err := r.Renew(ctx)
 	now := r.Source.Now()
+	if r.Tried != nil && ctx.Err() == nil {
+		r.Tried(err)
+	}
 	switch {
 	case ctx.Err() != nil:
 	case err == nil:

@@ -26,6 +26,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/api/apitest"
 	"github.com/landfall-dist/landfall/internal/devcloud/cloudtest"
 	"github.com/landfall-dist/landfall/internal/devcluster"
+	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/operator"
 	"github.com/landfall-dist/landfall/internal/tracing"
@@ -79,6 +80,8 @@ type Options struct {
 	Limits api.LimitsChange
 	// AllowWeakStore is all members'.
 	AllowWeakStore bool
+	// TLS says with which members it is spoken; empty for nobody.
+	TLS identity.Mode
 	// Tracer draws the work of all members; nil draws nothing.
 	Tracer *tracing.Tracer
 	// Log gets what the members log, as JSON; nil for the test's own log.
@@ -135,6 +138,7 @@ func Start(t testing.TB, cloud *cloudtest.Cloud, o Options) *Cluster {
 		Uplink:         o.Uplink,
 		AllowWeakStore: o.AllowWeakStore,
 		Limits:         o.Limits,
+		TLS:            o.TLS,
 		Tracer:         o.Tracer,
 		Version:        "test",
 		Logger:         slog.New(slog.NewTextHandler(newLogTo(t), &slog.HandlerOptions{Level: slog.LevelInfo})),

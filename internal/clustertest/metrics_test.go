@@ -14,7 +14,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/seeder/client"
 )
@@ -121,7 +123,7 @@ func promtool(t *testing.T, stdin string, args ...string) {
 // distributed, and at everything that is built upon it.
 func TestMetrics(t *testing.T) {
 	url, _ := webhook(t)
-	c := Start(t, cloud, Options{Regions: 2, Webhook: url})
+	c := Start(t, cloud, Options{Regions: 2, Webhook: url, TLS: identity.Require})
 	const size = 2*manifest.MinPartLength + 1
 	c.Put("build.zip", content(1, size), nil) // by another client: it is pulled
 	e := c.Await(c.Deploy("build.zip").ExecutionID, "COMPLETED")
@@ -155,6 +157,17 @@ func TestMetrics(t *testing.T) {
 		} {
 			if got, ok := seeder.samples[name]; !ok || got != want {
 				t.Errorf("seeder: %s is %g, want %g (shown: %v)", name, got, want, ok)
+			}
+		}
+		for _, member := range []scrape{seeder, agent} {
+			end := time.Unix(int64(member.samples[`landfall_certificate_end_timestamp_seconds`]), 0)
+			if left := time.Until(end); left < 29*24*time.Hour || left > 30*24*time.Hour {
+				t.Errorf("a certificate that was made just now ends at %s", end)
+			}
+			for _, reason := range identity.Reasons {
+				if n, ok := member.samples[`landfall_certificates_refused_total{reason="`+string(reason)+`"}`]; n != 0 || !ok {
+					t.Errorf("%g refused as %s (shown: %v), among members alone", n, reason, ok)
+				}
 			}
 		}
 		if n := seeder.samples[`landfall_announce_seconds_count`]; n < 1 {

@@ -168,9 +168,11 @@ type Config struct {
 
 // Gossip is this process's membership.
 type Gossip struct {
-	cfg  Config
-	name string
-	list *memberlist.Memberlist
+	cfg Config
+	// renewalsDone and renewalsFailed are tries to renew the own certificate.
+	renewalsDone, renewalsFailed atomic.Int64
+	name                         string
+	list                         *memberlist.Memberlist
 	// listed is closed once list is set: members are heard before New returns.
 	listed chan struct{}
 	// ctx ends what runs in the background.

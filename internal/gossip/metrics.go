@@ -1,6 +1,10 @@
 package gossip
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/landfall-dist/landfall/internal/identity"
+)
 
 var (
 	membersDesc = prometheus.NewDesc("landfall_members", "Members of the cluster that are not dead, this one included, by role and state.", []string{"role", "state"}, nil)
@@ -8,6 +12,10 @@ var (
 	joinDesc    = prometheus.NewDesc("landfall_join_unreached", "Addresses of --join at which no member is reached.", nil, nil)
 	keptOutDesc = prometheus.NewDesc("landfall_members_refused_total", "Members refused because there are as many as are allowed.", nil, nil)
 	droppedDesc = prometheus.NewDesc("landfall_gossip_dropped_total", "Gossip messages dropped because too many came at once.", nil, nil)
+
+	certificateEndDesc = prometheus.NewDesc("landfall_certificate_end_timestamp_seconds", "When this member's certificate ends, in seconds since 1970; 0 without TLS.", nil, nil)
+	uncertifiedDesc    = prometheus.NewDesc("landfall_certificates_refused_total", "Members and connections turned away for their certificate, by reason.", []string{"reason"}, nil)
+	renewalsDesc       = prometheus.NewDesc("landfall_certificate_renewals_total", "Tries to renew this member's certificate, by result.", []string{"result"}, nil)
 )
 
 // Collector reads the membership's metrics when it is asked.
@@ -21,6 +29,9 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- joinDesc
 	ch <- keptOutDesc
 	ch <- droppedDesc
+	ch <- certificateEndDesc
+	ch <- uncertifiedDesc
+	ch <- renewalsDesc
 }
 
 func (c collector) Collect(ch chan<- prometheus.Metric) {
@@ -50,4 +61,14 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(joinDesc, prometheus.GaugeValue, float64(unreached))
 	ch <- prometheus.MustNewConstMetric(keptOutDesc, prometheus.CounterValue, float64(c.g.roster.refusals()))
 	ch <- prometheus.MustNewConstMetric(droppedDesc, prometheus.CounterValue, float64(c.g.inbox.dropped.Load()))
+	end := 0.0
+	if own := c.g.cfg.Identity; own != nil {
+		end = float64(own.Expires().Unix())
+	}
+	ch <- prometheus.MustNewConstMetric(certificateEndDesc, prometheus.GaugeValue, end)
+	for _, r := range identity.Reasons {
+		ch <- prometheus.MustNewConstMetric(uncertifiedDesc, prometheus.CounterValue, float64(c.g.cfg.Identity.Refused(r)), string(r))
+	}
+	ch <- prometheus.MustNewConstMetric(renewalsDesc, prometheus.CounterValue, float64(c.g.renewalsDone.Load()), "done")
+	ch <- prometheus.MustNewConstMetric(renewalsDesc, prometheus.CounterValue, float64(c.g.renewalsFailed.Load()), "failed")
 }

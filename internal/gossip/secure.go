@@ -25,6 +25,7 @@ func (t *transport) secure(raw net.Conn, closed func()) {
 	conn, plain, err := t.open(raw)
 	if stopped := stop(); err != nil || !stopped {
 		if err != nil && t.ctx.Err() == nil {
+			v.source.Count(err)
 			t.warn("connection of a member closed, it is not known whose it is", "addr", raw.RemoteAddr().String(), "error", err)
 		}
 		raw.Close()
@@ -109,6 +110,7 @@ func (t *transport) dial(ctx context.Context, addr string) (net.Conn, error) {
 		return conn, nil
 	}
 	raw.Close()
+	v.source.Count(err)
 	refused, _ := identity.Alerted(err)
 	var ofCertificate *tls.CertificateVerificationError
 	if v.mode == identity.Prefer && !known && !refused && !errors.As(err, &ofCertificate) && ctx.Err() == nil {

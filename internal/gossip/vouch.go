@@ -182,8 +182,17 @@ func (g *Gossip) renew(ctx context.Context) {
 	if g.vouching == nil || g.cfg.FixedIdentity {
 		return
 	}
-	r := &call.Renewer{Source: g.vouching.source, Client: g.vouching.client, Authority: g.cfg.Authority, Seeders: g.seeders, Logger: g.cfg.Logger}
+	r := &call.Renewer{Source: g.vouching.source, Client: g.vouching.client, Authority: g.cfg.Authority, Seeders: g.seeders, Logger: g.cfg.Logger, Tried: g.renewed}
 	_ = r.Run(ctx) // nil
+}
+
+// renewed counts the tries to renew the own certificate.
+func (g *Gossip) renewed(err error) {
+	if err != nil {
+		g.renewalsFailed.Add(1)
+		return
+	}
+	g.renewalsDone.Add(1)
 }
 
 // renewals makes certificates for members that ask; nil without the authority's key.
@@ -235,6 +244,7 @@ func (v *vouching) sweep() {
 		if v.g.roster.setUnfit(n.Name, err != nil) {
 			changed = true
 			if err != nil {
+				v.source.Count(err)
 				v.g.cfg.Logger.Warn("member not believed any more", "member", n.Name, "addr", n.Address(), "error", err)
 			}
 		}
@@ -249,7 +259,9 @@ func (v *vouching) admits(n *memberlist.Node) error {
 	if v == nil || n.Name == v.g.name || v.g.roster.same(n) {
 		return nil
 	}
-	return v.check(n)
+	err := v.check(n)
+	v.source.Count(err)
+	return err
 }
 
 // check judges what a node says of itself by its certificate.
@@ -261,15 +273,15 @@ func (v *vouching) check(n *memberlist.Node) error {
 	if m.Cert == "" {
 		switch {
 		case v.mode == identity.Require:
-			return errors.New("it has no certificate, and --tls is require here")
+			return identity.Refuse(identity.Missing, errors.New("it has no certificate, and --tls is require here"))
 		case v.g.roster.certified(n.Name):
-			return errors.New("it had a certificate before, and shows none now")
+			return identity.Refuse(identity.Missing, errors.New("it had a certificate before, and shows none now"))
 		}
 		return nil
 	}
 	f, err := identity.ParseFingerprint(m.Cert)
 	if err != nil {
-		return err
+		return identity.Refuse(identity.Invalid, err)
 	}
 	p, ok := v.peer(f)
 	if !ok {
@@ -280,20 +292,20 @@ func (v *vouching) check(n *memberlist.Node) error {
 		return err
 	}
 	if string(p.ID.Kind) != string(m.Role) || p.ID.Region != m.Region || p.ID.Name != m.ID {
-		return fmt.Errorf("its certificate is of %s, and it says it is %s %q of region %q", p.ID, m.Role, m.ID, m.Region)
+		return identity.Refuse(identity.Misplaced, fmt.Errorf("its certificate is of %s, and it says it is %s %q of region %q", p.ID, m.Role, m.ID, m.Region))
 	}
 	if n.Name != m.ID+"-"+startOf(n.Name) {
-		return fmt.Errorf("its name is not %s and a start", m.ID)
+		return identity.Refuse(identity.Misplaced, fmt.Errorf("its name is not %s and a start", m.ID))
 	}
 	message, signature, err := signedMeta(n.Name, n.Address(), n.Meta)
 	if err != nil {
-		return err
+		return identity.Refuse(identity.Invalid, err)
 	}
 	if err := p.Check(memberPurpose, message, signature); err != nil {
-		return err
+		return identity.Refuse(identity.Invalid, err)
 	}
 	if serves := v.serves.Load(); m.Role == Agent && serves != nil && !serves.Has(m.Region, m.Bucket) {
-		return fmt.Errorf("region %s does not serve bucket %s, as the seeder's --serves has it", m.Region, m.Bucket)
+		return identity.Refuse(identity.Misplaced, fmt.Errorf("region %s does not serve bucket %s, as the seeder's --serves has it", m.Region, m.Bucket))
 	}
 	return nil
 }
@@ -436,6 +448,7 @@ func (v *vouching) learn(addr string, want identity.Fingerprint, digest string) 
 		}
 		v.mu.Unlock()
 		if err != nil && v.g.ctx.Err() == nil {
+			v.source.Count(err)
 			v.g.warn("certificate of a member not learned", "addr", addr, "error", err)
 		}
 	})
@@ -610,7 +623,7 @@ func digestOf(h call.Hello) string {
 // expectMember accepts seeders and agents.
 func expectMember(id identity.ID) error {
 	if id.Kind == identity.Host {
-		return fmt.Errorf("%s is a host, and no member", id)
+		return identity.Refuse(identity.Misplaced, fmt.Errorf("%s is a host, and no member", id))
 	}
 	return nil
 }
@@ -620,6 +633,9 @@ func (v *vouching) handshake(ctx context.Context, conn *tls.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
 	if err := conn.HandshakeContext(ctx); err != nil {
+		if errors.As(err, new(tls.RecordHeaderError)) {
+			return identity.Refuse(identity.Missing, err) // it speaks something else
+		}
 		return err
 	}
 	cs := conn.ConnectionState()

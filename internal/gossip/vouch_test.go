@@ -191,6 +191,11 @@ func TestForgedMembersAreRefused(t *testing.T) {
 			}
 		})
 	}
+	for reason, want := range map[identity.Reason]int64{identity.Missing: 1, identity.Misplaced: 7, identity.Invalid: 6} {
+		if n := s.vouching.source.Refused(reason); n != want {
+			t.Errorf("%d refused as %s, expected %d", n, reason, want)
+		}
+	}
 	// What he has signed for one address is not taken at another.
 	n := forged{"evil-" + began, own, at, evil, nil}.node(t)
 	n.Port++

@@ -57,6 +57,7 @@ type Source struct {
 	clock Clock
 
 	current atomic.Pointer[state]
+	refused refusals
 
 	mu      sync.Mutex // reading the files; never held by who asks
 	looked  [4]stat

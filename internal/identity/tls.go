@@ -18,7 +18,7 @@ func (s *Source) Server(protos ...string) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		NextProtos:             slices.Clone(protos),
-		ClientAuth:             tls.RequireAnyClientCert,
+		ClientAuth:             tls.RequestClientCert, // VerifyConnection refuses who shows none
 		SessionTicketsDisabled: true,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return s.current.Load().certificate, nil
@@ -59,7 +59,7 @@ func (s *Source) Client(proto string, expect func(ID) error) *tls.Config {
 			if err != nil || expect == nil {
 				return err
 			}
-			return expect(p.ID)
+			return Refuse(Misplaced, expect(p.ID))
 		},
 	}
 }
@@ -68,7 +68,7 @@ func (s *Source) Client(proto string, expect func(ID) error) *tls.Config {
 // so that what has been denied meanwhile is refused.
 func (s *Source) PeerOf(cs tls.ConnectionState) (Peer, error) {
 	if len(cs.PeerCertificates) == 0 {
-		return Peer{}, errors.New("the other side has shown no certificate")
+		return Peer{}, Refuse(Missing, errors.New("the other side has shown no certificate"))
 	}
 	return s.Verify(cs.PeerCertificates)
 }
@@ -76,7 +76,7 @@ func (s *Source) PeerOf(cs tls.ConnectionState) (Peer, error) {
 // PeerForRenewal is PeerOf for who may have expired and wants to renew itself.
 func (s *Source) PeerForRenewal(cs tls.ConnectionState) (Peer, error) {
 	if len(cs.PeerCertificates) == 0 {
-		return Peer{}, errors.New("the other side has shown no certificate")
+		return Peer{}, Refuse(Missing, errors.New("the other side has shown no certificate"))
 	}
 	return s.VerifyForRenewal(cs.PeerCertificates)
 }

@@ -38,13 +38,23 @@ type Peer struct {
 // Verify says whose chain this is, the leaf first: by the roots and the deny list as
 // they are now, at the clock's time. The error says whose certificate and why.
 func (s *Source) Verify(chain []*x509.Certificate) (Peer, error) {
-	return s.current.Load().verify(chain, s.clock.Now(), false)
+	p, err := s.current.Load().verify(chain, s.clock.Now(), false)
+	return p, reasoned(err)
+}
+
+// reasoned gives what verification says its reason.
+func reasoned(err error) error {
+	if err == nil {
+		return nil
+	}
+	return Refuse(reasonOf(err), err)
 }
 
 // VerifyForRenewal accepts beside those of Verify who has expired for less than
 // RenewFor. Such a peer may renew its own certificate and do nothing else.
 func (s *Source) VerifyForRenewal(chain []*x509.Certificate) (Peer, error) {
-	return s.current.Load().verify(chain, s.clock.Now(), true)
+	p, err := s.current.Load().verify(chain, s.clock.Now(), true)
+	return p, reasoned(err)
 }
 
 // Recheck reports why a peer that was verified is not accepted any more.
@@ -55,7 +65,7 @@ func (s *Source) Recheck(p Peer) error {
 
 func (st *state) verify(chain []*x509.Certificate, now time.Time, renewal bool) (Peer, error) {
 	if len(chain) == 0 {
-		return Peer{}, errors.New("no certificate was shown")
+		return Peer{}, Refuse(Missing, errors.New("no certificate was shown"))
 	}
 	if len(chain) > maxChain {
 		return Peer{}, fmt.Errorf("%d certificates were shown, at most %d", len(chain), maxChain)
@@ -75,7 +85,7 @@ func (st *state) verifyLeaf(id ID, chain []*x509.Certificate, now time.Time, ren
 	leaf := chain[0]
 	switch {
 	case id.Cluster != st.cluster:
-		return fmt.Errorf("it is of cluster %s, this is %s", id.Cluster, st.cluster)
+		return Refuse(Misplaced, fmt.Errorf("it is of cluster %s, this is %s", id.Cluster, st.cluster))
 	case leaf.IsCA:
 		return errors.New("it is an authority's, which nobody runs by")
 	case leaf.KeyUsage != 0 && leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0:
@@ -140,11 +150,11 @@ func (st *state) checkAuthorities(id ID, authorities []*x509.Certificate, now ti
 		switch {
 		case !constrained, domain == st.cluster && id.Kind != Host:
 		case domain == st.cluster:
-			return fmt.Errorf("issued by %q, which issues for %s alone", a.Subject.CommonName, domain)
+			return Refuse(Misplaced, fmt.Errorf("issued by %q, which issues for %s alone", a.Subject.CommonName, domain))
 		case id.Kind != Host:
-			return fmt.Errorf("issued by %q, which issues hosts of %s and no %s", a.Subject.CommonName, domain, id.Kind)
+			return Refuse(Misplaced, fmt.Errorf("issued by %q, which issues hosts of %s and no %s", a.Subject.CommonName, domain, id.Kind))
 		case id.TrustDomain() != domain:
-			return fmt.Errorf("issued by %q, which issues hosts of %s alone", a.Subject.CommonName, domain)
+			return Refuse(Misplaced, fmt.Errorf("issued by %q, which issues hosts of %s alone", a.Subject.CommonName, domain))
 		}
 	}
 	return nil

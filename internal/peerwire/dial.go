@@ -53,6 +53,7 @@ func (w *Wire) reach(ctx context.Context, id [20]byte, addr string) (*link, erro
 	l := w.newLink(c)
 	if w.speaksTLS(w.Member(id)) {
 		if err := w.greetSecurely(ctx, l, w.expects(id)); err != nil {
+			w.cfg.Identity.Count(err)
 			l.Close()
 			return nil, err
 		}

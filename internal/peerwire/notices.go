@@ -87,6 +87,7 @@ func (w *Wire) warnSecuring(c *Conn) {
 // warnInsecure says that a connection ended since who is at the other end is not shown, or
 // not accepted.
 func (w *Wire) warnInsecure(c *Conn, why error) {
+	w.cfg.Identity.Count(why)
 	whose := c.from.String()
 	if c.peer != nil {
 		whose = c.peer.ID.String()

@@ -25,8 +25,8 @@ const (
 )
 
 var (
-	errNoTLS    = errors.New("it does not speak TLS")
-	errBorrowed = errors.New("the peer id is another member's than the certificate's")
+	errNoTLS    = identity.Refuse(identity.Missing, errors.New("it does not speak TLS"))
+	errBorrowed = identity.Refuse(identity.Misplaced, errors.New("the peer id is another member's than the certificate's"))
 )
 
 // link is a connection without what is judged: the socket, or TLS over it.
@@ -77,7 +77,7 @@ func (l *link) secure(ctx context.Context, self *identity.Source, first []byte, 
 		return fmt.Errorf("TLS with %s: %w", l.socket.RemoteAddr(), err)
 	}
 	if peer.ID.Kind != identity.Seeder && peer.ID.Kind != identity.Agent {
-		return fmt.Errorf("TLS with %s: %s is no member", l.socket.RemoteAddr(), peer.ID)
+		return identity.Refuse(identity.Misplaced, fmt.Errorf("TLS with %s: %s is no member", l.socket.RemoteAddr(), peer.ID))
 	}
 	l.Conn, l.peer, l.since = secured{conn, below}, &peer, time.Now()
 	l.proven.Store(&peer)

@@ -181,13 +181,17 @@ func TestHandshakesAreBounded(t *testing.T) {
 func TestCertificatesThatAreNotHeard(t *testing.T) {
 	t.Parallel()
 	cluster, other := identitytest.New(t, "test", nil), identitytest.New(t, "other", nil)
-	for name, source := range map[string]*identity.Source{
-		"another cluster's":                other.Source(t, other.Agent("region-a", "a")),
-		"one of another cluster's like it": identitytest.New(t, "test", nil).Source(t, cluster.Agent("region-a", "a")),
-		"a host's":                         cluster.Source(t, cluster.Host("region-a", "h")),
-		"none at all":                      nil,
+	for name, shown := range map[string]struct {
+		source *identity.Source
+		reason identity.Reason
+	}{
+		"another cluster's":                {other.Source(t, other.Agent("region-a", "a")), identity.Misplaced},
+		"one of another cluster's like it": {identitytest.New(t, "test", nil).Source(t, cluster.Agent("region-a", "a")), identity.Authority},
+		"a host's":                         {cluster.Source(t, cluster.Host("region-a", "h")), identity.Misplaced},
+		"none at all":                      {nil, identity.Missing},
 	} {
 		t.Run(name, func(t *testing.T) {
+			source := shown.source
 			w := start(t, secure(identity.Require, cluster.Source(t, cluster.Seeder("s"))))
 			config := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{identity.PeerProto}}
 			if source != nil {
@@ -201,7 +205,10 @@ func TestCertificatesThatAreNotHeard(t *testing.T) {
 					t.Error("it is answered")
 				}
 			}
-			eventually(t, func() bool { return w.Counts.TurnedAway.Load() == 1 })
+			eventually(t, func() bool { return w.cfg.Identity.Refused(shown.reason) == 1 })
+			if w.Counts.TurnedAway.Load() != 1 {
+				t.Error("it is not turned away")
+			}
 			if w.Counts.Proven.Load() != 0 {
 				t.Error("it is heard")
 			}
