@@ -225,11 +225,7 @@ func (b *Bucket) Uploads(ctx context.Context, key string) ([]string, error) {
 	}
 }
 
-// PutEmpty stores an object of 0 bytes. Errors are those of CompleteUpload.
-func (b *Bucket) PutEmpty(ctx context.Context, key string, h Headers, c Condition) (etag string, err error) {
-	return b.put(ctx, key, nil, h, c)
-}
-
+// put stores a short object. Errors are those of CompleteUpload.
 func (b *Bucket) put(ctx context.Context, key string, body []byte, h Headers, c Condition) (etag string, err error) {
 	sum := sha256.Sum256(body)
 	in := &s3.PutObjectInput{

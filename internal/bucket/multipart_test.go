@@ -132,7 +132,8 @@ func TestConditions(t *testing.T) {
 		return err
 	}
 	empty := func(key string, c bucket.Condition) error {
-		_, err := b.PutEmpty(t.Context(), key, bucket.Headers{}, c)
+		id := create(t, b, key)
+		_, err := b.CompleteUpload(t.Context(), key, id, []bucket.Part{send(t, b, key, id, 0, nil)}, c)
 		return err
 	}
 	for name, write := range map[string]func(string, bucket.Condition) error{"multipart": store, "empty": empty} {
@@ -182,9 +183,14 @@ func TestCompleteWithOtherPart(t *testing.T) {
 	}
 }
 
-func TestPutEmpty(t *testing.T) {
+// An upload of one part of 0 bytes makes an object of 0 bytes.
+func TestEmptyUpload(t *testing.T) {
 	b := open(t)
-	etag, err := b.PutEmpty(t.Context(), "a", bucket.Headers{ContentType: "text/plain", Metadata: map[string]string{"k": "v"}}, bucket.Condition{IfNoneMatch: true})
+	id, err := b.CreateUpload(t.Context(), "a", bucket.Headers{ContentType: "text/plain", Metadata: map[string]string{"k": "v"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	etag, err := b.CompleteUpload(t.Context(), "a", id, []bucket.Part{send(t, b, "a", id, 0, nil)}, bucket.Condition{IfNoneMatch: true})
 	if err != nil {
 		t.Fatal(err)
 	}

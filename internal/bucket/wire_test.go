@@ -51,7 +51,6 @@ func TestKeysOnTheWire(t *testing.T) {
 		for doing, do := range map[string]func() error{
 			"head":   func() error { _, err := b.Head(t.Context(), key); return err },
 			"create": func() error { _, err := b.CreateUpload(t.Context(), key, bucket.Headers{}); return err },
-			"empty":  func() error { _, err := b.PutEmpty(t.Context(), key, bucket.Headers{}, bucket.Condition{}); return err },
 		} {
 			got = ""
 			if err := do(); err != nil {

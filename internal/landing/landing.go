@@ -16,6 +16,7 @@
 package landing
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -431,7 +432,7 @@ func (l *landing) round(ctx context.Context) (ledger.Result, error) {
 		return l.record(ctx, l.last, l.build())
 	}
 	if l.Build.Size == 0 {
-		err = l.putEmpty(ctx, condition)
+		err = l.putEmpty(ctx, have, condition)
 	} else {
 		err = l.upload(ctx, have, condition)
 	}
@@ -548,16 +549,24 @@ func (l *landing) look(ctx context.Context) (c bucket.Condition, present bool, e
 	return bucket.Condition{IfMatch: object.ETag}, false, nil
 }
 
-func (l *landing) putEmpty(ctx context.Context, c bucket.Condition) error {
-	if _, err := l.fenceKey(ctx); err != nil {
-		return err
+// putEmpty lands a build of 0 bytes, as an upload of one part of 0 bytes: whoever records an
+// arrival aborts it. A PutObject of a process that wakes late could not be stopped: its
+// condition holds again once the bytes that it was to replace have come back.
+func (l *landing) putEmpty(ctx context.Context, have []bucket.Part, c bucket.Condition) error {
+	if l.uploadID == "" {
+		if err := l.begin(ctx); err != nil {
+			return err
+		}
 	}
-	h, err := l.headers()
-	if err != nil {
-		return err
+	if len(have) == 0 {
+		sum := sha256.Sum256(nil)
+		etag, err := l.Bucket.UploadPart(ctx, l.Key.FileKey, l.uploadID, 0, bytes.NewReader(nil), 0, sum[:])
+		if err != nil {
+			return err
+		}
+		have = []bucket.Part{{ETag: etag, SHA256: sum[:]}}
 	}
-	_, err = l.Bucket.PutEmpty(ctx, l.Key.FileKey, h, c)
-	return err
+	return l.complete(ctx, have[:1], c)
 }
 
 // upload brings the parts into the upload that resume has found, or into a new
@@ -575,6 +584,12 @@ func (l *landing) upload(ctx context.Context, have []bucket.Part, c bucket.Condi
 	if err := l.awaitSeal(ctx); err != nil { // what every part is, is known, but not that these are all
 		return err
 	}
+	return l.complete(ctx, parts, c)
+}
+
+// complete makes the object of the parts, where this execution has the key and this process
+// the landing.
+func (l *landing) complete(ctx context.Context, parts []bucket.Part, c bucket.Condition) error {
 	record, err := l.fenceKey(ctx)
 	if err == nil {
 		err = l.holds(record)
@@ -620,7 +635,7 @@ func (l *landing) begin(ctx context.Context) (err error) {
 // not take it, the upload stays this Job's. One of a single part is not written down: there
 // is nothing to go on with.
 func (l *landing) tell(ctx context.Context) error {
-	if l.Build.NumParts() == 1 {
+	if l.Build.NumParts() <= 1 {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)

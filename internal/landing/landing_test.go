@@ -46,7 +46,7 @@ func TestRun(t *testing.T) {
 				t.Fatal(err)
 			}
 			s.assertLanded(t, execution, result)
-			if n := s.wire.count("PUT part"); n != s.m.NumParts() {
+			if n := s.wire.count("PUT part"); n != max(s.m.NumParts(), 1) { // one of 0 bytes makes a build of 0 bytes
 				t.Errorf("%d parts were sent, want %d", n, s.m.NumParts())
 			}
 			for i, n := range told {

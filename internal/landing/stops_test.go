@@ -90,7 +90,7 @@ func (p *process) land(ctx context.Context, execution string) (ledger.Result, er
 // answered, and go on when another has done what it was about to: its successor's upload, and
 // what a newer execution has in the bucket, or is bringing there, are as they were.
 func TestStops(t *testing.T) {
-	for _, size := range []int{1, partLength + 1} {
+	for _, size := range []int{0, 1, partLength + 1} {
 		for _, then := range []string{"its successor lands", "its successor is landing", "a newer execution has the object of before", "a newer execution is landing"} {
 			t.Run(fmt.Sprintf("%d bytes, %s", size, then), func(t *testing.T) {
 				for at, over := 0, false; !over; at++ {
@@ -121,7 +121,7 @@ func stops(t *testing.T, size int, then string, at int, answered bool) (over boo
 		}
 	}
 	other := *s
-	other.content = bytes.Repeat([]byte("other"), size)[:size]
+	other.content = bytes.Repeat([]byte("other"), size+1)[:max(size, 1)]
 	other.m = manifesttest.Build(t, other.content)
 	as := func(of *site, p *process) *process {
 		is := *of
@@ -197,7 +197,7 @@ func stops(t *testing.T, size int, then string, at int, answered bool) (over boo
 		}
 	}
 	object, err := s.bucket.Head(t.Context(), s.key.FileKey)
-	if err != nil || object.Composite != winner.m.Composite() {
+	if err != nil || object.Size != winner.m.Size || winner.m.Size > 0 && object.Composite != winner.m.Composite() {
 		t.Errorf("the object is %+v, %v", object, err)
 	}
 	record, err := b.records.Get(t.Context(), s.key)
