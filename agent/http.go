@@ -46,6 +46,9 @@ func (a *Agent) status() *api.AgentStatus {
 		Cache:    cache.View(a.cfg.Cache),
 		Limits:   a.cfg.Limits.Rates(),
 	}
+	if own := a.cfg.Identity; own != nil {
+		s.TLS = &api.TLS{Mode: string(a.cfg.TLS), Identity: own.ID().String(), CertificateEnds: own.Expires().UTC()}
+	}
 	if err := a.ready(); err != nil {
 		s.NotReady = err.Error()
 	}

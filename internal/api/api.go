@@ -302,6 +302,15 @@ type AgentStatus struct {
 	BadPeers []BadPeer `json:"badPeers"`
 	Cache    Cache     `json:"cache"`
 	Limits   Limits    `json:"limits"`
+	// TLS is nil where none is spoken with other members.
+	TLS *TLS `json:"tls,omitempty"`
+}
+
+// TLS is how a member speaks it with the others.
+type TLS struct {
+	Mode            string    `json:"mode"` // prefer or require
+	Identity        string    `json:"identity"`
+	CertificateEnds time.Time `json:"certificateEnds"`
 }
 
 // Cache is what an agent keeps on its disk, in bytes.

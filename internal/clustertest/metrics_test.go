@@ -170,6 +170,10 @@ func TestMetrics(t *testing.T) {
 				}
 			}
 		}
+		status, err := c.Agents[0].AgentStatus(t.Context())
+		if err != nil || status.TLS == nil || status.TLS.Mode != "require" || float64(status.TLS.CertificateEnds.Unix()) != agent.samples[`landfall_certificate_end_timestamp_seconds`] {
+			t.Errorf("its status says of TLS: %+v, %v", status.TLS, err)
+		}
 		if n := seeder.samples[`landfall_announce_seconds_count`]; n < 1 {
 			t.Errorf("seeder: %g announcements", n) // as many as there were segments, or fewer
 		}

@@ -197,6 +197,9 @@ func AgentStatus(w io.Writer, s *api.AgentStatus) error {
 	if limited := limited(&s.Limits); limited != "" {
 		fmt.Fprintln(w, limited)
 	}
+	if s.TLS != nil {
+		say(w, fmt.Sprintf("certificate of %s until %s, --tls %s", command.Plain(s.TLS.Identity), s.TLS.CertificateEnds.UTC().Format(time.DateOnly), command.Plain(s.TLS.Mode)))
+	}
 	fmt.Fprintln(w)
 	var members [][]string
 	for _, m := range s.Members {
