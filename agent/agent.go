@@ -75,7 +75,8 @@ type Config struct {
 	// Arrivals is the table of arrivals, where this agent records what it lands as soon as
 	// the seeders in sight say that they read it; nil for never.
 	Arrivals *arrivals.Table
-	// ArrivalsMark is a file that remembers over a restart that they do; empty for none.
+	// ArrivalsMark is a file that remembers over a restart that they do; empty for none. An
+	// agent that has one and no Memory yet is new, and takes it that they do.
 	ArrivalsMark string
 	// Signer signs arrivals; nil for nobody.
 	Signer arrivals.Signer
@@ -198,13 +199,14 @@ func New(cfg Config) (_ *Agent, err error) {
 		builds:         make(map[string]*build),
 		downloads:      make(map[manifest.InfoHash]*download),
 	}
-	if a.memory, err = newMemory(cfg.Memory); err != nil {
-		return nil, err
-	}
 	if cfg.Arrivals != nil {
 		a.rows = arrivals.NewRecords(cfg.Ledger, cfg.Arrivals, cfg.Bucket.Name(), cfg.Gossip.ID, a.process, cfg.Signer)
 	}
-	if a.records, err = newRecords(cfg.Ledger, a.rows, cfg.ArrivalsMark); err != nil {
+	// Before there is a memory: without one this agent is new.
+	if a.records, err = newRecords(cfg.Ledger, a.rows, cfg.ArrivalsMark, isNew(cfg.Memory)); err != nil {
+		return nil, err
+	}
+	if a.memory, err = newMemory(cfg.Memory); err != nil {
 		return nil, err
 	}
 	g := cfg.Gossip
@@ -212,7 +214,7 @@ func New(cfg Config) (_ *Agent, err error) {
 	g.PeerPort, g.HTTPPort = port(cfg.Peers), port(cfg.HTTP)
 	g.Trusts = cfg.Trust.IDs()
 	g.Book, g.Logger = a.book, cfg.Logger
-	g.Table = cfg.Ledger.Place().String()
+	g.Table, g.ArrivalsTable = cfg.Ledger.Place().String(), cfg.Arrivals.Told()
 	g.OnContradiction = a.contradicted
 	g.OnDocument, g.OnMembers = a.document, func() {
 		a.heedSeeders()
@@ -322,6 +324,9 @@ func (a *Agent) recall() error {
 
 func (a *Agent) announced(heard announce.Added) {
 	ann := heard.Announcement
+	if a.rows != nil && !a.records.heeded.Load() { // who has announced it may have come just now
+		a.heedSeeders()
+	}
 	logger := a.cfg.Logger.With("key", ann.Key, "executionId", ann.ExecutionID)
 	switch name := a.cfg.Bucket.Name(); {
 	case !slices.Contains(ann.Destinations, name):

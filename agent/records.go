@@ -24,8 +24,10 @@ type accounts interface {
 }
 
 // records are the rows of arrivals, as soon as every seeder in sight says that it reads
-// them; before, and beside a seeder of an older version, the items. A seeder that is away
-// changes nothing, also not over a restart.
+// them; beside a seeder that does not, the items. A seeder that is away changes nothing,
+// also not over a restart. Before the first is seen, an agent that is new records in rows,
+// since its role may have no right to write items, and one of which there is something from
+// an earlier version in items, since the seeders may be of that version.
 type records struct {
 	items *ledger.Ledger
 	rows  *arrivals.Records // nil for none
@@ -33,11 +35,20 @@ type records struct {
 	file string
 
 	byRows atomic.Bool
+	// heeded: a seeder was in sight since the start.
+	heeded atomic.Bool
 }
 
-func newRecords(items *ledger.Ledger, rows *arrivals.Records, file string) (*records, error) {
+func newRecords(items *ledger.Ledger, rows *arrivals.Records, file string, isNew bool) (*records, error) {
 	r := &records{items: items, rows: rows, file: file}
 	if rows == nil || file == "" {
+		return r, nil
+	}
+	if isNew {
+		r.byRows.Store(true)
+		if err := private.Replace(file, nil); err != nil {
+			return nil, fmt.Errorf("remembering how arrivals are recorded: %w; choose another --data-dir", err)
+		}
 		return r, nil
 	}
 	_, err := os.Stat(file)
@@ -48,11 +59,19 @@ func newRecords(items *ledger.Ledger, rows *arrivals.Records, file string) (*rec
 	return r, nil
 }
 
+// isNew reports whether there is nothing of an agent yet: every version makes its memory at
+// its first start.
+func isNew(memory string) bool {
+	_, err := os.Lstat(memory)
+	return memory != "" && errors.Is(err, fs.ErrNotExist)
+}
+
 // heed looks whether the seeders in sight read rows, and reports whether that is news.
 func (r *records) heed(seeders []gossip.Member) (news bool, err error) {
 	if r.rows == nil || len(seeders) == 0 {
 		return false, nil
 	}
+	r.heeded.Store(true)
 	all := true
 	for _, s := range seeders {
 		all = all && s.Arrivals

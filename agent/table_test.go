@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 
 	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/arrivals"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
@@ -36,14 +37,17 @@ func (l logLines) Write(p []byte) (int, error) {
 func TestAnotherTable(t *testing.T) {
 	const arn = `"TableArn":"arn:aws:dynamodb:us-east-1:123456789012:table/T"`
 	for name, c := range map[string]struct {
-		table, seeders string
-		ready, ends    bool
+		table, seeders, rows string
+		ready, ends          bool
+		advice               string
 	}{
-		"the same":                        {arn, "us-east-1/123456789012/T", true, false},
-		"a seeder that does not say":      {arn, "", true, false},
-		"another region":                  {arn, "eu-west-1/123456789012/T", false, false},
-		"a replica of an eventual table":  {arn + `,"Replicas":[{"RegionName":"eu-west-1"}]`, "eu-west-1/123456789012/T", false, true},
-		"a replica of a consistent table": {arn + `,"Replicas":[{"RegionName":"eu-west-1"}],"MultiRegionConsistency":"STRONG"`, "eu-west-1/123456789012/T", true, false},
+		"the same":                        {arn, "us-east-1/123456789012/T", "R", true, false, ""},
+		"a seeder that does not say":      {arn, "", "", true, false, ""},
+		"another region":                  {arn, "eu-west-1/123456789012/T", "R", false, false, "--table-region eu-west-1"},
+		"a replica of an eventual table":  {arn + `,"Replicas":[{"RegionName":"eu-west-1"}]`, "eu-west-1/123456789012/T", "", false, true, ""},
+		"a replica of a consistent table": {arn + `,"Replicas":[{"RegionName":"eu-west-1"}],"MultiRegionConsistency":"STRONG"`, "eu-west-1/123456789012/T", "", true, false, ""},
+		"another table of arrivals":       {arn, "us-east-1/123456789012/T", "Q", false, false, "--arrivals-table Q"},
+		"another table of arrivals alone": {arn, "", "Q", false, false, "--arrivals-table Q"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg, b := openStores(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -63,7 +67,7 @@ func TestAnotherTable(t *testing.T) {
 				t.Fatal(err)
 			}
 			seeder, err := gossip.New(gossip.Config{
-				Meta: gossip.Meta{ID: "s", Role: gossip.Seeder, Table: c.seeders}, Listen: "127.0.0.1:0",
+				Meta: gossip.Meta{ID: "s", Role: gossip.Seeder, Table: c.seeders, ArrivalsTable: c.rows}, Listen: "127.0.0.1:0",
 				Book: announce.NewBook(signing.TrustIn(signing.Ed25519Key(public)), nil), OnDocument: func(announce.Added) {}, Logger: slog.New(slog.DiscardHandler),
 			})
 			if err != nil {
@@ -71,7 +75,7 @@ func TestAnotherTable(t *testing.T) {
 			}
 			log := make(logLines, 1000)
 			a, err := New(Config{
-				Region: "region-a", Bucket: b, Ledger: table, Cache: store, Peers: listenAnywhere(t), HTTP: listenAnywhere(t),
+				Region: "region-a", Bucket: b, Ledger: table, Arrivals: arrivals.New(dynamodb.NewFromConfig(cfg), "arn:aws:dynamodb:us-east-1:123456789012:table/R"), Cache: store, Peers: listenAnywhere(t), HTTP: listenAnywhere(t),
 				Gossip: gossip.Config{Meta: gossip.Meta{ID: "a"}, Listen: "127.0.0.1:0", Join: []string{seeder.Addr()}},
 				Trust:  signing.TrustIn(signing.Ed25519Key(public)), Logger: slog.New(slog.NewTextHandler(log, nil)),
 			})
@@ -99,7 +103,7 @@ func TestAnotherTable(t *testing.T) {
 			}
 			if !c.ready {
 				for line := range log {
-					if strings.Contains(line, "level=WARN") && strings.Contains(line, "--table-region eu-west-1") {
+					if strings.Contains(line, "level=WARN") && strings.Contains(line, c.advice) {
 						break
 					}
 				}
@@ -111,8 +115,8 @@ func TestAnotherTable(t *testing.T) {
 			if (err == nil) != c.ready || err != nil && a.ready() == nil {
 				t.Errorf("ready: %v", err)
 			}
-			if got := a.gossip.Members()[0].Table; got != "us-east-1/123456789012/T" {
-				t.Errorf("tells of table %q", got)
+			if got := a.gossip.Members()[0]; got.Table != "us-east-1/123456789012/T" || got.ArrivalsTable != "R" {
+				t.Errorf("tells of tables %q and %q", got.Table, got.ArrivalsTable)
 			}
 		})
 	}

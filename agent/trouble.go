@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/landfall-dist/landfall/internal/arrivals"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/seldom"
@@ -112,7 +113,10 @@ func (a *Agent) tableDiffers() error {
 			continue
 		}
 		err := mine.Differs("this agent", "seeder "+m.ID, mine.Of(m.Table))
-		if err == nil && m.Table != "" {
+		if err == nil && a.rows != nil {
+			err = arrivals.Differs("this agent", a.cfg.Arrivals.Told(), "seeder "+m.ID, m.ArrivalsTable)
+		}
+		if err == nil && (m.Table != "" || m.ArrivalsTable != "") {
 			return nil // one agrees: another's mistake is not this agent's
 		}
 		if differs == nil {

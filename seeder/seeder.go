@@ -10,6 +10,7 @@
 package seeder
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -226,7 +227,7 @@ func New(cfg Config) (_ *Seeder, err error) {
 	g := cfg.Gossip
 	g.Role, g.Key = gossip.Seeder, s.keyID()
 	g.PeerPort, g.HTTPPort = port(cfg.Peers), port(cfg.HTTP)
-	g.Table, g.Arrivals = cfg.Ledger.Place().String(), cfg.Arrivals != nil
+	g.Table, g.Arrivals, g.ArrivalsTable = cfg.Ledger.Place().String(), cfg.Arrivals != nil, cfg.Arrivals.Told()
 	g.Book, g.Logger = s.book, cfg.Logger
 	g.OnDocument = s.heard
 	g.OnProgress, g.OnLinks, g.OnMembers = s.progress, s.links, s.membersChanged
@@ -347,12 +348,12 @@ func (s *Seeder) isReady() error {
 // lacks.
 func (s *Seeder) membersChanged() {
 	all, agents, members := s.gossip.Members(), make(map[string]string), make(map[string]bool)
-	elsewhere, mine := make(map[string]string), s.cfg.Ledger.Place()
+	elsewhere := make(map[string]string)
 	for _, m := range all {
 		members[m.ID] = true
 		if m.Role == gossip.Agent && s.trustedBy(m) {
 			agents[m.Name] = m.Bucket
-			if err := mine.Of(m.Table).Differs("agent "+m.ID, "this seeder", mine); err != nil {
+			if err := s.recordsElsewhere(m); err != nil {
 				elsewhere[m.Bucket] = err.Error()
 			}
 		}
@@ -387,6 +388,13 @@ func (s *Seeder) membersChanged() {
 			s.start(context.Background(), r, asAwaited)
 		}
 	}
+}
+
+// recordsElsewhere says why this seeder does not see what an agent records.
+func (s *Seeder) recordsElsewhere(m gossip.Member) error {
+	mine := s.cfg.Ledger.Place()
+	return cmp.Or(mine.Of(m.Table).Differs("agent "+m.ID, "this seeder", mine),
+		arrivals.Differs("agent "+m.ID, m.ArrivalsTable, "this seeder", s.cfg.Arrivals.Told()))
 }
 
 // lacks reports whether one of the buckets still has to get the build.

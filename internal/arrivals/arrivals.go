@@ -58,6 +58,24 @@ func New(client *dynamodb.Client, name string) *Table { return &Table{client: cl
 // Name is the table's.
 func (t *Table) Name() string { return t.name }
 
+// Told is the table's name as members tell it each other; empty for a nil Table. Where it is
+// they tell of the executions' table, beside which it lies.
+func (t *Table) Told() string {
+	if t == nil {
+		return ""
+	}
+	return ledger.TableName(t.name)
+}
+
+// Differs says that a member records arrivals in another table, by its Told, than a seeder
+// reads, and what to give that member; nil where either does not say.
+func Differs(member, records, seeder, reads string) error {
+	if records == "" || reads == "" || records == reads {
+		return nil
+	}
+	return fmt.Errorf("%s records arrivals in rows of table %s, %s reads table %s; give %s --arrivals-table %s", member, records, seeder, reads, member, reads)
+}
+
 func (t *Table) schema() ledger.Schema {
 	return ledger.Schema{Client: t.client, Table: t.name, Partition: "destinationBucket", Sort: "id", Flag: "arrivals-table"}
 }

@@ -32,10 +32,11 @@ const (
 
 // Hello is what a member says of itself beside its meta, which has 512 bytes.
 type Hello struct {
-	// Table, Key and Trusts are as the membership's meta has them without TLS.
-	Table  string   `json:"table,omitempty"`
-	Key    string   `json:"key,omitempty"`
-	Trusts []string `json:"trusts,omitempty"`
+	// Table, ArrivalsTable, Key and Trusts are as the membership's meta has them without TLS.
+	Table         string   `json:"table,omitempty"`
+	ArrivalsTable string   `json:"rows,omitempty"`
+	Key           string   `json:"key,omitempty"`
+	Trusts        []string `json:"trusts,omitempty"`
 	// Serves are the buckets that each region's agents serve, of a seeder alone.
 	Serves Serves `json:"serves,omitempty"`
 }
@@ -62,7 +63,7 @@ const (
 
 // Check reports what of a hello is out of its bounds.
 func (h *Hello) Check() error {
-	if len(h.Table) > maxText || len(h.Key) > maxText || len(h.Trusts) > maxTrusts {
+	if len(h.Table) > maxText || len(h.ArrivalsTable) > maxText || len(h.Key) > maxText || len(h.Trusts) > maxTrusts {
 		return errors.New("table, key or trusted keys too long")
 	}
 	for _, t := range h.Trusts {

@@ -22,6 +22,10 @@ func (d delegate) NodeMeta(limit int) []byte {
 	}
 	b, err := json.Marshal(meta)
 	if err == nil && len(b) > limit { // long names with much to be escaped
+		meta.ArrivalsTable = ""
+		b, err = json.Marshal(meta)
+	}
+	if err == nil && len(b) > limit {
 		meta.Trusts = nil
 		b, err = json.Marshal(meta)
 	}

@@ -68,6 +68,9 @@ type Meta struct {
 	// Table is where a member records arrivals, as ledger.Place has it; empty where
 	// it does not say. At most maxTable bytes.
 	Table string `json:"table,omitempty"`
+	// ArrivalsTable is the table of arrivals that an agent records in, or a seeder reads, as
+	// arrivals.Table has it; empty where it does not say. At most maxTable bytes.
+	ArrivalsTable string `json:"rows,omitempty"`
 	// Arrivals: a seeder reads what agents record in the table of arrivals.
 	Arrivals bool `json:"arrivals,omitempty"`
 	// Wire is the announce.Version that a member understands, which New sets; 0 where it

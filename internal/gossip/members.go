@@ -313,7 +313,7 @@ func member(n *memberlist.Node) (Member, bool) {
 		return Member{}, false
 	}
 	addr, ok := netip.AddrFromSlice(n.Addr)
-	if !ok || len(m.ID) > maxName || len(m.Region) > maxName || len(m.Table) > maxTable {
+	if !ok || len(m.ID) > maxName || len(m.Region) > maxName || len(m.Table) > maxTable || len(m.ArrivalsTable) > maxTable {
 		return Member{}, false
 	}
 	if m.Role != Seeder && (m.Role != Agent || announce.CheckBucketName(m.Bucket) != nil) {

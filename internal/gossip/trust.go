@@ -46,6 +46,9 @@ func (m Meta) bounded() Meta {
 	if len(m.Table) > maxTable {
 		m.Table = ""
 	}
+	if len(m.ArrivalsTable) > maxTable {
+		m.ArrivalsTable = ""
+	}
 	return m
 }
 

@@ -380,6 +380,9 @@ func (v *vouching) saidOf() func(*Meta) {
 		if m.Table == "" && len(h.Table) <= maxTable {
 			m.Table = h.Table
 		}
+		if m.ArrivalsTable == "" && len(h.ArrivalsTable) <= maxTable {
+			m.ArrivalsTable = h.ArrivalsTable
+		}
 		if m.Key == "" {
 			m.Key = h.Key
 		}
@@ -601,7 +604,7 @@ func (g *Gossip) IdentityOf(name string) (identity.ID, bool) {
 // hello is what this member says of itself beside its meta.
 func (g *Gossip) hello() call.Hello {
 	m := g.meta()
-	h := call.Hello{Table: m.Table, Key: m.Key, Trusts: m.Trusts}
+	h := call.Hello{Table: m.Table, ArrivalsTable: m.ArrivalsTable, Key: m.Key, Trusts: m.Trusts}
 	if g.cfg.Role == Seeder {
 		h.Serves = g.cfg.Serves
 	}

@@ -71,7 +71,7 @@ func TestMembersWithCertificates(t *testing.T) {
 	prod := identitytest.New(t, "prod", nil)
 	kept := filepath.Join(t.TempDir(), "serves.json")
 	s := seeder("s1")
-	s.Key, s.Table = "thekey", strings.Repeat("t", maxTable)
+	s.Key, s.Table, s.ArrivalsTable = "thekey", strings.Repeat("t", maxTable), strings.Repeat("r", maxTable)
 	first := start(t, s, withTLS(t, prod, identity.Require))
 	a := agent("a1", "region-a")
 	a.Trusts = []string{"thekey", strings.Repeat("x", 250)}
@@ -89,6 +89,7 @@ func TestMembersWithCertificates(t *testing.T) {
 	}
 	// What does not fit the meta is told all the same.
 	two.untilTrue(t, "the table is not known", func() bool { return len(two.member("s1").Table) == maxTable && two.member("s1").Key == "thekey" })
+	two.untilTrue(t, "the table of arrivals is not known", func() bool { return len(two.member("s1").ArrivalsTable) == maxTable })
 	first.untilTrue(t, "the trusted keys are not known", func() bool { return len(first.member("a1").Trusts) == 2 })
 	if id, ok := first.IdentityOf(one.Name()); !ok || id != prod.Agent("region-a", "a1") {
 		t.Errorf("identity of a member: %v, %t", id, ok)
@@ -222,13 +223,13 @@ func TestMaxedMetaFits(t *testing.T) {
 	long := strings.Repeat("a", identity.MaxName)
 	m := agent(long, long)
 	m.Bucket, m.PeerPort, m.HTTPPort = strings.Repeat("b", 63), 65535, 65535
-	m.Trusts, m.Table = []string{"abcdefghijkl"}, strings.Repeat("t", maxTable)
+	m.Trusts, m.Table, m.ArrivalsTable = []string{"abcdefghijkl"}, strings.Repeat("t", maxTable), strings.Repeat("r", maxTable)
 	n := start(t, m, withTLS(t, prod, identity.Require))
 	meta := delegate{n.Gossip}.NodeMeta(memberlist.MetaMaxSize)
 	if len(meta) == 0 || len(meta) > memberlist.MetaMaxSize {
 		t.Fatalf("meta of %d bytes", len(meta))
 	}
-	if h := n.hello(); h.Table != m.Table || len(h.Trusts) != 1 {
+	if h := n.hello(); h.Table != m.Table || h.ArrivalsTable != m.ArrivalsTable || len(h.Trusts) != 1 {
 		t.Errorf("hello: %+v", h)
 	}
 }

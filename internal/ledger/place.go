@@ -51,11 +51,7 @@ func placeOf(t *types.TableDescription, region string) *Place {
 		return nil
 	}
 	p := &Place{Region: region, Account: full.AccountID, Strong: t.MultiRegionConsistency == types.MultiRegionConsistencyStrong}
-	p.Name = full.Resource[strings.LastIndexByte(full.Resource, '/')+1:]
-	if len(p.Name) > maxPlaceName {
-		sum := sha256.Sum256([]byte(p.Name))
-		p.Name = p.Name[:maxPlaceName-9] + "-" + hex.EncodeToString(sum[:4])
-	}
+	p.Name = TableName(full.Resource)
 	for _, r := range t.Replicas {
 		p.Replicas = append(p.Replicas, aws.ToString(r.RegionName))
 	}
@@ -63,6 +59,17 @@ func placeOf(t *types.TableDescription, region string) *Place {
 		p.Replicas = append(p.Replicas, region)
 	}
 	return p
+}
+
+// TableName is the name of a table, which may be given by its ARN, as members tell it each
+// other: shortened with a hash where it is longer than 64 bytes.
+func TableName(table string) string {
+	name := table[strings.LastIndexByte(table, '/')+1:]
+	if len(name) > maxPlaceName {
+		sum := sha256.Sum256([]byte(name))
+		name = name[:maxPlaceName-9] + "-" + hex.EncodeToString(sum[:4])
+	}
+	return name
 }
 
 // String is REGION/ACCOUNT/NAME; empty for the zero Place.
