@@ -66,20 +66,28 @@ func (s *Swarm) infoCame(e torrent.PeerConnReadExtensionMessageEvent) {
 		return
 	}
 	t := v.(*Torrent)
-	var m pp.ExtendedMetadataRequestMsg
-	var rest bencode.ErrUnusedTrailingBytes
-	if err := bencode.Unmarshal(e.Payload, &m); err != nil && !errors.As(err, &rest) || m.Type != pp.DataMetadataExtensionMsgType {
+	m, content, ok := partOf(e.Payload)
+	if !ok {
 		return // the engine's to punish, or to answer
 	}
 	x := s.exchange(&e.PeerConn.Peer)
 	select {
 	case <-t.gotInfo():
 	default:
-		if x != nil && !s.takeInfo(t, x, m, e.Payload[len(e.Payload)-rest.NumUnusedBytes:]) {
+		if x != nil && !s.takeInfo(t, x, m, content) {
 			s.blameInfo(e.PeerConn)
 		}
 	}
 	copy(e.Payload, refusedPart)
+}
+
+// partOf takes a message apart that brings a part of an info dictionary; false for any other.
+func partOf(payload []byte) (m pp.ExtendedMetadataRequestMsg, content []byte, ok bool) {
+	var rest bencode.ErrUnusedTrailingBytes
+	if err := bencode.Unmarshal(payload, &m); err != nil && !errors.As(err, &rest) || m.Type != pp.DataMetadataExtensionMsgType {
+		return m, nil, false
+	}
+	return m, payload[len(payload)-rest.NumUnusedBytes:], true
 }
 
 // takeInfo adds a part to what a peer has sent; false when that is wrong.

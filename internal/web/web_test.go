@@ -144,12 +144,15 @@ func TestPortTaken(t *testing.T) {
 func FuzzRead(f *testing.F) {
 	f.Add([]byte(`{"sourceBucket":"b","sourceKey":"k","destinationBuckets":["d"]}`))
 	f.Add([]byte(`{"destinationBuckets":null}`))
+	f.Add([]byte(`{"uploadRate":"50MB","downloadRate":0}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		r := httptest.NewRequest("POST", "/deploy", bytes.NewReader(body))
 		r.Header.Set("Content-Type", "application/json")
 		again := httptest.NewRequest("POST", "/builds", bytes.NewReader(body))
 		again.Header.Set("Content-Type", "application/json")
-		for _, err := range []error{Read(r, new(api.DeployRequest)), Read(again, new(api.BuildRequest))} {
+		limits := httptest.NewRequest("POST", "/limits", bytes.NewReader(body))
+		limits.Header.Set("Content-Type", "application/json")
+		for _, err := range []error{Read(r, new(api.DeployRequest)), Read(again, new(api.BuildRequest)), Read(limits, new(api.LimitsChange))} {
 			if e := new(Error); err != nil && !errors.As(err, &e) {
 				t.Errorf("error has no status: %v", err)
 			}
