@@ -99,6 +99,9 @@ func (e events) NotifyAlive(n *memberlist.Node) error {
 }
 
 func (e events) NotifyJoin(n *memberlist.Node) {
+	if e.g.believed(n) {
+		return
+	}
 	e.g.roster.come(n)
 	e.g.vouching.ask(n)
 	e.g.tell(n, false)
@@ -115,9 +118,7 @@ func (e events) NotifyUpdate(n *memberlist.Node) {
 }
 
 func (e events) NotifyLeave(n *memberlist.Node) {
-	e.g.roster.leave(n)
-	e.g.meetings.somebodyLeft()
-	e.g.tell(n, true)
-	e.g.changes()
-	wake(e.g.lost)
+	if !e.g.doubted(n) {
+		e.g.gone(n)
+	}
 }

@@ -197,6 +197,7 @@ type Gossip struct {
 	epoch    atomic.Int64
 	news     chan news
 	byes     byes
+	doubts   doubts
 	reach    reach
 	refusals refusals
 	asks     asks

@@ -316,7 +316,7 @@ func (g *Gossip) askSuperseded() {
 		if i == rememberedTries {
 			return
 		}
-		addr := &net.UDPAddr{IP: n.Addr, Port: int(n.Port)}
+		addr := udpAddr(&n)
 		go func() { // until ProbeTimeout, which nothing shortens; nobody waits for it
 			if _, err := g.list.Ping(n.Name, addr); err != nil || !g.roster.twin(n.Name) {
 				return

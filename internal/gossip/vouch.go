@@ -312,11 +312,12 @@ func (v *vouching) check(n *memberlist.Node) error {
 
 // signedMeta takes apart what a member has signed, and the signature.
 func signedMeta(name, addr string, meta []byte) (message, signature []byte, err error) {
+	meta, ended := bytes.CutSuffix(meta, []byte(`"}`))
 	i := bytes.LastIndex(meta, []byte(signatureField))
-	if i < 0 || !bytes.HasSuffix(meta, []byte(`"}`)) {
+	if i < 0 || !ended {
 		return nil, nil, errors.New("its meta is not signed")
 	}
-	signature, err = base64.RawURLEncoding.DecodeString(string(meta[i+len(signatureField) : len(meta)-2]))
+	signature, err = base64.RawURLEncoding.DecodeString(string(meta[i+len(signatureField):]))
 	if err != nil {
 		return nil, nil, errors.New("the signature of its meta is not base64")
 	}
