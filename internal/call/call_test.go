@@ -182,6 +182,55 @@ func TestConnectionsOfOneAreBounded(t *testing.T) {
 	}
 }
 
+// TestCallsOfOneAreBounded: who asks for too much is told so, and nobody else waits for it.
+func TestCallsOfOneAreBounded(t *testing.T) {
+	w := newWorld(t)
+	seeder := w.open(t, "s1")
+	var taken atomic.Int64
+	addr := serve(t, seeder, Handlers{
+		Hello:   func() Hello { return Hello{} },
+		Message: func(from identity.Peer, _ []byte) error { taken.Add(1); return nil },
+		Renew:   w.dir.RenewFor,
+	})
+	greedy, other := NewClient(w.open(t, "a1")), NewClient(w.open(t, "b1"))
+	defer greedy.Close()
+	defer other.Close()
+	// As often as they come: more than the allowance, whatever has been refilled meanwhile.
+	begun, sent := time.Now(), 0
+	for ; ; sent++ {
+		if sent > allowance+int(refill*(time.Since(begun).Seconds()+1)) {
+			t.Fatalf("%d messages were taken", sent)
+		}
+		if err := greedy.Send(t.Context(), addr, []byte("x")); err != nil {
+			if !strings.Contains(err.Error(), "too much at once") {
+				t.Fatal(err)
+			}
+			break
+		}
+	}
+	if sent < allowance || taken.Load() != int64(sent) {
+		t.Errorf("%d sent, %d taken, %d may be at once", sent, taken.Load(), allowance)
+	}
+	if err := other.Send(t.Context(), addr, []byte("x")); err != nil {
+		t.Errorf("another: %v", err)
+	}
+	if err := w.renewer(w.open(t, "b1"), nil, addr).Renew(t.Context()); err != nil {
+		t.Errorf("another's renewal: %v", err)
+	}
+	s := NewServer(seeder, Handlers{}, slog.New(slog.DiscardHandler))
+	defer s.Close()
+	at := time.Unix(1, 0)
+	for i := range 2 * maxAllowances {
+		s.mayCost(identity.ID{Name: fmt.Sprint(i)}, 1, at)
+	}
+	if len(s.rates) > maxAllowances {
+		t.Errorf("%d are remembered", len(s.rates))
+	}
+	if !s.mayCost(identity.ID{Name: "new"}, 1, at.Add(time.Minute)) {
+		t.Error("there is never room again")
+	}
+}
+
 // world is an authority's directory, a seeder that has it and an agent, with a clock.
 type world struct {
 	now     atomic.Int64

@@ -8,11 +8,14 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/landfall-dist/landfall/internal/identity"
 )
@@ -26,6 +29,17 @@ const (
 	// maxOfAddress those from one address.
 	maxStrangers = 32
 	maxOfAddress = 4
+)
+
+// What one identity may ask for: allowance units at once and refill more each second. A message
+// costs one, of which an agent sends some each second; a hello is read once by each member, and
+// a certificate, which is signed and logged, is renewed once a day.
+const (
+	allowance, refill                   = 512, 64
+	costMessage, costHello, costRenewal = 1, 8, 64
+	// maxAllowances bounds the identities whose allowance is remembered: every member, and
+	// who was one lately.
+	maxAllowances = 2048
 )
 
 // Handlers answer calls. The peers they get were verified as the call came.
@@ -54,6 +68,7 @@ type Server struct {
 	mu        sync.Mutex
 	total     int
 	counts    map[identity.ID]int
+	rates     map[identity.ID]*rate.Limiter
 	strangers int
 	addresses map[netip.Addr]int // of strangers
 }
@@ -63,7 +78,7 @@ func NewServer(source *identity.Source, handlers Handlers, logger *slog.Logger) 
 	s := &Server{
 		source: source, handlers: handlers,
 		conns: make(chan net.Conn), done: make(chan struct{}),
-		counts: make(map[identity.ID]int), addresses: make(map[netip.Addr]int),
+		counts: make(map[identity.ID]int), rates: make(map[identity.ID]*rate.Limiter), addresses: make(map[netip.Addr]int),
 	}
 	enrolment := http.NewServeMux()
 	enrolment.HandleFunc("POST /enrol", s.enrol)
@@ -168,6 +183,24 @@ func (s *Server) leaveStranger(addr netip.Addr) {
 	}
 }
 
+// mayCost reports whether an identity has not asked for too much lately.
+func (s *Server) mayCost(id identity.ID, n int, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.rates[id]
+	if r == nil {
+		if len(s.rates) >= maxAllowances {
+			maps.DeleteFunc(s.rates, func(_ identity.ID, r *rate.Limiter) bool { return r.TokensAt(now) >= allowance })
+		}
+		if len(s.rates) >= maxAllowances {
+			return false
+		}
+		r = rate.NewLimiter(refill, allowance)
+		s.rates[id] = r
+	}
+	return r.AllowN(now, n)
+}
+
 // served hides the type of a connection: net/http would look for a protocol of its own.
 type served struct {
 	net.Conn
@@ -183,8 +216,9 @@ func (c *served) Close() error {
 
 type connKey struct{}
 
-// peer is who calls, verified anew.
-func (s *Server) peer(w http.ResponseWriter, r *http.Request, of func(tls.ConnectionState) (identity.Peer, error)) (identity.Peer, bool) {
+// peer is who calls, verified anew; false, and answered, for who is refused or asks for too
+// much.
+func (s *Server) peer(w http.ResponseWriter, r *http.Request, of func(tls.ConnectionState) (identity.Peer, error), cost int) (identity.Peer, bool) {
 	c, ok := r.Context().Value(connKey{}).(*served)
 	if !ok {
 		http.Error(w, "no connection", http.StatusInternalServerError)
@@ -199,11 +233,16 @@ func (s *Server) peer(w http.ResponseWriter, r *http.Request, of func(tls.Connec
 		http.Error(w, err.Error(), http.StatusForbidden)
 		return p, false
 	}
+	if !s.mayCost(p.ID, cost, time.Now()) {
+		w.Header().Set("Connection", "close")
+		http.Error(w, p.ID.String()+" asks for too much at once, wait a second", http.StatusTooManyRequests)
+		return p, false
+	}
 	return p, true
 }
 
 func (s *Server) hello(w http.ResponseWriter, r *http.Request) {
-	if _, ok := s.peer(w, r, s.source.PeerOf); !ok {
+	if _, ok := s.peer(w, r, s.source.PeerOf, costHello); !ok {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -211,7 +250,7 @@ func (s *Server) hello(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) message(w http.ResponseWriter, r *http.Request) {
-	p, ok := s.peer(w, r, s.source.PeerOf)
+	p, ok := s.peer(w, r, s.source.PeerOf, costMessage)
 	if !ok {
 		return
 	}
@@ -227,7 +266,7 @@ func (s *Server) message(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) renew(w http.ResponseWriter, r *http.Request) {
-	p, ok := s.peer(w, r, s.source.PeerForRenewal)
+	p, ok := s.peer(w, r, s.source.PeerForRenewal, costRenewal)
 	if !ok {
 		return
 	}
