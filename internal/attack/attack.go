@@ -20,12 +20,13 @@ import (
 	"time"
 
 	pp "github.com/anacrolix/torrent/peer_protocol"
-	"github.com/hashicorp/memberlist"
 
 	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/executionid"
 	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/peerwire"
 	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/internal/swarm/badpeer"
 )
@@ -40,22 +41,51 @@ type Target struct {
 	Keys [][]byte
 	// Bucket is a region's, SourceBucket that of the builds.
 	Bucket, SourceBucket string
-	// InfoHash is of what is under way now; false where nothing is.
-	InfoHash func() (manifest.InfoHash, bool)
-	// PeerIDs are the members'.
-	PeerIDs func() [][20]byte
-	// Executions are the ids of what is under way now.
-	Executions func() []string
+	// TLS says that members have certificates. Foreign is then the directory of an agent's of
+	// a region that no build goes to, with the bucket ForeignBucket; Inside that of an agent's
+	// of Bucket's region; Stranger that of an agent's of another authority with the same names.
+	TLS                       bool
+	Foreign, Inside, Stranger string
+	ForeignBucket             string
+	// Now is what is under way.
+	Now func() Now `json:"-"`
+
+	source *identity.Source // of who was taken over
 }
+
+// Now is what is under way at a moment.
+type Now struct {
+	// InfoHash is of a build that is going out; nil where none is.
+	InfoHash []byte
+	// Names are the members', with their starts.
+	Names []string
+	// Executions are the ids of what goes out.
+	Executions []string
+}
+
+// Waits says where an attacker is known to delay a build, by as long as a landing waits for
+// one that never begins.
+type Waits int
+
+// The places.
+const (
+	Nowhere Waits = iota
+	// WithoutTLS: certificates keep it out.
+	WithoutTLS
+	// Everywhere: it is taken over, and what its own region does is its to delay.
+	Everywhere
+)
 
 // Attacker is one of them.
 type Attacker struct {
 	Name string
 	// Has is what it has beside a network to the members; Does what it does with it.
 	Has, Does string
-	// Delays is set for who is known to delay a build where members have no certificates:
-	// by as long as a landing waits for one that never begins.
-	Delays bool
+	Delays    Waits
+	// NeedsTLS is set for who is nobody without certificates.
+	NeedsTLS bool
+	// Often is set for those that have most to tell: every run of the tests has them.
+	Often bool
 	// Run attacks until ctx ends. An error is one of the attacker's own.
 	Run func(context.Context, Target) error
 }
@@ -73,22 +103,44 @@ const (
 
 // Attackers are all of them.
 func Attackers() []Attacker {
+	const key, certificate = "the gossip key", "the gossip key and an agent's certificate"
 	attackers := []Attacker{
-		{"idle connections", "", fmt.Sprintf("holds %d connections to peers, HTTP and gossip, and says nothing", connections), false, idle},
-		{"endless handshakes", "", "begins 256 handshakes with peers and HTTP requests, and sends a byte of each now and then", false, endless},
-		{"wire flood", "", "greets peers rightly and then sends messages of wrong lengths, bitfields and requests without end", false, wireFlood},
-		{"borrowed ids", "members' names", "greets peers with the ids of other members, again and again", false, borrowed},
-		{"HTTP flood", "", "asks for everything that costs something, uploads a byte a second, reads no answer", false, httpFlood},
-		{"gossip flood", "the gossip key", "sends every member garbage in packets and streams", false, gossipFlood},
-		{"state of megabytes", "the gossip key", fmt.Sprintf("exchanges states of %d MiB", stateSize>>20), false, bigState},
-		{"made-up members", "the gossip key", fmt.Sprintf("is %d members of a region's bucket that never land anything, and tells of progress that there is not", madeUp), true, members},
-		{"another cluster", "the gossip key", "is a seeder that announces and ends by a key that nobody trusts", false, anotherCluster},
+		{Name: "idle connections", Does: fmt.Sprintf("holds %d connections to peers, HTTP and gossip, and says nothing", connections), Often: true, Run: idle},
+		{Name: "endless handshakes", Does: "begins 256 handshakes with peers and HTTP requests, and sends a byte of each now and then", Run: endless},
+		{Name: "wire flood", Does: "greets peers rightly and then sends messages of wrong lengths, bitfields and requests without end", Run: wireFlood},
+		{Name: "borrowed ids", Has: "members' names", Does: "greets peers with the ids of other members, again and again", Run: borrowed},
+		{Name: "HTTP flood", Does: "asks for everything that costs something, uploads a byte a second, reads no answer", Often: true, Run: httpFlood},
+		{Name: "gossip flood", Has: key, Does: "sends every member garbage in packets and streams", Run: gossipFlood},
+		{Name: "state of megabytes", Has: key, Does: fmt.Sprintf("exchanges states of %d MiB", stateSize>>20), Run: bigState},
+		{Name: "forged deaths", Has: key, Does: "tells every member that every other one is dead, again and again, with the greatest number there is", Often: true, Run: deaths},
+		{Name: "made-up members", Has: key, Does: fmt.Sprintf("is %d members of a region's bucket that never land anything, and tells of progress that there is not", madeUp), Delays: WithoutTLS, Often: true, Run: members},
+		{Name: "another cluster", Has: key, Does: "is a seeder that announces and ends by a key that nobody trusts", Run: anotherCluster},
 	}
-	for _, b := range []badpeer.Behaviour{badpeer.Corrupt, badpeer.Babble, badpeer.Length, badpeer.Info} {
-		attackers = append(attackers, Attacker{"bad peer: " + string(b), "", "takes what is handed out and answers badly", false, func(ctx context.Context, t Target) error { return badPeers(ctx, t, b) }})
+	for _, b := range behaviours {
+		attackers = append(attackers, Attacker{Name: "bad peer: " + string(b), Does: "takes what is handed out and answers badly", Run: func(ctx context.Context, t Target) error { return badPeers(ctx, t, b) }})
+	}
+	tls := []Attacker{
+		{Name: "half-open TLS", Does: "begins 256 handshakes of TLS with peers and gossip: a record that never ends, garbage, a greeting without a second word, a request that trickles after it", Run: halfOpen},
+		{Name: "TLS strangers", Has: "a certificate of another authority", Does: "makes handshakes as fast as it can, 64 at a time", Often: true, Run: strangers},
+		{Name: "calls of a taken-over agent", Has: certificate, Does: "calls seeders and agents without end: hellos, lies about progress, renewals, garbage after the handshake", Often: true, Run: abroad(calls)},
+		{Name: "gossip flood of a taken-over agent", Has: certificate, Does: "is a member, and sends every other one garbage in packets and over TLS", Run: abroad(gossipFlood)},
+		{Name: "states of a taken-over agent", Has: certificate, Does: fmt.Sprintf("is a member, and exchanges states of %d MiB over TLS", stateSize>>20), Run: abroad(bigState)},
+		{Name: "replays of a taken-over agent", Has: certificate, Does: "sends every document that it has heard again and again", Run: abroad(replays)},
+		{Name: "foreign buckets of a taken-over agent", Has: certificate, Does: "is a member for another region's bucket, and asks for builds that do not go to its own", Run: abroad(foreign)},
+		{Name: "wire flood of a taken-over agent", Has: certificate, Does: "is a member, and floods peers over TLS with messages of wrong lengths, bitfields and requests, and with the ids of others", Often: true, Run: inside(wireFloodTLS)},
+		{Name: "a taken-over agent that lands nothing", Has: certificate, Does: "is one of two agents of a region, tells of progress, and never lands", Delays: Everywhere, Often: true, Run: inside(lazy)},
+	}
+	for _, b := range behaviours {
+		tls = append(tls, Attacker{Name: "bad peer over TLS: " + string(b), Has: certificate, Does: "is a member, takes what is handed out and answers badly", Run: inside(func(ctx context.Context, t Target) error { return badPeersTLS(ctx, t, b) })})
+	}
+	for _, a := range tls {
+		a.NeedsTLS = true
+		attackers = append(attackers, a)
 	}
 	return attackers
 }
+
+var behaviours = []badpeer.Behaviour{badpeer.Corrupt, badpeer.Babble, badpeer.Length, badpeer.Info}
 
 // tick calls f again and again until ctx ends.
 func tick(ctx context.Context, every time.Duration, f func()) {
@@ -170,21 +222,25 @@ func endless(ctx context.Context, t Target) error {
 
 // greet makes a right handshake.
 func (t Target) greet(ctx context.Context, addr string, id [20]byte) (net.Conn, func(), error) {
-	infohash, ok := t.InfoHash()
-	if !ok {
-		return nil, nil, io.EOF
-	}
 	c, end, err := dial(ctx, addr)
-	if err != nil {
-		return nil, nil, err
+	if err == nil {
+		err = t.hello(c, id)
+	}
+	if err != nil && c != nil {
+		end()
+	}
+	return c, end, err
+}
+
+// hello sends a right handshake for what is going out.
+func (t Target) hello(c io.Writer, id [20]byte) error {
+	infohash := t.Now().InfoHash
+	if len(infohash) == 0 {
+		return io.EOF
 	}
 	hello := append([]byte(pp.Protocol), 0, 0, 0, 0, 0, 0x10, 0, 0x05)
-	hello = append(append(hello, infohash[:]...), id[:]...)
-	if _, err = c.Write(hello); err != nil {
-		end()
-		return nil, nil, err
-	}
-	return c, end, nil
+	_, err := c.Write(append(append(hello, infohash...), id[:]...))
+	return err
 }
 
 func randomID() (id [20]byte) {
@@ -192,8 +248,9 @@ func randomID() (id [20]byte) {
 	return id
 }
 
-func wireFlood(ctx context.Context, t Target) error {
-	floods := [][]byte{
+// wireFloods are what no peer should be sent.
+func wireFloods() [][]byte {
+	return [][]byte{
 		{0xff, 0xff, 0xff, 0xff, 7},                                      // a message of 4 GiB
 		append([]byte{0, 0x0f, 0xff, 0xff, 5}, 0xff),                     // a bitfield of a megabyte that does not come
 		{0, 0, 0, 5, 4, 0xff, 0xff, 0xff, 0xff},                          // a piece that there is not
@@ -201,6 +258,10 @@ func wireFlood(ctx context.Context, t Target) error {
 		{0, 0, 0, 13, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff}, // a request of 2 GiB
 		append([]byte{0, 0, 1, 2, 20, 0}, []byte("d1:md11:ut_metadatai-1ee13:metadata_sizei99999999999e")...),
 	}
+}
+
+func wireFlood(ctx context.Context, t Target) error {
+	floods := wireFloods()
 	beside(64, func(i int) {
 		tick(ctx, 50*time.Millisecond, func() {
 			c, end, err := t.greet(ctx, t.Peers[i%len(t.Peers)], randomID())
@@ -222,11 +283,11 @@ func wireFlood(ctx context.Context, t Target) error {
 func borrowed(ctx context.Context, t Target) error {
 	beside(6*len(t.Peers), func(i int) {
 		tick(ctx, 100*time.Millisecond, func() {
-			ids := t.PeerIDs()
-			if len(ids) == 0 {
+			names := t.Now().Names
+			if len(names) == 0 {
 				return
 			}
-			c, end, err := t.greet(ctx, t.Peers[i%len(t.Peers)], ids[i/len(t.Peers)%len(ids)])
+			c, end, err := t.greet(ctx, t.Peers[i%len(t.Peers)], peerwire.PeerID(names[i/len(t.Peers)%len(names)]))
 			if err != nil {
 				return
 			}
@@ -244,11 +305,11 @@ func borrowed(ctx context.Context, t Target) error {
 func badPeers(ctx context.Context, t Target, how badpeer.Behaviour) error {
 	beside(4*len(t.Peers), func(i int) {
 		tick(ctx, 200*time.Millisecond, func() {
-			if infohash, ok := t.InfoHash(); ok {
+			if infohash := t.Now().InfoHash; len(infohash) > 0 {
 				p := badpeer.Peer{Behaviour: how, ID: randomID(), Claims: i%2 == 0, InfoLength: 1000}
 				within, cancel := context.WithTimeout(ctx, 5*time.Second)
 				defer cancel()
-				_ = p.Dial(within, t.Peers[i%len(t.Peers)], infohash) // it is hung up on, that is the point
+				_ = p.Dial(within, t.Peers[i%len(t.Peers)], [20]byte(infohash)) // it is hung up on, that is the point
 			}
 		})
 	})
@@ -298,41 +359,13 @@ func (t *trickle) Read(b []byte) (int, error) {
 	}
 }
 
-// node is a real member of memberlist, under the attacker's control.
-func (t Target) node(name string, meta []byte, state []byte) (*memberlist.Memberlist, error) {
-	mc := memberlist.DefaultLocalConfig()
-	mc.Name, mc.BindAddr, mc.BindPort, mc.AdvertisePort = name, t.Listen, 0, 0
-	mc.LogOutput = io.Discard
-	mc.Delegate = delegate{meta, state}
-	mc.PushPullInterval = time.Second
-	if len(t.Keys) > 0 {
-		var err error
-		if mc.Keyring, err = memberlist.NewKeyring(t.Keys, t.Keys[0]); err != nil {
-			return nil, err
-		}
-	}
-	list, err := memberlist.Create(mc)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := list.Join(t.Gossip); err != nil {
-		return nil, fmt.Errorf("%w; %w", err, list.Shutdown())
-	}
-	return list, nil
-}
-
-type delegate struct{ meta, state []byte }
-
-func (d delegate) NodeMeta(int) []byte                        { return d.meta }
-func (d delegate) NotifyMsg([]byte)                           {}
-func (d delegate) GetBroadcasts(overhead, limit int) [][]byte { return nil }
-func (d delegate) LocalState(bool) []byte                     { return d.state }
-func (d delegate) MergeRemoteState([]byte, bool)              {}
-
 func gossipFlood(ctx context.Context, t Target) error {
 	list, err := t.node("flood", nil, nil)
+	for ; err != nil && ctx.Err() == nil; list, err = t.node("flood", nil, nil) {
+		pauseFor(ctx, time.Second) // it is refused, and comes again
+	}
 	if err != nil {
-		return err
+		return nil
 	}
 	defer list.Shutdown() //nolint:errcheck // of an attacker
 	kinds := []byte("DRAPLBSHx")
@@ -343,7 +376,7 @@ func gossipFlood(ctx context.Context, t Target) error {
 		_, _ = rand.Read(message)
 		message[0] = kinds[n%len(kinds)]
 		for _, m := range list.Members() {
-			if m.Name == "flood" {
+			if m.Name == list.LocalNode().Name {
 				continue
 			}
 			if n%100 == 0 {
@@ -360,9 +393,12 @@ func bigState(ctx context.Context, t Target) error {
 	state := make([]byte, stateSize)
 	_, _ = rand.Read(state)
 	beside(3, func(i int) {
-		list, err := t.node(fmt.Sprint("state-", i), nil, state)
+		list, err := t.node(fmt.Sprint("state-", i), state, nil)
+		for ; err != nil && ctx.Err() == nil; list, err = t.node(fmt.Sprint("state-", i), state, nil) {
+			pauseFor(ctx, time.Second) // it is refused, and comes again
+		}
 		if err != nil {
-			return // it is refused
+			return
 		}
 		defer list.Shutdown() //nolint:errcheck // of an attacker
 		tick(ctx, time.Second, func() { _, _ = list.Join(t.Gossip) })
@@ -376,7 +412,7 @@ func members(ctx context.Context, t Target) error {
 		key, err := newKey()
 		if err == nil {
 			err = t.member(ctx, gossip.Meta{ID: fmt.Sprint("made-up-", i), Role: gossip.Agent, Region: "made-up", Bucket: t.Bucket, PeerPort: 9, HTTPPort: 9}, key, func(g *gossip.Gossip) {
-				for _, id := range t.Executions() {
+				for _, id := range t.Now().Executions {
 					g.Report(gossip.Progress{Node: g.Name(), Region: "made-up", Bucket: t.Bucket, Builds: []gossip.BuildProgress{{ExecutionID: id, State: "queued"}}})
 				}
 			})
@@ -396,7 +432,7 @@ func anotherCluster(ctx context.Context, t Target) error {
 	shape := manifest.ShapeOf(1000)
 	return t.member(ctx, gossip.Meta{ID: "another", Role: gossip.Seeder, PeerPort: 9, HTTPPort: 9, Key: key.Public().ID()}, key, func(g *gossip.Gossip) {
 		now := time.Now()
-		ids := append(t.Executions(), executionid.New(now, ""))
+		ids := append(t.Now().Executions, executionid.New(now, ""))
 		for _, id := range ids {
 			for _, doc := range []any{
 				&announce.Announcement{ExecutionID: id, Key: "other.zip", SourceBucket: t.SourceBucket, Destinations: []string{t.Bucket}, ETag: `"x"`, Size: 1000, Scheme: manifest.Ramp,
@@ -418,10 +454,15 @@ func newKey() (signing.Ed25519, error) {
 
 // member is one as the product is, but for what it says: f is called again and again.
 func (t Target) member(ctx context.Context, meta gossip.Meta, key signing.Ed25519, f func(*gossip.Gossip)) error {
-	g, err := gossip.New(gossip.Config{
+	cfg := gossip.Config{
 		Meta: meta, Listen: net.JoinHostPort(t.Listen, "0"), Join: t.Gossip, Keys: t.Keys,
 		Book: announce.NewBook(signing.TrustIn(key.Public()), nil), OnDocument: func(announce.Added) {}, Logger: slog.New(slog.DiscardHandler),
-	})
+	}
+	if t.source != nil {
+		id := t.source.ID()
+		cfg.ID, cfg.Region, cfg.Role, cfg.Identity, cfg.TLS, cfg.FixedIdentity = id.Name, id.Region, gossip.Role(id.Kind), t.source, identity.Require, true
+	}
+	g, err := gossip.New(cfg)
 	if err != nil {
 		return err
 	}

@@ -4,23 +4,28 @@ package chaos
 
 import (
 	"context"
+	"fmt"
 	"os"
-	"sync"
+	"path/filepath"
+	"reflect"
 	"testing"
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/arrivals"
 	"github.com/landfall-dist/landfall/internal/attack"
+	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/identity"
+	"github.com/landfall-dist/landfall/internal/identity/ca"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
-	"github.com/landfall-dist/landfall/internal/peerwire"
+	"github.com/landfall-dist/landfall/internal/processtest"
 )
 
 const (
 	attackedSize = 64 << 20
 	// attackedLink makes the build take seconds, so that the attack has time to do harm.
 	attackedLink = 16 << 20
-	// attackedMemory bounds what a member has resident under attack, in bytes, and
+	// attackedMemory bounds what a member ever has resident under attack, in bytes, and
 	// attackedLog what it logs, in bytes a minute.
 	attackedMemory, attackedLog = 256 << 20, 1 << 20
 	// attackedSlack is by how much an attack may delay a build here, where the attacker works
@@ -31,109 +36,173 @@ const (
 )
 
 // TestAttacks has four regions land a build beside each attacker: it arrives, hardly later
-// than without, and no member's memory or log grows without a bound.
+// than without, and no member's memory or log grows without a bound. Without -chaos.long it
+// is beside those that have most to tell. The attacker is a process of its own, which has
+// what the members leave of the machine.
 func TestAttacks(t *testing.T) {
 	t.Parallel()
-	w := Start(t, Options{Agents: []int{1, 1, 1, 1}, Link: attackedLink, Seed: 17})
-	took := func(key string) time.Duration {
-		begun := time.Now()
-		w.Completed(w.Put(key, attackedSize))
-		return time.Since(begun)
+	for name, certificates := range map[string]bool{"without TLS": false, "with TLS": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testAttacks(t, certificates)
+		})
 	}
-	usual := max(took("before.zip"), took("before too.zip"))
-	t.Logf("without an attacker: %.1f s", usual.Seconds())
-	var mu sync.Mutex
-	var current *Version
-	under := func() *Version {
-		mu.Lock()
-		defer mu.Unlock()
-		return current
+}
+
+func testAttacks(t *testing.T, certificates bool) {
+	w := Start(t, Options{Agents: []int{1, 1, 1, 1}, Link: attackedLink, Seed: 17, Certificates: certificates})
+	target := w.target()
+	w.measure("warm.zip")
+	before := w.measure("before.zip")
+	t.Logf("without an attacker: %s", before)
+	for _, a := range attack.Attackers() {
+		if a.NeedsTLS && !certificates || !a.Often && !*longFlag {
+			continue
+		}
+		w.Sub(t, a.Name, func(t *testing.T) {
+			if *longFlag { // the machine is not the same all the time
+				before = w.measure("before " + a.Name + ".zip")
+			}
+			stop := w.attack(a, target)
+			now := w.measure("beside " + a.Name + ".zip")
+			stop()
+			t.Logf("%.2f times as long as without, %.2f times the CPU: %s", float64(now.took)/float64(before.took), float64(now.cpu)/float64(before.cpu), now)
+			allowed := attackedSlack * before.took
+			if a.Delays == attack.Everywhere || a.Delays == attack.WithoutTLS && !certificates {
+				allowed += attackedWait
+			}
+			if now.took > allowed {
+				t.Errorf("the build took %s, without an attacker %s", now.took, before.took)
+			}
+			if perMinute := float64(now.logged) / max(now.took.Minutes(), 1); now.resident > attackedMemory || perMinute > attackedLog {
+				t.Errorf("%d bytes resident, %.0f logged a minute", now.resident, perMinute)
+			}
+		})
 	}
-	target := attack.Target{
-		Listen: "127.0.0.1", Bucket: w.Buckets[0], SourceBucket: w.Global,
-		InfoHash: func() (manifest.InfoHash, bool) {
-			v := under()
-			if v == nil {
-				return manifest.InfoHash{}, false
-			}
-			r, err := w.Ledger.Get(context.Background(), ledger.Key{FileKey: v.Key, SourceBucket: w.Global})
-			if err != nil {
-				return manifest.InfoHash{}, false
-			}
-			infohash, err := manifest.ParseInfoHash(r.InfoHash)
-			return infohash, err == nil
-		},
-		PeerIDs: func() (ids [][20]byte) {
-			s, err := w.Agents[0].AgentStatus(context.Background())
-			if err != nil {
-				return nil
-			}
-			for _, m := range s.Members {
-				ids = append(ids, peerwire.PeerID(m.Name))
-			}
-			return ids
-		},
-		Executions: func() (ids []string) {
-			if v := under(); v != nil {
-				if r, err := w.Ledger.Get(context.Background(), ledger.Key{FileKey: v.Key, SourceBucket: w.Global}); err == nil {
-					ids = append(ids, r.ExecutionID)
-				}
-			}
-			return ids
-		},
+}
+
+// measured is what a build has cost.
+type measured struct {
+	took time.Duration
+	// cpu is what all members have used, resident and logged what one of them had at most.
+	cpu              time.Duration
+	resident, logged int64
+}
+
+func (m measured) String() string {
+	return fmt.Sprintf("%.1f s, %.1f s of the members' CPU, %d MiB resident at most, %d kB logged", m.took.Seconds(), m.cpu.Seconds(), m.resident>>20, m.logged/1000)
+}
+
+// measure distributes a build.
+func (w *World) measure(key string) (m measured) {
+	w.t().Helper()
+	logged := make(map[*Member]int64)
+	for _, member := range w.Members() {
+		m.cpu -= member.process.CPU()
+		logged[member] = lengthOf(w.t(), member.log())
 	}
+	begun := time.Now()
+	w.Completed(w.Put(key, attackedSize))
+	m.took = time.Since(begun)
+	for _, member := range w.Members() {
+		m.cpu += member.process.CPU()
+		m.resident = max(m.resident, member.process.Memory("VmHWM"))
+		m.logged = max(m.logged, lengthOf(w.t(), member.log())-logged[member])
+	}
+	return m
+}
+
+// target is what an attacker knows of a world, and has.
+func (w *World) target() attack.Target {
+	w.t().Helper()
+	target := attack.Target{Listen: "127.0.0.1", Bucket: w.Buckets[0], SourceBucket: w.Global, ForeignBucket: foreignBucket}
 	for _, m := range w.Members() {
 		ip := m.addr.String()
 		target.Gossip = append(target.Gossip, ip+":"+gossipPort)
 		target.Peers = append(target.Peers, ip+":"+peerPort)
 		target.HTTP = append(target.HTTP, ip+":"+httpPort)
 	}
-	for _, a := range attack.Attackers() {
-		w.Sub(t, a.Name, func(t *testing.T) {
-			logged := make(map[*Member]int64)
-			for _, m := range w.Members() {
-				logged[m] = lengthOf(t, m.log())
-			}
-			ctx, cancel := context.WithCancel(context.Background())
-			ended := make(chan error, 1)
-			go func() { ended <- a.Run(ctx, target) }()
-			defer cancel()
-			begun := time.Now()
-			v := w.Put("beside "+a.Name+".zip", attackedSize)
-			mu.Lock()
-			current = v
-			mu.Unlock()
-			w.Completed(v)
-			needed := time.Since(begun)
-			cancel()
-			if err := <-ended; err != nil {
-				t.Errorf("the attacker: %v", err)
-			}
-			var most, lines int64
-			for _, m := range w.Members() {
-				l, err := m.Levels()
-				if err != nil {
-					t.Errorf("%s: %v", m.Name, err)
+	if w.authority == nil {
+		return target
+	}
+	var err error
+	if target.Keys, err = gossip.ReadKeys(filepath.Join(w.dir, "gossip.key")); err != nil {
+		w.t().Fatal(err)
+	}
+	inside := identity.ID{Cluster: cluster, Kind: identity.Agent, Region: regionOf(w.Buckets[0]), Name: "taken"}
+	target.TLS = true
+	target.Foreign = w.identity(identity.ID{Cluster: cluster, Kind: identity.Agent, Region: foreignRegion, Name: "taken"})
+	target.Inside = w.identity(inside)
+	other, err := ca.Init(filepath.Join(w.dir, "other-ca"), cluster, nil, nil)
+	if err == nil {
+		target.Stranger = filepath.Join(w.dir, "stranger")
+		_, err = other.Write(inside, target.Stranger)
+	}
+	if err != nil {
+		w.t().Fatal(err)
+	}
+	return target
+}
+
+// attack runs an attacker until the function it returns is called.
+func (w *World) attack(a attack.Attacker, target attack.Target) (stop func()) {
+	w.t().Helper()
+	// It gets what the others leave: an attacker has a machine of its own.
+	p, err := processtest.Start(processtest.Config{
+		Name: a.Name, Log: filepath.Join(w.dir, "attacker.log"), Dir: w.dir,
+		Args: []string{"nice", "-n", "19", os.Args[0]}, Env: append(os.Environ(), attackerEnv+"=1"),
+		OnEnd: func(p *processtest.Process) { w.owner.Errorf("the attacker ended by itself: %s", p.Said()) },
+	})
+	if err == nil {
+		err = attack.Order(p.Stdin, a.Name, target)
+	}
+	if err != nil {
+		w.t().Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		var last attack.Now
+		ticker := time.NewTicker(100 * time.Millisecond)
+		defer ticker.Stop()
+		for ; ctx.Err() == nil; <-ticker.C {
+			if now := w.now(ctx); !reflect.DeepEqual(now, last) {
+				last = now
+				if attack.Tell(p.Stdin, now) != nil {
+					return
 				}
-				most, lines = max(most, l.Resident), max(lines, lengthOf(t, m.log())-logged[m])
 			}
-			perMinute := float64(lines) / max(needed.Minutes(), 1)
-			t.Logf("%.1f s, %.2f times as long as without; %d MiB resident at most, %d kB logged", needed.Seconds(), float64(needed)/float64(usual), most>>20, lines/1000)
-			allowed := attackedSlack * usual
-			if a.Delays {
-				allowed += attackedWait
-			}
-			if needed > allowed {
-				t.Errorf("the build took %s, without an attacker %s", needed, usual)
-			}
-			if most > attackedMemory || perMinute > attackedLog {
-				t.Errorf("%d bytes resident, %.0f logged a minute", most, perMinute)
-			}
-		})
+		}
+	}()
+	return func() {
+		cancel()
+		<-told
+		w.t().Logf("the attacker has used %.1f s of CPU", p.CPU().Seconds())
+		p.End(9)
 	}
 }
 
-func lengthOf(t *testing.T, file string) int64 {
+// now is what an attacker can know of what is under way.
+func (w *World) now(ctx context.Context) (now attack.Now) {
+	if s, err := w.Agents[0].AgentStatus(ctx); err == nil {
+		for _, m := range s.Members {
+			now.Names = append(now.Names, m.Name)
+		}
+	}
+	_ = w.Ledger.Scan(ctx, ledger.Scan{Record: func(r *ledger.Record) {
+		if r.Status != ledger.InProgress {
+			return
+		}
+		now.Executions = append(now.Executions, r.ExecutionID)
+		if infohash, err := manifest.ParseInfoHash(r.InfoHash); err == nil {
+			now.InfoHash = infohash[:]
+		}
+	}})
+	return now
+}
+
+func lengthOf(t testing.TB, file string) int64 {
 	t.Helper()
 	info, err := os.Stat(file)
 	if err != nil {

@@ -241,43 +241,6 @@ func TestManyAgents(t *testing.T) {
 				w.OnceUp(v)
 				leader.Run()
 			})
-			w.Sub(t, "the leader stands still", func(t *testing.T) {
-				calls := make(chan Call, n)
-				for _, a := range w.Agents[:n] {
-					a.Gate.Break(Rule{When: complete, Do: Hold(calls, nil)})
-				}
-				v := w.Put("c.zip", several)
-				leader := w.Leader(v, w.Buckets[0])
-				held(t, calls)
-				leader.Stop() // its beat with it: another goes on with its upload
-				held(t, calls)
-				w.heal()
-				w.Completed(v)
-			})
-			w.Sub(t, "the leader stands still while a newer execution lands", func(t *testing.T) {
-				calls, letGo := make(chan Call, n), make(chan struct{})
-				late := make([]*Rule, 0, n)
-				for _, a := range w.Agents[:n] {
-					late = append(late, a.Gate.Break(Rule{When: complete, Times: 1, Do: Late(calls, letGo)}))
-				}
-				old := w.Put("d.zip", several)
-				leader := w.Leader(old, w.Buckets[0])
-				held(t, calls)
-				leader.Stop()
-				for i, a := range w.Agents[:n] {
-					if a != leader {
-						late[i].Heal()
-					}
-				}
-				v := w.Put("d.zip", several)
-				w.Completed(v)
-				close(letGo) // what it has sent arrives now
-				leader.Continue()
-				w.Until("it has ended what it had begun", func() bool {
-					b := leader.Build(w.Record(v.Key).ExecutionID)
-					return b != nil && b.State == api.StateLanded
-				})
-			})
 			w.Settle()
 		})
 	}

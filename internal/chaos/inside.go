@@ -17,15 +17,26 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/landfall-dist/landfall/internal/attack"
 	"github.com/landfall-dist/landfall/internal/processtest"
 )
 
 // insideEnv is set in the process that runs in the namespace.
 const insideEnv = "LANDFALL_CHAOS_INSIDE"
 
+// attackerEnv is set in the process of an attacker.
+const attackerEnv = "LANDFALL_CHAOS_ATTACKER"
+
 // Main is the TestMain of a package that uses worlds: it runs the tests once more
 // in a process with a network and mounts of its own and returns the exit code.
 func Main(m *testing.M) int {
+	if os.Getenv(attackerEnv) != "" {
+		if err := attack.Process(os.Stdin); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	}
 	if os.Getenv(insideEnv) != "" {
 		defer host.close()
 		if err := errors.Join(processtest.LoopbackUp(), ownMounts()); err != nil {

@@ -24,6 +24,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/arrivals"
 	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/identity/ca"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/operator"
 	"github.com/landfall-dist/landfall/internal/processtest"
@@ -54,6 +55,9 @@ type Options struct {
 	Unjoined bool
 	// AgentFlags are added to every agent's.
 	AgentFlags []string
+	// Certificates gives every member one, and a gossip key, and has them ask for others':
+	// --tls require.
+	Certificates bool
 	// OperatorToken makes the seeder ask for a token, which its Member then has.
 	OperatorToken bool
 	// Seed makes all that is random.
@@ -91,6 +95,8 @@ type World struct {
 
 	mu     sync.Mutex
 	builds map[string]*history
+
+	authority *ca.Dir // nil without Certificates
 }
 
 // Start runs a world until the test ends.
@@ -231,11 +237,14 @@ func (w *World) addMembers(key string) {
 	// Through the seeder, and through the first agent while that is away.
 	join := []string{w.Seeder.addr.String() + ":" + gossipPort}
 	for _, a := range w.Agents {
-		a.args = append(a.args, "--region", "at-"+a.Bucket, "--bucket", a.Bucket, "--trust", key+".pub", "--join", strings.Join(join, ","))
+		a.args = append(a.args, "--region", regionOf(a.Bucket), "--bucket", a.Bucket, "--trust", key+".pub", "--join", strings.Join(join, ","))
 		a.args = append(a.args, w.options.AgentFlags...)
 		if len(join) == 1 {
 			join = append(join, a.addr.String()+":"+gossipPort)
 		}
+	}
+	if w.options.Certificates {
+		w.certify()
 	}
 }
 

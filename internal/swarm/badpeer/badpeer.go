@@ -99,6 +99,11 @@ func (p *Peer) Dial(ctx context.Context, addr string, infohash [20]byte) error {
 	if err != nil {
 		return err
 	}
+	return p.Over(ctx, c, infohash)
+}
+
+// Over misbehaves on a connection until the other side hangs up or ctx ends.
+func (p *Peer) Over(ctx context.Context, c net.Conn, infohash [20]byte) error {
 	return p.meet(ctx, c, &infohash)
 }
 
