@@ -127,11 +127,11 @@ func Attackers() []Attacker {
 		{Name: "states of a taken-over agent", Has: certificate, Does: fmt.Sprintf("is a member, and exchanges states of %d MiB over TLS", stateSize>>20), Run: abroad(bigState)},
 		{Name: "replays of a taken-over agent", Has: certificate, Does: "sends every document that it has heard again and again", Run: abroad(replays)},
 		{Name: "foreign buckets of a taken-over agent", Has: certificate, Does: "is a member for another region's bucket, and asks for builds that do not go to its own", Run: abroad(foreign)},
-		{Name: "wire flood of a taken-over agent", Has: certificate, Does: "is a member, and floods peers over TLS with messages of wrong lengths, bitfields and requests, and with the ids of others", Often: true, Run: inside(wireFloodTLS)},
+		{Name: "wire flood of a taken-over agent", Has: certificate, Does: "is one of two agents of a region, and floods peers over TLS with messages of wrong lengths, bitfields and requests, and with the ids of others", Delays: Everywhere, Often: true, Run: inside(wireFloodTLS)},
 		{Name: "a taken-over agent that lands nothing", Has: certificate, Does: "is one of two agents of a region, tells of progress, and never lands", Delays: Everywhere, Often: true, Run: inside(lazy)},
 	}
 	for _, b := range behaviours {
-		tls = append(tls, Attacker{Name: "bad peer over TLS: " + string(b), Has: certificate, Does: "is a member, takes what is handed out and answers badly", Run: inside(func(ctx context.Context, t Target) error { return badPeersTLS(ctx, t, b) })})
+		tls = append(tls, Attacker{Name: "bad peer over TLS: " + string(b), Has: certificate, Does: "is one of two agents of a region, takes what is handed out and answers badly", Delays: Everywhere, Run: inside(func(ctx context.Context, t Target) error { return badPeersTLS(ctx, t, b) })})
 	}
 	for _, a := range tls {
 		a.NeedsTLS = true

@@ -37,6 +37,11 @@ const (
 	// strangersBurst and strangersPerSecond bound how often peers of one IP address
 	// that are no members may connect: a client asks again each minute or so.
 	strangersBurst, strangersPerSecond = 32, 1
+	// provingBurst and provingPerSecond bound how often peers of one IP address may fail to
+	// prove who they are, or prove that they are left alone, before they are turned away
+	// without being heard: a handshake of TLS costs both sides the same, and some of it goes on
+	// so that a member behind the same address has its chance.
+	provingBurst, provingPerSecond = 32, 4
 	// maxStrangerAddrs bounds the addresses whose rate is remembered.
 	maxStrangerAddrs = 1024
 	// idleTwin is how long a member's connection must have been silent to give way to
@@ -70,7 +75,8 @@ type doors struct {
 	silent, securing, greeting []*Conn
 	// strangers have said who they are, and are no members.
 	strangers []*Conn
-	rates     map[netip.Addr]*allowance
+	rates     map[netip.Addr]*allowance // of strangers
+	failures  map[netip.Addr]*allowance // to prove who they are
 }
 
 // wait takes a connection that was just made, and returns one that has to go for it; nil
@@ -223,26 +229,56 @@ func (d *doors) idlest(newcomer *Conn, match func(*Conn) bool) (out *Conn) {
 	return out
 }
 
-// rate is the allowance of an address. The caller holds mu.
+// failed notes that a peer has not proven who it is, or that it is left alone.
+func (d *doors) failed(w *Conn, now time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.failures == nil {
+		d.failures = make(map[netip.Addr]*allowance)
+	}
+	rateOf(d.failures, w.from, provingBurst, provingPerSecond, now).take(1, now)
+}
+
+// mayProve reports whether a peer may prove who it is.
+func (d *doors) mayProve(w *Conn, now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	a := d.failures[w.from]
+	if a == nil && len(d.failures) >= maxStrangerAddrs {
+		a = d.failures[netip.Addr{}]
+	}
+	if a == nil {
+		return true
+	}
+	a.refill(now)
+	return a.left >= 1
+}
+
+// rate is the allowance of strangers of an address. The caller holds mu.
 func (d *doors) rate(addr netip.Addr, now time.Time) *allowance {
 	if d.rates == nil {
 		d.rates = make(map[netip.Addr]*allowance)
 	}
-	a := d.rates[addr]
+	return rateOf(d.rates, addr, strangersBurst, strangersPerSecond, now)
+}
+
+// rateOf is the allowance of an address, a new one where it has none.
+func rateOf(rates map[netip.Addr]*allowance, addr netip.Addr, burst, perSecond float64, now time.Time) *allowance {
+	a := rates[addr]
 	if a == nil {
-		if len(d.rates) >= maxStrangerAddrs {
-			for other, r := range d.rates {
+		if len(rates) >= maxStrangerAddrs {
+			for other, r := range rates {
 				if r.full(now) {
-					delete(d.rates, other)
+					delete(rates, other)
 				}
 			}
 		}
-		if len(d.rates) >= maxStrangerAddrs {
+		if len(rates) >= maxStrangerAddrs {
 			addr = netip.Addr{} // one allowance for all further ones
 		}
-		if a = d.rates[addr]; a == nil {
-			a = newAllowance(strangersBurst, strangersPerSecond, now)
-			d.rates[addr] = a
+		if a = rates[addr]; a == nil {
+			a = newAllowance(burst, perSecond, now)
+			rates[addr] = a
 		}
 	}
 	return a

@@ -140,6 +140,47 @@ func TestStrangersHaveARate(t *testing.T) {
 	}
 }
 
+// Who fails to prove who it is does so so often; later some of it goes on, and the addresses
+// remembered are bounded.
+func TestFailuresHaveARate(t *testing.T) {
+	var d doors
+	now := time.Unix(1, 0)
+	try := func(from string) bool {
+		w := newGreeting(from, false)
+		if !d.mayProve(w, now) {
+			return false
+		}
+		d.failed(w, now)
+		return true
+	}
+	for i := range provingBurst {
+		if !try("10.0.0.1") {
+			t.Fatalf("turned away after %d", i)
+		}
+	}
+	if try("10.0.0.1") {
+		t.Error("heard beyond the burst")
+	}
+	if !d.mayProve(newGreeting("10.0.0.2", false), now) {
+		t.Error("another address is not heard")
+	}
+	now = now.Add(time.Second)
+	for i := range provingPerSecond {
+		if !try("10.0.0.1") {
+			t.Errorf("turned away after %d a second later", i)
+		}
+	}
+	if try("10.0.0.1") {
+		t.Error("heard beyond the rate")
+	}
+	for i := range 2 * maxStrangerAddrs {
+		try(fmt.Sprintf("10.%d.%d.1", i/256, i%256))
+	}
+	if len(d.failures) > maxStrangerAddrs+1 {
+		t.Errorf("%d addresses are remembered", len(d.failures))
+	}
+}
+
 // A dial that fails for long is said, of members, once.
 func TestUnreachedPeerIsSaid(t *testing.T) {
 	log := new(strings.Builder)

@@ -120,15 +120,21 @@ func (w *Wire) identify(c *Conn, first []byte) []byte {
 		w.turnAway(c, errNoTLS)
 		return nil
 	}
+	if !w.doors.mayProve(c, time.Now()) {
+		w.turnAway(c, errTooOften)
+		return nil
+	}
 	if !w.makeRoom(c, w.doors.secure(c), w.warnSecuring) {
 		return nil
 	}
 	_ = c.link.SetReadDeadline(time.Time{}) // the handshake has its own
 	if err := w.answerSecurely(c.link, first); err != nil {
+		w.doors.failed(c, time.Now())
 		w.turnAway(c, err)
 		return nil
 	}
 	if w.conduct.refused(c.who()) {
+		w.doors.failed(c, time.Now())
 		w.turnAway(c, errLeftAlone)
 		return nil
 	}

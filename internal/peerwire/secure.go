@@ -26,6 +26,7 @@ const (
 
 var (
 	errNoTLS    = identity.Refuse(identity.Missing, errors.New("it does not speak TLS"))
+	errTooOften = errors.New("too many of its address have not, just now")
 	errBorrowed = identity.Refuse(identity.Misplaced, errors.New("the peer id is another member's than the certificate's"))
 )
 

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/identity/identitytest"
@@ -213,6 +214,28 @@ func TestCertificatesThatAreNotHeard(t *testing.T) {
 				t.Error("it is heard")
 			}
 		})
+	}
+}
+
+// Who has failed too often is turned away before TLS is spoken.
+func TestFailedHandshakesCostNothing(t *testing.T) {
+	t.Parallel()
+	cluster := identitytest.New(t, "test", nil)
+	w := start(t, secure(identity.Require, cluster.Source(t, cluster.Seeder("s"))))
+	config := identitytest.New(t, "test", nil).Source(t, cluster.Agent("region-a", "a")).Client(identity.PeerProto, nil)
+	config.VerifyConnection = nil // it takes everybody
+	greeted := 0
+	begun := time.Now()
+	for try := range 3 * provingBurst {
+		c, err := tls.Dial("tcp", w.cfg.Listener.Addr().String(), config)
+		if err == nil { // the other side has answered, and then refuses
+			greeted++
+			c.Close()
+		}
+		eventually(t, func() bool { return w.Counts.TurnedAway.Load() == int64(try+1) })
+	}
+	if most := provingBurst + int(provingPerSecond*(time.Since(begun).Seconds()+1)); greeted > most {
+		t.Errorf("%d were answered, expected %d at most", greeted, most)
 	}
 }
 
