@@ -53,7 +53,7 @@ func TestStopped(t *testing.T) {
 			if !of.short && !*longFlag {
 				continue
 			}
-			t.Run(step.name+", "+name+" is on its way", func(t *testing.T) {
+			t.Run(step.name+" and "+name+" is on its way", func(t *testing.T) {
 				t.Parallel()
 				stopped(t, step.at, of.fault)
 			})

@@ -112,7 +112,7 @@ func Start(t testing.TB, o Options) *World {
 		idle:   make(map[*Member]Levels),
 	}
 	w.running.Store(&t)
-	w.dir = filepath.Join(host.dir, fmt.Sprintf("%d-%s", w.n, strings.ReplaceAll(t.Name(), "/", "-")))
+	w.dir = filepath.Join(host.dir, fmt.Sprintf("%d-%s", w.n, strings.NewReplacer("/", "-", ",", "", ":", "").Replace(t.Name())))
 	if err := os.Mkdir(w.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
