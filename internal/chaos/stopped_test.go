@@ -83,7 +83,7 @@ func stopped(t *testing.T, at func(Call) bool, fault func(chan<- Call, <-chan st
 	sleeper.Stop()
 	begun := time.Now()
 	rules[1-i].Heal()
-	w.Completed(old)
+	first := w.Completed(old)
 	second := w.Completed(w.Put("build.zip", several))
 	if by := second.Results[w.Buckets[0]].Agent; by != pair[1-i].Identity() {
 		t.Errorf("the newer execution was landed by %s", by)
@@ -95,9 +95,12 @@ func stopped(t *testing.T, at func(Call) bool, fault func(chan<- Call, <-chan st
 	before := w.standing(second)
 	close(letGo)
 	sleeper.Continue()
-	w.Until("who stood still knows what there is", func() bool {
-		b := sleeper.Build(second.ExecutionID)
-		return b != nil && b.State == api.StateLanded
+	w.Until("who stood still has ended what it had begun", func() bool {
+		if sleeper.Ready(context.Background()) != nil {
+			return false
+		}
+		b := sleeper.Build(first.ExecutionID)
+		return b == nil || b.State == api.StateLanded || b.State == api.StateFailed
 	})
 	w.Settle()
 	if after := w.standing(second); after != before {
