@@ -25,6 +25,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/landfall-dist/landfall/internal/identity/awsproof/ststest"
 	"github.com/landfall-dist/landfall/internal/processtest"
 )
 
@@ -98,6 +99,7 @@ func TestProcesses(t *testing.T) { script(t, "processes.txtar") }
 func TestKeys(t *testing.T)      { script(t, "keys.txtar") }
 func TestTLS(t *testing.T)       { script(t, "tls.txtar") }
 func TestAuthority(t *testing.T) { script(t, "ca.txtar") }
+func TestJoinByAWS(t *testing.T) { script(t, "join-aws.txtar") }
 func TestJoin(t *testing.T)      { script(t, "join.txtar") }
 func TestOperators(t *testing.T) { script(t, "operators.txtar") }
 
@@ -123,7 +125,9 @@ func runScript(t *testing.T, file string, programs ...string) {
 			e.Setenv("BUILD", filepath.Join(root, "testdata", "builds", "hello-1.0.0.zip"))
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"until": until, "certify": certify},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"until": until, "certify": certify, "sts": func(ts *testscript.TestScript, _ bool, args []string) {
+			ts.Setenv("STS", ststest.New(t, map[string]ststest.Caller{args[0]: {Secret: args[1], ARN: args[2]}}).URL)
+		}},
 	})
 }
 

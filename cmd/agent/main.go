@@ -66,7 +66,7 @@ func runCommand() *cli.Command {
 			command.Int("land-parallel", agent.DefaultLandParallel, "parts uploaded at a time"),
 			command.Int("max-active", agent.DefaultMaxActive, "builds worked on at a time"),
 			command.File("operator-token", "`FILE` with the token of who may do everything, needed then to change limits (make one with `seeder keygen --operator-token`)"),
-		}, command.HTTPFlags(), command.LimitFlags(true), command.MemberFlags("127.0.0.1:7080", "127.0.0.1:0", "127.0.0.1:0", "landfall-agent")),
+		}, command.EnrolFlags(), command.HTTPFlags(), command.LimitFlags(true), command.MemberFlags("127.0.0.1:7080", "127.0.0.1:0", "127.0.0.1:0", "landfall-agent")),
 		Action: run,
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/call"
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/identity"
+	"github.com/landfall-dist/landfall/internal/identity/awsproof"
 	"github.com/landfall-dist/landfall/internal/identity/ca"
 )
 
@@ -215,6 +216,25 @@ func openCA(c *cli.Context) (*ca.Dir, error) {
 	return d, err
 }
 
+// awsEnrolment reads whom AWS vouches for; nil for nobody.
+func awsEnrolment(c *cli.Context, cluster string) (*call.AWSEnrolment, error) {
+	var rules []awsproof.Rule
+	for _, text := range c.StringSlice("enrol-aws") {
+		r, err := awsproof.ParseRule(text)
+		if err == nil {
+			err = (identity.ID{Cluster: cluster, Kind: identity.Agent, Region: r.Region, Name: "x"}).Check()
+		}
+		if err != nil {
+			return nil, command.Usagef("--enrol-aws: %w", err)
+		}
+		rules = append(rules, r)
+	}
+	if len(rules) == 0 {
+		return nil, nil
+	}
+	return call.NewAWSEnrolment(rules, c.String("enrol-sts"), cluster), nil
+}
+
 func day(cert *x509.Certificate) string { return cert.NotAfter.UTC().Format(time.DateOnly) }
 
 // openServes reads what a seeder with TLS says of the regions, and the authority.
@@ -222,6 +242,9 @@ func openServes(c *cli.Context, m *command.Member) error {
 	var err error
 	if m.Gossip.Serves, err = command.ParseServes(c.StringSlice("serves")); err != nil {
 		return err
+	}
+	if len(c.StringSlice("enrol-aws")) > 0 && (m.Identity == nil || c.String("ca") == "") {
+		return command.Usagef("--enrol-aws gives certificates, which needs --tls prefer or require, and --ca DIR")
 	}
 	if m.Identity == nil {
 		if c.String("ca") != "" {
@@ -251,6 +274,9 @@ func openServes(c *cli.Context, m *command.Member) error {
 		}
 		m.Gossip.Authority = d
 		m.Gossip.Enrolment = call.NewEnrolment(d, m.Identity, m.Logger)
+		if m.Gossip.Enrolment.AWS, err = awsEnrolment(c, d.Cluster()); err != nil {
+			return err
+		}
 	} else {
 		m.Logger.Info("this seeder has no authority's key: it gives and renews nobody's certificate, --ca DIR would give it one")
 	}

@@ -79,6 +79,8 @@ func runCommand() *cli.Command {
 			command.Required("bucket", "global `BUCKET` to watch"),
 			command.Strings("serves", "buckets that each region's agents serve, as `REGION=BUCKET`,…, and again for each region; needed with --tls"),
 			command.File("ca", "`DIR` of the authority (`seeder ca init`), with whose key this seeder renews the members' certificates and gives new members their first (`seeder ca token`)"),
+			command.Strings("enrol-aws", "who gets a first certificate as an agent of a region by AWS credentials (`agent run --enrol aws`), as `ARN=REGION`,…: arn:aws:sts::ACCOUNT:assumed-role/ROLE/*=region-a; needs --ca"),
+			command.STSFlag(),
 			command.Strings("destinations", "destination `BUCKET`,… of builds for which none are named"),
 			command.File("operator-token", "`FILE` with the token of who may do everything; without it or --operators everybody who reaches --listen may (make one with `seeder keygen --operator-token`)"),
 			command.Bool("insecure", "let everybody who reaches --listen publish, cancel and retry, where that is beyond loopback and there is neither --operator-token nor --operators"),

@@ -2,6 +2,8 @@ package call
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,11 +14,13 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/time/rate"
 
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/identity"
+	"github.com/landfall-dist/landfall/internal/identity/awsproof"
 	"github.com/landfall-dist/landfall/internal/identity/ca"
 	"github.com/landfall-dist/landfall/internal/seldom"
 )
@@ -36,6 +40,9 @@ const (
 	// enrolSayInterval is the time between two lines about refusals of one address,
 	// maxEnrolSaid bounds the addresses that are told apart in that.
 	enrolSayInterval, maxEnrolSaid = 30 * time.Second, 64
+	// maxAsking bounds the questions to STS at a time, maxARN an answer in bytes (IAM's
+	// quotas: a path of 512 and a name of 64).
+	maxAsking, maxARN = 4, 700
 )
 
 // EnrolRequest asks for a first certificate.
@@ -45,8 +52,9 @@ type EnrolRequest struct {
 	// Name is the member's, or empty for the token's; Otherwise is for a token without one.
 	Name      string `json:"name,omitempty"`
 	Otherwise string `json:"otherwise,omitempty"`
-	// Token is the secret text of a join token.
-	Token string `json:"token,omitempty"`
+	// Token is the secret text of a join token; AWS a proof instead of one.
+	Token string          `json:"token,omitempty"`
+	AWS   *awsproof.Proof `json:"aws,omitempty"`
 	// Request is what is to be signed, PKCS #10 in DER.
 	Request []byte `json:"request"`
 }
@@ -66,10 +74,30 @@ type Enrolment struct {
 	Logger    *slog.Logger
 	// Record adds to the record of changes, whose Add it is; nil for none.
 	Record func(change api.Change, known bool) bool
+	// AWS gives certificates to whom AWS names, too; nil for nobody.
+	AWS *AWSEnrolment
 
 	limits enrolLimits
 	lines  *seldom.Lines
 }
+
+// AWSEnrolment gives certificates to agents that prove who they are to AWS.
+type AWSEnrolment struct {
+	// Rules say who is an agent of which region.
+	Rules []awsproof.Rule
+	// Checker asks STS, at an endpoint of this seeder's settings.
+	Checker awsproof.Checker
+	// asking has a value for each question under way.
+	asking chan struct{}
+}
+
+// NewAWSEnrolment asks STS at an endpoint about agents of a cluster.
+func NewAWSEnrolment(rules []awsproof.Rule, endpoint, cluster string) *AWSEnrolment {
+	return &AWSEnrolment{Rules: rules, Checker: awsproof.Checker{Endpoint: endpoint, Cluster: cluster}, asking: make(chan struct{}, maxAsking)}
+}
+
+// errNotAllowed is why somebody gets no certificate, and may be told so.
+var errNotAllowed = errors.New("no certificate is given")
 
 // errBusy is told to who comes too often.
 var errBusy = errors.New("too many ask for certificates, try again in a moment")
@@ -127,7 +155,7 @@ func (e *Enrolment) give(ctx context.Context, q EnrolRequest, from string) (Enro
 	}
 	change.Error, change.Status = err.Error(), http.StatusForbidden
 	host, _, _ := net.SplitHostPort(from)
-	refused := errors.Is(err, ca.ErrJoinRefused)
+	refused := errors.Is(err, ca.ErrJoinRefused) || errors.Is(err, errNotAllowed) || errors.Is(err, awsproof.ErrRefused)
 	if !refused {
 		change.Status = http.StatusServiceUnavailable
 	}
@@ -148,7 +176,7 @@ func (e *Enrolment) record(change api.Change, known bool) {
 }
 
 // certify makes a certificate of who has a right to one, and says by what.
-func (e *Enrolment) certify(_ context.Context, q EnrolRequest, from string) (text []byte, id identity.ID, by string, err error) {
+func (e *Enrolment) certify(ctx context.Context, q EnrolRequest, from string) (text []byte, id identity.ID, by string, err error) {
 	id = identity.ID{Cluster: e.Authority.Cluster(), Kind: q.Kind, Region: q.Region, Name: q.Name}
 	// Texts that are not checked yet do not get into logs.
 	example, otherwise := id, id
@@ -159,7 +187,14 @@ func (e *Enrolment) certify(_ context.Context, q EnrolRequest, from string) (tex
 		otherwise.Name = "x"
 	}
 	if err := errors.Join(example.Check(), otherwise.Check()); err != nil {
-		return nil, identity.ID{}, "", fmt.Errorf("%w: %w", ca.ErrJoinRefused, err)
+		return nil, identity.ID{}, "", fmt.Errorf("%w: %w", errNotAllowed, err)
+	}
+	if q.AWS != nil {
+		if id.Name == "" {
+			id.Name = q.Otherwise
+		}
+		text, by, err = e.certifyByAWS(ctx, *q.AWS, id, q.Request)
+		return text, id, by, err
 	}
 	token, err := identity.ParseJoinToken(q.Token)
 	if err != nil {
@@ -167,6 +202,41 @@ func (e *Enrolment) certify(_ context.Context, q EnrolRequest, from string) (tex
 	}
 	text, id, err = e.Authority.Join(token, id, q.Otherwise, q.Request, from)
 	return text, id, "join token " + token.ID, err
+}
+
+// certifyByAWS makes a certificate of an agent whom AWS names.
+func (e *Enrolment) certifyByAWS(ctx context.Context, proof awsproof.Proof, id identity.ID, request []byte) (text []byte, by string, err error) {
+	if e.AWS == nil {
+		return nil, "", fmt.Errorf("%w: this seeder takes no proof by AWS, which --enrol-aws ARN=REGION would let it; a join token does as well (`seeder ca token`)", errNotAllowed)
+	}
+	if id.Kind != identity.Agent {
+		return nil, "", fmt.Errorf("%w: a %s joins with a token (`seeder ca token`), AWS vouches for agents alone", errNotAllowed, id.Kind)
+	}
+	r, err := x509.ParseCertificateRequest(request)
+	if err != nil {
+		return nil, "", fmt.Errorf("%w: %w", errNotAllowed, err)
+	}
+	select {
+	case e.AWS.asking <- struct{}{}:
+		defer func() { <-e.AWS.asking }()
+	case <-ctx.Done():
+		return nil, "", ctx.Err()
+	}
+	caller, err := e.AWS.Checker.Check(ctx, proof, sha256.Sum256(r.RawSubjectPublicKeyInfo))
+	if err != nil {
+		return nil, "", err
+	}
+	by = caller.ARN
+	if len(by) > maxARN || !utf8.ValidString(by) {
+		return nil, "", errors.New("STS names somebody by more than a name")
+	}
+	if !slices.ContainsFunc(e.AWS.Rules, func(r awsproof.Rule) bool { return r.Region == id.Region && r.Matches(by) }) {
+		return nil, by, fmt.Errorf("%w: AWS says that this is %s, which no --enrol-aws names for %s", errNotAllowed, by, id.Region)
+	}
+	if text, err = e.Authority.IssueFor(id, request); err != nil {
+		err = fmt.Errorf("%w: %w", errNotAllowed, err)
+	}
+	return text, by, err
 }
 
 // enrolLimits bound how often somebody may ask.

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,8 +21,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/identity"
+	"github.com/landfall-dist/landfall/internal/identity/awsproof"
+	"github.com/landfall-dist/landfall/internal/identity/awsproof/ststest"
 	"github.com/landfall-dist/landfall/internal/identity/ca"
 	"github.com/landfall-dist/landfall/internal/identity/identitytest"
 )
@@ -476,3 +482,101 @@ func TestJoinWaits(t *testing.T) {
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+const role = "arn:aws:sts::123456789012:assumed-role/landfall-agent-a/i-0abc"
+
+// TestJoinByAWS: whom AWS names, and the seeder's settings, gets a certificate of its region.
+func TestJoinByAWS(t *testing.T) {
+	w := newWorld(t)
+	g := w.giver(t, "s1")
+	sts := ststest.New(t, map[string]ststest.Caller{"AKIA": {Secret: "s3cret", ARN: role}, "OTHER": {Secret: "s3cret", ARN: strings.Replace(role, "-a/", "-b/", 1)}})
+	joiner := func(id, secret, endpoint string) *Joiner {
+		j := w.joiner(t, w.token(t, "region-a", ""), g.addr)
+		j.Anchor, j.Ask.Token = identity.Anchor{Roots: []*x509.Certificate{w.dir.Certificate()}, Clock: w.clock}, ""
+		j.Prove = func(ctx context.Context, cluster string, key [32]byte) (awsproof.Proof, error) {
+			return awsproof.New(ctx, aws.Config{Credentials: credentials.NewStaticCredentialsProvider(id, secret, "")}, endpoint, cluster, key)
+		}
+		return j
+	}
+	if err := joiner("AKIA", "s3cret", sts.URL).Join(within(t)); !errors.Is(err, ErrNoCertificate) || !strings.Contains(err.Error(), "--enrol-aws") {
+		t.Errorf("a seeder that takes none: %v", err)
+	}
+	rule, err := awsproof.ParseRule("arn:aws:sts::123456789012:assumed-role/landfall-agent-a/*=region-a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.AWS = NewAWSEnrolment([]awsproof.Rule{rule}, sts.URL, "prod")
+	j := joiner("AKIA", "s3cret", sts.URL)
+	if err := j.Join(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if id := identitytest.Open(t, identity.Files{Cert: j.Files.Cert, Key: j.Files.Key, Roots: rootsFile(t, w), Denied: j.Files.Denied}, w.clock).ID(); id.String() != "spiffe://prod/agent/region-a/made-up" {
+		t.Errorf("it is %s", id)
+	}
+	if said := g.said(t); !strings.Contains(said, `"by":"`+role+`"`) || strings.Contains(said, "s3cret") || strings.Contains(said, "Signature=") {
+		t.Errorf("said: %s", said)
+	}
+	regionB, seeder, elsewhere := joiner("AKIA", "s3cret", sts.URL), joiner("AKIA", "s3cret", sts.URL), joiner("AKIA", "s3cret", "http://127.0.0.1:1")
+	regionB.Ask.Region = "region-b"
+	seeder.Ask.Kind, seeder.Ask.Region = identity.Seeder, ""
+	for name, c := range map[string]struct {
+		j    *Joiner
+		want string
+	}{
+		"another region":          {regionB, "AWS says that this is " + role + ", which no --enrol-aws names for region-b"},
+		"another role":            {joiner("OTHER", "s3cret", sts.URL), "landfall-agent-b/i-0abc, which no --enrol-aws names for region-a"},
+		"a seeder":                {seeder, "joins with a token"},
+		"a guessed secret":        {joiner("AKIA", "guessed", sts.URL), "STS answers 403"},
+		"a proof for another STS": {elsewhere, "STS answers 403"},
+		"nobody whom AWS knows":   {joiner("NONE", "s3cret", sts.URL), "STS answers 403"},
+	} {
+		if err := c.j.Join(within(t)); !errors.Is(err, ErrNoCertificate) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, expected %q in it", name, err, c.want)
+		}
+		if _, err := os.Stat(c.j.Files.Cert); err == nil {
+			t.Errorf("%s: it has a certificate", name)
+		}
+	}
+
+	// A proof that somebody has seen is of no use with another key, nor in another cluster.
+	thief := joiner("AKIA", "s3cret", sts.URL)
+	seen, err := thief.Prove(t.Context(), "prod", [32]byte{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	thief.Prove = func(context.Context, string, [32]byte) (awsproof.Proof, error) { return seen, nil }
+	if err := thief.Join(within(t)); !errors.Is(err, ErrNoCertificate) {
+		t.Errorf("a proof for another key: %v", err)
+	}
+	other := joiner("AKIA", "s3cret", sts.URL)
+	prove := other.Prove
+	other.Prove = func(ctx context.Context, _ string, key [32]byte) (awsproof.Proof, error) {
+		return prove(ctx, "test", key)
+	}
+	if err := other.Join(within(t)); !errors.Is(err, ErrNoCertificate) {
+		t.Errorf("a proof for another cluster: %v", err)
+	}
+
+	// STS that cannot be reached is waited for.
+	sts.Close()
+	waiting := joiner("AKIA", "s3cret", sts.URL)
+	ctx, cancel := context.WithCancel(t.Context())
+	waiting.Logger = slog.New(slog.NewTextHandler(writerFunc(func(b []byte) (int, error) {
+		if strings.Contains(string(b), "waiting for a seeder") {
+			cancel()
+		}
+		return len(b), nil
+	}), nil))
+	if err := waiting.Join(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("it does not wait: %v", err)
+	}
+}
+
+func rootsFile(t *testing.T, w *world) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(file, identity.FormatCerts(w.dir.Certificate()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}

@@ -7,6 +7,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -24,6 +25,7 @@ import (
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/identity"
+	"github.com/landfall-dist/landfall/internal/identity/awsproof"
 	"github.com/landfall-dist/landfall/internal/private"
 )
 
@@ -51,6 +53,9 @@ type Joiner struct {
 	Anchor identity.Anchor
 	// Ask is who asks, and the token.
 	Ask EnrolRequest
+	// Prove proves who asks to AWS, for a cluster and the SHA-256 of a public key; nil for
+	// who has a token.
+	Prove func(ctx context.Context, cluster string, key [sha256.Size]byte) (awsproof.Proof, error)
 	// Seeders are the addresses where seeders may be, as host:port.
 	Seeders []string
 	Logger  *slog.Logger
@@ -161,7 +166,19 @@ func (j *Joiner) ask(ctx context.Context, addr string, key crypto.Signer) error 
 	if err != nil {
 		return err
 	}
-	text, err := j.post(ctx, conn, addr)
+	ask := j.Ask
+	if j.Prove != nil {
+		public, err := x509.MarshalPKIXPublicKey(key.Public())
+		if err != nil {
+			return err
+		}
+		proof, err := j.Prove(ctx, by.ID.Cluster, sha256.Sum256(public))
+		if err != nil {
+			return err
+		}
+		ask.AWS = &proof
+	}
+	text, err := post(ctx, conn, addr, ask)
 	if err != nil {
 		return err
 	}
@@ -169,8 +186,8 @@ func (j *Joiner) ask(ctx context.Context, addr string, key crypto.Signer) error 
 }
 
 // post sends the request on a connection.
-func (j *Joiner) post(ctx context.Context, conn net.Conn, addr string) ([]byte, error) {
-	body, err := json.Marshal(j.Ask)
+func post(ctx context.Context, conn net.Conn, addr string, ask EnrolRequest) ([]byte, error) {
+	body, err := json.Marshal(ask)
 	if err != nil {
 		return nil, err
 	}

@@ -22,8 +22,10 @@ func (m *Member) openIdentity(c *cli.Context, kind string) error {
 	dir := c.String("identity")
 	files := identity.Files{Cert: c.String("tls-cert"), Key: c.String("tls-key"), Roots: c.String("tls-ca"), Denied: c.String("tls-denied")}
 	if mode == identity.Off {
-		if c.String("join-token") != "" {
-			return Usagef("--join-token gets a certificate, which needs --tls prefer or require")
+		for _, flag := range []string{"join-token", "enrol"} {
+			if c.String(flag) != "" {
+				return Usagef("--%s gets a certificate, which needs --tls prefer or require", flag)
+			}
 		}
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -136,7 +137,7 @@ func (st *state) verifyLeaf(id ID, chain []*x509.Certificate, now time.Time, ren
 // checkAuthorities holds the issuers of a leaf, the root among them, to what each may
 // issue.
 func (st *state) checkAuthorities(id ID, authorities []*x509.Certificate, now time.Time) error {
-	for _, a := range authorities {
+	for i, a := range authorities {
 		if err := st.denied.check(ID{}, a); err != nil {
 			return fmt.Errorf("issued by %q: %w", a.Subject.CommonName, err)
 		}
@@ -148,7 +149,12 @@ func (st *state) checkAuthorities(id ID, authorities []*x509.Certificate, now ti
 			return fmt.Errorf("issued by %q: %w", a.Subject.CommonName, err)
 		}
 		switch {
-		case !constrained, domain == st.cluster && id.Kind != Host:
+		case !constrained:
+		case domain == st.cluster && id.Kind != Host && strings.Contains(domain, ".") && i < len(authorities)-1:
+			// Held to region-a.prod it may be that of the hosts of region-a in prod as well.
+			return fmt.Errorf("issued by %q, which issues for %s: with a dot in its name that may be a region's hosts of another cluster; "+
+				"trust this authority by itself, or name the cluster without a dot", a.Subject.CommonName, domain)
+		case domain == st.cluster && id.Kind != Host:
 		case domain == st.cluster:
 			return Refuse(Misplaced, fmt.Errorf("issued by %q, which issues for %s alone", a.Subject.CommonName, domain))
 		case id.Kind != Host:

@@ -199,6 +199,58 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// TestClustersThatNest: under one root of a company the cluster region-a.prod and the hosts
+// of region-a in prod have the same trust domain. What issues those hosts is no authority
+// of that cluster, and what issues that cluster's members none of those hosts.
+func TestClustersThatNest(t *testing.T) {
+	now := time.Now()
+	company := newForge(t, now)
+	hosts := company.under(region("region-a.prod"))
+	byURI := company.under(func(c *x509.Certificate) { c.URIs = []*url.URL{{Scheme: "spiffe", Host: "region-a.prod"}} })
+	// An authority of its own, which names its domain as those of SPIRE do.
+	ofItself := &forge{t: t, key: identitytest.Key(t), now: now}
+	template := ofItself.template("spiffe://region-a.prod")
+	template.IsCA, template.KeyUsage = true, x509.KeyUsageCertSign
+	ofItself.cert = ofItself.sign(template, template, ofItself.key)
+
+	const seeder = "spiffe://region-a.prod/seeder/s1"
+	nested := func(f *forge, root *forge) *identity.Source {
+		files := identity.FilesIn(t.TempDir())
+		key := identitytest.Key(t)
+		identitytest.Write(t, files, key, []*x509.Certificate{f.sign(f.template(seeder), f.cert, key)}, root.cert)
+		return identitytest.Open(t, files, nil)
+	}
+	s := nested(company, company)
+	for name, c := range map[string]struct {
+		chain []*x509.Certificate
+		ok    bool
+	}{
+		"seeder of the root":                      {company.leaf(nil, seeder), true},
+		"seeder of the hosts' issuer":             {hosts.leaf(nil, seeder), false},
+		"agent of the hosts' issuer":              {hosts.leaf(nil, "spiffe://region-a.prod/agent/r/a1"), false},
+		"seeder of the hosts' issuer by its URI":  {byURI.leaf(nil, seeder), false},
+		"host of the other cluster in this":       {hosts.leaf(nil, "spiffe://region-a.prod/host/h1"), false},
+		"seeder of another root":                  {ofItself.leaf(nil, seeder), false},
+		"seeder of the other cluster":             {company.leaf(nil, "spiffe://prod/seeder/s1"), false},
+		"member of a cluster that nests the same": {company.leaf(nil, "spiffe://b.region-a.prod/seeder/s1"), false},
+	} {
+		if _, err := s.Verify(c.chain); (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := s.Verify(hosts.leaf(nil, seeder)); err == nil || !strings.Contains(err.Error(), "trust this authority by itself") {
+		t.Errorf("not told what to do: %v", err)
+	}
+	// Trusted by itself there is no other cluster that it could be of.
+	own := nested(ofItself, ofItself)
+	if _, err := own.Verify(ofItself.leaf(nil, seeder)); err != nil {
+		t.Errorf("an authority that is trusted by itself: %v", err)
+	}
+	if _, err := nested(hosts, hosts).Verify(hosts.leaf(nil, seeder)); err != nil {
+		t.Errorf("an issuer that is trusted by itself: %v", err)
+	}
+}
+
 func TestVerifyOtherKeys(t *testing.T) {
 	now := time.Now()
 	root := newForge(t, now)
