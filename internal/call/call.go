@@ -39,6 +39,9 @@ type Hello struct {
 	Trusts        []string `json:"trusts,omitempty"`
 	// Serves are the buckets that each region's agents serve, of a seeder alone.
 	Serves Serves `json:"serves,omitempty"`
+	// Denied is a digest of the certificates that it denies, of a seeder alone; empty for
+	// none. Client.Denied asks for the list.
+	Denied string `json:"denied,omitempty"`
 }
 
 // Serves are the buckets that each region's agents serve, by region.
@@ -63,7 +66,7 @@ const (
 
 // Check reports what of a hello is out of its bounds.
 func (h *Hello) Check() error {
-	if len(h.Table) > maxText || len(h.ArrivalsTable) > maxText || len(h.Key) > maxText || len(h.Trusts) > maxTrusts {
+	if len(h.Table) > maxText || len(h.ArrivalsTable) > maxText || len(h.Key) > maxText || len(h.Denied) > maxText || len(h.Trusts) > maxTrusts {
 		return errors.New("table, key or trusted keys too long")
 	}
 	for _, t := range h.Trusts {

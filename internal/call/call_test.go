@@ -114,6 +114,25 @@ func TestCalls(t *testing.T) {
 	if _, h, err := c.Hello(ctx, other); err != nil || len(h.Serves) > 0 {
 		t.Errorf("an agent says what regions serve: %v, %v", h.Serves, err)
 	}
+	// So is what is denied.
+	seeders := serve(t, seeder, Handlers{Hello: func() Hello { return Hello{Denied: "digest"} }, Denied: func() string { return "serial 1\n" }})
+	agents := serve(t, agent, Handlers{Hello: func() Hello { return Hello{Denied: "digest"} }, Denied: func() string { return "serial 1\n" }})
+	if list, err := c.Denied(ctx, seeders); err != nil || list != "serial 1\n" {
+		t.Errorf("denied: %q, %v", list, err)
+	}
+	if list, err := c.Denied(ctx, agents); err == nil || list != "" || !strings.Contains(err.Error(), "is no seeder") {
+		t.Errorf("an agent denies: %q, %v", list, err)
+	}
+	if _, h, err := c.Hello(ctx, agents); err != nil || h.Denied != "" {
+		t.Errorf("an agent says that it denies: %q, %v", h.Denied, err)
+	}
+	if _, err := c.Denied(ctx, other); !errors.Is(err, errRefused) || !strings.Contains(err.Error(), "for seeders to say") {
+		t.Errorf("asked of an agent: %v", err)
+	}
+	long := serve(t, seeder, Handlers{Denied: func() string { return strings.Repeat("#", identity.MaxDenied+1) }})
+	if _, err := c.Denied(ctx, long); err == nil || !strings.Contains(err.Error(), "more than") {
+		t.Errorf("a list that is too long: %v", err)
+	}
 	stranger := NewClient(identitytest.New(t, "prod", nil).Source(t, prod.Seeder("s1")))
 	if _, _, err := stranger.Hello(ctx, addr); err == nil {
 		t.Error("a stranger is answered")
@@ -132,6 +151,7 @@ func TestHelloIsBounded(t *testing.T) {
 		"bucket's name": {Serves: Serves{"a": {""}}},
 		"table":         {Table: strings.Repeat("t", maxText+1)},
 		"keys":          {Trusts: make([]string, maxTrusts+1)},
+		"denied":        {Denied: strings.Repeat("t", maxText+1)},
 		"key":           {Trusts: []string{strings.Repeat("t", maxText+1)}},
 	} {
 		if h.Check() == nil {

@@ -65,7 +65,7 @@ func (c *Client) Hello(ctx context.Context, addr string) (identity.Peer, Hello, 
 	}
 	h, err := parseHello(b)
 	if err == nil && p.ID.Kind != identity.Seeder {
-		h.Serves = nil // which is not its to say
+		h.Serves, h.Denied = nil, "" // which is not its to say
 	}
 	return p, h, wrap("hello of", p.ID, err)
 }
@@ -74,6 +74,18 @@ func (c *Client) Hello(ctx context.Context, addr string) (identity.Peer, Hello, 
 func (c *Client) Send(ctx context.Context, addr string, message []byte) error {
 	_, _, err := c.do(ctx, c.kept, http.MethodPost, addr, "/message", message, 0)
 	return err
+}
+
+// Denied asks a seeder which certificates it denies. Nobody else is believed.
+func (c *Client) Denied(ctx context.Context, addr string) (string, error) {
+	p, b, err := c.do(ctx, c.once, http.MethodGet, addr, "/denied", nil, identity.MaxDenied)
+	if err == nil && p.ID.Kind != identity.Seeder {
+		err = fmt.Errorf("%s at %s is no seeder, and says what is denied", p.ID, addr)
+	}
+	if err != nil {
+		return "", err
+	}
+	return string(b), nil
 }
 
 // Renew has a seeder make a certificate for a request (PKCS #10, DER), and returns it in

@@ -48,6 +48,8 @@ type Handlers struct {
 	Hello func() Hello
 	// Message takes a message; the error is told to who sent it.
 	Message func(from identity.Peer, message []byte) error
+	// Denied are the certificates that this seeder denies; nil of who is none.
+	Denied func() string
 	// Renew makes a certificate for a request (PKCS #10, DER) of who has one that is
 	// valid or has ended lately, and returns it in PEM, with what is between it and the
 	// root. Nil where this member can make none.
@@ -84,6 +86,7 @@ func NewServer(source *identity.Source, handlers Handlers, logger *slog.Logger) 
 	enrolment.HandleFunc("POST /enrol", s.enrol)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /hello", s.hello)
+	mux.HandleFunc("GET /denied", s.denied)
 	mux.HandleFunc("POST /message", s.message)
 	mux.HandleFunc("POST /renew", s.renew)
 	s.http = &http.Server{
@@ -247,6 +250,17 @@ func (s *Server) hello(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(s.handlers.Hello()) // who asked has gone
+}
+
+func (s *Server) denied(w http.ResponseWriter, r *http.Request) {
+	if _, ok := s.peer(w, r, s.source.PeerOf); !ok {
+		return
+	}
+	if s.handlers.Denied == nil {
+		http.Error(w, "what is denied is for seeders to say", http.StatusNotImplemented)
+		return
+	}
+	_, _ = io.WriteString(w, s.handlers.Denied()) // who asked has gone
 }
 
 func (s *Server) message(w http.ResponseWriter, r *http.Request) {

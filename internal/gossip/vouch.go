@@ -69,6 +69,11 @@ type vouching struct {
 	slots   chan struct{}
 	wg      sync.WaitGroup
 
+	// deniedFrom and deniedAt are of the deny list that was taken last, by its digest, and
+	// of when one was not.
+	deniedFrom string
+	deniedAt   time.Time
+
 	// serves are the buckets of regions: a seeder's configuration, or what one has
 	// said; nil while none has.
 	serves  atomic.Pointer[call.Serves]
@@ -123,7 +128,11 @@ func newVouching(g *Gossip) *vouching {
 		}
 	}
 	v.source.OnChange(func() { wake(v.renewed) })
-	v.server = call.NewServer(v.source, call.Handlers{Hello: g.hello, Message: v.message, Renew: g.renewals(), Enrolment: g.cfg.Enrolment}, g.cfg.Logger)
+	handlers := call.Handlers{Hello: g.hello, Message: v.message, Renew: g.renewals(), Enrolment: g.cfg.Enrolment}
+	if g.cfg.Role == Seeder {
+		handlers.Denied = func() string { text, _ := v.source.Denied(); return text }
+	}
+	v.server = call.NewServer(v.source, handlers, g.cfg.Logger)
 	return v
 }
 
@@ -151,7 +160,7 @@ func (g *Gossip) vouch(ctx context.Context) {
 	}
 	ticker := time.NewTicker(sweepInterval)
 	defer ticker.Stop()
-	told := v.source.Fingerprint()
+	told := v.own()
 	for {
 		select {
 		case <-ctx.Done():
@@ -161,10 +170,10 @@ func (g *Gossip) vouch(ctx context.Context) {
 			v.client.Close()
 		}
 		v.sweep()
-		if now := v.source.Fingerprint(); now != told {
+		if now := v.own(); now != told {
 			told = now
 			if err := g.list.UpdateNode(sendTimeout); err != nil {
-				g.warn("new certificate not told to the members yet", "error", err)
+				g.warn("new certificate, or deny list, not told to the members yet", "error", err)
 			}
 		}
 	}
@@ -241,6 +250,9 @@ func (v *vouching) sweep() {
 			continue
 		}
 		err := v.check(&n)
+		if err == nil {
+			v.askDenied(&n)
+		}
 		if v.g.roster.setUnfit(n.Name, err != nil) {
 			changed = true
 			if err != nil {
@@ -479,6 +491,7 @@ func (v *vouching) fetch(addr string, want identity.Fingerprint, digest string) 
 	if p.ID.Kind == identity.Seeder && v.g.cfg.Role != Seeder {
 		v.told(h.Serves)
 	}
+	v.deny(addr, p.ID, h.Denied)
 	if v.g.roster.hasAddress(addr) {
 		v.g.roster.stale()
 		v.g.changes()
@@ -608,6 +621,7 @@ func (g *Gossip) hello() call.Hello {
 	h := call.Hello{Table: m.Table, ArrivalsTable: m.ArrivalsTable, Key: m.Key, Trusts: m.Trusts}
 	if g.cfg.Role == Seeder {
 		h.Serves = g.cfg.Serves
+		_, h.Denied = g.cfg.Identity.Denied()
 	}
 	return h
 }

@@ -392,6 +392,68 @@ func TestDeniedMemberGoes(t *testing.T) {
 	}
 }
 
+// TestDenyListIsHandedOn: what one seeder denies is denied by every member, those too that
+// come later, and stays so. What an agent denies is denied by nobody else.
+func TestDenyListIsHandedOn(t *testing.T) {
+	prod := identitytest.New(t, "prod", nil)
+	opened := func(id identity.ID) *identity.Source {
+		files := prod.Files(t, id)
+		files.Told = filepath.Join(t.TempDir(), "denied")
+		return identitytest.Open(t, files, nil)
+	}
+	with := func(id identity.ID, first *node) func(*Config) {
+		return withTLS(t, prod, identity.Require, func(c *Config) {
+			c.Identity = opened(id)
+			if first != nil {
+				join(first)(c)
+			}
+		})
+	}
+	denies := func(n *node, id identity.ID) func() bool {
+		chain := prod.Source(t, id).Chain()
+		return func() bool {
+			_, err := n.cfg.Identity.Verify(chain)
+			return errors.Is(err, identity.ErrDenied)
+		}
+	}
+	write := func(n *node, text string) {
+		t.Helper()
+		if err := errors.Join(os.WriteFile(n.cfg.Identity.Files().Denied, []byte(text), 0o600), n.cfg.Identity.Reload()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s1 := start(t, seeder("s1"), with(prod.Seeder("s1"), nil))
+	s2 := start(t, seeder("s2"), with(prod.Seeder("s2"), s1))
+	a := start(t, agent("a1", "region-a"), with(prod.Agent("region-a", "a1"), s1))
+	b := start(t, agent("b1", "region-b"), with(prod.Agent("region-b", "b1"), s1))
+	for _, n := range []*node{s1, s2, a, b} {
+		n.await(t, 4)
+	}
+	taken := prod.Agent("region-a", "a1") // over
+	write(a, "id "+prod.Agent("region-b", "b1").String()+"\n")
+	write(s1, "id "+taken.String()+"\nserial 0AFF\n")
+	for _, n := range []*node{s2, b} {
+		n.untilTrue(t, "what the seeder denies is not denied", denies(n, taken))
+		n.untilTrue(t, "a denied member stays", func() bool { return n.member("a1").Name == "" })
+	}
+	// Another list, of which something was taken away, takes nothing back.
+	next := prod.Agent("region-c", "c9")
+	write(s1, "id "+next.String()+"\n")
+	b.untilTrue(t, "what the seeder denies then is not denied", denies(b, next))
+	late := start(t, agent("c1", "region-c"), with(prod.Agent("region-c", "c1"), s2)) // which knows it of the other
+	for what, id := range map[string]identity.ID{"first": taken, "next": next} {
+		late.untilTrue(t, what+" is not denied by who comes late", denies(late, id))
+		if !denies(b, id)() || !denies(s2, id)() {
+			t.Errorf("%s is not denied any more", what)
+		}
+	}
+	for _, n := range []*node{s1, s2, b, late} {
+		if denies(n, prod.Agent("region-b", "b1"))() {
+			t.Errorf("%s denies what an agent denies", n.Name())
+		}
+	}
+}
+
 // TestRenewedCertificateIsTold: the others know the next certificate, by asking for it.
 func TestRenewedCertificateIsTold(t *testing.T) {
 	prod := identitytest.New(t, "prod", nil)

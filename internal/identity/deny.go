@@ -5,10 +5,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math/big"
 	"slices"
 	"strings"
+
+	"github.com/landfall-dist/landfall/internal/private"
 )
 
 const (
@@ -78,7 +81,7 @@ func parseDenied(text string) (denyList, error) {
 	return list, nil
 }
 
-// text is the list as a file, "" for nobody.
+// text is the list as it is kept and handed on, "" for nobody.
 func (d denyList) text() string {
 	var b strings.Builder
 	for _, entry := range slices.Sorted(maps.Keys(d)) {
@@ -102,6 +105,80 @@ func (d denyList) check(id ID, cert *x509.Certificate) error {
 		return fmt.Errorf("%w, as every one of that name is", ErrDenied)
 	}
 	return nil
+}
+
+// readDenied reads a deny list; nil where there is no file.
+func readDenied(file string) (denyList, error) {
+	if file == "" {
+		return nil, nil
+	}
+	text, err := readFile(file, maxDeniedFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("list of denied certificates: %w", err)
+	}
+	list, err := parseDenied(string(text))
+	if err != nil {
+		return nil, fmt.Errorf("list of denied certificates %s: %w", file, err)
+	}
+	return list, nil
+}
+
+// MaxDenied bounds a deny list in bytes.
+const MaxDenied = maxDeniedFile
+
+// Denied is all that is denied here, for who is to deny it as well, and a digest of that;
+// both are empty for nothing.
+func (s *Source) Denied() (text, digest string) {
+	st := s.current.Load()
+	return st.deniedText, st.deniedDigest
+}
+
+// TakeDenied adds a list of what is denied elsewhere to what seeders have told before,
+// keeps it in the file that Files.Told names, and returns how many are new. What was told
+// once stays: an older list takes nothing back. On error nothing is added.
+//
+// Whether who has told it may is for the caller to know.
+func (s *Source) TakeDenied(text string) (added int, err error) {
+	if s.files.Told == "" || text == "" {
+		return 0, nil
+	}
+	if len(text) > maxDeniedFile {
+		return 0, fmt.Errorf("list of denied certificates: %d bytes, at most %d", len(text), maxDeniedFile)
+	}
+	list, err := parseDenied(text)
+	if err != nil {
+		return 0, fmt.Errorf("list of denied certificates: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	told, err := readDenied(s.files.Told) // which may be newer than what holds
+	if err != nil {
+		return 0, err
+	}
+	if told == nil {
+		told = make(denyList)
+	}
+	st := s.current.Load()
+	for entry := range list {
+		if !st.denied[entry] {
+			told[entry] = true
+			added++
+		}
+	}
+	if added == 0 {
+		return 0, nil
+	}
+	next := told.text()
+	if len(st.denied)+added > maxDenied || len(next) > maxDeniedFile {
+		return 0, fmt.Errorf("%d certificates are denied here and %d more elsewhere, at most %d: the lists need to be cleared of what has expired", len(st.denied), added, maxDenied)
+	}
+	if err := private.Replace(s.files.Told, []byte("# What seeders have said is denied. It only grows.\n"+next)); err != nil {
+		return 0, fmt.Errorf("keeping the list of denied certificates: %w", err)
+	}
+	return added, s.reload()
 }
 
 // errNoDeniedFile is what reading the list reports where the file has gone.

@@ -3,14 +3,16 @@ package identity
 import (
 	"context"
 	"crypto"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -38,7 +40,13 @@ type Files struct {
 	Key    string // PKCS #8 or SEC 1; of several the one that fits the leaf counts
 	Roots  string // the authorities that are trusted
 	Denied string // a deny list; a file that is not there denies nothing, "" neither
+	// Authority is that of the authority, where it is on this machine, and Told what seeders
+	// have handed on: TakeDenied writes it. They are as Denied is, and all of them hold.
+	Authority, Told string
 }
+
+// denied are the deny lists.
+func (f Files) denied() [3]string { return [3]string{f.Denied, f.Authority, f.Told} }
 
 // FilesIn names the files of a directory as `seeder ca issue` writes them.
 func FilesIn(dir string) Files {
@@ -60,7 +68,7 @@ type Source struct {
 	refused refusals
 
 	mu      sync.Mutex // reading the files; never held by who asks
-	looked  [4]stat
+	looked  [6]stat
 	changed []func()
 }
 
@@ -75,6 +83,9 @@ type state struct {
 	trusted     []*x509.Certificate
 	roots       *x509.CertPool // of trusted
 	denied      denyList
+	lists       [3]denyList // by file, nil where there is none
+	// What is handed on of denied, and its digest.
+	deniedText, deniedDigest string
 }
 
 type stat struct {
@@ -97,6 +108,11 @@ func Open(files Files, clock Clock) (*Source, error) {
 func (s *Source) Reload() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.reload()
+}
+
+// reload is Reload. The caller holds mu.
+func (s *Source) reload() error {
 	s.looked = s.stats()
 	before := s.current.Load()
 	next, err := read(s.files)
@@ -104,8 +120,10 @@ func (s *Source) Reload() error {
 		return err
 	}
 	if before != nil {
-		if len(before.denied) > 0 && next.denied == nil {
-			return errNoDeniedFile
+		for i, list := range before.lists {
+			if len(list) > 0 && next.lists[i] == nil {
+				return fmt.Errorf("%s: %w", s.files.denied()[i], errNoDeniedFile)
+			}
 		}
 		if next.id != before.id {
 			return fmt.Errorf("%s is of %s now, and this process is %s; start it again to change who it is", s.files.Cert, next.id, before.id)
@@ -123,8 +141,8 @@ func (s *Source) Reload() error {
 	return nil
 }
 
-func (s *Source) stats() (all [4]stat) {
-	for i, f := range []string{s.files.Cert, s.files.Key, s.files.Roots, s.files.Denied} {
+func (s *Source) stats() (all [6]stat) {
+	for i, f := range []string{s.files.Cert, s.files.Key, s.files.Roots, s.files.Denied, s.files.Authority, s.files.Told} {
 		if info, err := os.Stat(f); err == nil {
 			all[i] = stat{info.ModTime(), info.Size()}
 		}
@@ -247,18 +265,20 @@ func read(files Files) (*state, error) {
 	for _, c := range st.chain {
 		st.certificate.Certificate = append(st.certificate.Certificate, c.Raw)
 	}
-	if files.Denied == "" {
-		return st, nil
+	st.denied = make(denyList)
+	for i, file := range files.denied() {
+		if st.lists[i], err = readDenied(file); err != nil {
+			return nil, err
+		}
+		maps.Copy(st.denied, st.lists[i])
 	}
-	text, err := readFile(files.Denied, maxDeniedFile)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return st, nil
-	case err != nil:
-		return nil, fmt.Errorf("list of denied certificates: %w", err)
+	if len(st.denied) > maxDenied {
+		return nil, fmt.Errorf("%d certificates are denied, at most %d", len(st.denied), maxDenied)
 	}
-	if st.denied, err = parseDenied(string(text)); err != nil {
-		return nil, fmt.Errorf("list of denied certificates %s: %w", files.Denied, err)
+	if len(st.denied) > 0 {
+		st.deniedText = st.denied.text()
+		sum := sha256.Sum256([]byte(st.deniedText))
+		st.deniedDigest = base64.RawURLEncoding.EncodeToString(sum[:])
 	}
 	return st, nil
 }
