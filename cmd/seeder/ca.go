@@ -39,7 +39,7 @@ func caCommand() *cli.Command {
 			"from a seeder that has this directory as --ca: it is the member's --join-token, holds for --ttl, and is of no use a second time. " +
 			"renew makes new ones in the place of those in DIR. " +
 			"deny puts certificates on the list of denied ones: a file of one, its serial number, its fingerprint, or the name of all of a member's " +
-			"(spiffe://…); the list, `denied`, is to be copied to every member, which reads it within 10 s.\n\n" +
+			"(spiffe://…); a seeder that runs with --ca DIR, or has the list, `denied`, in its --identity, reads it within 10 s and tells all members, who keep it.\n\n" +
 			"Examples:\n\n" +
 			"  seeder ca init --dir ca --cluster prod --regions region-a,region-b\n" +
 			"  seeder ca issue seeder seeder-1 --dir ca --out seeder-1\n" +
@@ -182,7 +182,7 @@ func caDeny(c *cli.Context, words []string) error {
 			fmt.Printf("denied already: %s\n", entry)
 		}
 	}
-	fmt.Printf("copy %s to every member's --identity\n", d.Denied())
+	fmt.Printf("a seeder with this --ca tells all members within seconds; where there is none, copy %s to a seeder's --identity\n", d.Denied())
 	return nil
 }
 

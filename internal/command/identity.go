@@ -10,6 +10,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/call"
 	"github.com/landfall-dist/landfall/internal/identity"
+	"github.com/landfall-dist/landfall/internal/identity/ca"
 )
 
 // openIdentity opens what --tls, --identity and the --tls-… flags name. Where there is no
@@ -43,6 +44,10 @@ func (m *Member) openIdentity(c *cli.Context, kind string) error {
 	}
 	if err := m.enrol(c, identity.Kind(kind), files); err != nil {
 		return err
+	}
+	files.Told = filepath.Join(m.DataDir, "denied")
+	if dir := c.String("ca"); dir != "" {
+		files.Authority = ca.WithoutKey(dir).Denied()
 	}
 	if m.Identity, err = identity.Open(files, nil); err != nil {
 		return err
