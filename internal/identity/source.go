@@ -232,7 +232,7 @@ func (s *Source) Expires() time.Time { return s.current.Load().chain[0].NotAfter
 // certificates. The caller must not change them.
 func (s *Source) Trusted() (roots []*x509.Certificate, denied string) {
 	st := s.current.Load()
-	return st.trusted, st.denied.text()
+	return st.trusted, st.deniedText
 }
 
 // Expired says readably that the own certificate has ended, or is not valid yet; nil
