@@ -33,10 +33,11 @@ const (
 
 // What one identity may ask for: allowance units at once and refill more each second. A message
 // costs one, of which an agent sends some each second; a hello is read once by each member, and
-// a certificate, which is signed and logged, is renewed once a day.
+// a certificate, which is signed and logged, is renewed once a day; a deny list may be long, and
+// is read when it is another one.
 const (
-	allowance, refill                   = 512, 64
-	costMessage, costHello, costRenewal = 1, 8, 64
+	allowance, refill                               = 512, 64
+	costMessage, costHello, costDenied, costRenewal = 1, 8, 64, 64
 	// maxAllowances bounds the identities whose allowance is remembered: every member, and
 	// who was one lately.
 	maxAllowances = 2048
@@ -253,7 +254,7 @@ func (s *Server) hello(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) denied(w http.ResponseWriter, r *http.Request) {
-	if _, ok := s.peer(w, r, s.source.PeerOf); !ok {
+	if _, ok := s.peer(w, r, s.source.PeerOf, costDenied); !ok {
 		return
 	}
 	if s.handlers.Denied == nil {
