@@ -146,7 +146,7 @@ func literals(t *testing.T, file string) (all []string) {
 var types = []any{
 	api.Execution{}, api.Destination{}, api.Took{}, api.SwarmView{}, api.Holder{}, api.Link{}, api.Traffic{}, api.Executions{}, api.Unserved{},
 	api.DeployRequest{}, api.DeployAnswer{}, api.BuildRequest{}, api.BuildAnswer{}, api.UploadAnswer{}, api.Error{}, api.Changes{}, api.Change{},
-	api.AgentStatus{}, api.Cache{}, api.CacheEntry{}, api.BadPeer{}, api.Member{}, api.Build{}, api.Peer{},
+	api.AgentStatus{}, api.TLS{}, api.Cache{}, api.CacheEntry{}, api.BadPeer{}, api.Member{}, api.Build{}, api.Peer{},
 }
 
 // TestTypesAgree: every field of the types is in its schema, as what it is, and none
