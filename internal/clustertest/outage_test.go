@@ -37,14 +37,17 @@ func (c *Cluster) build(agent *client.Client, key string) *api.Build {
 	return nil
 }
 
-// completed waits for the end of the execution of a key by the table alone, since
-// the seeder is gone.
+// completed waits for the end of the execution of a key by the tables alone, since the
+// seeder is gone: the rows say that all has arrived, the item follows when one is back.
 func (c *Cluster) completed(key string) *ledger.Record {
 	c.t.Helper()
 	var r *ledger.Record
-	c.Until(key+" is completed", func() bool {
-		r = c.Record(key)
-		return r.Status == ledger.Completed
+	c.Until(key+" has arrived everywhere", func() bool {
+		var err error
+		if r, err = c.records(0).Everywhere(c.t.Context(), c.Record(key)); err != nil {
+			c.t.Fatal(err)
+		}
+		return len(r.Unfinished()) == 0
 	})
 	return r
 }
