@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http/httptrace"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -248,6 +249,30 @@ func TestCallsOfOneAreBounded(t *testing.T) {
 	}
 	if !s.mayCost(identity.ID{Name: "new"}, 1, at.Add(time.Minute)) {
 		t.Error("there is never room again")
+	}
+}
+
+// TestConnectionsGrowOld: one that is as old as it may be ends with the next call.
+func TestConnectionsGrowOld(t *testing.T) {
+	w := newWorld(t)
+	seeder, agent := w.open(t, "s1"), w.open(t, "a1")
+	addr := serve(t, seeder, Handlers{Message: func(identity.Peer, []byte) error { return nil }})
+	c := NewClient(agent)
+	defer c.Close()
+	send := func() (reused bool) {
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { reused = i.Reused }})
+		if err := c.Send(ctx, addr, []byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		return reused
+	}
+	send()
+	if !send() {
+		t.Fatal("a call does not use the connection of the last one")
+	}
+	w.later(identity.MaxConnectionAge + time.Second)
+	if send(); send() {
+		t.Error("an old connection goes on")
 	}
 }
 

@@ -118,7 +118,7 @@ func (s *Server) Hand(conn *tls.Conn) {
 		conn.Close()
 		return
 	}
-	s.pass(&served{Conn: conn, since: time.Now(), left: sync.OnceFunc(func() { s.leave(p.ID) })})
+	s.pass(&served{Conn: conn, since: s.source.Now(), left: sync.OnceFunc(func() { s.leave(p.ID) })})
 }
 
 // HandStranger is Hand for EnrolProto, whose client has shown no certificate.
@@ -128,7 +128,7 @@ func (s *Server) HandStranger(conn *tls.Conn) {
 		conn.Close()
 		return
 	}
-	s.pass(&served{Conn: conn, since: time.Now(), stranger: true, left: sync.OnceFunc(func() { s.leaveStranger(addr) })})
+	s.pass(&served{Conn: conn, since: s.source.Now(), stranger: true, left: sync.OnceFunc(func() { s.leaveStranger(addr) })})
 }
 
 func (s *Server) pass(c *served) {
@@ -228,7 +228,7 @@ func (s *Server) peer(w http.ResponseWriter, r *http.Request, of func(tls.Connec
 		http.Error(w, "no connection", http.StatusInternalServerError)
 		return identity.Peer{}, false
 	}
-	if time.Since(c.since) > identity.MaxConnectionAge {
+	if s.source.Now().Sub(c.since) > identity.MaxConnectionAge {
 		w.Header().Set("Connection", "close")
 	}
 	p, err := of(c.Conn.(*tls.Conn).ConnectionState())

@@ -80,7 +80,7 @@ func (l *link) secure(ctx context.Context, self *identity.Source, first []byte, 
 	if peer.ID.Kind != identity.Seeder && peer.ID.Kind != identity.Agent {
 		return identity.Refuse(identity.Misplaced, fmt.Errorf("TLS with %s: %s is no member", l.socket.RemoteAddr(), peer.ID))
 	}
-	l.Conn, l.peer, l.since = secured{conn, below}, &peer, time.Now()
+	l.Conn, l.peer, l.since = secured{conn, below}, &peer, self.Now()
 	l.proven.Store(&peer)
 	return nil
 }

@@ -160,7 +160,7 @@ func (w *Wire) attend() {
 			w.spares.tend(now)
 			if w.cfg.Identity != nil && now.Sub(rechecked) >= recheckInterval {
 				rechecked = now
-				w.recheck(now)
+				w.recheck(w.cfg.Identity.Now())
 			}
 		}
 	}

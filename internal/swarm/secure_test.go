@@ -9,7 +9,9 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	pp "github.com/anacrolix/torrent/peer_protocol"
 
@@ -205,5 +207,18 @@ func TestDeniedWhileConnected(t *testing.T) {
 	if err := self.Reload(); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, func() bool { return ended(conn) })
+}
+
+// No connection outlives what its certificate was looked at for.
+func TestConnectionsGrowOld(t *testing.T) {
+	t.Parallel()
+	var later atomic.Int64
+	c := newCertified(t, "seeder", "a")
+	c.Cluster = identitytest.New(t, "test", func() time.Time { return time.Now().Add(time.Duration(later.Load())) })
+	s, from, _, _ := seed(t, 1<<20, each(handOut, c.as("seeder", identity.Require, io.Discard)))
+	conn := c.greetAs(c.Source(t, c.id("a")), s.addr, from.InfoHash(), "a")
+	eventually(t, func() bool { return len(from.Stats().Peers) == 1 })
+	later.Store(int64(identity.MaxConnectionAge))
 	eventually(t, func() bool { return ended(conn) })
 }
