@@ -2,6 +2,7 @@ package awsproof_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/xml"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -144,7 +146,7 @@ func TestEndpoints(t *testing.T) {
 // TestMoto has moto's STS, another's server of the protocol, say who has made a proof; with
 // signatures checked.
 func TestMoto(t *testing.T) {
-	program, err := exec.LookPath("moto_server")
+	program, err := exec.LookPath(cmp.Or(os.Getenv("LANDFALL_TEST_MOTO"), "moto_server"))
 	if err != nil {
 		t.Skip("moto_server is not here (pip install 'moto[server]')")
 	}
