@@ -185,6 +185,7 @@ type Gossip struct {
 	roster     *roster
 	remembered *remembered
 	meetings   *meetings
+	announced  atomic.Int64 // how many documents this member has announced
 	inbox      *inbox
 	outbox     *outbox
 	named      atomic.Pointer[[]string] // the addresses of --join when last looked up
@@ -341,6 +342,7 @@ func (g *Gossip) Broadcast(wire []byte, tried func()) error {
 	if err != nil {
 		return fmt.Errorf("announcing: %w", err)
 	}
+	g.announced.Add(1) // before it is looked who is a member
 	message, others := append([]byte{kindDocument}, wire...), g.others()
 	packet, small := message, len(message) <= maxPacket
 	if added.Before != nil {

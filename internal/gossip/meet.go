@@ -65,7 +65,7 @@ const (
 type meetings struct {
 	mu      sync.Mutex
 	closed  bool
-	pending map[string]bool // addresses
+	pending map[string]*meeting // by address
 	met     map[string]time.Time
 	left    time.Time // when somebody left last
 	slots   chan struct{}
@@ -73,9 +73,17 @@ type meetings struct {
 	wg      sync.WaitGroup
 }
 
+// meeting is one that is under way or waits. What is announced once it has begun may be no
+// part of it, and go to nobody who becomes a member by it: again is set when such a one asks
+// for a meeting.
+type meeting struct {
+	begun, again bool
+	said         int64 // what this member had announced when it began
+}
+
 func newMeetings() *meetings {
 	return &meetings{
-		pending: make(map[string]bool),
+		pending: make(map[string]*meeting),
 		met:     make(map[string]time.Time),
 		slots:   make(chan struct{}, parallelMeetings),
 		hellos:  rate.NewLimiter(hellosAnswered, hellosAtOnce),
@@ -84,42 +92,62 @@ func newMeetings() *meetings {
 
 // meet exchanges states with the member at an address, as host:port with the number
 // of both, in the background, and then calls tried, which may be nil. Where that is
-// under way or waits already, and where too many wait, it does nothing.
+// under way or waits already, and where too many wait, it does nothing, but that one which
+// lacks what was announced since it began is followed by another.
 func (g *Gossip) meet(addr string, tried func(error)) {
 	m := g.meetings
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closed || m.pending[addr] || len(m.pending) >= maxMeetings {
+	if under := m.pending[addr]; under != nil {
+		under.again = under.again || under.begun && g.announced.Load() != under.said
 		return
 	}
-	m.pending[addr] = true
+	if m.closed || len(m.pending) >= maxMeetings {
+		return
+	}
+	one := &meeting{}
+	m.pending[addr] = one
 	m.wg.Go(func() {
-		defer m.done(addr)
-		select {
-		case <-g.listed:
-		case <-g.ctx.Done():
-			return
-		}
-		select {
-		case m.slots <- struct{}{}:
-			defer func() { <-m.slots }()
-		case <-g.ctx.Done():
-			return
-		}
-		err := g.exchange(addr)
-		if err != nil && g.ctx.Err() == nil {
-			g.cfg.Logger.Debug("member not reached", "addr", addr, "error", err)
-		}
-		if tried != nil && g.ctx.Err() == nil {
-			tried(err)
+		for again := true; again; again = m.over(addr) {
+			g.meetOnce(addr, one, tried)
 		}
 	})
 }
 
-func (m *meetings) done(addr string) {
+func (g *Gossip) meetOnce(addr string, one *meeting, tried func(error)) {
+	m := g.meetings
+	select {
+	case <-g.listed:
+	case <-g.ctx.Done():
+		return
+	}
+	select {
+	case m.slots <- struct{}{}:
+		defer func() { <-m.slots }()
+	case <-g.ctx.Done():
+		return
+	}
+	m.mu.Lock()
+	one.begun, one.again, one.said = true, false, g.announced.Load()
+	m.mu.Unlock()
+	err := g.exchange(addr)
+	if err != nil && g.ctx.Err() == nil {
+		g.cfg.Logger.Debug("member not reached", "addr", addr, "error", err)
+	}
+	if tried != nil && g.ctx.Err() == nil {
+		tried(err)
+	}
+}
+
+// over ends a meeting, unless it is to be held again.
+func (m *meetings) over(addr string) (again bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if one := m.pending[addr]; one.again && !m.closed {
+		return true
+	}
 	delete(m.pending, addr)
+	return false
 }
 
 // exchange is memberlist's push/pull with one address.

@@ -265,7 +265,7 @@ func TestMembersHeardBeforeTheListIsThereAreMetLater(t *testing.T) {
 	}
 	events{g}.NotifyJoin(nodeOf(t, "a", agent("a", "a"), "127.0.0.1:9"))
 	g.meetings.mu.Lock()
-	waiting := g.meetings.pending["127.0.0.1:9"]
+	waiting := g.meetings.pending["127.0.0.1:9"] != nil
 	g.meetings.mu.Unlock()
 	if !waiting {
 		t.Error("the member is not to be met")
