@@ -92,7 +92,7 @@ type Attacker struct {
 
 const (
 	// connections are opened by those that open many; as many again when they are closed.
-	connections = 2000
+	connections = 10_000
 	// pause is between two messages of a flood.
 	pause = 2 * time.Millisecond
 	// stateSize is that of a state that says nothing, in bytes.
@@ -105,7 +105,7 @@ const (
 func Attackers() []Attacker {
 	const key, certificate = "the gossip key", "the gossip key and an agent's certificate"
 	attackers := []Attacker{
-		{Name: "idle connections", Does: fmt.Sprintf("holds %d connections to peers, HTTP and gossip, and says nothing", connections), Often: true, Run: idle},
+		{Name: "idle connections", Does: fmt.Sprintf("tries to hold %d connections to peers, HTTP and gossip, and says nothing", connections), Often: true, Run: idle},
 		{Name: "endless handshakes", Does: "begins 256 handshakes with peers and HTTP requests, and sends a byte of each now and then", Run: endless},
 		{Name: "wire flood", Does: "greets peers rightly and then sends messages of wrong lengths, bitfields and requests without end", Run: wireFlood},
 		{Name: "borrowed ids", Has: "members' names", Does: "greets peers with the ids of other members, again and again", Run: borrowed},
