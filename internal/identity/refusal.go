@@ -47,10 +47,15 @@ func Refuse(reason Reason, err error) error {
 
 // reasonOf is why verification has failed.
 func reasonOf(err error) Reason {
-	for of, reason := range map[error]Reason{ErrDenied: Denied, ErrExpired: Expired, ErrNotYet: NotYet, ErrUnknown: Authority} {
-		if errors.Is(err, of) {
-			return reason
-		}
+	switch { // in this order: who is denied stays so when it has ended, too
+	case errors.Is(err, ErrDenied):
+		return Denied
+	case errors.Is(err, ErrExpired):
+		return Expired
+	case errors.Is(err, ErrNotYet):
+		return NotYet
+	case errors.Is(err, ErrUnknown):
+		return Authority
 	}
 	return Invalid
 }

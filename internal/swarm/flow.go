@@ -67,7 +67,7 @@ func (s *Swarm) setGrace() {
 // ask has no more pieces asked for at a time than come soon, of the segments that were
 // asked for first. asked are the chunks that the engine waits for.
 func (s *Swarm) ask(now time.Time, came int64, asked map[*torrent.Torrent]map[int]bool) {
-	var bytes, piece int64
+	var bytes, piece int64 // whole pieces: where one is several chunks it is an upper bound
 	for t, pieces := range asked {
 		if of, ok := s.byEngine.Load(t); ok {
 			piece = max(piece, of.(*Torrent).fetch.Shape.PieceLength)

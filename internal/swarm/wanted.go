@@ -23,11 +23,11 @@ type wanted struct {
 	wake    chan struct{}
 
 	mu        sync.Mutex
-	announced []bool // by piece
-	fresh     []int  // announced, and the engine is not told yet
-	anchor    int    // the last missing piece, wanted whoever has it
-	narrowed  bool   // the engine is told of a few only, see narrow
-	high      [][2]int
+	announced []bool   // by piece
+	fresh     []int    // announced, and the engine is not told yet
+	anchor    int      // the last missing piece, wanted whoever has it
+	narrowed  bool     // the engine is told of a few only, see narrow
+	high      [][2]int // as Torrent.Prioritize has it
 }
 
 func newWanted(t *torrent.Torrent, e *cache.Entry) *wanted {
