@@ -2,22 +2,8 @@
 // the announcement of an execution and the notice of its end. It signs, checks
 // and remembers them; package gossip carries them.
 //
-// A document travels as
-//
-//	"landfall-announcement-v2\n" or "landfall-end-v1\n"
-//	32 bytes  Ed25519 public key
-//	64 bytes  Ed25519 signature over the first line and the body
-//	JSON      body
-//
-// or, signed with ECDSA on P-256 and SHA-256,
-//
-//	"landfall-announcement-v2-p256\n" or "landfall-end-v1-p256\n"
-//	33 bytes  public key, a compressed point (SEC 1, 2.3.3)
-//	64 bytes  signature over the first line and the body: r and s, big-endian
-//	JSON      body
-//
-// so the signature covers the exact bytes sent, and a body of one kind, version or
-// algorithm can never be taken for another.
+// A document travels as a signing.Envelope of the kind "landfall-announcement-v2" or
+// "landfall-end-v1".
 //
 // An announcement grows by revisions while its build is read from the source: each names
 // all segments so far, and the last one, the seal, the whole's SHA-256.
@@ -27,10 +13,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -68,28 +52,16 @@ const (
 	// maxETag bounds an ETag in bytes.
 	maxETag = 256
 
-	announcementPrefix = "landfall-announcement-v2\n"
-	endPrefix          = "landfall-end-v1\n"
+	announcementKind = "landfall-announcement-v2"
+	endKind          = "landfall-end-v1"
 )
 
-// kinds are what documents begin with: the kind, and the algorithm of the signature, which
-// says how long the key is.
-var kinds = []struct {
-	prefix    string
-	make      func() document
-	p256      bool
-	keyLength int
-}{
-	{announcementPrefix, func() document { return new(Announcement) }, false, 32},
-	{endPrefix, func() document { return new(End) }, false, 32},
-	{"landfall-announcement-v2-p256\n", func() document { return new(Announcement) }, true, 33},
-	{"landfall-end-v1-p256\n", func() document { return new(End) }, true, 33},
-}
+var envelope = signing.Envelope{Kinds: []string{announcementKind, endKind}, MaxLength: MaxLength}
 
 var (
 	// ErrInvalid is wrapped by errors about a document that is malformed or
 	// breaks a bound.
-	ErrInvalid = errors.New("invalid document")
+	ErrInvalid = signing.ErrInvalid
 	// ErrUntrusted is wrapped when the signature is not one of a trusted key, or the key is
 	// not trusted with this build; together with ErrInvalid when a trusted key is named and
 	// the signature is wrong.
@@ -218,36 +190,19 @@ type End struct {
 
 // Sign encodes and signs an *Announcement or an *End.
 func Sign(ctx context.Context, signer signing.Signer, doc any) ([]byte, error) {
-	d, ok := doc.(document)
-	if !ok {
+	var kind string
+	switch doc.(type) {
+	case *Announcement:
+		kind = announcementKind
+	case *End:
+		kind = endKind
+	default:
 		return nil, fmt.Errorf("%w: cannot sign a %T", ErrInvalid, doc)
 	}
-	if err := d.check(); err != nil {
+	if err := doc.(document).check(); err != nil {
 		return nil, err
 	}
-	public := signer.Public()
-	var prefix string
-	for _, k := range kinds {
-		if k.p256 == public.IsP256() && reflect.TypeOf(k.make()) == reflect.TypeOf(doc) {
-			prefix = k.prefix
-		}
-	}
-	encoded := bytes.NewBufferString(prefix)
-	encoder := json.NewEncoder(encoded)
-	encoder.SetEscapeHTML(false) // which makes six bytes of one
-	if err := encoder.Encode(doc); err != nil {
-		return nil, fmt.Errorf("encoding %T: %w", doc, err)
-	}
-	signed := encoded.Bytes()
-	key := public.Bytes()
-	if length := len(signed) + len(key) + signing.SignatureSize; length > MaxLength {
-		return nil, fmt.Errorf("%w: %d bytes, at most %d allowed", ErrInvalid, length, MaxLength)
-	}
-	signature, err := signer.Sign(ctx, signed)
-	if err != nil {
-		return nil, err
-	}
-	return slices.Concat([]byte(prefix), key, signature, signed[len(prefix):]), nil
+	return envelope.Sign(ctx, signer, kind, doc)
 }
 
 // Open checks a document from the network against what is trusted and returns an
@@ -259,37 +214,18 @@ func Open(wire []byte, trust *signing.Trust, now time.Time) (any, error) {
 
 // open is Open, and the key that has signed.
 func open(wire []byte, trust *signing.Trust, now time.Time) (any, signing.PublicKey, error) {
-	var key signing.PublicKey
-	if len(wire) > MaxLength {
-		return nil, key, fmt.Errorf("%w: %d bytes, at most %d allowed", ErrInvalid, len(wire), MaxLength)
+	opened, err := envelope.Open(wire, trust)
+	if err != nil {
+		return nil, opened.Key, err
 	}
-	for _, k := range kinds {
-		rest, ok := bytes.CutPrefix(wire, []byte(k.prefix))
-		if !ok {
-			continue
-		}
-		if len(rest) < k.keyLength+signing.SignatureSize {
-			return nil, key, fmt.Errorf("%w: cut short", ErrInvalid)
-		}
-		key, err := signing.PublicKeyOf(rest[:k.keyLength])
-		if err != nil {
-			return nil, key, fmt.Errorf("%w: %w", ErrInvalid, err)
-		}
-		rest = rest[k.keyLength:]
-		signature, body := rest[:signing.SignatureSize], rest[signing.SignatureSize:]
-		if err := trust.CheckKey(key); err != nil {
-			return nil, key, err
-		}
-		if !key.Verify(slices.Concat([]byte(k.prefix), body), signature) {
-			return nil, key, fmt.Errorf("%w: the signature does not match (%w)", ErrUntrusted, ErrInvalid)
-		}
-		doc := k.make()
-		if err := decode(body, doc, now); err != nil {
-			return nil, key, err
-		}
-		return doc, key, trust.Check(key, doc.bucket(), doc.object())
+	var doc document = new(Announcement)
+	if opened.Kind == endKind {
+		doc = new(End)
 	}
-	return nil, key, fmt.Errorf("%w: unknown kind", ErrInvalid)
+	if err := decode(opened, doc, now); err != nil {
+		return nil, opened.Key, err
+	}
+	return doc, opened.Key, trust.Check(opened.Key, doc.bucket(), doc.object())
 }
 
 type document interface {
@@ -300,11 +236,9 @@ type document interface {
 	times() (executionID string, issued time.Time)
 }
 
-func decode(body []byte, doc document, now time.Time) error {
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	if err := d.Decode(doc); err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
+func decode(opened signing.Opened, doc document, now time.Time) error {
+	if err := opened.Decode(doc); err != nil {
+		return err
 	}
 	if err := doc.check(); err != nil {
 		return err

@@ -118,7 +118,7 @@ func TestOpenRefuses(t *testing.T) {
 	greatest.ExecutionID = "7ZZZZZZZZZZZZZZZZZZZZZZZZZ"
 	issued := *announcement(1)
 	issued.Issued = noon.Add(executionid.MaxAhead + time.Second)
-	confused := append([]byte(announcementPrefix), bytes.TrimPrefix(sign(t, end(1, noon)), []byte(endPrefix))...)
+	confused := append([]byte(announcementKind+"\n"), bytes.TrimPrefix(sign(t, end(1, noon)), []byte(endKind+"\n"))...)
 	for name, c := range map[string]struct {
 		wire []byte
 		now  time.Time
@@ -133,7 +133,7 @@ func TestOpenRefuses(t *testing.T) {
 		"issued late":     {sign(t, &issued), noon, executionid.ErrAhead},
 		"issued in time":  {sign(t, &issued), noon.Add(time.Second), nil},
 		"nothing":         {nil, noon, ErrInvalid},
-		"only the prefix": {[]byte(announcementPrefix), noon, ErrInvalid},
+		"only the prefix": {[]byte(announcementKind + "\n"), noon, ErrInvalid},
 		"too long":        {append(sign(t, announcement(1)), make([]byte, MaxLength)...), noon, ErrInvalid},
 	} {
 		if _, err := Open(c.wire, trust, c.now); !errors.Is(err, c.want) {
@@ -600,7 +600,7 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		a := new(Announcement)
-		if decode(body, a, noon) != nil {
+		if decode(signing.Opened{Body: body}, a, noon) != nil {
 			return
 		}
 		if a.Size < 0 || len(a.Key) > MaxKeyLength || len(a.Destinations) > MaxDestinations {

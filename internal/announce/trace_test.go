@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"testing"
+
+	"github.com/landfall-dist/landfall/internal/signing"
 )
 
 const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -35,7 +37,7 @@ func TestMalformedTraceParentIsIgnored(t *testing.T) {
 	} {
 		body := fmt.Appendf(nil, `{"executionId":"00000000000000000000000001","key":"a","sourceBucket":"abc","destinationBuckets":["abc"],"scheme":"ramp","pieceLength":131072,"partLength":5242880,"infohashes":"AQIDBAUGBwgJCgsMDQ4PEBESExQ=","size":1,"traceparent":%s,"issued":"2026-06-01T12:00:00Z","expires":"2026-06-02T12:00:00Z"}`, value)
 		doc := new(Announcement)
-		if err := decode(body, doc, noon); err != nil || doc.TraceParent != "" {
+		if err := decode(signing.Opened{Body: body}, doc, noon); err != nil || doc.TraceParent != "" {
 			t.Errorf("%s: %+v, %v", value, doc, err)
 		}
 	}

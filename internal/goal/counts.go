@@ -1,0 +1,102 @@
+package goal
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// What a host is under its service's goal.
+const (
+	// Waiting hosts do not hold the target yet.
+	Waiting = "waiting"
+	// Ready hosts hold the target and run what they are to run.
+	Ready = "ready"
+	// Switching hosts have leave to switch.
+	Switching = "switching"
+	// Healthy hosts run the target, and their check says so.
+	Healthy = "healthy"
+	// Failed hosts were told to switch and could not, are unhealthy since, or were not heard
+	// of for two minutes.
+	Failed = "failed"
+	// Absent hosts were not heard of before they were told to switch.
+	Absent = "absent"
+	// Sick hosts were unhealthy before they were told to switch.
+	Sick = "sick"
+)
+
+const (
+	// MaxFailures bounds the failures that one message about a service has.
+	MaxFailures = 8
+	// MaxOutput bounds the last lines of a hook in bytes, MaxError an error's text.
+	MaxOutput, MaxError = 1 << 10, 512
+	// MaxHosts bounds the hosts of an agent, and of a roster.
+	MaxHosts = 1_000_000
+	// MaxHostsOfAgent bounds the hosts of one service that an agent answers with.
+	MaxHostsOfAgent = 100_000
+)
+
+// Counts are what one agent tells seeders of the hosts that have a stream to it and run one
+// service: at most once a second, when they have changed, else every ten seconds, also
+// where there are none.
+type Counts struct {
+	Service string `json:"service"`
+	// Version is the goal's that they are counted under.
+	Version int64 `json:"version"`
+	// Hosts are all, each of which is in one of the states.
+	Hosts     int `json:"hosts"`
+	Waiting   int `json:"waiting,omitempty"`
+	Ready     int `json:"ready,omitempty"`
+	Switching int `json:"switching,omitempty"`
+	Healthy   int `json:"healthy,omitempty"`
+	Failed    int `json:"failed,omitempty"`
+	Absent    int `json:"absent,omitempty"`
+	Sick      int `json:"sick,omitempty"`
+	// OnTarget are those that run the target now, healthy or not.
+	OnTarget int `json:"onTarget,omitempty"`
+	// Below are those below the cut in whichever state, Out those of them that are absent or
+	// sick. Below are all where there is no cut: the stable build is the target.
+	Below int `json:"below,omitempty"`
+	Out   int `json:"out,omitempty"`
+	// Failures are those that were not told before, at most MaxFailures.
+	Failures []Failure `json:"failures,omitempty"`
+}
+
+// Failure is why a host does not run what it should.
+type Failure struct {
+	Host    string `json:"host"`
+	Version int64  `json:"version"` // of the goal
+	Phase   string `json:"phase,omitempty"`
+	Error   string `json:"error,omitempty"`
+	// Output is a hook's last lines.
+	Output string    `json:"output,omitempty"`
+	At     time.Time `json:"at"`
+}
+
+// Check reports what is wrong with counts from the network.
+func (c *Counts) Check() error {
+	if err := CheckService(c.Service); err != nil {
+		return err
+	}
+	for _, n := range []int{c.Hosts, c.Waiting, c.Ready, c.Switching, c.Healthy, c.Failed, c.Absent, c.Sick, c.OnTarget, c.Below, c.Out} {
+		if n < 0 || n > MaxHosts {
+			return fmt.Errorf("%w: counts of %s: %d hosts", ErrInvalid, c.Service, n)
+		}
+	}
+	if len(c.Failures) > MaxFailures {
+		return fmt.Errorf("%w: %d failures of %s, at most %d", ErrInvalid, len(c.Failures), c.Service, MaxFailures)
+	}
+	for i := range c.Failures {
+		f := &c.Failures[i]
+		if err := CheckName("host", f.Host); err != nil {
+			return err
+		}
+		f.Phase, f.Error, f.Output = first(f.Phase, 32), first(f.Error, MaxError), last(f.Output, MaxOutput)
+	}
+	return nil
+}
+
+// first is the beginning of a text, last its end: of at most n bytes, whole characters.
+func first(s string, n int) string { return strings.ToValidUTF8(s[:min(n, len(s))], "") }
+
+func last(s string, n int) string { return strings.ToValidUTF8(s[max(0, len(s)-n):], "") }

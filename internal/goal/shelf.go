@@ -1,0 +1,225 @@
+package goal
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/private"
+	"github.com/landfall-dist/landfall/internal/signing"
+)
+
+const (
+	goalSuffix = ".goal"
+	beatFile   = "beat"
+)
+
+// ErrOld is wrapped by Add when a greater version is on the shelf.
+var ErrOld = errors.New("older than what is known")
+
+// Shelf keeps the greatest goal of each service and the newest beat, in a directory where
+// it has one. It is safe for concurrent use.
+type Shelf struct {
+	dir   string // empty for memory alone
+	trust *signing.Trust
+	now   func() time.Time
+
+	writing sync.Mutex // held over the disk, so that versions on it only grow, too
+	mu      sync.Mutex // held for a few lines
+	goals   map[string]kept
+	beat    *Beat
+	wire    []byte // the beat's
+}
+
+type kept struct {
+	goal *Goal
+	wire []byte
+}
+
+// OpenShelf reads what a directory has, which it makes if need be; empty for none. What is
+// no goal, or is signed by nobody who is trusted any more, is left out, and the error says
+// so beside the shelf, which can be used.
+func OpenShelf(dir string, trust *signing.Trust) (*Shelf, error) {
+	s := &Shelf{dir: dir, trust: trust, now: time.Now, goals: make(map[string]kept)}
+	if dir == "" {
+		return s, nil
+	}
+	if err := private.MkdirAll(dir); err != nil {
+		return nil, fmt.Errorf("goals: %w", err)
+	}
+	if err := private.RemoveUnfinished(dir); err != nil {
+		return nil, fmt.Errorf("goals: %w", err)
+	}
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("goals: %w", err)
+	}
+	var odd error
+	for _, n := range names {
+		if n.Name() != beatFile && !strings.HasSuffix(n.Name(), goalSuffix) {
+			continue
+		}
+		file := filepath.Join(dir, n.Name())
+		wire, err := readFile(file)
+		var doc any
+		if err == nil {
+			doc, err = Open(wire, trust, s.now())
+		}
+		if err == nil && fileOf(doc) != n.Name() {
+			err = fmt.Errorf("%w: it is called otherwise", ErrInvalid)
+		}
+		if err != nil {
+			odd = errors.Join(odd, fmt.Errorf("%s left out: %w", file, err))
+			continue
+		}
+		s.keep(doc, wire)
+	}
+	return s, odd
+}
+
+func readFile(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, MaxLength+1))
+}
+
+func fileOf(doc any) string {
+	if g, ok := doc.(*Goal); ok {
+		return g.Service + goalSuffix
+	}
+	return beatFile
+}
+
+func (s *Shelf) keep(doc any, wire []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch d := doc.(type) {
+	case *Goal:
+		s.goals[d.Service] = kept{d, wire}
+	case *Beat:
+		s.beat, s.wire = d, wire
+	}
+}
+
+// Add takes a signed goal or beat, and reports whether it is newer than what was there; then
+// it is on the disk, too. Errors wrap ErrInvalid, ErrUntrusted, ErrOld or ErrContradiction.
+func (s *Shelf) Add(wire []byte) (added bool, err error) {
+	doc, err := Open(wire, s.trust, s.now())
+	if err != nil {
+		return false, err
+	}
+	if known, err := s.compare(doc, wire); known || err != nil { // as most often
+		return false, err
+	}
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if known, err := s.compare(doc, wire); known || err != nil {
+		return false, err
+	}
+	wire = bytes.Clone(wire)
+	if s.dir != "" {
+		if err := private.Replace(filepath.Join(s.dir, fileOf(doc)), wire); err != nil {
+			return false, fmt.Errorf("keeping a goal: %w", err)
+		}
+	}
+	s.keep(doc, wire)
+	return true, nil
+}
+
+// compare reports whether a document is the one on the shelf; its error says that it is no
+// newer one.
+func (s *Shelf) compare(doc any, wire []byte) (known bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch d := doc.(type) {
+	case *Beat:
+		if s.beat != nil && !d.Time.After(s.beat.Time) {
+			return bytes.Equal(wire, s.wire), nil
+		}
+	case *Goal:
+		k, ok := s.goals[d.Service]
+		switch {
+		case !ok || k.goal.Version < d.Version:
+		case bytes.Equal(wire, k.wire):
+			return true, nil
+		case k.goal.Version == d.Version:
+			return false, fmt.Errorf("goal %d of %s: %w", d.Version, d.Service, ErrContradiction)
+		default:
+			return false, fmt.Errorf("goal %d of %s: %w: %d", d.Version, d.Service, ErrOld, k.goal.Version)
+		}
+		if !ok && len(s.goals) >= MaxServices {
+			return false, fmt.Errorf("goal of %s: %w: %d services are known, at most %d", d.Service, ErrInvalid, len(s.goals), MaxServices)
+		}
+	}
+	return false, nil
+}
+
+// Goals are the newest, by the service's name. Nobody may change them.
+func (s *Shelf) Goals() []*Goal {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]*Goal, 0, len(s.goals))
+	for _, name := range slices.Sorted(maps.Keys(s.goals)) {
+		out = append(out, s.goals[name].goal)
+	}
+	return out
+}
+
+// Goal is a service's newest; nil for none. Nobody may change it.
+func (s *Shelf) Goal(service string) *Goal {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.goals[service].goal
+}
+
+// Wire is a service's newest goal as it is sent; nil for none.
+func (s *Shelf) Wire(service string) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.goals[service].wire
+}
+
+// Beat is the newest beat as it is sent; nil for none.
+func (s *Shelf) Beat() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.wire
+}
+
+// Age is how long ago a seeder last said that the goals here are the newest: since the beat
+// that was signed last, or since a goal that is newer than it. It is 0 where none is known,
+// and known false. Behind are the services of which the beat names a greater version.
+func (s *Shelf) Age(now time.Time) (age time.Duration, known bool, behind []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var last time.Time
+	if s.beat != nil {
+		last = s.beat.Time
+		for service, version := range s.beat.Versions {
+			if k, ok := s.goals[service]; ok && k.goal.Version < version {
+				behind = append(behind, service)
+			}
+		}
+	}
+	for _, k := range s.goals {
+		if k.goal.Issued.After(last) {
+			last = k.goal.Issued
+		}
+	}
+	slices.Sort(behind)
+	if last.IsZero() {
+		return 0, false, behind
+	}
+	return max(0, now.Sub(last)), true, behind
+}
