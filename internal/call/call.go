@@ -24,6 +24,8 @@ const (
 	MaxHello = 128 << 10
 	// MaxMessage bounds a message, in bytes: that of the membership's packets.
 	MaxMessage = 1 << 10
+	// MaxFleet bounds a message about the fleet, in bytes: the hashes of 100,000 hosts.
+	MaxFleet = 512 << 10
 	// maxRequest and maxCerts bound a request for a certificate and the answer, in bytes.
 	maxRequest, maxCerts = 8 << 10, 64 << 10
 	// maxReason bounds the reason of a refusal that is read, in bytes.

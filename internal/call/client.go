@@ -17,8 +17,9 @@ import (
 // concurrent use.
 type Client struct {
 	source *identity.Source
-	// once connects for one call, kept keeps a connection to each seeder.
-	once, kept *http.Client
+	// once connects for one call, kept keeps a connection to each seeder, fleet one to
+	// each member.
+	once, kept, fleet *http.Client
 }
 
 // NewClient calls with a source's certificate.
@@ -28,6 +29,12 @@ func NewClient(source *identity.Source) *Client {
 	c.kept = c.client(func(id identity.ID) error {
 		if id.Kind != identity.Seeder {
 			return fmt.Errorf("expected a seeder, the other side is %s", id)
+		}
+		return nil
+	}, false)
+	c.fleet = c.client(func(id identity.ID) error {
+		if id.Kind == identity.Host {
+			return fmt.Errorf("expected a member, the other side is %s", id)
 		}
 		return nil
 	}, false)
@@ -55,6 +62,7 @@ func (c *Client) client(expect func(identity.ID) error, once bool) *http.Client 
 func (c *Client) Close() {
 	c.once.CloseIdleConnections()
 	c.kept.CloseIdleConnections()
+	c.fleet.CloseIdleConnections()
 }
 
 // Hello asks a member who it is and what it says of itself.
@@ -73,6 +81,12 @@ func (c *Client) Hello(ctx context.Context, addr string) (identity.Peer, Hello, 
 // Send brings a seeder a message.
 func (c *Client) Send(ctx context.Context, addr string, message []byte) error {
 	_, _, err := c.do(ctx, c.kept, http.MethodPost, addr, "/message", message, 0)
+	return err
+}
+
+// Fleet brings a member a message about the fleet, of at most MaxFleet bytes.
+func (c *Client) Fleet(ctx context.Context, addr string, message []byte) error {
+	_, _, err := c.do(ctx, c.fleet, http.MethodPost, addr, "/fleet", message, 0)
 	return err
 }
 

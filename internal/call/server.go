@@ -32,12 +32,13 @@ const (
 )
 
 // What one identity may ask for: allowance units at once and refill more each second. A message
-// costs one, of which an agent sends some each second; a hello is read once by each member, and
+// costs one, of which an agent sends some each second; one about the fleet is longer, of which
+// there is about one a second, and a second's worth when a member has just come; a hello is read once by each member, and
 // a certificate, which is signed and logged, is renewed once a day; a deny list may be long, and
 // is read when it is another one.
 const (
-	allowance, refill                               = 512, 64
-	costMessage, costHello, costDenied, costRenewal = 1, 8, 64, 64
+	allowance, refill                                          = 512, 64
+	costMessage, costFleet, costHello, costDenied, costRenewal = 1, 8, 8, 64, 64
 	// maxAllowances bounds the identities whose allowance is remembered: every member, and
 	// who was one lately.
 	maxAllowances = 2048
@@ -49,6 +50,8 @@ type Handlers struct {
 	Hello func() Hello
 	// Message takes a message; the error is told to who sent it.
 	Message func(from identity.Peer, message []byte) error
+	// Fleet takes a message about the fleet; nil where nobody does.
+	Fleet func(from identity.Peer, message []byte) error
 	// Denied are the certificates that this seeder denies; nil of who is none.
 	Denied func() string
 	// Renew makes a certificate for a request (PKCS #10, DER) of who has one that is
@@ -88,7 +91,8 @@ func NewServer(source *identity.Source, handlers Handlers, logger *slog.Logger) 
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /hello", s.hello)
 	mux.HandleFunc("GET /denied", s.denied)
-	mux.HandleFunc("POST /message", s.message)
+	mux.HandleFunc("POST /message", s.messages(costMessage, MaxMessage, handlers.Message))
+	mux.HandleFunc("POST /fleet", s.messages(costFleet, MaxFleet, handlers.Fleet))
 	mux.HandleFunc("POST /renew", s.renew)
 	s.http = &http.Server{
 		// Who has no certificate gets to nothing but enrolment.
@@ -264,20 +268,28 @@ func (s *Server) denied(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, s.handlers.Denied()) // who asked has gone
 }
 
-func (s *Server) message(w http.ResponseWriter, r *http.Request) {
-	p, ok := s.peer(w, r, s.source.PeerOf, costMessage)
-	if !ok {
-		return
+// messages takes messages of one sort, each of which costs so much and has at most so many
+// bytes.
+func (s *Server) messages(cost, most int, take func(identity.Peer, []byte) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		p, ok := s.peer(w, r, s.source.PeerOf, cost)
+		if !ok {
+			return
+		}
+		if take == nil {
+			http.Error(w, "this member takes no such messages", http.StatusNotImplemented)
+			return
+		}
+		b, err := readAll(r.Body, most)
+		if err == nil {
+			err = take(p, b)
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusForbidden)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
 	}
-	b, err := readAll(r.Body, MaxMessage)
-	if err == nil {
-		err = s.handlers.Message(p, b)
-	}
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusForbidden)
-		return
-	}
-	w.WriteHeader(http.StatusNoContent)
 }
 
 func (s *Server) renew(w http.ResponseWriter, r *http.Request) {

@@ -53,9 +53,17 @@ func (d delegate) NodeMeta(limit int) []byte {
 
 // NotifyMsg copies the message: memberlist uses the buffer again.
 func (d delegate) NotifyMsg(b []byte) {
-	if len(b) == 0 || len(b) > maxMessage {
+	most := maxMessage
+	if len(b) > 0 {
+		most = mostOf(b[0])
+	}
+	if len(b) == 0 || len(b) > most {
 		d.g.inbox.drop()
-		d.g.warn("message refused", "bytes", len(b), "most", maxMessage)
+		d.g.warn("message refused", "bytes", len(b), "most", most)
+		return
+	}
+	if isFleet(b[0]) {
+		_ = d.g.fleet.put(fleetMessage{message: bytes.Clone(b)}) // counted; who sent it hears nothing
 		return
 	}
 	if b[0] == kindBye { // not queued: the news that it has left follows

@@ -6,6 +6,7 @@
 // over memberlist's reliable messages; push/pull brings them to whoever missed
 // them. One that fits goes as a packet as well, which is there a round trip
 // earlier. The revisions by which one grows go as packets alone, until the last. Progress goes to the seeders alone, in packets.
+// What the fleet of hosts is to run, and does, is in messages of its own (fleet.go).
 package gossip
 
 import (
@@ -22,7 +23,9 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/call"
+	"github.com/landfall-dist/landfall/internal/goal"
 	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/identity/ca"
 	"github.com/landfall-dist/landfall/internal/seldom"
@@ -141,6 +144,17 @@ type Config struct {
 	OnProgress func(Progress)
 	// OnLinks is the same for where an agent's bytes came from.
 	OnLinks func(Links)
+	// OnGoal is called for each goal and beat that comes, at an agent, whoever signed it: the
+	// error says that it is not believed. OnRosterAsked returns the hashes of the hosts of a
+	// service that were seen of late, in order, at most MaxRoster, and OnHostsAsked how many
+	// hosts there are in the state asked for, and some of them. OnGoal has a goroutine of its
+	// own; the others, and the next two, share one.
+	OnGoal        func(wire []byte) error
+	OnRosterAsked func(service string) []uint32
+	OnHostsAsked  func(HostsQuestion) (all int, hosts []api.HostView)
+	// OnCounts and OnRoster are called for what agents say, at a seeder.
+	OnCounts func(from Member, counts []goal.Counts)
+	OnRoster func(from Member, service string, hashes []uint32)
 	// OnMembers is called after the membership changed, from a goroutine of its
 	// own; several changes may be told once.
 	OnMembers func()
@@ -188,6 +202,7 @@ type Gossip struct {
 	announced  atomic.Int64 // how many documents this member has announced
 	inbox      *inbox
 	outbox     *outbox
+	fleet      *fleet
 	named      atomic.Pointer[[]string] // the addresses of --join when last looked up
 	// changed, toKeep and lost have a value when the membership has changed, and
 	// when a member is gone.
@@ -256,6 +271,7 @@ func New(cfg Config) (*Gossip, error) {
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.outbox = newOutbox(g)
+	g.fleet = newFleet(g)
 	g.named.Store(new([]string))
 	g.roster.prefer(before.addresses()...)
 	mc := memberlist.DefaultWANConfig()
@@ -306,7 +322,7 @@ func (g *Gossip) Addr() string { return g.list.LocalNode().Address() }
 // keeps trying to reach who is missing.
 func (g *Gossip) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	for _, f := range []func(context.Context){g.work, g.tellMembers, g.logNews, g.join, g.greet, g.keepMembers, g.vouch, g.watchIdentity, g.renew, g.watchKeys} {
+	for _, f := range []func(context.Context){g.work, g.workGoals, g.workFleet, g.tellMembers, g.logNews, g.join, g.greet, g.keepMembers, g.vouch, g.watchIdentity, g.renew, g.watchKeys} {
 		wg.Go(func() { f(ctx) })
 	}
 	<-ctx.Done()
@@ -320,6 +336,7 @@ func (g *Gossip) Close() error {
 	g.closing.Do(func() {
 		g.meetings.close(g.cancel)
 		g.outbox.close()
+		g.fleet.close()
 		g.sayBye()
 		if err := g.list.Leave(leaveTimeout); err != nil {
 			g.cfg.Logger.Debug("left without a good-bye", "error", err)
@@ -410,6 +427,8 @@ func (g *Gossip) tellMembers(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-g.changed:
+			g.fleet.goals.sync()
+			g.fleet.counts.sync()
 			if g.cfg.OnMembers != nil {
 				g.cfg.OnMembers()
 			}

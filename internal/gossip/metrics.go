@@ -12,6 +12,8 @@ var (
 	joinDesc    = prometheus.NewDesc("landfall_join_unreached", "Addresses of --join at which no member is reached.", nil, nil)
 	keptOutDesc = prometheus.NewDesc("landfall_members_refused_total", "Members refused because there are as many as are allowed.", nil, nil)
 	droppedDesc = prometheus.NewDesc("landfall_gossip_dropped_total", "Gossip messages dropped because too many came at once.", nil, nil)
+	goalsDesc   = prometheus.NewDesc("landfall_goals_undelivered", "Members that have not got every goal of a service yet that this one sends.", nil, nil)
+	countsDesc  = prometheus.NewDesc("landfall_fleet_counts_undelivered", "Seeders that have not got the newest counts of hosts yet that this member sends.", nil, nil)
 
 	certificateEndDesc = prometheus.NewDesc("landfall_certificate_end_timestamp_seconds", "When this member's certificate ends, in seconds since 1970; 0 without TLS.", nil, nil)
 	uncertifiedDesc    = prometheus.NewDesc("landfall_certificates_refused_total", "Members and connections turned away for their certificate, by reason.", []string{"reason"}, nil)
@@ -29,6 +31,8 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- joinDesc
 	ch <- keptOutDesc
 	ch <- droppedDesc
+	ch <- goalsDesc
+	ch <- countsDesc
 	ch <- certificateEndDesc
 	ch <- uncertifiedDesc
 	ch <- renewalsDesc
@@ -61,6 +65,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(joinDesc, prometheus.GaugeValue, float64(unreached))
 	ch <- prometheus.MustNewConstMetric(keptOutDesc, prometheus.CounterValue, float64(c.g.roster.refusals()))
 	ch <- prometheus.MustNewConstMetric(droppedDesc, prometheus.CounterValue, float64(c.g.inbox.dropped.Load()))
+	ch <- prometheus.MustNewConstMetric(goalsDesc, prometheus.GaugeValue, float64(c.g.fleet.goals.behind()))
+	ch <- prometheus.MustNewConstMetric(countsDesc, prometheus.GaugeValue, float64(c.g.fleet.counts.behind()))
 	end := 0.0
 	if own := c.g.cfg.Identity; own != nil {
 		end = float64(own.Expires().Unix())

@@ -128,7 +128,7 @@ func newVouching(g *Gossip) *vouching {
 		}
 	}
 	v.source.OnChange(func() { wake(v.renewed) })
-	handlers := call.Handlers{Hello: g.hello, Message: v.message, Renew: g.renewals(), Enrolment: g.cfg.Enrolment}
+	handlers := call.Handlers{Hello: g.hello, Message: v.message, Fleet: v.fleetMessage, Renew: g.renewals(), Enrolment: g.cfg.Enrolment}
 	if g.cfg.Role == Seeder {
 		handlers.Denied = func() string { text, _ := v.source.Denied(); return text }
 	}

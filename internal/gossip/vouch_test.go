@@ -439,7 +439,9 @@ func TestDenyListIsHandedOn(t *testing.T) {
 	// Another list, of which something was taken away, takes nothing back.
 	next := prod.Agent("region-c", "c9")
 	write(s1, "id "+next.String()+"\n")
-	b.untilTrue(t, "what the seeder denies then is not denied", denies(b, next))
+	for _, n := range []*node{s2, b} {
+		n.untilTrue(t, "what the seeder denies then is not denied", denies(n, next))
+	}
 	late := start(t, agent("c1", "region-c"), with(prod.Agent("region-c", "c1"), s2)) // which knows it of the other
 	for what, id := range map[string]identity.ID{"first": taken, "next": next} {
 		late.untilTrue(t, what+" is not denied by who comes late", denies(late, id))

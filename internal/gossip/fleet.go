@@ -1,0 +1,698 @@
+package gossip
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/call"
+	"github.com/landfall-dist/landfall/internal/goal"
+	"github.com/landfall-dist/landfall/internal/identity"
+	"github.com/landfall-dist/landfall/internal/retry"
+)
+
+// What members tell each other of the fleet: goals go from seeders to agents, and between
+// the agents of a region; what hosts do goes from agents to seeders; and seeders ask agents
+// which hosts there are. All of it is longer than a packet, or must not be lost, so that it
+// goes over TCP: as calls where TLS is spoken, whose sender is known, else as memberlist's
+// reliable messages. A goal is believed for its signature, wherever it comes from.
+//
+// Such a message is its kind, the length of the sender's name, the name, and a body:
+const (
+	kindGoals    = 'G' // goals and beats, each a frame
+	kindWant     = 'W' // JSON: the names of goals that the sender lacks
+	kindCounts   = 'C' // JSON: a list of goal.Counts
+	kindRosterOf = 'Q' // a service
+	kindRoster   = 'T' // the service's length, the service, hashes of four bytes
+	kindHostsOf  = 'E' // JSON: HostsQuestion
+	kindHosts    = 'F' // JSON: hostsAnswer
+)
+
+const (
+	// maxFleet bounds a message about the fleet in bytes, but for a roster.
+	maxFleet = 64 << 10
+	// MaxRoster bounds the hosts of one service at one agent.
+	MaxRoster = goal.MaxHostsOfAgent
+	// maxRoster bounds a roster in bytes.
+	maxRoster = 4*MaxRoster + 512
+	// A roster is the longest message that a call takes.
+	_ = uint(call.MaxFleet - maxRoster)
+	// MaxHosts bounds the hosts in one answer about them.
+	MaxHosts = 1000
+	// maxCounts bounds what is said of one service in bytes; failures that do not fit are
+	// left out.
+	maxCounts = 16 << 10
+	// maxGoalMessages and maxFleetMessages bound the messages that wait to be worked on.
+	maxGoalMessages, maxFleetMessages = 512, 1024
+	// maxFleetSends bounds the questions and answers that are being sent.
+	maxFleetSends = 1024
+	// rosterAskedFor is how long after it was asked for a roster is taken.
+	rosterAskedFor = 30 * time.Second
+	// maxQuestions bounds the questions about hosts that wait for answers.
+	maxQuestions = 64
+	// maxHostText bounds each text of a host's view in bytes, but for its hook's output.
+	maxHostText = 512
+)
+
+// fleetAgain is when a question or an answer is sent again that was not delivered.
+var fleetAgain = retry.Policy{First: 200 * time.Millisecond, Max: time.Second, Tries: 3}
+
+// errBusy is why a message is not taken that may be sent again.
+var errBusy = errors.New("too much waits to be worked on")
+
+// isFleet reports whether a message is one about the fleet.
+func isFleet(kind byte) bool {
+	switch kind {
+	case kindGoals, kindWant, kindCounts, kindRosterOf, kindRoster, kindHostsOf, kindHosts:
+		return true
+	}
+	return false
+}
+
+// mostOf bounds a message of a kind in bytes.
+func mostOf(kind byte) int {
+	switch {
+	case kind == kindRoster:
+		return maxRoster
+	case isFleet(kind):
+		return maxFleet
+	}
+	return maxMessage
+}
+
+// packFleet makes a message about the fleet.
+func packFleet(kind byte, sender string, body []byte) []byte {
+	out := append(make([]byte, 0, 2+len(sender)+len(body)), kind, byte(len(sender)))
+	return append(append(out, sender...), body...)
+}
+
+// openFleet takes one apart. Its body is not copied.
+func openFleet(message []byte) (kind byte, sender string, body []byte, err error) {
+	if len(message) < 2 || !isFleet(message[0]) {
+		return 0, "", nil, errors.New("no message about the fleet")
+	}
+	kind = message[0]
+	if len(message) > mostOf(kind) {
+		return 0, "", nil, fmt.Errorf("message of %d bytes, at most %d", len(message), mostOf(kind))
+	}
+	n := int(message[1])
+	if len(message) < 2+n {
+		return 0, "", nil, errors.New("the sender's name is cut short")
+	}
+	return kind, string(message[2 : 2+n]), message[2+n:], nil
+}
+
+// HostsQuestion asks for hosts of a service.
+type HostsQuestion struct {
+	Service string `json:"s"`
+	State   string `json:"t,omitempty"` // empty for all
+	Limit   int    `json:"l"`           // 1 to MaxHosts
+	ID      uint64 `json:"i"`
+}
+
+func (q *HostsQuestion) check() error {
+	if err := goal.CheckService(q.Service); err != nil {
+		return err
+	}
+	if q.State != "" && !slices.Contains(api.HostStates(), q.State) {
+		return fmt.Errorf("state %.40q", q.State)
+	}
+	if q.Limit < 1 || q.Limit > MaxHosts {
+		return fmt.Errorf("limit %d, expected 1 to %d", q.Limit, MaxHosts)
+	}
+	return nil
+}
+
+// HostsAnswer is what one agent knows of a service's hosts.
+type HostsAnswer struct {
+	From Member
+	// All is how many there are in the state asked for; Hosts those that fit.
+	All   int
+	Hosts []api.HostView
+}
+
+type hostsAnswer struct {
+	ID    uint64         `json:"i"`
+	All   int            `json:"a"`
+	Hosts []api.HostView `json:"h"`
+}
+
+func decodeHosts(body []byte) (a hostsAnswer, err error) {
+	if err := json.Unmarshal(body, &a); err != nil {
+		return a, fmt.Errorf("hosts: %w", err)
+	}
+	if a.All < 0 || a.All > goal.MaxHosts || len(a.Hosts) > MaxHosts {
+		return a, fmt.Errorf("hosts: %d of %d", len(a.Hosts), a.All)
+	}
+	for i := range a.Hosts {
+		h := &a.Hosts[i]
+		if err := goal.CheckName("host", h.Host); err != nil {
+			return a, err
+		}
+		if !slices.Contains(api.HostStates(), h.State) {
+			return a, fmt.Errorf("hosts: %s is %.40q", h.Host, h.State)
+		}
+		if max(len(h.Zone), len(h.Running), len(h.Phase), len(h.Error)) > maxHostText || len(h.Output) > goal.MaxOutput {
+			return a, fmt.Errorf("hosts: what is said of %s is too long", h.Host)
+		}
+	}
+	return a, nil
+}
+
+func decodeCounts(body []byte) (list []goal.Counts, err error) {
+	if err := json.Unmarshal(body, &list); err != nil {
+		return nil, fmt.Errorf("counts: %w", err)
+	}
+	if len(list) > goal.MaxServices {
+		return nil, fmt.Errorf("counts of %d services, at most %d", len(list), goal.MaxServices)
+	}
+	for i := range list {
+		if err := list[i].Check(); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+func decodeWant(body []byte) (names []string, err error) {
+	if err := json.Unmarshal(body, &names); err != nil {
+		return nil, fmt.Errorf("wanted goals: %w", err)
+	}
+	if len(names) > goal.MaxServices+1 {
+		return nil, fmt.Errorf("%d goals are wanted, at most %d", len(names), goal.MaxServices+1)
+	}
+	return names, nil
+}
+
+// encodeRoster writes a service and the hashes of its hosts.
+func encodeRoster(service string, hashes []uint32) []byte {
+	out := append(make([]byte, 0, 1+len(service)+4*len(hashes)), byte(len(service)))
+	out = append(out, service...)
+	for _, h := range hashes {
+		out = binary.BigEndian.AppendUint32(out, h)
+	}
+	return out
+}
+
+func decodeRoster(body []byte) (service string, hashes []uint32, err error) {
+	if len(body) < 1 || len(body) < 1+int(body[0]) {
+		return "", nil, errors.New("roster: cut short")
+	}
+	service, body = string(body[1:1+body[0]]), body[1+body[0]:]
+	if err := goal.CheckService(service); err != nil {
+		return "", nil, err
+	}
+	if len(body)%4 != 0 || len(body)/4 > MaxRoster {
+		return "", nil, fmt.Errorf("roster of %s: %d bytes", service, len(body))
+	}
+	hashes = make([]uint32, 0, len(body)/4)
+	for ; len(body) > 0; body = body[4:] {
+		h := binary.BigEndian.Uint32(body)
+		if n := len(hashes); n > 0 && hashes[n-1] > h {
+			return "", nil, fmt.Errorf("roster of %s is not in order", service)
+		}
+		hashes = append(hashes, h)
+	}
+	return service, hashes, nil
+}
+
+// eachFrame calls f with each frame of goals, until it returns false.
+func eachFrame(body []byte, f func(wire []byte) bool) error {
+	for len(body) > 0 {
+		if len(body) < 2 {
+			return errors.New("goals: cut short")
+		}
+		n := int(binary.BigEndian.Uint16(body))
+		if body = body[2:]; n == 0 || n > len(body) || n > goal.MaxLength {
+			return errors.New("goals: cut short, or too long")
+		}
+		if !f(body[:n:n]) {
+			return nil
+		}
+		body = body[n:]
+	}
+	return nil
+}
+
+// fleet is what is said of the fleet, out and in.
+type fleet struct {
+	g             *Gossip
+	goals, counts *mailing
+	goalsIn, in   chan fleetMessage
+	goalBytes     atomic.Int64
+	bytes         atomic.Int64
+	sends         atomic.Int64
+	wg            sync.WaitGroup
+
+	mu        sync.Mutex
+	closed    bool
+	asked     map[string]time.Time // rosters, by service
+	questions map[uint64]*question
+}
+
+// fleetMessage is one that was received, and by whom it is vouched for; the zero identity
+// for nobody.
+type fleetMessage struct {
+	message []byte
+	from    identity.ID
+}
+
+// question waits for agents' answers.
+type question struct {
+	silent  map[string]bool // by name, who has not answered
+	answers []HostsAnswer
+	done    chan struct{} // closed when all have
+}
+
+func newFleet(g *Gossip) *fleet {
+	f := &fleet{
+		g:       g,
+		goalsIn: make(chan fleetMessage, maxGoalMessages), in: make(chan fleetMessage, maxFleetMessages),
+		asked: make(map[string]time.Time), questions: make(map[uint64]*question),
+	}
+	f.goals = newMailing(g, kindGoals, "goals not delivered yet, they are sent again", packFrames, func(m Member) bool {
+		return m.Role == Agent && (g.cfg.Role == Seeder || m.Region == g.cfg.Region)
+	})
+	f.counts = newMailing(g, kindCounts, "counts of hosts not delivered yet, they are sent again", packList, func(m Member) bool { return m.Role == Seeder })
+	return f
+}
+
+// put queues a message that was received. It does not block.
+func (f *fleet) put(m fleetMessage) error {
+	to, bytes := f.in, &f.bytes
+	if m.message[0] == kindGoals {
+		to, bytes = f.goalsIn, &f.goalBytes
+	}
+	n := int64(len(m.message))
+	if bytes.Add(n) <= maxQueued {
+		select {
+		case to <- m:
+			return nil
+		default:
+		}
+	}
+	bytes.Add(-n)
+	f.g.inbox.drop()
+	return errBusy
+}
+
+// workGoals hands on goals that were received, until ctx ends: by themselves, since who
+// takes them may write to a disk.
+func (g *Gossip) workGoals(ctx context.Context) {
+	g.fleet.work(ctx, g.fleet.goalsIn, &g.fleet.goalBytes)
+}
+
+// workFleet handles all else about the fleet.
+func (g *Gossip) workFleet(ctx context.Context) { g.fleet.work(ctx, g.fleet.in, &g.fleet.bytes) }
+
+func (f *fleet) work(ctx context.Context, in <-chan fleetMessage, bytes *atomic.Int64) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case m := <-in:
+			bytes.Add(-int64(len(m.message)))
+			if err := f.handle(m); err != nil {
+				f.g.warn("message about the fleet refused", "error", err)
+			}
+		}
+	}
+}
+
+// handle works on a message.
+func (f *fleet) handle(m fleetMessage) error {
+	kind, sender, body, err := openFleet(m.message)
+	if err != nil {
+		return err
+	}
+	if kind == kindGoals {
+		return f.takeGoals(m.from, body)
+	}
+	from, ok := f.g.memberNamed(sender)
+	if !ok {
+		return fmt.Errorf("%.80q, who sends it, is no member", sender)
+	}
+	if m.from == (identity.ID{}) {
+		err = f.g.vouching.unvouched(from)
+	} else if string(m.from.Kind) != string(from.Role) || m.from.Region != from.Region || m.from.Name != from.ID {
+		err = fmt.Errorf("%s sends it as %.80q", m.from, sender)
+	}
+	if err != nil {
+		return err
+	}
+	if want := senderOf(kind); from.Role != want {
+		return fmt.Errorf("%s is no %s", from.Name, want)
+	}
+	c := &f.g.cfg
+	switch kind {
+	case kindWant:
+		names, err := decodeWant(body)
+		if err != nil {
+			return fmt.Errorf("%s: %w", from.Name, err)
+		}
+		f.goals.again(from.Name, names)
+	case kindCounts:
+		if c.OnCounts == nil {
+			return nil
+		}
+		list, err := decodeCounts(body)
+		if err != nil {
+			return fmt.Errorf("%s: %w", from.Name, err)
+		}
+		c.OnCounts(from, list)
+	case kindRosterOf:
+		service := string(body)
+		if err := goal.CheckService(service); err != nil || c.OnRosterAsked == nil {
+			return err
+		}
+		hashes := c.OnRosterAsked(service)
+		if len(hashes) > MaxRoster {
+			return fmt.Errorf("%d hosts of %s here, at most %d can be told", len(hashes), service, MaxRoster)
+		}
+		f.send([]string{from.Name}, kindRoster, encodeRoster(service, hashes))
+	case kindRoster:
+		service, hashes, err := decodeRoster(body)
+		if err == nil && !f.wasAsked(service) {
+			err = fmt.Errorf("the roster of %s was not asked for", service)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", from.Name, err)
+		}
+		if c.OnRoster != nil {
+			c.OnRoster(from, service, hashes)
+		}
+	case kindHostsOf:
+		var q HostsQuestion
+		if err := json.Unmarshal(body, &q); err != nil {
+			return fmt.Errorf("%s asks for hosts: %w", from.Name, err)
+		}
+		if err := q.check(); err != nil || c.OnHostsAsked == nil {
+			return err
+		}
+		all, hosts := c.OnHostsAsked(q)
+		answer, err := encodeHosts(hostsAnswer{q.ID, all, hosts[:min(len(hosts), q.Limit)]})
+		if err != nil {
+			return err
+		}
+		f.send([]string{from.Name}, kindHosts, answer)
+	case kindHosts:
+		a, err := decodeHosts(body)
+		if err != nil {
+			return fmt.Errorf("%s: %w", from.Name, err)
+		}
+		f.answered(from, a)
+	}
+	return nil
+}
+
+// senderOf is the role of who sends messages of a kind.
+func senderOf(kind byte) Role {
+	if kind == kindRosterOf || kind == kindHostsOf {
+		return Seeder
+	}
+	return Agent
+}
+
+// takeGoals hands on goals. A message of which too much is no goal is not read further.
+func (f *fleet) takeGoals(from identity.ID, body []byte) error {
+	if f.g.cfg.OnGoal == nil {
+		return nil
+	}
+	if from == (identity.ID{}) && f.g.vouching != nil && f.g.vouching.mode == identity.Require {
+		return errors.New("goals of who shows no certificate, --tls is require here")
+	}
+	bad := 0
+	var last error
+	err := eachFrame(body, func(wire []byte) bool {
+		if err := f.g.cfg.OnGoal(slices.Clone(wire)); err != nil {
+			bad, last = bad+1, err
+		}
+		return bad < maxBadFrames
+	})
+	return errors.Join(err, last)
+}
+
+// encodeHosts leaves out hosts, the last first, until the rest fits a message.
+func encodeHosts(a hostsAnswer) ([]byte, error) {
+	for {
+		b, err := json.Marshal(a)
+		if err != nil || len(b)+2+2*maxName+64 <= maxFleet || len(a.Hosts) == 0 {
+			return b, err
+		}
+		a.Hosts = a.Hosts[:len(a.Hosts)/2]
+	}
+}
+
+// SendGoal has every agent get a signed document, at a seeder; at an agent, those of its
+// region. It takes the place of the one of the same name before; a service has its own, a
+// beat has the empty one. Who appears later gets it, too, and who cannot be reached is
+// tried again while it is a member. It does not block.
+func (g *Gossip) SendGoal(name string, wire []byte) error {
+	if len(wire) == 0 || len(wire) > goal.MaxLength {
+		return fmt.Errorf("goal %s: %d bytes, at most %d", name, len(wire), goal.MaxLength)
+	}
+	return g.fleet.goals.put(name, func(l *letter) { l.text = slices.Clone(wire) })
+}
+
+// DropGoal ends SendGoal.
+func (g *Gossip) DropGoal(name string) { g.fleet.goals.drop(name) }
+
+// WantGoals asks every seeder, and the agents of the own region, to send again the goals of
+// these names, of an agent.
+func (g *Gossip) WantGoals(names ...string) error {
+	body, err := json.Marshal(names)
+	if err != nil || len(names) > goal.MaxServices+1 {
+		return fmt.Errorf("asking for %d goals, at most %d: %w", len(names), goal.MaxServices+1, err)
+	}
+	g.fleet.send(g.namesOf(func(m Member) bool { return m.Role == Seeder || m.Region == g.cfg.Region }), kindWant, body)
+	return nil
+}
+
+// ReportCounts has every seeder get the newest counts of each service; failures that were
+// given add up until they are delivered, the newest goal.MaxFailures of them. It does not
+// block.
+func (g *Gossip) ReportCounts(counts ...goal.Counts) error {
+	var all error
+	for _, c := range counts {
+		all = errors.Join(all, g.fleet.counts.put(c.Service, func(l *letter) { l.count(c) }))
+	}
+	return all
+}
+
+// AskRoster asks every agent for the hosts of a service; OnRoster has the answers. It does
+// not block. It returns the names of the agents that are asked.
+func (g *Gossip) AskRoster(service string) []string {
+	f := g.fleet
+	f.mu.Lock()
+	for s, at := range f.asked {
+		if time.Since(at) > rosterAskedFor {
+			delete(f.asked, s)
+		}
+	}
+	if len(f.asked) < goal.MaxServices {
+		f.asked[service] = time.Now()
+	}
+	f.mu.Unlock()
+	names := g.namesOf(func(m Member) bool { return m.Role == Agent })
+	f.send(names, kindRosterOf, []byte(service))
+	return names
+}
+
+func (f *fleet) wasAsked(service string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	at, ok := f.asked[service]
+	return ok && time.Since(at) <= rosterAskedFor
+}
+
+// HostsOf asks every agent for hosts of a service, and returns their answers once all have
+// answered or ctx has ended, and the agents that have not.
+func (g *Gossip) HostsOf(ctx context.Context, asked HostsQuestion) (answers []HostsAnswer, silent []Member, err error) {
+	asked.ID = rand.Uint64()
+	if err := asked.check(); err != nil {
+		return nil, nil, err
+	}
+	body, err := json.Marshal(asked)
+	if err != nil {
+		return nil, nil, err
+	}
+	f := g.fleet
+	q := &question{silent: make(map[string]bool), done: make(chan struct{})}
+	names := g.namesOf(func(m Member) bool { return m.Role == Agent })
+	if len(names) == 0 {
+		return nil, nil, nil
+	}
+	for _, name := range names {
+		q.silent[name] = true
+	}
+	f.mu.Lock()
+	if len(f.questions) >= maxQuestions {
+		f.mu.Unlock()
+		return nil, nil, fmt.Errorf("asking for hosts of %s: %w", asked.Service, errBusy)
+	}
+	f.questions[asked.ID] = q
+	f.mu.Unlock()
+	f.send(names, kindHostsOf, body)
+	select {
+	case <-ctx.Done():
+	case <-q.done:
+	case <-g.ctx.Done():
+	}
+	f.mu.Lock()
+	delete(f.questions, asked.ID)
+	answers = q.answers
+	f.mu.Unlock()
+	for _, m := range g.roster.now().members {
+		if q.silent[m.Name] { // which nobody changes any more
+			silent = append(silent, m)
+		}
+	}
+	return answers, silent, nil
+}
+
+// answered takes an agent's answer to a question that waits for it.
+func (f *fleet) answered(from Member, a hostsAnswer) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	q := f.questions[a.ID]
+	if q == nil || !q.silent[from.Name] {
+		return
+	}
+	delete(q.silent, from.Name)
+	for i := range a.Hosts {
+		a.Hosts[i].Region = from.Region // which is not a host's to say
+	}
+	q.answers = append(q.answers, HostsAnswer{from, a.All, a.Hosts})
+	if len(q.silent) == 0 {
+		close(q.done)
+	}
+}
+
+// send sends a message to members, in the background.
+func (f *fleet) send(names []string, kind byte, body []byte) {
+	message := packFleet(kind, f.g.name, body)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, name := range names {
+		if f.closed || f.sends.Load() >= maxFleetSends {
+			f.g.warn("question about hosts, or its answer, not sent: too many are under way", "member", name)
+			return
+		}
+		f.sends.Add(1)
+		f.wg.Go(func() {
+			defer f.sends.Add(-1)
+			if err := fleetAgain.Do(f.g.ctx, func() error { return f.g.deliver(name, message) }); err != nil && f.g.ctx.Err() == nil {
+				f.g.warn("question about hosts, or its answer, not delivered", "member", name, "error", err)
+			}
+		})
+	}
+}
+
+// close waits for what is under way; the context that ends it has ended.
+func (f *fleet) close() {
+	f.mu.Lock()
+	f.closed = true
+	f.mu.Unlock()
+	f.goals.close()
+	f.counts.close()
+	f.wg.Wait()
+}
+
+// errGone is why nothing is sent to who is no member any more.
+var errGone = errors.New("it is no member any more")
+
+// deliver sends a message to a member, and returns once it has it.
+func (g *Gossip) deliver(name string, message []byte) error {
+	node, m, ok := g.nodeNamed(name)
+	switch {
+	case !ok:
+		return errGone
+	case g.vouching != nil && m.Cert != "":
+		return g.vouching.client.Fleet(g.ctx, node.Address(), message)
+	}
+	return g.list.SendReliable(&node, message)
+}
+
+func (g *Gossip) nodeNamed(name string) (memberlist.Node, Member, bool) {
+	now := g.roster.now()
+	i, ok := slices.BinarySearchFunc(now.members, name, func(m Member, name string) int {
+		switch {
+		case m.Name < name:
+			return -1
+		case m.Name > name:
+			return 1
+		}
+		return 0
+	})
+	if !ok {
+		return memberlist.Node{}, Member{}, false
+	}
+	return now.nodes[i], now.members[i], true
+}
+
+func (g *Gossip) memberNamed(name string) (Member, bool) {
+	_, m, ok := g.nodeNamed(name)
+	return m, ok
+}
+
+// namesOf are the members for whom is says yes, but this one.
+func (g *Gossip) namesOf(is func(Member) bool) (names []string) {
+	for _, m := range g.roster.now().members {
+		if m.Name != g.name && is(m) {
+			names = append(names, m.Name)
+		}
+	}
+	return names
+}
+
+// fleetMessage takes a message about the fleet that a member has sent over TLS.
+func (v *vouching) fleetMessage(from identity.Peer, message []byte) error {
+	kind, sender, _, err := openFleet(message)
+	if err != nil {
+		return err
+	}
+	allowed := from.ID.Kind == identity.Agent
+	switch kind {
+	case kindGoals: // an agent's only within its region
+		allowed = from.ID.Kind == identity.Seeder || allowed && v.g.cfg.Role == Agent && from.ID.Region == v.g.cfg.Region
+	case kindRosterOf, kindHostsOf:
+		allowed = from.ID.Kind == identity.Seeder
+	}
+	if !allowed {
+		return fmt.Errorf("%s may not send %q", from.ID, kind)
+	}
+	if sender != from.ID.Name+"-"+startOf(sender) {
+		return fmt.Errorf("%s sends as %.80q", from.ID, sender)
+	}
+	if _, ok := v.g.memberNamed(sender); !ok && kind != kindGoals {
+		return fmt.Errorf("%.80q is no member here yet", sender)
+	}
+	return v.g.fleet.put(fleetMessage{slices.Clone(message), from.ID})
+}
+
+// unvouched reports whether what came without a certificate counts, of a member: where TLS
+// is required, and where somebody with a certificate speaks for its region, it does not.
+func (v *vouching) unvouched(from Member) error {
+	if v == nil {
+		return nil
+	}
+	if v.mode == identity.Require {
+		return errors.New("the sender shows no certificate, --tls is require here")
+	}
+	for _, m := range v.g.roster.now().members {
+		if m.Cert != "" && (m.Name == from.Name || m.Role == from.Role && m.Region == from.Region) {
+			return fmt.Errorf("%s shows no certificate, and %s has one", from.Name, m.Name)
+		}
+	}
+	return nil
+}
