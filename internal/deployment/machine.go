@@ -1,0 +1,697 @@
+package deployment
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/goal"
+)
+
+const (
+	// CountsAge is how old the counts of an agent may be: it says them every ten seconds.
+	CountsAge = 25 * time.Second
+	// SilentFor is how long a host below the cut of which no agent knows counts for nothing,
+	// before it counts as failed.
+	SilentFor = 2 * time.Minute
+	// askAgain is when agents that have not answered with a roster are asked again.
+	askAgain = 3 * time.Second
+	// gatherFor is how long a deployment looks for its regions: one whose agents have not
+	// answered by then is one of them.
+	gatherFor = 10 * time.Second
+	// maxAgents bounds the agents of one region that are remembered.
+	maxAgents = 1000
+	// maxHeld bounds the commands that wait for a write.
+	maxHeld = 100
+)
+
+// ErrState is wrapped by errors about a command that the state does not allow.
+var ErrState = errors.New("not possible now")
+
+// Machine is one service: its newest deployment, and the decisions about it.
+type Machine struct {
+	now  time.Time // of this step
+	out  []Action
+	s    Service  // as the table has it
+	next *Service // as it is being written; nil for no change
+	asks []string // commands that are answered when it is written
+	held []Event  // commands that came meanwhile
+
+	living   map[string][]string
+	counts   map[string]map[string]counted // by region and agent
+	landed   map[string]bool               // of the target, by region
+	sha      string                        // the target's composite
+	lost     string                        // why the target will not land any more
+	since    time.Time                     // when the machine took up the deployment, for the gate's time-out
+	gather   time.Time                     // when it began to look for its regions
+	healthy  time.Time                     // since when the wave is
+	missing  map[string]time.Time          // since when hosts of a roster are unaccounted for, by region
+	rosters  map[string]map[string][]uint32
+	askedAt  time.Time // for rosters; zero while none are wanted
+	checking bool
+	checked  int // the wave whose check was passed
+	waits    []string
+}
+
+// counted are counts and when they came.
+type counted struct {
+	goal.Counts
+	at time.Time
+}
+
+// New takes a service up as the table has it.
+func New(s Service) *Machine {
+	m := &Machine{s: s, counts: make(map[string]map[string]counted)}
+	m.forget()
+	return m
+}
+
+// forget begins a deployment with nothing known of it.
+func (m *Machine) forget() {
+	m.landed, m.sha, m.lost, m.since, m.gather = make(map[string]bool), "", "", time.Time{}, time.Time{}
+	m.checked = 0
+	if d := m.s.Current; d != nil {
+		for name, r := range d.Regions {
+			m.landed[name] = r.Landed
+		}
+		m.sha, m.checked = d.Target.SHA256, d.Wave
+	}
+	m.forgetWave()
+}
+
+// forgetWave begins a wave, or takes one up, with nothing known of it.
+func (m *Machine) forgetWave() {
+	m.healthy, m.missing, m.rosters, m.askedAt, m.checking = time.Time{}, make(map[string]time.Time), nil, time.Time{}, false
+}
+
+// Service is as the table has it. Nobody may change it.
+func (m *Machine) Service() Service { return m.s }
+
+// Active reports whether time alone can bring something about.
+func (m *Machine) Active() bool {
+	return m.next != nil || len(m.held) > 0 || m.s.Current != nil && !m.s.Current.Over()
+}
+
+// Step takes an event and returns what follows.
+func (m *Machine) Step(now time.Time, e Event) []Action {
+	m.now, m.out = now, nil
+	switch e := e.(type) {
+	case Deploy:
+		m.hold(e, e.Ask)
+	case Command:
+		m.hold(e, e.Ask)
+	case Living:
+		m.living = e.Agents
+	case Landed:
+		if d := m.s.Current; d != nil && e.ExecutionID == d.Target.ExecutionID {
+			if e.Region != "" {
+				m.landed[e.Region] = true
+			}
+			if m.sha == "" {
+				m.sha = e.SHA256
+			}
+		}
+	case Lost:
+		if d := m.s.Current; d != nil && e.ExecutionID == d.Target.ExecutionID {
+			m.lost = e.Reason
+		}
+	case Counted:
+		m.count(e)
+	case Roster:
+		if m.rosters != nil && len(e.Hashes) <= goal.MaxHostsOfAgent {
+			if m.rosters[e.Region] == nil {
+				m.rosters[e.Region] = make(map[string][]uint32)
+			}
+			if len(m.rosters[e.Region]) < maxAgents {
+				m.rosters[e.Region][e.Agent] = e.Hashes
+			}
+		}
+	case Checked:
+		m.hearCheck(e)
+	case Written:
+		m.written(e)
+	case Tick:
+	}
+	m.decide()
+	return m.out
+}
+
+func (m *Machine) act(a Action) { m.out = append(m.out, a) }
+
+func (m *Machine) hold(e Event, ask string) {
+	if len(m.held) >= maxHeld {
+		m.act(Answer{ask, fmt.Errorf("%w: %d commands wait for the table already", ErrState, len(m.held))})
+		return
+	}
+	m.held = append(m.held, e)
+}
+
+func (m *Machine) count(e Counted) {
+	of := m.counts[e.Region]
+	if of == nil {
+		if len(m.counts) >= 2*goal.MaxRegions {
+			return
+		}
+		of = make(map[string]counted)
+		m.counts[e.Region] = of
+	}
+	for agent, c := range of {
+		if m.now.Sub(c.at) > 10*CountsAge {
+			delete(of, agent)
+		}
+	}
+	if len(of) < maxAgents {
+		of[e.Agent] = counted{e.Counts, m.now}
+	}
+}
+
+// written has what was written hold from now on.
+func (m *Machine) written(e Written) {
+	if m.next == nil || m.next.Version != e.Version {
+		return
+	}
+	next, asks := m.next, m.asks
+	m.next, m.asks = nil, nil
+	for _, ask := range asks {
+		m.act(Answer{ask, e.Err})
+	}
+	if e.Err != nil {
+		if e.Table != nil {
+			m.s = *e.Table
+			m.forget()
+		}
+		return
+	}
+	before := m.s.Current
+	m.s = *next
+	d := m.s.Current
+	switch {
+	case before == nil || before.ID != d.ID:
+		m.forget()
+	case before.Wave != d.Wave || before.State != d.State:
+		m.forgetWave()
+	default:
+		m.rosters, m.askedAt = nil, time.Time{}
+	}
+	if d.Over() {
+		m.act(Notice{*d, m.now})
+	}
+}
+
+// change has the service written as it is after f, and answers ask then.
+func (m *Machine) change(ask string, f func(s *Service, d *Deployment)) {
+	next := m.s.clone()
+	f(&next, next.Current)
+	d := next.Current
+	for name, r := range d.Regions {
+		r.Landed = m.landed[name]
+		d.Regions[name] = r
+	}
+	if d.Target.SHA256 == "" && m.s.Current != nil && m.s.Current.ID == d.ID {
+		d.Target.SHA256 = m.sha
+	}
+	if d.Over() && d.Ended.IsZero() {
+		d.Ended = m.now.UTC()
+		total := m.Total()
+		d.Counts = &total
+	}
+	next.Version = goal.NextVersion(m.now, m.s.Version)
+	m.next = &next
+	if ask != "" {
+		m.asks = append(m.asks, ask)
+	}
+	m.act(Publish{Service: next.clone(), Goal: next.goal(next.Version, m.now), Before: m.s.Version})
+}
+
+// decide goes on as far as it can without a write.
+func (m *Machine) decide() {
+	for m.next == nil && len(m.held) > 0 {
+		e := m.held[0]
+		m.held = m.held[1:]
+		var ask string
+		var err error
+		switch e := e.(type) {
+		case Deploy:
+			ask, err = e.Ask, m.deploy(e)
+		case Command:
+			ask, err = e.Ask, m.command(e)
+		}
+		if err != nil {
+			m.act(Answer{ask, err})
+		}
+	}
+	if m.next != nil || m.s.Current == nil {
+		return
+	}
+	m.waits = nil
+	if d := m.s.Current; len(d.Regions) > 0 && len(m.regions()) == 0 && (d.State == Gate || d.State == Wave) {
+		m.end(Stopped, "all of its regions are skipped")
+		return
+	}
+	switch m.s.Current.State {
+	case Gate:
+		m.gate()
+	case Wave:
+		m.wave()
+	case GoingBack:
+		m.back()
+	}
+}
+
+func (m *Machine) wait(format string, args ...any) {
+	if len(m.waits) < 10 {
+		m.waits = append(m.waits, fmt.Sprintf(format, args...))
+	}
+}
+
+// gate waits until hosts may switch.
+func (m *Machine) gate() {
+	d := m.s.Current
+	if m.since.IsZero() {
+		m.since = m.now
+	}
+	if !d.Fixed {
+		m.fix()
+		return
+	}
+	closed := m.closed()
+	if m.timedOut(closed) {
+		return
+	}
+	missing := len(closed) > 0 && d.Policy.Gate == api.GateAll ||
+		len(closed) > 0 && d.Policy.Gate == api.GateRegion && len(closed) == len(m.regions())
+	switch {
+	case missing:
+		m.wait("waits for the build to land in %s", strings.Join(closed, ", "))
+	case m.sha == "":
+		m.wait("waits for the build to be known whole")
+	default:
+		m.open()
+	}
+}
+
+// closed are the regions where the build has to land and has not.
+func (m *Machine) closed() (out []string) {
+	if m.s.Current.Policy.Gate == api.GateNone {
+		return nil
+	}
+	for _, name := range m.regions() {
+		if !m.landed[name] {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// timedOut stops a deployment when what it waits for has not come in time, or cannot.
+func (m *Machine) timedOut(closed []string) bool {
+	d := m.s.Current
+	if len(closed) == 0 && m.sha != "" {
+		return false
+	}
+	where := strings.Join(closed, ", ")
+	if where == "" {
+		where = "any region"
+	}
+	switch {
+	case m.lost != "":
+		m.end(Stopped, fmt.Sprintf("the build will not land in %s: %s", where, m.lost))
+		return true
+	case d.Policy.GateTimeout > 0 && m.now.Sub(m.since) >= d.Policy.GateTimeout:
+		m.end(Stopped, fmt.Sprintf("the build has not landed in %s within %s", where, d.Policy.GateTimeout))
+		return true
+	}
+	return false
+}
+
+// regions are those of the deployment that are not skipped, in order.
+func (m *Machine) regions() (out []string) {
+	for _, name := range slices.Sorted(maps.Keys(m.s.Current.Regions)) {
+		if !m.s.Current.Regions[name].Skipped {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// taking are those of regions where hosts may switch.
+func (m *Machine) taking() (out []string) {
+	d := m.s.Current
+	for _, name := range m.regions() {
+		if d.Policy.Gate == api.GateNone || m.landed[name] || d.Regions[name].Open {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// fix finds out in which regions the service has hosts.
+func (m *Machine) fix() {
+	if m.gather.IsZero() {
+		m.gather = m.now
+	}
+	late := m.now.Sub(m.gather) >= gatherFor
+	all := slices.Sorted(maps.Keys(m.living))
+	if lacking := m.ask(all); !late && (len(lacking) > 0 || len(all) == 0) {
+		m.wait("asks the regions' agents which hosts they have")
+		return
+	}
+	rosters := m.rosters
+	m.change("", func(_ *Service, d *Deployment) {
+		d.Fixed, d.Regions = true, make(map[string]Region)
+		for _, name := range d.Earlier {
+			d.Regions[name] = Region{}
+		}
+		for _, name := range all {
+			if n := len(merged(rosters[name])); n > 0 || len(rosters[name]) < len(m.living[name]) {
+				d.Regions[name] = Region{Roster: n}
+			}
+		}
+		for len(d.Regions) > goal.MaxRegions { // a cluster has no more destinations
+			delete(d.Regions, slices.Sorted(maps.Keys(d.Regions))[len(d.Regions)-1])
+		}
+	})
+}
+
+// ask gets the rosters of regions, and returns those that lack an agent's.
+func (m *Machine) ask(regions []string) (lacking []string) {
+	if m.rosters == nil {
+		m.rosters = make(map[string]map[string][]uint32)
+	}
+	for _, name := range regions {
+		agents := m.living[name]
+		if len(agents) == 0 || slices.ContainsFunc(agents, func(a string) bool { _, ok := m.rosters[name][a]; return !ok }) {
+			lacking = append(lacking, name)
+		}
+	}
+	if len(lacking) > 0 && (m.askedAt.IsZero() || m.now.Sub(m.askedAt) >= askAgain) {
+		m.askedAt = m.now
+		m.act(AskRoster{})
+	}
+	return lacking
+}
+
+// merged are the hashes of a region's agents, each once, in order.
+func merged(rosters map[string][]uint32) []uint32 {
+	return slices.Compact(slices.Sorted(func(yield func(uint32) bool) {
+		for _, hashes := range rosters {
+			for _, h := range hashes {
+				if !yield(h) {
+					return
+				}
+			}
+		}
+	}))
+}
+
+// open begins the next wave: it is checked, the rosters are taken, and the cuts are written.
+func (m *Machine) open() {
+	d := m.s.Current
+	wave := d.Wave + 1
+	taking := m.taking()
+	if len(taking) == 0 || wave > len(d.Policy.Waves) {
+		m.finish()
+		return
+	}
+	if d.Policy.WaveCheck != "" && m.checked < wave {
+		if !m.checking {
+			m.checking = true
+			m.act(Check{d.ID, wave, d.Policy.WaveCheck})
+		}
+		m.wait("asks whether wave %d may begin", wave)
+		return
+	}
+	if lacking := m.ask(taking); len(lacking) > 0 {
+		m.wait("waits for the agents of %s to name their hosts", strings.Join(lacking, ", "))
+		return
+	}
+	m.cut(wave, taking)
+}
+
+// cut writes where a wave's share of the rosters lies. A cut never falls.
+func (m *Machine) cut(wave int, regions []string) {
+	rosters := m.rosters
+	m.change("", func(_ *Service, d *Deployment) {
+		if d.Wave != wave || d.State != Wave {
+			d.WaveAt = m.now.UTC()
+		}
+		d.State, d.Wave, d.Reason = Wave, wave, ""
+		share := d.Policy.Waves[wave-1]
+		for _, name := range regions {
+			hashes, r := merged(rosters[name]), d.Regions[name]
+			r.Open, r.Roster = true, len(hashes)
+			switch n := share.Of(len(hashes)); {
+			case share.Whole():
+				r.Cut = goal.Circle
+			case n > 0:
+				r.Cut = max(r.Cut, int64(hashes[n-1])+1)
+			}
+			r.Below = 0
+			for _, h := range hashes {
+				if int64(h) < r.Cut {
+					r.Below++
+				}
+			}
+			d.Regions[name] = r
+		}
+	})
+}
+
+func (m *Machine) hearCheck(e Checked) {
+	d := m.s.Current
+	if d == nil || d.ID != e.Deployment || d.Wave+1 != e.Wave || !m.checking {
+		return
+	}
+	m.checking = false
+	if e.Err == nil {
+		m.checked = e.Wave
+		return
+	}
+	if m.next == nil && (d.State == Gate || d.State == Wave) {
+		m.change("", func(_ *Service, d *Deployment) {
+			d.Before, d.State = d.State, Paused
+			d.Reason = fmt.Sprintf("wave %d was not let begin: %v", e.Wave, e.Err)
+		})
+	}
+}
+
+// wave watches the hosts below the cut.
+func (m *Machine) wave() {
+	d := m.s.Current
+	taking, closed := m.taking(), m.closed()
+	if m.timedOut(closed) {
+		return
+	}
+	below, failed, settled, known := 0, 0, true, true
+	for _, name := range taking {
+		c := m.look(name)
+		below, failed = below+max(c.below, d.Regions[name].Below), failed+c.failed
+		settled = settled && c.settled
+		known = known && c.known
+		if c.known && c.alive > 0 && c.healthy == 0 && c.failed >= c.alive {
+			m.turn(fmt.Sprintf("all of the %s switched in %s have failed", hosts(c.failed), name))
+			return
+		}
+	}
+	if most := d.Policy.MaxFailed.Within(below); failed > most {
+		m.turn(fmt.Sprintf("%s of %d have failed, at most %d may", hosts(failed), below, most))
+		return
+	}
+	if m.join(taking) {
+		return
+	}
+	switch {
+	case settled && m.healthy.IsZero():
+		m.healthy = m.now
+	case !settled && known: // counts that are unknown alone turn nothing back
+		m.healthy = time.Time{}
+	}
+	switch {
+	case !settled || m.healthy.IsZero():
+	case m.now.Sub(m.healthy) < d.Policy.Bake:
+		m.wait("the wave has been healthy for %s of %s", m.now.Sub(m.healthy).Truncate(time.Second), d.Policy.Bake)
+	case d.Wave < len(d.Policy.Waves):
+		m.open()
+	case len(closed) > 0:
+		m.wait("waits for the build to land in %s", strings.Join(closed, ", "))
+	default:
+		m.finish()
+	}
+}
+
+// join lets hosts of a region where the build has landed meanwhile switch: as many as of
+// the others.
+func (m *Machine) join(taking []string) bool {
+	d := m.s.Current
+	var come []string
+	for _, name := range taking {
+		if !d.Regions[name].Open {
+			come = append(come, name)
+		}
+	}
+	if len(come) == 0 {
+		return false
+	}
+	if lacking := m.ask(come); len(lacking) > 0 {
+		m.wait("waits for the agents of %s to name their hosts", strings.Join(lacking, ", "))
+		return false
+	}
+	m.cut(d.Wave, come)
+	return true
+}
+
+// seen is what is known of a region's hosts that are to run the target.
+type seen struct {
+	// known: every agent that lives has counted them under the newest goal, of late.
+	known                         bool
+	below, alive, healthy, failed int
+	// settled: each of them is healthy, or counts as failed or as out.
+	settled bool
+}
+
+// look sums up what a region's agents count, and says what it waits for.
+func (m *Machine) look(name string) (s seen) {
+	roster := m.s.Current.Regions[name].Below
+	agents := m.living[name]
+	var c goal.Counts
+	s.known = len(agents) > 0
+	for _, agent := range agents {
+		of, ok := m.counts[name][agent]
+		if !ok || of.Version != m.s.Version || m.now.Sub(of.at) > CountsAge {
+			s.known = false
+			continue
+		}
+		c = add(c, of.Counts)
+	}
+	s.below, s.alive, s.healthy, s.failed = c.Below, c.Below-c.Out, c.Healthy, c.Failed
+	switch {
+	case len(agents) == 0:
+		m.wait("no agent of %s is there", name)
+	case !s.known:
+		m.wait("waits for the agents of %s to count their hosts", name)
+	}
+	if !s.known {
+		return s
+	}
+	unseen := roster - c.Below
+	if unseen <= 0 {
+		delete(m.missing, name)
+	} else {
+		if m.missing[name].IsZero() {
+			m.missing[name] = m.now
+		}
+		if m.now.Sub(m.missing[name]) < SilentFor {
+			m.wait("%s of %s have not been heard of", hosts(unseen), name)
+			return s
+		}
+		s.failed += unseen
+	}
+	s.settled = c.Healthy+c.Failed+c.Out >= c.Below
+	if !s.settled {
+		m.wait("%s of %s are still to switch", hosts(c.Below-c.Healthy-c.Failed-c.Out), name)
+	}
+	return s
+}
+
+func hosts(n int) string {
+	if n == 1 {
+		return "1 host"
+	}
+	return fmt.Sprintf("%d hosts", n)
+}
+
+func add(a, b goal.Counts) goal.Counts {
+	a.Hosts += b.Hosts
+	a.Waiting += b.Waiting
+	a.Ready += b.Ready
+	a.Switching += b.Switching
+	a.Healthy += b.Healthy
+	a.Failed += b.Failed
+	a.Absent += b.Absent
+	a.Sick += b.Sick
+	a.OnTarget += b.OnTarget
+	a.Below += b.Below
+	a.Out += b.Out
+	return a
+}
+
+// back waits until no host has to go back any more.
+func (m *Machine) back() {
+	d := m.s.Current
+	failed := 0
+	all := make(map[string]bool)
+	for name, r := range d.Regions {
+		if r.Roster > 0 && !r.Skipped {
+			all[name] = true
+		}
+	}
+	for name := range m.living {
+		all[name] = all[name] || !d.Regions[name].Skipped
+	}
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if !all[name] {
+			continue
+		}
+		c := m.look(name)
+		if !c.settled {
+			failed = -1
+		} else if failed >= 0 {
+			failed += c.failed
+		}
+	}
+	switch {
+	case failed > 0:
+		m.end(WentBack, strings.TrimPrefix(fmt.Sprintf("%s; %s failed to go back", d.Reason, hosts(failed)), "; "))
+	case failed == 0:
+		m.end(WentBack, d.Reason)
+	}
+}
+
+// turn ends what goes wrong.
+func (m *Machine) turn(reason string) {
+	if d := m.s.Current; d.Policy.AutoRollback && d.Stable != nil {
+		m.goBack("", reason, false)
+		return
+	}
+	m.end(Stopped, reason)
+}
+
+func (m *Machine) end(state, reason string) {
+	m.change("", func(s *Service, d *Deployment) {
+		d.State, d.Reason = state, reason
+		if state == WentBack {
+			s.Completed = d.Stable
+		}
+	})
+}
+
+func (m *Machine) goBack(ask, reason string, now bool) {
+	m.change(ask, func(_ *Service, d *Deployment) {
+		d.State, d.Reason, d.Now = GoingBack, reason, now
+	})
+}
+
+// finish has all hosts run the target.
+func (m *Machine) finish() {
+	m.change("", func(s *Service, d *Deployment) {
+		d.State, d.Reason = Done, ""
+		total := 0
+		for name, r := range d.Regions {
+			if !r.Skipped {
+				r.Open, r.Cut = true, goal.Circle
+			}
+			total += r.Roster
+			d.Regions[name] = r
+		}
+		if total == 0 {
+			d.Reason = "the service has 0 hosts"
+		}
+		target := d.Target
+		target.SHA256 = m.sha
+		s.Completed = &target
+	})
+}

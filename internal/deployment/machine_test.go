@@ -1,0 +1,811 @@
+package deployment
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/goal"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var noon = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
+
+const sum = "LCa0a2j/xo/5m0U8HTBBNBNCLXBkg7+g+YpeiGJm564=-1"
+
+// build is one whose executionId ends in n.
+func build(n int) goal.Build {
+	return goal.Build{SourceBucket: "global-builds", Key: fmt.Sprintf("web-%d.zip", n), ExecutionID: fmt.Sprintf("01J00000000000000000000%03d", n), Size: 7, SHA256: sum}
+}
+
+func whole(n int) *goal.Build { b := build(n); return &b }
+
+func id(n int) string { return fmt.Sprintf("01K00000000000000000000%03d", n) }
+
+// world is a service: what its seeder, its table, its agents and its hosts know.
+type world struct {
+	t       testing.TB
+	m       *Machine
+	now     time.Time
+	table   Service
+	goals   []*goal.Goal // all that were ever sent, in order
+	agents  map[string]map[string]*agent
+	living  map[string][]string
+	pending *Publish // which is not written yet
+	checks  []Check
+	answers map[string]error
+	notices []Deployment
+	asked   bool
+	steps   []string
+}
+
+// agent has hosts, and the goal that came last.
+type agent struct {
+	goal  *goal.Goal
+	hosts map[string]*host
+}
+
+type host struct {
+	goal    *goal.Goal
+	running string
+	fails   bool // to switch to anything but the build that is stable
+	state   string
+}
+
+func newWorld(t testing.TB, s Service, regions map[string]int) *world {
+	w := &world{t: t, now: noon, table: s, agents: make(map[string]map[string]*agent), living: make(map[string][]string), answers: make(map[string]error)}
+	w.m = New(s.clone())
+	for region, n := range regions {
+		a, b := &agent{hosts: make(map[string]*host)}, &agent{hosts: make(map[string]*host)}
+		w.agents[region] = map[string]*agent{"a": a, "b": b}
+		for i := range n {
+			h := &host{state: goal.Ready}
+			if s.Completed != nil {
+				h.running = s.Completed.ExecutionID
+			}
+			[]*agent{a, b}[i%2].hosts[fmt.Sprintf("host-%d", i)] = h
+		}
+		w.living[region] = []string{"a", "b"}
+	}
+	return w
+}
+
+// step has the machine hear of something, and does at once what needs no time.
+func (w *world) step(e Event) {
+	w.steps = append(w.steps, fmt.Sprintf("%s %T%+v", w.now.Sub(noon), e, e))
+	for _, a := range w.m.Step(w.now, e) {
+		switch a := a.(type) {
+		case Publish:
+			if w.pending != nil {
+				w.fatal("a second write before the first was answered")
+			}
+			if a.Goal.Version != a.Service.Version || a.Goal.Version <= a.Before {
+				w.fatal("version %d after %d, the goal has %d", a.Service.Version, a.Before, a.Goal.Version)
+			}
+			w.pending = &a
+		case Answer:
+			w.answers[a.Ask] = a.Err
+		case AskRoster:
+			w.asked = true
+		case Check:
+			w.checks = append(w.checks, a)
+		case Notice:
+			w.notices = append(w.notices, a.Deployment)
+		}
+	}
+}
+
+func (w *world) fatal(format string, args ...any) {
+	w.t.Helper()
+	steps := w.steps[max(0, len(w.steps)-12):]
+	w.t.Fatalf("%s\n%s", fmt.Sprintf(format, args...), strings.Join(steps, "\n"))
+}
+
+// write puts what is to be published into the table; then agents may hear of it.
+func (w *world) write() {
+	p := w.pending
+	if w.pending = nil; p == nil {
+		return
+	}
+	if p.Before != w.table.Version {
+		now := w.table.clone()
+		w.step(Written{Version: p.Service.Version, Err: errors.New("somebody else has written"), Table: &now})
+		return
+	}
+	w.table = p.Service.clone()
+	w.goals = append(w.goals, p.Goal)
+	w.step(Written{Version: p.Service.Version})
+}
+
+// restart begins with a machine that knows what the table has.
+func (w *world) restart() {
+	w.steps = append(w.steps, "restart")
+	w.pending, w.asked, w.checks = nil, false, nil
+	w.m = New(w.table.clone())
+	w.step(Living{w.living})
+}
+
+// hear brings an agent the goal of some index, and its hosts.
+func (w *world) hear(a *agent, i int) {
+	if g := w.goals[i]; a.goal == nil || a.goal.Version < g.Version {
+		a.goal = g
+	}
+}
+
+// move has a host do what its agent's goal says, one step.
+func (w *world) move(region, name string, a *agent, h *host) {
+	if a.goal == nil {
+		return
+	}
+	if h.goal == nil || h.goal.Version < a.goal.Version {
+		h.goal = a.goal
+		if h.state == goal.Failed { // one attempt for each goal
+			h.state = goal.Ready
+		}
+	}
+	g := h.goal
+	if b := g.For(region, name); b != nil && g.Leave(region, name, h.running) {
+		if h.fails && (g.Stable == nil || b.ExecutionID != g.Stable.ExecutionID) {
+			h.state = goal.Failed
+			return
+		}
+		h.running = b.ExecutionID
+	}
+	if b := g.For(region, name); b != nil && h.running == b.ExecutionID {
+		h.state = goal.Ready
+		if b == &g.Target {
+			h.state = goal.Healthy
+		}
+	}
+}
+
+// count is what an agent says of its hosts.
+func (w *world) count(region, name string, a *agent) goal.Counts {
+	c := goal.Counts{Service: "web", Hosts: len(a.hosts)}
+	if a.goal == nil {
+		c.Ready = c.Hosts
+		return c
+	}
+	c.Version = a.goal.Version
+	for host, h := range a.hosts {
+		if a.goal.For(region, host) == &a.goal.Target {
+			c.Below++
+		}
+		if h.running == a.goal.Target.ExecutionID {
+			c.OnTarget++
+		}
+		state := h.state
+		if h.goal != a.goal {
+			state = goal.Waiting
+		}
+		switch state {
+		case goal.Healthy:
+			c.Healthy++
+		case goal.Failed:
+			c.Failed++
+		case goal.Waiting:
+			c.Waiting++
+		default:
+			c.Ready++
+		}
+	}
+	return c
+}
+
+func (w *world) roster(a *agent) (out []uint32) {
+	for host := range a.hosts {
+		out = append(out, uint32(goal.HashOf("web", host)))
+	}
+	slices.Sort(out)
+	return out
+}
+
+// each calls f with all living agents, in order.
+func (w *world) each(f func(region, name string, a *agent)) {
+	for _, region := range slices.Sorted(maps.Keys(w.agents)) {
+		for _, name := range w.living[region] {
+			f(region, name, w.agents[region][name])
+		}
+	}
+}
+
+// turn has everything happen that can, and a second pass.
+func (w *world) turn() {
+	w.write()
+	if w.asked {
+		w.asked = false
+		w.each(func(region, name string, a *agent) {
+			w.step(Roster{Region: region, Agent: name, Hashes: w.roster(a)})
+		})
+	}
+	w.write()
+	w.each(func(region, name string, a *agent) {
+		if len(w.goals) > 0 {
+			w.hear(a, len(w.goals)-1)
+		}
+		for _, host := range slices.Sorted(maps.Keys(a.hosts)) {
+			w.move(region, host, a, a.hosts[host])
+		}
+	})
+	w.each(func(region, name string, a *agent) {
+		w.step(Counted{Region: region, Agent: name, Counts: w.count(region, name, a)})
+		w.write()
+	})
+	w.now = w.now.Add(time.Second)
+	w.step(Tick{})
+	w.check()
+}
+
+// check holds the world to what has to be true at every moment.
+func (w *world) check() {
+	w.t.Helper()
+	for i, g := range w.goals {
+		if i > 0 && g.Version <= w.goals[i-1].Version {
+			w.fatal("goal %d follows %d", g.Version, w.goals[i-1].Version)
+		}
+		for name, r := range g.Regions {
+			if i > 0 && w.goals[i-1].Deployment == g.Deployment && r.Cut < w.goals[i-1].Regions[name].Cut {
+				w.fatal("the cut of %s fell", name)
+			}
+		}
+	}
+}
+
+// mayRun is whether some goal has let a host run the target of a deployment.
+func (w *world) mayRun(region, name, running string) bool {
+	if running == "" || w.table.Completed != nil && running == w.table.Completed.ExecutionID {
+		return true
+	}
+	return slices.ContainsFunc(w.goals, func(g *goal.Goal) bool {
+		b := g.For(region, name)
+		return b != nil && b.ExecutionID == running
+	})
+}
+
+func policy(t testing.TB, change func(*Policy)) Policy {
+	t.Helper()
+	p := Policy{Waves: []goal.Share{"20%", "100%"}, Bake: 3 * time.Second, MaxFailed: "0"}
+	if change != nil {
+		change(&p)
+	}
+	if err := p.Complete(); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// until has turns pass until the deployment is in a state.
+func (w *world) until(state string) *Deployment {
+	w.t.Helper()
+	for range 400 {
+		if d := w.table.Current; d != nil && (d.State == state || state == Baking && w.m.State() == Baking) {
+			return d
+		}
+		w.turn()
+	}
+	w.fatal("%s, waits: %v; expected %s", w.m.State(), w.m.Waits(), state)
+	return nil
+}
+
+func (w *world) deploy(n int, p Policy) {
+	w.step(Living{w.living})
+	w.step(Deploy{Ask: "deploy", ID: id(n), Target: build(n), Policy: p, By: "carol"})
+	w.write()
+	if err := w.answers["deploy"]; err != nil {
+		w.fatal("%v", err)
+	}
+}
+
+func (w *world) land(n int, regions ...string) {
+	for _, r := range regions {
+		w.step(Landed{ExecutionID: build(n).ExecutionID, Region: r, SHA256: sum})
+	}
+}
+
+// on is how many hosts of a region run a build.
+func (w *world) on(region string, n int) (on int) {
+	for _, a := range w.agents[region] {
+		for _, h := range a.hosts {
+			if h.running == build(n).ExecutionID {
+				on++
+			}
+		}
+	}
+	return on
+}
+
+// TestWaves has ten hosts switch wave by wave, and go back.
+func TestWaves(t *testing.T) {
+	w := newWorld(t, Service{Name: "web", Version: 7, Completed: whole(1)}, map[string]int{"ra": 5, "rb": 5})
+	w.deploy(2, policy(t, nil))
+	for range 20 {
+		w.turn()
+	}
+	if got := w.m.Waits(); w.table.Current.State != Gate || len(got) != 1 || !strings.Contains(got[0], "ra, rb") {
+		t.Fatalf("%s, %v", w.table.Current.State, got)
+	}
+	w.land(2, "ra")
+	w.turn()
+	if w.table.Current.State != Gate || w.on("ra", 2) > 0 {
+		t.Fatal("hosts switch before the build is everywhere")
+	}
+	w.land(2, "rb")
+	d := w.until(Baking)
+	if d.Wave != 1 || d.Regions["ra"].Roster != 5 || d.Regions["ra"].Below != 1 || w.on("ra", 2) != 1 || w.on("rb", 2) != 1 {
+		t.Fatalf("%+v, %d and %d switched", d, w.on("ra", 2), w.on("rb", 2))
+	}
+	w.until(Done)
+	w.turn()
+	if w.on("ra", 2)+w.on("rb", 2) != 10 || *w.table.Completed != build(2) {
+		t.Fatalf("%d switched, completed %v", w.on("ra", 2)+w.on("rb", 2), w.table.Completed)
+	}
+	w.step(Command{Ask: "back", Kind: api.CommandRollback, ID: id(3), By: "carol"})
+	d = w.until(WentBack)
+	if w.on("ra", 1)+w.on("rb", 1) != 10 || *w.table.Completed != build(1) || d.Kind != api.KindRollback || d.ID != id(3) || d.Reason != "rolled back by carol" {
+		t.Fatalf("%d went back, completed %v: %+v", w.on("ra", 1)+w.on("rb", 1), w.table.Completed, d)
+	}
+	var told []string
+	for _, n := range w.notices {
+		told = append(told, n.State)
+	}
+	if want := []string{Done, WentBack}; !slices.Equal(told, want) {
+		t.Errorf("told of %v", told)
+	}
+}
+
+// TestFirst deploys a service that has no stable build, and one that has no hosts.
+func TestFirst(t *testing.T) {
+	for n, hosts := range []map[string]int{{"ra": 1}, {"ra": 0, "rb": 0}} {
+		w := newWorld(t, Service{Name: "web"}, hosts)
+		w.deploy(1, policy(t, nil))
+		w.land(1, "ra", "rb")
+		d := w.until(Done)
+		w.turn()
+		if w.on("ra", 1) != hosts["ra"] || (d.Reason == "the service has 0 hosts") != (n == 1) || d.Counts.Healthy != hosts["ra"] {
+			t.Errorf("%v: %+v", hosts, d)
+		}
+		w.step(Command{Ask: "back", Kind: api.CommandRollback, ID: id(2)})
+		if err := w.answers["back"]; !errors.Is(err, ErrState) || !strings.Contains(err.Error(), "no stable build") {
+			t.Errorf("rolled back to nothing: %v", err)
+		}
+		if g := w.goals[len(w.goals)-1]; g.For("region-of-tomorrow", "host") != &g.Target {
+			t.Error("a host that comes later does not run the target")
+		}
+	}
+}
+
+// TestFailures stops, or goes back, beyond what may fail.
+func TestFailures(t *testing.T) {
+	for name, c := range map[string]struct {
+		failing    int
+		most       goal.Share
+		auto       bool
+		state, why string
+	}{
+		"the only one of a wave":        {5, "3", false, Stopped, "all of the 1 host switched in ra have failed"},
+		"the only one, and goes back":   {5, "3", true, WentBack, "all of the 1 host switched in ra have failed"},
+		"as many as may":                {2, "3", false, Done, ""},
+		"more than may, of a last wave": {3, "2", false, Stopped, "failed, at most"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, Service{Name: "web", Version: 1, Completed: whole(1)}, map[string]int{"ra": 5})
+			// Those with the greatest hash fail, so that the first wave tells them late.
+			var all []string
+			for _, a := range w.agents["ra"] {
+				all = slices.AppendSeq(all, maps.Keys(a.hosts))
+			}
+			slices.SortFunc(all, func(x, y string) int { return int(goal.HashOf("web", y) - goal.HashOf("web", x)) })
+			for _, a := range w.agents["ra"] {
+				for host, h := range a.hosts {
+					h.fails = slices.Contains(all[:c.failing], host)
+				}
+			}
+			w.deploy(2, policy(t, func(p *Policy) { p.MaxFailed, p.AutoRollback = c.most, c.auto }))
+			w.land(2, "ra")
+			d := w.until(c.state)
+			if !strings.Contains(d.Reason, c.why) {
+				t.Errorf("%s: %s", d.State, d.Reason)
+			}
+			if c.state != Done && *w.table.Completed != build(1) {
+				t.Error("a build that has failed is stable")
+			}
+		})
+	}
+}
+
+// TestGate has the three gates, a region that is skipped, and one that comes too late.
+func TestGate(t *testing.T) {
+	begin := func(t *testing.T, change func(*Policy)) *world {
+		w := newWorld(t, Service{Name: "web", Version: 1, Completed: whole(1)}, map[string]int{"ra": 5, "rb": 5})
+		w.deploy(2, policy(t, change))
+		w.land(2, "ra")
+		for range 20 {
+			w.turn()
+		}
+		return w
+	}
+	t.Run("region", func(t *testing.T) {
+		w := begin(t, func(p *Policy) { p.Gate = api.GateRegion })
+		if w.on("ra", 2) != 5 || w.on("rb", 2) != 0 || w.table.Current.State != Wave {
+			t.Fatalf("%d, %d, %s", w.on("ra", 2), w.on("rb", 2), w.table.Current.State)
+		}
+		w.land(2, "rb")
+		w.until(Done)
+		w.turn()
+		if w.on("rb", 2) != 5 {
+			t.Errorf("%d", w.on("rb", 2))
+		}
+	})
+	t.Run("none", func(t *testing.T) {
+		w := begin(t, func(p *Policy) { p.Gate = api.GateNone })
+		if w.until(Done); w.on("ra", 2)+w.on("rb", 2) != 10 {
+			t.Error("it waited")
+		}
+	})
+	t.Run("skipped", func(t *testing.T) {
+		w := begin(t, nil)
+		w.step(Command{Ask: "unknown", Kind: api.CommandSkip, Region: "rc"})
+		w.step(Command{Ask: "skip", Kind: api.CommandSkip, Region: "rb"})
+		w.until(Done)
+		w.turn()
+		if w.answers["skip"] != nil || !errors.Is(w.answers["unknown"], ErrState) || w.on("ra", 2) != 5 || w.on("rb", 2) != 0 {
+			t.Errorf("%v, %d, %d", w.answers, w.on("ra", 2), w.on("rb", 2))
+		}
+		w.step(Command{Ask: "skip", Kind: api.CommandSkip, Region: "ra"})
+		if !errors.Is(w.answers["skip"], ErrState) {
+			t.Error("skipped a region of a deployment that was done")
+		}
+	})
+	t.Run("all skipped", func(t *testing.T) {
+		w := begin(t, nil)
+		w.step(Command{Kind: api.CommandSkip, Region: "rb"})
+		w.step(Command{Kind: api.CommandSkip, Region: "ra"})
+		if d := w.until(Stopped); !strings.Contains(d.Reason, "skipped") {
+			t.Error(d.Reason)
+		}
+	})
+	t.Run("timeout", func(t *testing.T) {
+		w := begin(t, func(p *Policy) { p.GateTimeout = 15 * time.Second })
+		if d := w.until(Stopped); !strings.Contains(d.Reason, "has not landed in rb within 15s") {
+			t.Error(d.Reason)
+		}
+	})
+	t.Run("lost", func(t *testing.T) {
+		w := begin(t, nil)
+		w.step(Lost{build(1).ExecutionID, "another"})
+		w.turn()
+		w.step(Lost{build(2).ExecutionID, "superseded"})
+		if d := w.until(Stopped); !strings.Contains(d.Reason, "will not land in rb: superseded") {
+			t.Error(d.Reason)
+		}
+	})
+}
+
+// TestUnknown has no wave begin while an agent does not count, and nothing turn back.
+func TestUnknown(t *testing.T) {
+	w := newWorld(t, Service{Name: "web", Version: 1, Completed: whole(1)}, map[string]int{"ra": 6})
+	w.deploy(2, policy(t, nil))
+	w.land(2, "ra")
+	w.until(Baking)
+	for range 60 { // both agents live and say nothing
+		w.now = w.now.Add(time.Second)
+		w.step(Tick{})
+		w.write()
+	}
+	if d := w.table.Current; d.State != Wave || d.Wave != 1 {
+		t.Fatalf("%s of wave %d, with counts of a minute ago", d.State, d.Wave)
+	}
+	w.living["ra"] = nil // nobody is there
+	w.step(Living{w.living})
+	for range 300 {
+		w.now = w.now.Add(time.Second)
+		w.step(Tick{})
+		w.write()
+	}
+	if d := w.table.Current; d.State != Wave || d.Wave != 1 || !slices.Contains(w.m.Waits(), "no agent of ra is there") {
+		t.Fatalf("%s of wave %d without an agent: %v", d.State, d.Wave, w.m.Waits())
+	}
+	w.living["ra"] = []string{"a", "b"}
+	w.step(Living{w.living})
+	w.until(Done)
+}
+
+// TestSilent has hosts of the wave vanish with what knew of them: they count as failed after
+// a while, not before.
+func TestSilent(t *testing.T) {
+	w := newWorld(t, Service{Name: "web", Version: 1, Completed: whole(1)}, map[string]int{"ra": 6})
+	w.deploy(2, policy(t, func(p *Policy) { p.Waves = []goal.Share{"50%", "100%"} }))
+	w.land(2, "ra")
+	w.until(Wave)
+	clear(w.agents["ra"]["a"].hosts)
+	clear(w.agents["ra"]["b"].hosts)
+	began := w.now
+	d := w.until(Stopped)
+	if took := w.now.Sub(began); took < SilentFor || !strings.Contains(d.Reason, "3 hosts of 3") {
+		t.Errorf("after %s: %s", took, d.Reason)
+	}
+}
+
+// TestWaveCheck pauses where the check does not say yes.
+func TestWaveCheck(t *testing.T) {
+	w := newWorld(t, Service{Name: "web", Version: 1, Completed: whole(1)}, map[string]int{"ra": 5})
+	w.deploy(2, policy(t, func(p *Policy) { p.WaveCheck = "https://checks.example.com" }))
+	w.land(2, "ra")
+	answer := func(wave int, err error) {
+		t.Helper()
+		for range 50 {
+			if len(w.checks) > 0 {
+				break
+			}
+			w.turn()
+		}
+		if len(w.checks) != 1 || w.checks[0] != (Check{id(2), wave, "https://checks.example.com"}) {
+			w.fatal("asked %v", w.checks)
+		}
+		w.checks = nil
+		w.step(Checked{id(2), wave, err})
+		w.write()
+	}
+	answer(1, nil)
+	answer(2, errors.New("no answer"))
+	if d := w.until(Paused); d.Wave != 1 || !strings.Contains(d.Reason, "wave 2 was not let begin: no answer") {
+		t.Fatalf("%+v", d)
+	}
+	w.step(Command{Kind: api.CommandResume})
+	answer(2, nil)
+	w.until(Done)
+}
+
+// commands × states: what each does, from each state.
+func TestCommands(t *testing.T) {
+	const refused = ""
+	table := map[string]map[string]string{
+		"none":    {},
+		Gate:      {"pause": Paused, "abort": Stopped, "rollback": GoingBack, "skip": Gate},
+		Wave:      {"pause": Paused, "abort": Stopped, "rollback": GoingBack, "skip": Wave},
+		Baking:    {"pause": Paused, "abort": Stopped, "rollback": GoingBack, "skip": Wave},
+		Paused:    {"resume": Wave, "abort": Stopped, "rollback": GoingBack, "skip": Paused},
+		GoingBack: {"skip": GoingBack, "rollback now": GoingBack},
+		Stopped:   {"deploy": Gate, "rollback": GoingBack, "rollback now": GoingBack},
+		Done:      {"deploy": Gate, "rollback": GoingBack, "rollback now": GoingBack},
+		WentBack:  {"deploy": Gate},
+	}
+	table["none"]["deploy"] = Gate
+	for _, s := range []string{Gate, Wave, Baking, Paused} {
+		table[s]["rollback now"] = GoingBack
+	}
+	for state, does := range table {
+		for _, command := range []string{"deploy", "pause", "resume", "abort", "rollback", "rollback now", "skip"} {
+			t.Run(state+"/"+command, func(t *testing.T) {
+				w := newWorld(t, Service{Name: "web", Version: 1, Completed: whole(1)}, map[string]int{"ra": 5, "rb": 5})
+				if state != "none" {
+					w.deploy(2, policy(t, func(p *Policy) { p.Bake = 10 * time.Second }))
+				}
+				to := func(state string) { w.until(state) }
+				if state != "none" && state != Gate {
+					w.land(2, "ra", "rb")
+				}
+				switch state {
+				case "none":
+				case Gate:
+					for range 3 {
+						w.turn()
+					}
+				case Paused:
+					to(Wave)
+					w.step(Command{Kind: api.CommandPause})
+					w.write()
+				case GoingBack, WentBack:
+					to(Wave)
+					w.step(Command{Kind: api.CommandRollback})
+					w.write()
+					to(state)
+				case Stopped:
+					to(Wave)
+					w.step(Command{Kind: api.CommandAbort})
+					w.write()
+				default:
+					to(state)
+				}
+				before := len(w.goals)
+				kind, now := strings.CutSuffix(command, " now")
+				if command == "deploy" {
+					w.step(Deploy{Ask: "x", ID: id(9), Target: build(9), Policy: policy(t, nil)})
+				} else {
+					w.step(Command{Ask: "x", Kind: kind, Now: now, ID: id(9), Region: "ra", By: "carol"})
+				}
+				_, early := w.answers["x"]
+				wrote := w.pending != nil
+				w.write()
+				err, answered := w.answers["x"]
+				want := does[command]
+				switch {
+				case !answered:
+					t.Fatal("no answer")
+				case want == refused:
+					if !errors.Is(err, ErrState) || wrote && w.goals[len(w.goals)-1].By == "carol" {
+						t.Errorf("was not refused: %v", err)
+					}
+				case err != nil || early || len(w.goals) == before || w.table.Current.State != want:
+					t.Errorf("%v, answered before it was written: %v, then %s; expected %s", err, early, w.table.Current.State, want)
+				case w.goals[len(w.goals)-1].Now != now:
+					t.Errorf("now: %v", w.goals[len(w.goals)-1].Now)
+				}
+			})
+		}
+	}
+}
+
+// TestAnyOrderOfEvents has everything happen in any order, and be lost, and checks after
+// each step what has to be true at every moment; in the end all is well again, and the
+// deployment comes to an end that is true.
+func TestAnyOrderOfEvents(t *testing.T) {
+	rounds := 1500
+	if testing.Short() {
+		rounds = 200
+	}
+	for seed := range rounds {
+		anyOrder(t, rand.New(rand.NewPCG(uint64(seed), 1)))
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}
+
+func anyOrder(t *testing.T, r *rand.Rand) {
+	w := newWorld(t, Service{Name: "web", Version: noon.Unix() - 100, Completed: whole(1)}, map[string]int{"ra": r.IntN(8), "rb": r.IntN(8)})
+	all := maps.Clone(w.living)
+	pick := func() (region, name string, a *agent) {
+		region = []string{"ra", "rb"}[r.IntN(2)]
+		name = []string{"a", "b"}[r.IntN(2)]
+		return region, name, w.agents[region][name]
+	}
+	n := 1
+	deploy := func() {
+		n++
+		w.step(Deploy{Ask: "deploy", ID: id(n), Target: build(n), Policy: policy(t, func(p *Policy) {
+			p.Gate = []string{api.GateAll, api.GateRegion}[r.IntN(2)]
+			p.AutoRollback = r.IntN(2) == 0
+			p.MaxFailed = []goal.Share{"0", "20%"}[r.IntN(2)]
+		})})
+	}
+	w.step(Living{w.living})
+	deploy()
+	hosts := 100
+	for range 150 {
+		region, name, a := pick()
+		switch r.IntN(20) {
+		case 0, 1, 2:
+			w.write()
+		case 3:
+			if w.pending != nil && r.IntN(3) == 0 { // it is in the table, and nobody says so
+				if p := w.pending; p.Before == w.table.Version {
+					w.table, w.goals = p.Service.clone(), append(w.goals, p.Goal)
+				}
+			}
+			if r.IntN(3) == 0 {
+				w.restart()
+			}
+		case 4, 5:
+			if len(w.goals) > 0 {
+				w.hear(a, r.IntN(len(w.goals)))
+				w.hear(a, len(w.goals)-1-r.IntN(min(2, len(w.goals))))
+			}
+		case 6, 7, 8:
+			for _, host := range slices.Sorted(maps.Keys(a.hosts)) {
+				if r.IntN(2) == 0 {
+					w.move(region, host, a, a.hosts[host])
+				}
+			}
+		case 9, 10, 11:
+			w.step(Counted{Region: region, Agent: name, Counts: w.count(region, name, a)})
+		case 12:
+			w.step(Roster{Region: region, Agent: name, Hashes: w.roster(a)})
+		case 13:
+			w.land(1+r.IntN(n), region)
+		case 14:
+			kinds := []string{api.CommandPause, api.CommandResume, api.CommandResume, api.CommandAbort, api.CommandRollback, api.CommandSkip}
+			w.step(Command{Ask: "x", Kind: kinds[r.IntN(len(kinds))], ID: id(500 + n), Region: region, Now: r.IntN(2) == 0})
+		case 15:
+			if r.IntN(3) == 0 {
+				deploy()
+			}
+		case 16: // hosts come, and go
+			if hosts++; r.IntN(2) == 0 {
+				a.hosts[fmt.Sprintf("host-%d", hosts)] = &host{state: goal.Waiting, fails: r.IntN(4) == 0}
+			} else if names := slices.Sorted(maps.Keys(a.hosts)); len(names) > 0 {
+				delete(a.hosts, names[r.IntN(len(names))])
+			}
+		case 17: // an agent goes, its hosts to the other
+			w.living = maps.Clone(all)
+			if r.IntN(2) == 0 {
+				w.living[region] = []string{name}
+				other := w.agents[region][map[string]string{"a": "b", "b": "a"}[name]]
+				maps.Copy(a.hosts, other.hosts)
+				clear(other.hosts)
+			}
+			w.step(Living{w.living})
+		default:
+			w.now = w.now.Add(time.Duration(r.IntN(4000)) * time.Millisecond)
+			w.step(Tick{})
+		}
+		w.hold()
+	}
+	w.living = all
+	w.step(Living{w.living})
+	for range 600 {
+		w.land(n, "ra", "rb")
+		if w.asked = w.asked || r.IntN(10) == 0; w.table.Current != nil && w.table.Current.State == Paused {
+			w.step(Command{Kind: api.CommandResume})
+		}
+		w.turn()
+		w.hold()
+		if d := w.table.Current; d != nil && d.Over() && w.pending == nil {
+			break
+		}
+		if d := w.table.Current; d != nil && d.Target.ExecutionID != build(n).ExecutionID { // an earlier one, which never lands
+			w.step(Lost{d.Target.ExecutionID, "superseded"})
+		}
+	}
+	if d := w.table.Current; d != nil && !d.Over() {
+		w.fatal("it does not come to an end: %s, waits %v, %+v", d.State, w.m.Waits(), d)
+	}
+	for range 3 {
+		w.turn()
+	}
+	w.hold()
+	if len(w.goals) == 0 {
+		return
+	}
+	g := w.goals[len(w.goals)-1]
+	w.each(func(region, name string, a *agent) {
+		for host, h := range a.hosts {
+			if b := g.For(region, host); b != nil && h.running != b.ExecutionID && h.state != goal.Failed && g.Leave(region, host, h.running) {
+				w.fatal("%s of %s runs %q under goal %d, expected %s", host, region, h.running, g.Version, b.ExecutionID)
+			}
+		}
+	})
+}
+
+// hold is what has to be true at every moment.
+func (w *world) hold() {
+	w.t.Helper()
+	w.check()
+	for region, of := range w.agents {
+		for _, a := range of {
+			for name, h := range a.hosts {
+				if !w.mayRun(region, name, h.running) && h.running != build(1).ExecutionID {
+					w.fatal("%s of %s runs %s, which no goal has said", name, region, h.running)
+				}
+			}
+		}
+	}
+	d := w.table.Current
+	if d == nil {
+		return
+	}
+	for name, r := range d.Regions {
+		if r.Open && !r.Landed && d.Kind == api.KindDeploy && d.Policy.Gate != api.GateNone {
+			w.fatal("%s is open, and the build has not landed there", name)
+		}
+	}
+	if d.State == Done {
+		if w.table.Completed == nil || w.table.Completed.ExecutionID != d.Target.ExecutionID {
+			w.fatal("done, and the build is not what completed")
+		}
+		for name, r := range d.Regions {
+			if !r.Skipped && r.Cut != goal.Circle {
+				w.fatal("done, and the cut of %s is %d", name, r.Cut)
+			}
+		}
+	}
+}
