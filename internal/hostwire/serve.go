@@ -1,0 +1,275 @@
+package hostwire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/landfall-dist/landfall/internal/identity"
+	"github.com/landfall-dist/landfall/internal/retry"
+)
+
+const (
+	// helloTimeout bounds the time until a host has said hello, its handshakes before
+	// that, and how long a connection is kept that carries no stream.
+	helloTimeout = 10 * time.Second
+	// spareConns are connections that may be open beside MaxStreams: those of hosts that
+	// come while their former ones are not known to be lost.
+	spareConns = 1024
+	// streamsPerConn bounds the streams of one connection; a host has one.
+	streamsPerConn = 2
+	// maxHeader bounds the headers of a request in bytes.
+	maxHeader = 8 << 10
+	// shutdownTimeout is how long the ends of streams may take when the process ends.
+	shutdownTimeout = 3 * time.Second
+	// A host may send so many messages and bytes a second, pings among them, and some more at
+	// once: a hello of the longest kind, and what it says of a switch of all its services.
+	maxMessageRate, maxMessageBurst = 4, 64
+	maxByteRate, maxByteBurst       = 16 << 10, 2 * (MaxFrame + headerLength)
+	// retryAfter is told to who is refused since there is no room, in seconds.
+	retryAfter = "10"
+)
+
+// ServeConfig says who may have streams with an agent.
+type ServeConfig struct {
+	// Listener is where hosts connect; Serve closes it.
+	Listener net.Listener
+	// Identity is this agent's: TLS is spoken with hosts of its region alone. Nil for none.
+	Identity *identity.Source
+	// MaxStreams bounds the streams at a time.
+	MaxStreams int
+	// Handle has a stream from its hello on; when it returns, the stream ends. ctx ends
+	// with the process, the host's certificate and the time that a connection may live.
+	Handle func(ctx context.Context, s *Stream, h *Hello)
+	// Refused is called for each host that got no stream; nil for nobody. It must be short.
+	Refused func(from netip.AddrPort, err error)
+	// Slowed is called with a host's name each time that it has sent more than it may, and
+	// is not read for a moment; nil for nobody. It must be short.
+	Slowed func(host string)
+	// Counters count what passes over all streams; nil for nobody.
+	Counters *Counters
+	Logger   *slog.Logger
+	// timing is shortened by tests; the zero value means usualTiming.
+	timing timing
+}
+
+// server is ServeConfig at work.
+type server struct {
+	ServeConfig
+	streams atomic.Int64
+}
+
+// Serve takes streams until ctx ends.
+func Serve(ctx context.Context, cfg ServeConfig) error {
+	if cfg.timing == (timing{}) {
+		cfg.timing = usualTiming
+	}
+	s := &server{ServeConfig: cfg}
+	var protocols http.Protocols
+	protocols.SetHTTP2(cfg.Identity != nil)
+	protocols.SetUnencryptedHTTP2(cfg.Identity == nil)
+	h := &http.Server{
+		Handler:           s,
+		Protocols:         &protocols,
+		ReadHeaderTimeout: helloTimeout,
+		IdleTimeout:       helloTimeout,
+		MaxHeaderBytes:    maxHeader,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: streamsPerConn, MaxReadFrameSize: maxTransportFrame,
+			MaxReceiveBufferPerConnection: minBuffer, MaxReceiveBufferPerStream: minBuffer,
+			SendPingTimeout: cfg.timing.lost, PingTimeout: cfg.timing.ping, WriteByteTimeout: cfg.timing.lost,
+		},
+		ErrorLog:    slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	l := &bounded{Listener: cfg.Listener, most: int64(cfg.MaxStreams + spareConns)}
+	done := make(chan error, 1)
+	go func() {
+		if cfg.Identity == nil {
+			done <- h.Serve(l)
+			return
+		}
+		h.TLSConfig = cfg.Identity.Server(proto)
+		done <- h.ServeTLS(l, "", "")
+	}()
+	select {
+	case err := <-done:
+		return fmt.Errorf("serving hosts on %s: %w", cfg.Listener.Addr(), err)
+	case <-ctx.Done():
+	}
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+	defer cancel()
+	if err := h.Shutdown(end); err != nil {
+		h.Close()
+	}
+	<-done
+	return nil
+}
+
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	from, _ := netip.ParseAddrPort(r.RemoteAddr)
+	code, err := s.serve(w, r, from)
+	if err == nil {
+		return
+	}
+	if s.Refused != nil {
+		s.Refused(from, err)
+	}
+	if code == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", retryAfter)
+	}
+	http.Error(w, err.Error(), code)
+}
+
+// serve has a stream until its end. The error is why there is none.
+func (s *server) serve(w http.ResponseWriter, r *http.Request, from netip.AddrPort) (code int, _ error) {
+	switch {
+	case r.URL.Path != Path:
+		return http.StatusNotFound, fmt.Errorf("nothing is at %.80q, streams of hosts are at %s", r.URL.Path, Path)
+	case r.Method != http.MethodPost || r.ProtoMajor != 2:
+		return http.StatusMethodNotAllowed, fmt.Errorf("%.20s by %s, a stream is a POST by HTTP/2", r.Method, r.Proto)
+	}
+	ctx := r.Context()
+	stream := &Stream{shared: s.Counters, Remote: netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), timing: s.timing}
+	if own := s.Identity; own != nil {
+		peer, err := own.PeerOf(*r.TLS)
+		if err == nil {
+			err = ofRegion(peer.ID, own.ID().Region)
+		}
+		if err != nil {
+			return http.StatusForbidden, err
+		}
+		stream.Peer = peer
+		until := own.Now().Add(identity.MaxConnectionAge)
+		if ends := peer.Certificate.NotAfter; ends.Before(until) {
+			until = ends
+		}
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, until.Sub(own.Now()))
+		defer cancel()
+	}
+	if s.streams.Add(1) > int64(s.MaxStreams) {
+		s.streams.Add(-1)
+		return http.StatusServiceUnavailable, fmt.Errorf("%d hosts have a stream here already", s.MaxStreams)
+	}
+	defer s.streams.Add(-1)
+	rc := http.NewResponseController(w)
+	if err := rc.SetReadDeadline(time.Now().Add(helloTimeout)); err != nil {
+		return http.StatusInternalServerError, err
+	}
+	m, n, err := Read(r.Body)
+	if err != nil {
+		return http.StatusBadRequest, fmt.Errorf("reading the hello: %w", err)
+	}
+	hello, ok := m.(*Hello)
+	if !ok {
+		return http.StatusBadRequest, fmt.Errorf("the first message is %T, expected a hello", m)
+	}
+	if name := stream.Peer.ID.Name; s.Identity != nil && name != hello.Host {
+		return http.StatusForbidden, fmt.Errorf("the hello is of %s, the certificate of %s", hello.Host, name)
+	}
+	if err := rc.SetReadDeadline(time.Time{}); err != nil {
+		return http.StatusInternalServerError, err
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.WriteHeader(http.StatusOK)
+	if err := rc.Flush(); err != nil {
+		return 0, nil // it is gone
+	}
+	stream.countIn(n)
+	stream.body = r.Body
+	stream.write = func(b []byte) error {
+		if _, err := w.Write(b); err != nil {
+			return err
+		}
+		return rc.Flush()
+	}
+	stream.pace = s.pace(ctx, hello.Host)
+	stream.hangUp = func() {}
+	stream.end = func() {
+		past := time.Unix(1, 0)
+		rc.SetReadDeadline(past)  //nolint:errcheck // the stream is over already
+		rc.SetWriteDeadline(past) //nolint:errcheck // as above
+	}
+	stream.begin()
+	defer context.AfterFunc(ctx, func() { stream.fail(fmt.Errorf("this agent has ended the stream: %w", context.Cause(ctx))) })()
+	s.Handle(ctx, stream, hello)
+	// Nobody may write once this has returned.
+	stream.over.Do(func() {
+		stream.ended.Store(&errServed)
+		stream.silent.Stop()
+		stream.ping.Stop()
+	})
+	stream.writing.Lock()
+	defer stream.writing.Unlock()
+	return 0, nil
+}
+
+// pace holds up who reads from a host that sends more than it may: what comes meanwhile
+// waits at the host.
+func (s *server) pace(ctx context.Context, host string) func(bytes int) {
+	messages := rate.NewLimiter(maxMessageRate, maxMessageBurst)
+	bytes := rate.NewLimiter(maxByteRate, maxByteBurst)
+	return func(n int) {
+		now := time.Now()
+		wait := max(messages.ReserveN(now, 1).DelayFrom(now), bytes.ReserveN(now, n).DelayFrom(now))
+		if wait == 0 {
+			return
+		}
+		if s.Slowed != nil {
+			s.Slowed(host)
+		}
+		retry.Wait(ctx, wait)
+	}
+}
+
+var errServed = errors.New("the stream was served to its end")
+
+func ofRegion(id identity.ID, region string) error {
+	if id.Kind != identity.Host || id.Region != region {
+		return fmt.Errorf("%s is no host of %s", id, region)
+	}
+	return nil
+}
+
+// bounded closes connections at once that come beyond the most that may be open.
+type bounded struct {
+	net.Listener
+	most int64
+	open atomic.Int64
+}
+
+func (b *bounded) Accept() (net.Conn, error) {
+	for {
+		c, err := b.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if b.open.Add(1) > b.most {
+			b.open.Add(-1)
+			c.Close()
+			continue
+		}
+		return &counted{Conn: c, open: &b.open}, nil
+	}
+}
+
+type counted struct {
+	net.Conn
+	open *atomic.Int64
+	once sync.Once
+}
+
+func (c *counted) Close() error {
+	c.once.Do(func() { c.open.Add(-1) })
+	return c.Conn.Close()
+}
