@@ -130,6 +130,56 @@ func (c *Cache) remove(e *Entry, why error) bool {
 	return true
 }
 
+// Keep keeps an entry in the cache until Unkeep, and leaves it cold: what is served now and
+// then need not be open. It is of the build of that name from now on. ErrNotKept where there
+// is none.
+func (c *Cache) Keep(infohash manifest.InfoHash, build string) (*Entry, error) {
+	c.mu.Lock()
+	e, ok := c.entries[infohash]
+	if !ok {
+		c.mu.Unlock()
+		return nil, fmt.Errorf("segment %s: %w", infohash, ErrNotKept)
+	}
+	another := build != "" && e.build.name != build
+	if another {
+		c.join(e, build)
+	}
+	e.pin()
+	c.mu.Unlock()
+	if another {
+		// Only the order of eviction hangs on it.
+		_ = os.WriteFile(filepath.Join(c.path(infohash), buildFile), []byte(build), 0o600)
+	}
+	return e, nil
+}
+
+// Unkeep takes back one Keep.
+func (e *Entry) Unkeep() {
+	e.cache.mu.Lock()
+	defer e.cache.mu.Unlock()
+	e.unpin()
+}
+
+// Discard removes the entries of a build that nobody has pinned, whatever the limits; drop
+// is called as by Evict.
+func (c *Cache) Discard(build string, drop func(manifest.InfoHash)) error {
+	for gone := true; gone; {
+		c.mu.Lock()
+		b := c.builds[build]
+		if b == nil {
+			c.mu.Unlock()
+			return nil
+		}
+		as := b.use()
+		c.mu.Unlock()
+		var err error
+		if gone, err = c.evictOne(b, as, drop); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Evict removes builds, the one that was used least recently first, each with all of its
 // entries that nobody has pinned, until the rest is within the limits and a build of room
 // bytes would find space, if it can at all. drop is called with each entry before its files

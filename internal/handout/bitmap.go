@@ -72,3 +72,21 @@ func (b bitmap) nextMissing(from int) int {
 	}
 	return len(b) * 64
 }
+
+// covers reports whether all members of another one are members.
+func (b bitmap) covers(o bitmap) bool {
+	for w := range b {
+		if o[w]&^b[w] != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// count is how many members there are.
+func (b bitmap) count() (n int) {
+	for _, word := range b {
+		n += bits.OnesCount64(word)
+	}
+	return n
+}

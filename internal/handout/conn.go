@@ -12,6 +12,9 @@ import (
 	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
+// errMisused ends a connection whose peer asks for what it was not offered.
+var errMisused = errors.New("pieces were asked for that were not offered")
+
 // conn stands between the engine and one peer. Read watches what the peer
 // announces; Write hides what the engine announces and puts the queue's offers
 // between its messages.
@@ -31,6 +34,7 @@ type conn struct {
 	// that there are none.
 	waiting atomic.Bool
 	wake    chan struct{}
+	bye     atomic.Bool // the connection is to end
 
 	departed   chan struct{}
 	departOnce sync.Once
@@ -63,6 +67,9 @@ func newConn(c net.Conn, s *Set) *conn {
 func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.in.feed(b[:n], c)
+	if c.in.misused {
+		n, err = 0, errMisused
+	}
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		c.depart()
 	}
@@ -86,7 +93,7 @@ func (c *conn) depart() {
 
 // greeted makes the connection a peer of its torrent's queue.
 func (c *conn) greeted(infohash manifest.InfoHash) (pieces int) {
-	l, pieces := c.set.connect(infohash, c.offer)
+	l, pieces := c.set.connect(infohash, c.offer, c.hangUp)
 	switch {
 	case pieces == 0:
 		return 0
@@ -97,6 +104,7 @@ func (c *conn) greeted(infohash manifest.InfoHash) (pieces int) {
 		return 0
 	}
 	c.link.Store(l)
+	c.in.asks = c.set.thrifty
 	select {
 	case <-c.departed: // meanwhile, without seeing the link
 		l.leave()
@@ -134,6 +142,31 @@ func (c *conn) offer(pieces ...int) {
 	}
 }
 
+// hangUp has the connection end. It does not block.
+func (c *conn) hangUp() {
+	c.bye.Store(true)
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// requested reports whether the peer may ask for what it asks for.
+func (c *conn) requested(piece int, length int64) bool {
+	l := c.link.Load()
+	l.set.mu.Lock()
+	may := l.queue.mayAsk(l.peer, piece, length)
+	l.set.mu.Unlock()
+	if !may {
+		from := c.RemoteAddr().String()
+		host, _, _ := net.SplitHostPort(from)
+		if omitted, due := c.set.notices.Pass(host); due {
+			c.set.logger.Warn("peer disconnected: it asks for pieces that it was not offered, or too often", "peer", from, "piece", piece, "omitted", omitted)
+		}
+	}
+	return may
+}
+
 // inject writes offers while the engine has nothing to write, until the peer
 // departs.
 func (c *conn) inject() {
@@ -142,6 +175,10 @@ func (c *conn) inject() {
 		case <-c.departed:
 			return
 		case <-c.wake:
+		}
+		if c.bye.Load() {
+			_ = c.Close() // the engine sees its next read fail
+			return
 		}
 		if err := c.flush(); err != nil {
 			return // the engine gets it from its next Write

@@ -17,10 +17,17 @@ import (
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/seldom"
 )
 
-// tick is how often rates are measured and stalls are looked for.
-const tick = 250 * time.Millisecond
+const (
+	// tick is how often rates are measured and stalls are looked for.
+	tick = 250 * time.Millisecond
+	// noticeInterval is the time between two lines about the same address, of which
+	// maxNotices are told apart.
+	noticeInterval = time.Minute
+	maxNotices     = 32
+)
 
 // Config of a Set. The zero value logs nothing and reads the machine's clock.
 type Config struct {
@@ -28,17 +35,28 @@ type Config struct {
 	Logger *slog.Logger
 	// Now tells the time; nil means time.Now.
 	Now func() time.Time
+	// Thrifty gives second copies to those alone whom nobody else serves: what the peers
+	// do not trade among themselves at once, they will. Who asks for what was not offered
+	// is disconnected.
+	Thrifty bool
+	// HangUp is how long a connection stays whose peer has announced every piece; 0 for as
+	// long as it likes.
+	HangUp time.Duration
 }
 
 // Set is the queues of all torrents of one seeder. It is safe for concurrent
 // use.
 type Set struct {
-	logger *slog.Logger
-	now    func() time.Time
+	logger  *slog.Logger
+	now     func() time.Time
+	thrifty bool
+	hangUp  time.Duration
+	notices *seldom.Lines
 
 	mu     sync.Mutex // held for no I/O
 	queues map[manifest.InfoHash]*queue
 	order  []*queue // by place
+	before Totals   // of those removed
 	// outstanding is the length of all that is offered and not announced yet; rate is
 	// how fast that comes back, in bytes/s, taken what did since lastTick.
 	outstanding, taken int64
@@ -49,7 +67,7 @@ type Set struct {
 // NewSet returns a Set without torrents. Run must run for as long as connections
 // are wrapped.
 func NewSet(cfg Config) *Set {
-	s := &Set{logger: cfg.Logger, now: cfg.Now, queues: make(map[manifest.InfoHash]*queue)}
+	s := &Set{logger: cfg.Logger, now: cfg.Now, thrifty: cfg.Thrifty, hangUp: cfg.HangUp, notices: seldom.New(noticeInterval, maxNotices), queues: make(map[manifest.InfoHash]*queue)}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
 	}
@@ -67,20 +85,63 @@ func NewSet(cfg Config) *Set {
 func (s *Set) Add(infohash manifest.InfoHash, place Place, alone bool, pieces int, pieceLength int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.add(infohash, place, alone, pieces, pieceLength)
+}
+
+// add is called with mu held, and reports whether the torrent is new.
+func (s *Set) add(infohash manifest.InfoHash, place Place, alone bool, pieces int, pieceLength int64) (_ *queue, fresh bool) {
 	q := s.queues[infohash]
 	switch {
 	case q == nil:
-		q = newQueue(s, place, pieces, pieceLength)
+		q, fresh = newQueue(s, place, pieces, pieceLength), true
 		s.queues[infohash] = q
 	case place.Compare(q.place) < 0:
 		s.take(q)
 		q.place = place
 	default:
 		q.lone = alone
-		return
+		return q, false
 	}
 	q.lone = alone
 	s.insert(q)
+	return q, fresh
+}
+
+// Grow is Add for a torrent of which nothing is here yet: its pieces are offered as Here
+// says that they are. Of one that is there only the place changes, as by Add. On standby
+// somebody else hands it out: pieces go to those alone whom nobody serves.
+func (s *Set) Grow(infohash manifest.InfoHash, place Place, standby bool, pieces int, pieceLength int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	q, fresh := s.add(infohash, place, false, pieces, pieceLength)
+	if fresh {
+		q.here, q.absent, q.open = newBitmap(pieces), pieces, newBitmap(pieces)
+	}
+	if q.standby != standby {
+		q.standby = standby
+		s.fill()
+	}
+}
+
+// Here says that pieces of a torrent that grows are here, or that they are not any more.
+// It does not block.
+func (s *Set) Here(infohash manifest.InfoHash, here bool, pieces ...int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	q := s.queues[infohash]
+	if q == nil || q.here == nil {
+		return
+	}
+	opened := false
+	for _, i := range pieces {
+		if i >= 0 && i < q.pieces {
+			opened = q.arrive(i, here) || opened
+		}
+	}
+	if opened {
+		q.fillAll(false)
+		s.passOn(q)
+	}
 }
 
 // Raise gives a torrent that is there an earlier place; a later one changes nothing.
@@ -103,6 +164,7 @@ func (s *Set) Remove(infohash manifest.InfoHash) {
 	defer s.mu.Unlock()
 	if q := s.queues[infohash]; q != nil {
 		delete(s.queues, infohash)
+		s.before.add(q.counters)
 		s.take(q)
 		q.gone = true
 		s.outstanding -= int64(q.outstanding) * q.pieceLength
@@ -112,7 +174,7 @@ func (s *Set) Remove(infohash manifest.InfoHash) {
 
 // connect makes a connection a peer of a torrent; nil, and the torrent's length in
 // pieces, when that has too many, and 0 pieces when it is not in the Set.
-func (s *Set) connect(infohash manifest.InfoHash, offer func(pieces ...int)) (*link, int) {
+func (s *Set) connect(infohash manifest.InfoHash, offer func(pieces ...int), hangUp func()) (*link, int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	q := s.queues[infohash]
@@ -123,6 +185,7 @@ func (s *Set) connect(infohash manifest.InfoHash, offer func(pieces ...int)) (*l
 	if p == nil {
 		return nil, q.pieces
 	}
+	p.hangUp = hangUp
 	return &link{s, q, p}, q.pieces
 }
 
@@ -166,6 +229,28 @@ type Stats struct {
 	Handed   int // offers of pieces that nobody had
 	Requeued int // offers taken back: their peer left, or took too long
 	Second   int // offers of pieces that others had
+}
+
+// Totals are counters of all torrents since the Set was made, in pieces.
+type Totals struct {
+	// Handed are offers of pieces that nobody had, Requeued offers taken back, Second offers
+	// of pieces that others had.
+	Handed, Requeued, Second int
+}
+
+// Totals returns the counters.
+func (s *Set) Totals() Totals {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := s.before
+	for _, q := range s.queues {
+		all.add(q.counters)
+	}
+	return all
+}
+
+func (t *Totals) add(s Stats) {
+	t.Handed, t.Requeued, t.Second = t.Handed+s.Handed, t.Requeued+s.Requeued, t.Second+s.Second
 }
 
 // Stats returns the counters; false for a torrent that is not in the Set.

@@ -21,6 +21,9 @@ const (
 	// to somebody else as well. A peer that is merely slow gets paceFactor
 	// times what it usually takes for a piece, up to maxSlack times as much.
 	stallAfter = 10 * time.Second
+	// thriftyStall is how long a peer of a thrifty Set may have announced nothing before it
+	// counts as starved: the pieces that those have who left count as to be had for so long.
+	thriftyStall = 3 * time.Second
 	// tailStallAfter is the same once nothing else is open: everyone waits for
 	// the last pieces then, and to send them twice costs an uplink that has
 	// nothing else to do. A link of 1 Mbit/s brings a piece in a second.
@@ -44,11 +47,17 @@ func (q *queue) tick(now time.Time) {
 			p.joined = true
 		}
 		if p.count == q.pieces {
+			if q.set.hangUp > 0 && now.Sub(p.whole) >= q.set.hangUp {
+				p.hangUp()
+			}
 			continue
+		}
+		if q.here != nil && p.has.covers(q.here) {
+			p.since, p.starved = now, false // it is not behind, the rest is not here yet
 		}
 		q.expire(p, now, least)
 		p.compareSources(now)
-		if now.Sub(p.since) > stallAfter {
+		if now.Sub(p.since) > q.starvesAfter() {
 			p.starved = true
 			q.covered = time.Time{} // who left gives it nothing
 		}
@@ -58,6 +67,14 @@ func (q *queue) tick(now time.Time) {
 	} else if q.exhausted.IsZero() {
 		q.exhausted = now
 	}
+}
+
+// starvesAfter is how long nothing may come to a peer that lacks something.
+func (q *queue) starvesAfter() time.Duration {
+	if q.set.thrifty { // others are to serve it, and nobody else is held back for it
+		return thriftyStall
+	}
+	return stallAfter
 }
 
 // leastLimit is how long every offer may take: four times what the seeder needs

@@ -28,6 +28,9 @@ const (
 	// helloTimeout is waited for a peer to say what it has; one that has
 	// nothing need not (BEP 3).
 	helloTimeout = time.Second
+	// asksAgain is how many times as much may be asked for as was offered: what was sent
+	// just when others were asked for it too, or to a disk that was full, is asked for again.
+	asksAgain = 4
 	// candidates bounds the pieces looked at for the rarest one.
 	candidates = 64
 	// maxPeers bounds the connections of one torrent. Each costs a bit for
@@ -56,6 +59,11 @@ type queue struct {
 	pieces      int
 	pieceLength int64
 	now         func() time.Time
+	// here are the pieces that can be sent, nil for all of them; so many are absent. On
+	// standby somebody else has the first copies.
+	here    bitmap
+	absent  int
+	standby bool
 
 	owners   []uint16 // peers that announced it, by piece
 	assigned []uint16 // peers it is outstanding at in good time, by piece
@@ -106,6 +114,14 @@ type peer struct {
 	starved bool
 	// low: no piece below it is missing.
 	low int
+
+	// hangUp has the connection closed; it must not block, and not call the queue. whole is
+	// since when everything is announced; offers are all pieces that were ever offered, and
+	// asked how much was asked for, in bytes: of a thrifty Set alone.
+	hangUp func()
+	whole  time.Time
+	offers bitmap
+	asked  int64
 }
 
 // offered is one outstanding piece.
@@ -188,6 +204,7 @@ func (q *queue) own(p *peer, i int) bool {
 	q.missing--
 	if p.count == q.pieces {
 		q.working--
+		p.whole = q.now()
 	}
 	if q.owners[i]++; q.owners[i] == 1 {
 		q.unowned--
@@ -271,13 +288,39 @@ func (q *queue) disown(i int) {
 }
 
 func (q *queue) reopen(i int) {
+	if q.here != nil && !q.here.get(i) {
+		return
+	}
 	q.open.set(i)
 	q.low = min(q.low, i)
+}
+
+// arrive notes that a piece is here, or not any more, and reports whether that makes it open.
+func (q *queue) arrive(i int, here bool) (opened bool) {
+	switch {
+	case q.here.get(i) == here:
+		return false
+	case !here:
+		q.here.clear(i)
+		q.open.clear(i)
+		q.absent++
+		return false
+	}
+	q.here.set(i)
+	q.absent--
+	if q.owners[i] > 0 || q.assigned[i] > 0 {
+		return false
+	}
+	q.reopen(i)
+	q.exhausted = time.Time{}
+	return true
 }
 
 // second reports whether pieces are offered that others have.
 func (q *queue) second() bool {
 	switch {
+	case q.set.thrifty, q.absent > 0:
+		return false
 	case q.unowned == 0 && q.place.More:
 		return !q.exhausted.IsZero() && q.now().Sub(q.exhausted) > moreGrace
 	case q.unowned == 0:
@@ -337,7 +380,7 @@ func (q *queue) fill(p *peer, seconds bool) {
 	}
 	may := func() bool { return first || int64(q.outstanding+1)*q.pieceLength <= share }
 	var offers []int
-	if q.covered.IsZero() || !q.now().Before(q.covered) {
+	if !q.standby && (q.covered.IsZero() || !q.now().Before(q.covered)) {
 		for len(p.outstanding) < window && may() {
 			i, ok := q.nextOpen()
 			if !ok {
@@ -404,7 +447,7 @@ func (q *queue) secondBudget() int {
 
 func (q *queue) hasOpen() bool {
 	_, ok := q.nextOpen()
-	return ok
+	return ok && !q.standby
 }
 
 func (q *queue) assign(p *peer, i int) {
@@ -412,6 +455,22 @@ func (q *queue) assign(p *peer, i int) {
 	q.assigned[i]++
 	q.out(1)
 	p.outstanding[i] = offered{at: q.now()}
+	if q.set.thrifty {
+		if p.offers == nil {
+			p.offers = newBitmap(q.pieces)
+		}
+		p.offers.set(i)
+	}
+}
+
+// mayAsk reports whether a peer may ask for so many bytes of a piece: it was offered it,
+// and asks for no more than some times as much as it was offered in all.
+func (q *queue) mayAsk(p *peer, i int, length int64) bool {
+	if i < 0 || i >= q.pieces || p.offers == nil || !p.offers.get(i) {
+		return false
+	}
+	p.asked += length
+	return p.asked <= asksAgain*q.pieceLength*int64(p.offers.count())
 }
 
 // nextOpen returns the first open piece.
@@ -435,7 +494,7 @@ func (q *queue) rarest(p *peer) (int, bool) {
 		if _, outstanding := p.outstanding[i]; outstanding {
 			continue
 		}
-		if !p.starved && q.owners[i] == 0 && q.assigned[i] > 0 {
+		if !p.starved && q.owners[i] == 0 && q.assigned[i] > 0 || q.here != nil && !q.here.get(i) {
 			continue
 		}
 		if best < 0 || q.owners[i]+q.assigned[i] < q.owners[best]+q.assigned[best] {

@@ -21,6 +21,7 @@ const (
 
 	kindHave        = 4
 	kindBitfield    = 5
+	kindRequest     = 6
 	kindSuggest     = 13
 	kindHaveAll     = 14
 	kindHaveNone    = 15
@@ -41,6 +42,9 @@ type watcher interface {
 	// opened is called once at most, with all that the peer has from the
 	// start.
 	opened(bitmap)
+	// requested is called with what the peer asks for, in bytes, where the watcher wants to
+	// know (inbound.asks), and reports whether it may.
+	requested(piece int, length int64) bool
 }
 
 // inbound follows the peer's messages, of which it keeps only what tells of
@@ -52,6 +56,8 @@ type inbound struct {
 	left   uint32 // of the present message, its kind included
 	opened bool   // a second bitfield is against BEP 3, and costs much to count
 	fast   atomic.Bool
+	// asks: the peer's requests are looked at; misused is set when one was out of place.
+	asks, misused bool
 }
 
 type inboundState uint8
@@ -126,6 +132,8 @@ func (in *inbound) wanted(kind byte) bool {
 	switch kind {
 	case kindHave:
 		return in.left == 5
+	case kindRequest:
+		return in.asks && in.left == 13
 	case kindBitfield:
 		return !in.opened && in.left == uint32(1+(in.pieces+7)/8)
 	case kindHaveAll, kindHaveNone:
@@ -138,6 +146,12 @@ func (in *inbound) message(w watcher) {
 	kind, body := in.buf[0], in.buf[1:]
 	if kind == kindHave {
 		w.announced(int(binary.BigEndian.Uint32(body)))
+		return
+	}
+	if kind == kindRequest {
+		if !w.requested(int(binary.BigEndian.Uint32(body)), int64(binary.BigEndian.Uint32(body[8:]))) {
+			in.misused = true
+		}
 		return
 	}
 	in.opened = true

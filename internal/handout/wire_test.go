@@ -203,6 +203,11 @@ func (r *record) greeted(h manifest.InfoHash) int {
 	return r.pieces
 }
 
+func (r *record) requested(i int, length int64) bool {
+	r.events = append(r.events, fmt.Sprint("request ", i, " ", length))
+	return i != 13
+}
+
 func (r *record) announced(i int) { r.events = append(r.events, fmt.Sprint("have ", i)) }
 
 func (r *record) opened(has bitmap) {

@@ -75,8 +75,26 @@ func addrOf(remote string) netip.Addr {
 // ID is who the peer says it is, zero before it did.
 func (c *Conn) ID() [20]byte { return c.id }
 
+// Peer names who is at the other end: by the certificate where it has shown one, else by the
+// peer id, which it may have borrowed.
+func (c *Conn) Peer() string {
+	if c.peer != nil {
+		return c.peer.ID.String()
+	}
+	return string(c.id[:])
+}
+
 // Inbound reports whether the peer has made the connection.
 func (c *Conn) Inbound() bool { return c.inbound }
+
+// Useful is when a chunk, or a request for one, came last; when the connection was made
+// before the first.
+func (c *Conn) Useful() time.Time {
+	if at := c.useful.Load(); at != 0 {
+		return time.Unix(0, at)
+	}
+	return c.since
+}
 
 // Addr is the peer's address, as the engine knows it.
 func (c *Conn) Addr() string { return c.remote }
@@ -228,6 +246,9 @@ func (c *Conn) begin(infohash manifest.InfoHash) (err error) {
 			c.Arrived()
 		}
 	}
+	if errors.Is(err, ErrNoPlace) && c.inbound {
+		c.wire.refuse(c, infohash, fullID)
+	}
 	if errors.Is(err, ErrNoDestination) {
 		c.wire.warnNoDestination(c, infohash)
 		if c.inbound {
@@ -261,6 +282,14 @@ func (c *Conn) who() who {
 		return who{identity: c.peer.ID}
 	}
 	return who{id: c.id}
+}
+
+// expected is whom we dialled.
+func (c *Conn) expected() who {
+	if c.peer != nil {
+		return c.who()
+	}
+	return who{id: c.dialled}
 }
 
 // Blame holds an offence against whoever is at the other end: who it says it is,

@@ -2,6 +2,7 @@ package peerwire
 
 import (
 	"errors"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -44,6 +45,9 @@ const (
 	provingBurst, provingPerSecond = 32, 4
 	// maxStrangerAddrs bounds the addresses whose rate is remembered.
 	maxStrangerAddrs = 1024
+	// fullPause is the least time for which a peer is left alone that had no place; at most
+	// twice as long.
+	fullPause = 5 * time.Second
 	// idleTwin is how long a member's connection must have been silent to give way to
 	// a new one of the same member for the same build: who dials again has lost it.
 	idleTwin = 10 * time.Second
@@ -53,16 +57,21 @@ var (
 	errStranger = errors.New("neither its address nor its peer id is a member's")
 	errCrowded  = errors.New("too many connections of peers that are no members")
 	errRefused  = errors.New("the peer does not know this address")
+	// ErrNoPlace is what Begin returns for a peer for which there is no place now: it is told
+	// so, and leaves us alone for a while.
+	ErrNoPlace = errors.New("there is no place for it at the moment")
 	// ErrNoDestination is what Begin returns for a peer that may not have what it asks for.
 	ErrNoDestination = errors.New("the build does not go to its bucket")
 )
 
 // RefusedID is the peer id of who answers a handshake only to say that the peer's
-// address is not known, unwantedID of who says that the build does not go to its bucket.
+// address is not known, unwantedID of who says that the build does not go to its bucket,
+// fullID of who has no place at the moment.
 // Nobody's name has one of them.
 var (
 	RefusedID  = [20]byte([]byte(IDPrefix + "refused-addr"))
 	unwantedID = [20]byte([]byte(IDPrefix + "refused-dest"))
+	fullID     = [20]byte([]byte(IDPrefix + "refused-full"))
 )
 
 // doors admits the connections that peers make. Who is at the other end counts, not
@@ -300,10 +309,14 @@ func (w *Wire) admit(c *Conn, infohash manifest.InfoHash) error {
 	if !c.inbound && (c.id == RefusedID || c.id == unwantedID) {
 		return w.toldRefused(c)
 	}
+	if !c.inbound && c.id == fullID {
+		w.conduct.leave(c.expected(), fullPause+rand.N(fullPause))
+		return ErrNoPlace
+	}
 	if !c.inbound && (c.peer == nil || w.isMember(c.id)) {
 		return nil
 	}
-	if w.isMember(c.id) {
+	if w.isMember(c.id) || w.cfg.Proven && c.peer != nil {
 		w.doors.known(c)
 		w.replaceTwin(c, infohash)
 		return nil

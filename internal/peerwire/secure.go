@@ -52,7 +52,7 @@ func (w *Wire) newLink(c net.Conn) *link {
 // greetSecurely has TLS spoken from now on, as who has made the connection; it is an error
 // when the other side is not whom expect accepts.
 func (w *Wire) greetSecurely(ctx context.Context, l *link, expect func(identity.ID) error) error {
-	return l.secure(ctx, w.cfg.Identity, nil, func(below net.Conn) *tls.Conn {
+	return l.secure(ctx, w, nil, func(below net.Conn) *tls.Conn {
 		return tls.Client(below, w.cfg.Identity.Client(identity.PeerProto, expect))
 	})
 }
@@ -60,12 +60,13 @@ func (w *Wire) greetSecurely(ctx context.Context, l *link, expect func(identity.
 // answerSecurely is greetSecurely for who has accepted the connection, and has read its
 // first bytes.
 func (w *Wire) answerSecurely(l *link, first []byte) error {
-	return l.secure(w.ctx, w.cfg.Identity, first, func(below net.Conn) *tls.Conn {
+	return l.secure(w.ctx, w, first, func(below net.Conn) *tls.Conn {
 		return tls.Server(below, w.cfg.Identity.Server(identity.PeerProto))
 	})
 }
 
-func (l *link) secure(ctx context.Context, self *identity.Source, first []byte, over func(net.Conn) *tls.Conn) error {
+func (l *link) secure(ctx context.Context, w *Wire, first []byte, over func(net.Conn) *tls.Conn) error {
+	self := w.cfg.Identity
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	below := &gathered{Conn: l.socket, rest: first}
@@ -77,8 +78,8 @@ func (l *link) secure(ctx context.Context, self *identity.Source, first []byte, 
 	if err != nil {
 		return fmt.Errorf("TLS with %s: %w", l.socket.RemoteAddr(), err)
 	}
-	if peer.ID.Kind != identity.Seeder && peer.ID.Kind != identity.Agent {
-		return identity.Refuse(identity.Misplaced, fmt.Errorf("TLS with %s: %s is no member", l.socket.RemoteAddr(), peer.ID))
+	if !w.mine(peer.ID) {
+		return identity.Refuse(identity.Misplaced, fmt.Errorf("TLS with %s: %s has no business here", l.socket.RemoteAddr(), peer.ID))
 	}
 	l.Conn, l.peer, l.since = secured{conn, below}, &peer, self.Now()
 	l.proven.Store(&peer)
@@ -93,10 +94,21 @@ func (w *Wire) speaksTLS(m Member) bool {
 // identityOf is whose certificate a member shows.
 func (w *Wire) identityOf(m Member) identity.ID {
 	id := identity.ID{Cluster: w.cfg.Identity.ID().Cluster, Kind: identity.Agent, Region: m.Region, Name: m.ID}
-	if m.Seeder {
+	switch {
+	case m.Seeder:
 		id.Kind, id.Region = identity.Seeder, ""
+	case m.Host:
+		id.Kind = identity.Host
 	}
 	return id
+}
+
+// mine reports whether who has a certificate may be spoken to at all.
+func (w *Wire) mine(id identity.ID) bool {
+	if w.cfg.Mine != nil {
+		return w.cfg.Mine(id)
+	}
+	return id.Kind == identity.Seeder || id.Kind == identity.Agent
 }
 
 // expects is who may be where a peer was named to be.

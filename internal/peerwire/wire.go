@@ -56,9 +56,10 @@ type Member struct {
 	Region string
 	// Certified: it shows a certificate, and speaks TLS where the other side does.
 	Certified bool
-	// Seeder: it may have every build. An agent may have what goes to its buckets.
-	Seeder  bool
-	Buckets []string
+	// Seeder: it may have every build. An agent may have what goes to its buckets; a host,
+	// which is no member of the cluster, what is handed to hosts.
+	Seeder, Host bool
+	Buckets      []string
 }
 
 // MayHave reports whether a build that goes to these buckets goes to the member.
@@ -84,6 +85,12 @@ type Config struct {
 	// this process's.
 	TLS      identity.Mode
 	Identity *identity.Source
+	// Mine reports whether who has a certificate may be spoken to at all; nil for members
+	// of the cluster, seeders and agents.
+	Mine func(identity.ID) bool
+	// Proven admits whoever has such a certificate, whether Member knows the peer id or not;
+	// how many connections each may have is for Begin.
+	Proven bool
 	// Silence is how long a connection that a peer has made may say nothing; 0 for the
 	// usual time. DialFrom is the address to dial from; nil for the usual one.
 	Silence  time.Duration

@@ -54,6 +54,9 @@ type patience struct {
 	// sleeps is how long nothing of a segment must have passed before others that are
 	// asked for may have its place in the engine.
 	sleeps time.Duration
+	// place is how long nothing must have passed with a host for another one to have its
+	// place.
+	place time.Duration
 }
 
 // stall: a link may be down for a moment; twice, without a chunk in between, is no
@@ -74,12 +77,14 @@ func defaultPatience() patience {
 		pause:     5 * time.Second,
 		behind:    15 * time.Second,
 		sleeps:    sleepsAfter,
+		place:     idlePlace,
 	}
 }
 
 // exchange is what is asked of one connected peer.
 type exchange struct {
 	conn *peerwire.Conn // nil for a connection that was gone before it was added
+	host bool           // the peer is a host, which is asked for nothing
 	id   [20]byte
 	peer *torrent.PeerConn
 
@@ -102,7 +107,7 @@ type exchange struct {
 // added begins an exchange, under the engine's lock.
 func (s *Swarm) added(c *torrent.PeerConn) {
 	x := &exchange{id: c.PeerID, peer: c, asked: make(map[int]int)}
-	if x.conn = s.wire.Conn(c.RemoteAddr.String(), manifest.InfoHash(c.Torrent().InfoHash())); x.conn != nil {
+	if x.conn, x.host = s.conn(c.RemoteAddr.String(), manifest.InfoHash(c.Torrent().InfoHash())); x.conn != nil {
 		x.conn.Arrived()
 		x.read, x.held = x.conn.Received(), x.conn.HeldBack(time.Now())
 	}

@@ -39,6 +39,10 @@ func (t *Torrent) damaged(piece int, err error) {
 	})
 }
 
+// Damaged says that who read a piece has found it damaged, and that the cache knows: it is
+// fetched again.
+func (t *Torrent) Damaged(piece int, err error) { t.damaged(piece, err) }
+
 // Disconnect hangs up on all peers. They, or AddPeers, connect again.
 func (t *Torrent) Disconnect() {
 	for _, c := range t.conns() {

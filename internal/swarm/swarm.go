@@ -54,6 +54,9 @@ type Config struct {
 	// Config is that of the connections with peers; the Swarm sets the last part of it,
 	// and closes the Listener. The limits hold over all builds.
 	peerwire.Config
+	// Fleet is a second listener, for hosts; nil for none. The Limits, TLS and Identity hold
+	// for it too.
+	Fleet *Fleet
 
 	// patience is shortened by tests; the zero value means defaultPatience.
 	patience patience
@@ -66,6 +69,7 @@ type Swarm struct {
 	// engineConfig is read by the engine under its lock, and changed under it alone.
 	engineConfig *torrent.ClientConfig
 	handout      *handout.Set // nil unless HandOut
+	fleet        *fleet       // nil for no hosts
 	ctx          context.Context
 	cancel       context.CancelFunc
 	wg           sync.WaitGroup
@@ -162,11 +166,15 @@ func New(cfg Config) (*Swarm, error) {
 	s.wg.Go(func() { s.judge(s.ctx) })
 	s.client.AddDialer(s.wire)
 	s.client.AddListener(s.wire.Listener())
+	if cfg.Fleet != nil {
+		s.fleet = newFleet(s, wire)
+	}
 	return s, nil
 }
 
 // heard passes a peer's message on to its torrent.
 func (s *Swarm) heard(c *torrent.PeerConn, msg *pp.Message) {
+	s.unheard(c, msg)
 	s.answered(c, msg)
 	s.setGrace()
 	if w, ok := s.wanted.Load(c.Torrent()); ok {
@@ -193,8 +201,14 @@ func (s *Swarm) Close() error {
 		s.cancel()
 		s.begin.Unlock()
 		err = errors.Join(s.client.Close()...)
-		if closeErr := s.cfg.Listener.Close(); !errors.Is(closeErr, net.ErrClosed) {
-			err = errors.Join(err, closeErr)
+		listeners := []net.Listener{s.cfg.Listener}
+		if s.cfg.Fleet != nil {
+			listeners = append(listeners, s.cfg.Fleet.Listener)
+		}
+		for _, l := range listeners {
+			if closeErr := l.Close(); !errors.Is(closeErr, net.ErrClosed) {
+				err = errors.Join(err, closeErr)
+			}
 		}
 		s.wg.Wait()
 	})

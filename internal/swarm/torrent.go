@@ -39,6 +39,7 @@ type Torrent struct {
 	whole    chan struct{} // closed when all pieces are verified
 	dropped  chan struct{}
 	lost     chan struct{} // has a value when a piece was found damaged
+	handed   atomic.Bool   // to hosts
 	origins  origins
 	// served is the entry, open for the engine; nil while that has none. It is of who has
 	// the turn.
@@ -215,6 +216,9 @@ func (t *Torrent) tell(piece int, verified bool) {
 	t.mu.Unlock()
 	for _, f := range subscribers {
 		f(piece, verified)
+	}
+	if t.handed.Load() {
+		t.swarm.fleet.handout.Here(t.fetch.InfoHash, verified, piece)
 	}
 }
 
@@ -432,6 +436,7 @@ func (t *Torrent) drop() {
 	if t.swarm.handout != nil {
 		t.swarm.handout.Remove(t.fetch.InfoHash)
 	}
+	t.KeepFromHosts()
 	close(t.dropped)
 }
 

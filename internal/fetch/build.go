@@ -1,0 +1,580 @@
+package fetch
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/peerwire"
+	"github.com/landfall-dist/landfall/internal/retry"
+	"github.com/landfall-dist/landfall/internal/survive"
+	"github.com/landfall-dist/landfall/internal/swarm"
+)
+
+const (
+	// maxOpenSegments bounds the segments of a build that are downloaded at a time, the
+	// oldest ones, as an agent does: neighbours who lack older ones get them meanwhile.
+	maxOpenSegments = 4
+	// roomRetry is how often disk is asked for that was lacking, segmentRetry how long after
+	// a failure a segment is begun anew.
+	roomRetry, segmentRetry = 5 * time.Second, 5 * time.Second
+	// hangUpAfter is how long a whole segment keeps connections with peers that have all of
+	// it: shorter, and those who are about to say so would look like lost copies.
+	hangUpAfter = 5 * time.Second
+	// stuckAfter is how long next to nothing, less than stuckBytes, may come of the first
+	// segment that lacks from peers that are connected, before they are connected anew.
+	stuckAfter = 15 * time.Second
+	stuckBytes = 8 << 10
+)
+
+// Build is one build that is fetched, or is here. It is safe for concurrent use.
+type Build struct {
+	fetcher *Fetcher
+	layout  *manifest.Layout
+	ctx     context.Context
+	cancel  context.CancelFunc
+	wake    chan struct{} // has a value when there is something to look at
+	whole   chan struct{} // closed when all of it is here and checked
+	ended   chan struct{} // closed when nothing works on it any more
+	group   sync.WaitGroup
+
+	mu      sync.Mutex // held for no I/O
+	note    note
+	err     error // why nothing comes at the moment, or ever; nil while it does
+	wrong   error // why it never will
+	here    int64 // bytes
+	isWhole bool
+	dropped bool
+	readers int
+	files   []*cache.Entry // kept, by segment; nil where it is not here
+	room    *cache.Room
+
+	// Of run's goroutine, until it has ended.
+	roomAt, lookedAt time.Time
+	segments         []*segment // nil where it is not begun
+	written          note
+	unwritten        bool
+}
+
+// segment is one of a build's torrents; it is followed from when it was begun.
+type segment struct {
+	torrent *swarm.Torrent
+	wholeAt time.Time
+	// heard is what had come over the wire when something last did, at heardAt.
+	heard   int64
+	heardAt time.Time
+	// Guarded by the build's mutex: checked is set when it is here, and right; failed is
+	// why it is not followed any more, and begun anew at againAt.
+	checked bool
+	failed  error
+	againAt time.Time
+}
+
+func newBuild(f *Fetcher, layout *manifest.Layout, n note) *Build {
+	b := &Build{
+		fetcher: f, layout: layout, note: n,
+		wake: make(chan struct{}, 1), whole: make(chan struct{}), ended: make(chan struct{}),
+		files: make([]*cache.Entry, layout.NumSegments()), segments: make([]*segment, layout.NumSegments()),
+	}
+	b.ctx, b.cancel = context.WithCancel(f.ctx)
+	return b
+}
+
+// ExecutionID names the build.
+func (b *Build) ExecutionID() string { return b.note.ExecutionID }
+
+// Size is in bytes.
+func (b *Build) Size() int64 { return b.layout.Size }
+
+// Whole is closed when all bytes are here, and are those that the recipe's segments say.
+// Whether they are the goal's is for Verify.
+func (b *Build) Whole() <-chan struct{} { return b.whole }
+
+// Recipe is what is known of the build.
+func (b *Build) Recipe() Recipe {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.note.Recipe
+}
+
+// Update follows a recipe that knows more, or again the same. The error wraps
+// ErrContradiction where it is another build's, and is ErrDropped after Drop.
+func (b *Build) Update(r Recipe) error {
+	if _, err := r.check(); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.dropped {
+		return ErrDropped
+	}
+	next, err := b.note.with(r)
+	if err != nil {
+		return err
+	}
+	b.note.Recipe = next
+	ask(b.wake)
+	return nil
+}
+
+// Progress is how far a build is.
+type Progress struct {
+	// Size and Bytes, which are here and verified, are in bytes.
+	Size, Bytes int64
+	// Segments there are, of which so many are announced, and whole here.
+	Segments, Announced, Here int
+	// Downloaded came from peers, Uploaded went to them, in bytes, since this start.
+	Downloaded, Uploaded int64
+	// Peers are connections, one for each segment.
+	Peers int
+	Whole bool
+	// Err is why nothing comes at the moment; it wraps cache.ErrNoSpace where the disk
+	// lacks room, ErrWrongBuild where it never will. Nil while all is well.
+	Err error
+}
+
+// Progress says how far the build is.
+func (b *Build) Progress() Progress {
+	b.mu.Lock()
+	p := Progress{Size: b.layout.Size, Bytes: b.here, Segments: b.layout.NumSegments(), Announced: b.note.InfoHashes.Len(), Err: b.err}
+	infohashes := b.note.InfoHashes
+	for _, e := range b.files {
+		if e != nil {
+			p.Here++
+		}
+	}
+	b.mu.Unlock()
+	select {
+	case <-b.whole:
+		p.Whole = true
+	default:
+	}
+	for i := range infohashes.Len() {
+		if t, ok := b.fetcher.swarm.Torrent(infohashes.At(i)); ok {
+			s := t.Stats()
+			p.Downloaded, p.Uploaded, p.Peers = p.Downloaded+s.DownloadedBytes, p.Uploaded+s.UploadedBytes, p.Peers+len(s.Peers)
+		}
+	}
+	return p
+}
+
+// Verify compares a whole build with what the goal says: its size and the composite
+// SHA-256 of its parts ("base64-N"; whatever for a build of 0 bytes). ErrNotWhole before it is here. Where
+// it is another one the error wraps ErrWrongBuild, and the build is dropped, with its bytes.
+func (b *Build) Verify(size int64, composite string) error {
+	b.mu.Lock()
+	got, wrong, dropped := b.note.Composite, b.wrong, b.dropped
+	b.mu.Unlock()
+	select {
+	case <-b.whole:
+	default:
+		switch {
+		case dropped:
+			return fmt.Errorf("build %s: %w", b.ExecutionID(), ErrDropped)
+		case wrong != nil:
+			b.discard()
+			return wrong
+		}
+		return fmt.Errorf("build %s: %w", b.ExecutionID(), ErrNotWhole)
+	}
+	if b.layout.Size == size && (got == composite || size == 0) {
+		return nil
+	}
+	err := fmt.Errorf("build %s (%s) of %d bytes with SHA-256 %s: %w, which has %d bytes and %s",
+		b.ExecutionID(), b.Recipe().Key, b.layout.Size, got, ErrWrongBuild, size, composite)
+	b.fetcher.cfg.Logger.Error("what was fetched is not the build that the goal names, it is thrown away", "executionId", b.ExecutionID(), "error", err)
+	b.discard()
+	return err
+}
+
+// Drop ends the fetching and serving of a build that is not wanted any more; its bytes go,
+// but for the cache's limit, when nobody reads them any more. It waits for what is under
+// way. Again it does nothing.
+func (b *Build) Drop() { b.leave(false) }
+
+// discard is Drop with the bytes, whatever the limit.
+func (b *Build) discard() { b.leave(true) }
+
+func (b *Build) leave(bytes bool) {
+	b.mu.Lock()
+	again, readers := b.dropped, b.readers
+	b.dropped = true
+	b.mu.Unlock()
+	if again {
+		return
+	}
+	f := b.fetcher
+	b.cancel()
+	<-b.ended
+	if readers == 0 {
+		b.unkeep()
+	}
+	for _, s := range b.segments {
+		if s != nil && f.release(s.torrent.InfoHash()) {
+			f.drop(s.torrent.InfoHash())
+		}
+	}
+	if err := f.recipes.forget(b.ExecutionID()); err != nil {
+		f.cfg.Logger.Warn("a build that is not wanted any more is fetched again after a restart, until it is dropped", "error", err)
+	}
+	f.mu.Lock()
+	delete(f.builds, b.ExecutionID())
+	f.mu.Unlock()
+	if bytes {
+		if err := f.cache.Discard(b.ExecutionID(), f.drop); err != nil {
+			f.cfg.Logger.Warn("a wrong build was not removed from the disk", "executionId", b.ExecutionID(), "error", err)
+		}
+	}
+	f.evict(0)
+}
+
+// unkeep lets the cache have the entries' room.
+func (b *Build) unkeep() {
+	b.mu.Lock()
+	files := slices.Clone(b.files)
+	clear(b.files)
+	b.mu.Unlock()
+	for _, e := range files {
+		if e != nil {
+			e.Unkeep()
+		}
+	}
+}
+
+// run works on the build until it is dropped, or the fetcher ends.
+func (b *Build) run() {
+	defer close(b.ended)
+	err := survive.Run(b.fetcher.cfg.Logger, func() error {
+		ticker := time.NewTicker(tick)
+		defer ticker.Stop()
+		for {
+			b.step(time.Now())
+			select {
+			case <-b.ctx.Done():
+				return nil
+			case <-b.wake:
+			case <-ticker.C:
+			}
+		}
+	})
+	if err != nil {
+		b.fail(err)
+	}
+	b.cancel()
+	b.group.Wait()
+	b.freeRoom()
+	b.mu.Lock()
+	dropped := b.dropped
+	b.mu.Unlock()
+	if !dropped { // else Drop has the rest
+		b.unkeep()
+	}
+}
+
+func (b *Build) freeRoom() {
+	b.mu.Lock()
+	room := b.room
+	b.room = nil
+	b.mu.Unlock()
+	if room != nil {
+		room.Free()
+	}
+}
+
+// fail shows why nothing comes; nil for that something may.
+func (b *Build) fail(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.wrong != nil {
+		return
+	}
+	b.err = err
+	if errors.Is(err, ErrWrongBuild) {
+		b.wrong = err
+	}
+}
+
+// step begins what may be, and looks after what was begun.
+func (b *Build) step(now time.Time) {
+	b.mu.Lock()
+	n, wrong := b.note, b.wrong
+	n.Checked = slices.Clone(n.Checked)
+	b.mu.Unlock()
+	b.keepNote(n)
+	if wrong != nil || !b.reserve(now, n.Recipe) {
+		return
+	}
+	peers, due := *b.fetcher.peers.Load(), now.Sub(b.lookedAt) >= tick/2
+	if due {
+		b.lookedAt = now
+	}
+	open, again := 0, error(nil)
+	var here int64
+	for i := range n.InfoHashes.Len() {
+		if e, ok := b.fetcher.cache.Entry(n.InfoHashes.At(i)); ok {
+			here += e.VerifiedBytes()
+		}
+		s := b.segments[i]
+		checked, failed := b.state(s)
+		again = cmp.Or(again, failed)
+		switch {
+		case s != nil && failed == nil:
+			if due {
+				s.look(now, peers, open == 0 && !checked)
+			}
+		case open > 0 && (open >= maxOpenSegments || !b.fetcher.swarm.RoomToFetch()):
+			continue
+		case s == nil || !now.Before(s.againAt):
+			if err := b.open(i, n, peers); err != nil {
+				again = cmp.Or(again, err)
+				continue
+			}
+		}
+		if !checked {
+			open++
+		}
+	}
+	if due {
+		b.fetcher.expectMore(b, open > 0 || !n.Sealed)
+	}
+	b.mu.Lock()
+	b.here = here
+	b.mu.Unlock()
+	b.fail(again)
+	if again == nil && open == 0 && n.Sealed {
+		b.complete()
+	}
+}
+
+// state is how a segment is.
+func (b *Build) state(s *segment) (checked bool, failed error) {
+	if s == nil {
+		return false, nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return s.checked, s.failed
+}
+
+// keepNote has the disk know what is known of the build.
+func (b *Build) keepNote(n note) {
+	w := b.written
+	if len(w.InfoHashes) == len(n.InfoHashes) && w.Sealed == n.Sealed && len(w.Checked) == len(n.Checked) && w.Composite == n.Composite && w.ExecutionID != "" {
+		return
+	}
+	if err := b.fetcher.recipes.write(n); err != nil {
+		if !b.unwritten { // once
+			b.fetcher.cfg.Logger.Warn("a restart has to ask an agent for this build again", "executionId", n.ExecutionID, "error", err)
+		}
+		b.unwritten = true
+		return
+	}
+	b.written, b.unwritten = n, false
+}
+
+// reserve has disk for what is not here yet.
+func (b *Build) reserve(now time.Time, r Recipe) bool {
+	b.mu.Lock()
+	reserved := b.room != nil || b.isWhole
+	b.mu.Unlock()
+	if reserved {
+		return true
+	}
+	if now.Before(b.roomAt) {
+		return false
+	}
+	var here int64 // in entries, which count for themselves, whole or not
+	for i := range r.InfoHashes.Len() {
+		if _, ok := b.fetcher.cache.Entry(r.InfoHashes.At(i)); ok {
+			_, length := b.layout.SegmentRange(i)
+			here += length
+		}
+	}
+	size := max(0, b.layout.Size-here)
+	room, err := b.fetcher.cache.Reserve(size, false)
+	if errors.Is(err, cache.ErrNoSpace) {
+		b.fetcher.evict(size)
+		room, err = b.fetcher.cache.Reserve(size, false)
+	}
+	if err != nil {
+		b.roomAt = now.Add(roomRetry)
+		b.fail(fmt.Errorf("fetching %s: %w; free some of the disk", r.ExecutionID, err))
+		return false
+	}
+	b.mu.Lock()
+	b.room = room
+	b.mu.Unlock()
+	return true
+}
+
+// open begins with a segment.
+func (b *Build) open(i int, n note, peers []peerwire.Peer) error {
+	f := b.fetcher
+	infohash := n.InfoHashes.At(i)
+	if b.segments[i] == nil {
+		f.acquire(infohash)
+	}
+	t, err := f.swarm.Fetch(swarm.Fetch{InfoHash: infohash, Shape: b.layout.SegmentShape(i), Build: n.ExecutionID})
+	if err != nil {
+		if b.segments[i] == nil {
+			f.release(infohash)
+		}
+		return fmt.Errorf("fetching segment %d of %s: %w", i, n.ExecutionID, err)
+	}
+	s := &segment{torrent: t, heardAt: time.Now()}
+	b.segments[i] = s
+	t.AddPeers(peers)
+	b.group.Go(func() {
+		err := survive.Run(f.cfg.Logger, func() error { return b.bring(i, t, slices.Contains(n.Checked, i)) })
+		if b.ctx.Err() != nil {
+			return
+		}
+		b.mu.Lock()
+		if s.failed, s.checked = err, err == nil; err != nil {
+			s.againAt = time.Now().Add(segmentRetry)
+		}
+		b.mu.Unlock()
+		if errors.Is(err, ErrWrongBuild) {
+			b.fail(err)
+		}
+		ask(b.wake)
+	})
+	return nil
+}
+
+// bring waits until a segment is here, checks it, and keeps it.
+func (b *Build) bring(i int, t *swarm.Torrent, checked bool) error {
+	b.mu.Lock()
+	room := b.room
+	b.mu.Unlock()
+	entry, err := t.Entry(b.ctx, room)
+	switch {
+	case errors.Is(err, manifest.ErrInvalid):
+		return fmt.Errorf("segment %d of %s: %w: %w", i, b.ExecutionID(), ErrWrongBuild, err)
+	case err != nil:
+		return fmt.Errorf("segment %d of %s: %w", i, b.ExecutionID(), err)
+	}
+	defer entry.Unpin()
+	select {
+	case <-t.Whole():
+	case <-b.ctx.Done():
+		return b.ctx.Err()
+	}
+	for !checked {
+		if err := b.check(i, entry); err == nil {
+			break
+		} else if damaged, disk := t.Verify(0, entry.Shape().NumPieces()); damaged == 0 {
+			return cmp.Or(disk, err)
+		}
+		for !t.Done() { // what the disk has changed comes again
+			if !retry.Wait(b.ctx, tick) {
+				return b.ctx.Err()
+			}
+		}
+	}
+	kept, err := b.fetcher.cache.Keep(t.InfoHash(), b.ExecutionID())
+	if err != nil {
+		return fmt.Errorf("segment %d of %s: %w", i, b.ExecutionID(), err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.files[i] != nil {
+		b.files[i].Unkeep()
+	}
+	b.files[i] = kept
+	if !slices.Contains(b.note.Checked, i) {
+		b.note.Checked = append(b.note.Checked, i)
+	}
+	return nil
+}
+
+// check hashes the parts of a segment. The infohash covers what its info dictionary says of
+// pieces and of parts, but not that both are of the same bytes; peers are held to the
+// pieces, the goal to the parts.
+func (b *Build) check(i int, entry *cache.Entry) error {
+	m := entry.Manifest()
+	for part := range m.NumParts() {
+		offset, length := m.PartRange(part)
+		h := sha256.New()
+		if _, err := io.Copy(h, io.NewSectionReader(entry, offset, length)); err != nil {
+			return fmt.Errorf("checking segment %d of %s: %w", i, b.ExecutionID(), err)
+		}
+		if !bytes.Equal(h.Sum(nil), m.PartSHA256(part)) {
+			return fmt.Errorf("segment %d of %s: %w: part %d is not what its info dictionary says", i, b.ExecutionID(), ErrWrongBuild, part)
+		}
+		if b.ctx.Err() != nil {
+			return b.ctx.Err()
+		}
+	}
+	return nil
+}
+
+// complete says that all of the build is here.
+func (b *Build) complete() {
+	b.mu.Lock()
+	whole, composite, infohashes := b.isWhole, b.note.Composite, b.note.InfoHashes
+	b.mu.Unlock()
+	if whole {
+		return
+	}
+	if composite == "" && b.layout.Size > 0 {
+		all := sha256.New()
+		for i := range infohashes.Len() {
+			entry, err := b.fetcher.cache.Pinned(infohashes.At(i), b.ExecutionID())
+			if err != nil {
+				b.fail(fmt.Errorf("segment %d of %s: %w", i, b.ExecutionID(), err))
+				return
+			}
+			all.Write(entry.Manifest().Parts)
+			entry.Unpin()
+		}
+		composite = fmt.Sprintf("%s-%d", base64.StdEncoding.EncodeToString(all.Sum(nil)), b.layout.NumParts())
+	}
+	b.freeRoom()
+	b.mu.Lock()
+	b.isWhole, b.note.Composite = true, composite
+	b.mu.Unlock()
+	close(b.whole)
+	ask(b.wake)
+}
+
+// look dials peers that are not connected while pieces lack, and hangs up on those that
+// have all of it too, once it was whole for a while. Where hardly anything comes of the
+// segment that is waited for, the peers are connected anew.
+func (s *segment) look(now time.Time, peers []peerwire.Peer, first bool) {
+	if s.torrent.Done() {
+		if s.wholeAt.IsZero() {
+			s.wholeAt = now
+		}
+		if now.Sub(s.wholeAt) >= hangUpAfter {
+			s.torrent.DisconnectComplete()
+		}
+		return
+	}
+	s.wholeAt = time.Time{}
+	if stats := s.torrent.Stats(); !first || len(stats.Peers) == 0 || stats.WireBytes-s.heard >= stuckBytes || s.torrent.Arriving(s.heardAt) {
+		s.heard, s.heardAt = stats.WireBytes, now
+	} else if now.Sub(s.heardAt) >= stuckAfter {
+		s.heard, s.heardAt = stats.WireBytes, now
+		s.torrent.Disconnect()
+	}
+	s.torrent.AddPeers(peers)
+}
+
+// ask leaves a value in c, unless one is there already.
+func ask(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,151 @@
+package fetch
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/landfall-dist/landfall/internal/cache"
+)
+
+// Reader reads a whole build. Each piece is hashed once more as it is read: what the disk
+// has changed meanwhile is an error. It is safe for concurrent use.
+type Reader struct {
+	build *Build
+	close sync.Once
+
+	mu    sync.Mutex // held while reading, for one segment is open at a time
+	index int        // of the segment that is open
+	entry *cache.Entry
+}
+
+// Open returns the build's bytes, which stay until the Reader is closed, should the build be
+// dropped meanwhile. ErrNotWhole before all of it is here. Whether they are the goal's is
+// for Verify to say, before.
+func (b *Build) Open() (*Reader, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.dropped:
+		return nil, fmt.Errorf("build %s: %w", b.note.ExecutionID, ErrDropped)
+	case !b.isWhole:
+		return nil, fmt.Errorf("build %s: %w", b.note.ExecutionID, ErrNotWhole)
+	}
+	b.readers++
+	return &Reader{build: b, index: -1}, nil
+}
+
+// Size is in bytes.
+func (r *Reader) Size() int64 { return r.build.layout.Size }
+
+// Close lets the bytes go. Again it does nothing.
+func (r *Reader) Close() error {
+	r.close.Do(func() {
+		r.mu.Lock()
+		if r.entry != nil {
+			r.entry.Unpin()
+			r.entry = nil
+		}
+		r.mu.Unlock()
+		b := r.build
+		b.mu.Lock()
+		b.readers--
+		last := b.readers == 0 && b.dropped
+		b.mu.Unlock()
+		if last {
+			b.unkeep()
+			if b.fetcher.ctx.Err() == nil { // else the next start does
+				b.fetcher.evict(0)
+			}
+		}
+	})
+	return nil
+}
+
+// ReadAt reads as io.ReaderAt does.
+func (r *Reader) ReadAt(p []byte, offset int64) (n int, err error) {
+	if offset < 0 {
+		return 0, fmt.Errorf("reading %s at %d", r.build.ExecutionID(), offset)
+	}
+	for n < len(p) && err == nil {
+		var some int
+		some, err = r.read(p[n:], offset+int64(n))
+		n += some
+	}
+	return n, err
+}
+
+// WriteTo writes all of the build, each piece hashed and read at once.
+func (r *Reader) WriteTo(w io.Writer) (written int64, err error) {
+	layout := r.build.layout
+	buffer := make([]byte, layout.PieceLength)
+	for piece := range layout.NumPieces() {
+		offset, length := layout.PieceRange(piece)
+		if _, err := r.ReadAt(buffer[:length], offset); err != nil {
+			return written, err
+		}
+		n, err := w.Write(buffer[:length])
+		written += int64(n)
+		if err != nil {
+			return written, err
+		}
+	}
+	return written, nil
+}
+
+// read reads bytes of one piece.
+func (r *Reader) read(p []byte, offset int64) (int, error) {
+	layout := r.build.layout
+	if offset >= layout.Size {
+		return 0, io.EOF
+	}
+	i := layout.SegmentOf(int(offset / layout.PartLength))
+	start, _ := layout.SegmentRange(i)
+	piece := int((offset - start) / layout.PieceLength)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	entry, err := r.open(i)
+	if err != nil {
+		return 0, fmt.Errorf("reading %s: segment %d: %w", r.build.ExecutionID(), i, err)
+	}
+	from, length := entry.Shape().PieceRange(piece)
+	within := offset - start - from
+	p = p[:min(int64(len(p)), length-within)]
+	if !entry.Complete(piece) { // found damaged before
+		return 0, fmt.Errorf("reading %s: segment %d: piece %d: %w", r.build.ExecutionID(), i, piece, ErrNotWhole)
+	}
+	n, err := entry.ReadVerified(piece, p, within)
+	if errors.Is(err, cache.ErrCorrupt) {
+		if t, ok := r.build.fetcher.swarm.Torrent(entry.InfoHash()); ok {
+			t.Damaged(piece, err)
+		}
+	}
+	if err != nil {
+		err = fmt.Errorf("reading %s: segment %d: %w", r.build.ExecutionID(), i, err)
+	}
+	return n, err
+}
+
+// open has a segment's entry be open. The caller holds mu.
+func (r *Reader) open(i int) (*cache.Entry, error) {
+	if r.entry != nil && r.index == i {
+		return r.entry, nil
+	}
+	if r.entry != nil {
+		r.entry.Unpin()
+		r.entry = nil
+	}
+	b := r.build
+	b.mu.Lock()
+	kept := b.files[i]
+	b.mu.Unlock()
+	if kept == nil {
+		return nil, cache.ErrNotKept
+	}
+	if err := kept.Pin(); err != nil {
+		return nil, err
+	}
+	r.index, r.entry = i, kept
+	return kept, nil
+}
