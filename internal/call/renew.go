@@ -18,8 +18,9 @@ import (
 )
 
 const (
-	// renewAfter is the age at which a certificate is renewed: of 30 days there are 29
-	// left for what may be in the way.
+	// renewAfter is the age at which a certificate is renewed, or a third of its life where
+	// that is less: of a member's 30 days there are 29 left for what may be in the way, of
+	// a host's day 16 hours.
 	renewAfter = 24 * time.Hour
 	// lookInterval is how often it is looked at whether that is due, and tried again.
 	lookInterval = time.Minute
@@ -30,13 +31,17 @@ const (
 )
 
 // Renewer keeps this process's certificate fresh: a seeder that has the authority's key
-// issues its own, everybody else asks the seeders.
+// issues its own, other members ask the seeders, and hosts their region's agents.
 type Renewer struct {
 	Source *identity.Source
-	Client *Client
+	// Client asks whoever is at an address.
+	Client interface {
+		Renew(ctx context.Context, addr string, request []byte) ([]byte, error)
+	}
 	// Authority issues; nil where its key is not here.
 	Authority *ca.Dir
-	// Seeders are the addresses where seeders may be, as host:port, members or not.
+	// Seeders are the addresses where seeders may be, as host:port, members or not; for a
+	// host those where its agents have streams.
 	Seeders func() []string
 	Logger  *slog.Logger
 	// Tried is called after each try, with its error; nil where nobody asks.
@@ -64,11 +69,12 @@ func (r *Renewer) Run(ctx context.Context) error {
 	}
 }
 
-// Due reports whether the certificate is older than a day, or has ended.
+// Due reports whether the certificate is older than a day or a third of its life, or has
+// ended.
 func (r *Renewer) Due() bool {
 	leaf := r.Source.Chain()[0]
-	now := r.Source.Now()
-	return now.After(leaf.NotAfter) || now.Sub(leaf.NotBefore) >= identity.Backdate+renewAfter
+	now, life := r.Source.Now(), leaf.NotAfter.Sub(leaf.NotBefore)-identity.Backdate
+	return now.After(leaf.NotAfter) || now.Sub(leaf.NotBefore) >= identity.Backdate+min(renewAfter, life/3)
 }
 
 func (r *Renewer) try(ctx context.Context) {
@@ -135,7 +141,7 @@ func (r *Renewer) ask(ctx context.Context, key crypto.Signer) ([]*x509.Certifica
 		errs = append(errs, err)
 	}
 	if len(errs) == 0 {
-		return nil, errors.New("no seeder is known; --join names one")
+		return nil, errors.New("nobody is known who may renew it: --join names a seeder, --agents a host's agents")
 	}
 	return nil, errors.Join(errs...)
 }

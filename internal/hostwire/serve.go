@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -35,6 +36,12 @@ const (
 	// once: a hello of the longest kind, and what it says of a switch of all its services.
 	maxMessageRate, maxMessageBurst = 4, 64
 	maxByteRate, maxByteBurst       = 16 << 10, 2 * (MaxFrame + headerLength)
+	// renewPath is where certificates are renewed; maxRequest bounds what is asked with,
+	// maxCerts the answer, in bytes. So many are made a second, and some more at once: 10,000 hosts after a night cut
+	// off are through in three minutes.
+	renewPath                       = "/renew"
+	maxRequest, maxCerts            = 8 << 10, 64 << 10
+	maxRenewalRate, maxRenewalBurst = 50, 200
 	// retryAfter is told to who is refused since there is no room, in seconds.
 	retryAfter = "10"
 )
@@ -50,6 +57,10 @@ type ServeConfig struct {
 	// Handle has a stream from its hello on; when it returns, the stream ends. ctx ends
 	// with the process, the host's certificate and the time that a connection may live.
 	Handle func(ctx context.Context, s *Stream, h *Hello)
+	// Renew makes the next certificate for a request (PKCS #10, DER) of a host of the region
+	// whose certificate holds or has ended lately, and returns it in PEM. Nil where this
+	// agent can make none. Hosts ask by Renewals.
+	Renew func(from identity.Peer, request []byte) ([]byte, error)
 	// Refused is called for each host that got no stream; nil for nobody. It must be short.
 	Refused func(from netip.AddrPort, err error)
 	// Slowed is called with a host's name each time that it has sent more than it may, and
@@ -65,7 +76,8 @@ type ServeConfig struct {
 // server is ServeConfig at work.
 type server struct {
 	ServeConfig
-	streams atomic.Int64
+	streams  atomic.Int64
+	renewals *rate.Limiter
 }
 
 // Serve takes streams until ctx ends.
@@ -73,7 +85,7 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	if cfg.timing == (timing{}) {
 		cfg.timing = usualTiming
 	}
-	s := &server{ServeConfig: cfg}
+	s := &server{ServeConfig: cfg, renewals: rate.NewLimiter(maxRenewalRate, maxRenewalBurst)}
 	var protocols http.Protocols
 	protocols.SetHTTP2(cfg.Identity != nil)
 	protocols.SetUnencryptedHTTP2(cfg.Identity == nil)
@@ -98,7 +110,7 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 			done <- h.Serve(l)
 			return
 		}
-		h.TLSConfig = cfg.Identity.Server(proto)
+		h.TLSConfig = cfg.Identity.ServerForRenewal(proto)
 		done <- h.ServeTLS(l, "", "")
 	}()
 	select {
@@ -117,7 +129,11 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	from, _ := netip.ParseAddrPort(r.RemoteAddr)
-	code, err := s.serve(w, r, from)
+	serve := s.serve
+	if r.TLS != nil && r.URL.Path == renewPath {
+		serve = s.renew
+	}
+	code, err := serve(w, r, from)
 	if err == nil {
 		return
 	}
@@ -211,6 +227,34 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request, from netip.AddrPo
 	})
 	stream.writing.Lock()
 	defer stream.writing.Unlock()
+	return 0, nil
+}
+
+// renew gives a host its next certificate.
+func (s *server) renew(w http.ResponseWriter, r *http.Request, _ netip.AddrPort) (code int, _ error) {
+	peer, err := s.Identity.PeerForRenewal(*r.TLS)
+	if err == nil {
+		err = ofRegion(peer.ID, s.Identity.ID().Region)
+	}
+	switch {
+	case err != nil:
+		return http.StatusForbidden, err
+	case r.Method != http.MethodPost:
+		return http.StatusMethodNotAllowed, fmt.Errorf("%.20s by %s, a certificate is renewed by POST", r.Method, peer.ID)
+	case s.Renew == nil:
+		return http.StatusNotImplemented, errors.New("this agent has no key of the authority of its region's hosts (agent run --host-authority DIR)")
+	case !s.renewals.Allow():
+		return http.StatusServiceUnavailable, fmt.Errorf("%s wants a certificate, too many were made just now", peer.ID)
+	}
+	request, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+	if err != nil {
+		return http.StatusBadRequest, fmt.Errorf("reading the request of %s for a certificate: %w", peer.ID, err)
+	}
+	pem, err := s.Renew(peer, request)
+	if err != nil {
+		return http.StatusForbidden, err
+	}
+	_, _ = w.Write(pem) // who asked has gone
 	return 0, nil
 }
 

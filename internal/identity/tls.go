@@ -15,6 +15,26 @@ import (
 // connection of CallProto an expired certificate passes that may be renewed: there
 // PeerOf refuses it, and PeerForRenewal does not.
 func (s *Source) Server(protos ...string) *tls.Config {
+	return s.server(func(cs tls.ConnectionState) error {
+		if cs.NegotiatedProtocol == CallProto {
+			_, err := s.PeerForRenewal(cs)
+			return err
+		}
+		_, err := s.PeerOf(cs)
+		return err
+	}, protos)
+}
+
+// ServerForRenewal is Server where a certificate that has expired and may be renewed passes
+// by every protocol: whoever serves it asks PeerOf before anything but that.
+func (s *Source) ServerForRenewal(protos ...string) *tls.Config {
+	return s.server(func(cs tls.ConnectionState) error {
+		_, err := s.PeerForRenewal(cs)
+		return err
+	}, protos)
+}
+
+func (s *Source) server(verify func(tls.ConnectionState) error, protos []string) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		NextProtos:             slices.Clone(protos),
@@ -28,12 +48,7 @@ func (s *Source) Server(protos ...string) *tls.Config {
 			if !slices.Contains(protos, cs.NegotiatedProtocol) {
 				return fmt.Errorf("no protocol was agreed on, expected one of %q", protos)
 			}
-			if cs.NegotiatedProtocol == CallProto {
-				_, err := s.PeerForRenewal(cs)
-				return err
-			}
-			_, err := s.PeerOf(cs)
-			return err
+			return verify(cs)
 		},
 	}
 }

@@ -87,7 +87,7 @@ func (d *Dir) AddRegion(region string) error {
 	if err != nil {
 		return fmt.Errorf("region %s: %w", region, err)
 	}
-	dir := filepath.Join(d.path, regionsDir, region)
+	dir := d.RegionDir(region)
 	if err := private.MkdirAll(dir); err != nil {
 		return fmt.Errorf("region %s: %w", region, err)
 	}
@@ -102,16 +102,33 @@ func (d *Dir) For(id identity.ID) (*Authority, error) {
 	if err := id.Check(); err != nil {
 		return nil, err
 	}
-	a, err := read(filepath.Join(d.path, regionsDir, id.Region), d.clock)
+	a, err := OpenRegion(d.RegionDir(id.Region), d.cluster, id.Region, d.clock)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("region %s has no authority for its hosts (make one with `seeder ca renew --regions %s`)", id.Region, id.Region)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("authority of region %s: %w", id.Region, err)
+	return a, err
+}
+
+// OpenRegion opens the directory of the authority of a region's hosts, which may be a copy
+// at the region's agents. Without its key it is ErrNoKey.
+func OpenRegion(path, cluster, region string, clock identity.Clock) (*Authority, error) {
+	id := identity.ID{Cluster: cluster, Kind: identity.Host, Region: region, Name: "x"}
+	if err := id.Check(); err != nil {
+		return nil, err
 	}
-	a.cluster, a.domain = d.cluster, id.TrustDomain()
+	a, err := read(path, clock)
+	if err != nil {
+		return nil, fmt.Errorf("opening the authority of the hosts of %s in %s: %w", region, path, err)
+	}
+	if domains := a.cert.PermittedURIDomains; len(domains) != 1 || domains[0] != id.TrustDomain() {
+		return nil, fmt.Errorf("opening the authority of the hosts of %s in %s: its certificate is for %v, expected %s alone", region, path, domains, id.TrustDomain())
+	}
+	a.cluster, a.domain = cluster, id.TrustDomain()
 	return a, nil
 }
+
+// RegionDir is where the authority of a region's hosts is.
+func (d *Dir) RegionDir(region string) string { return filepath.Join(d.path, regionsDir, region) }
 
 // Denied is the deny list's file.
 func (d *Dir) Denied() string { return filepath.Join(d.path, deniedFile) }
@@ -315,11 +332,11 @@ func read(dir string, clock identity.Clock) (*Authority, error) {
 	return &Authority{key: keys[0], cert: certs[0], clock: clock}, nil
 }
 
-// RenewFor makes the next certificate of a member that has shown one: for its name, whatever
+// RenewFor makes the next certificate of a member, or of a region's host, that has shown one: for its name, whatever
 // the request (PKCS #10, DER) says, and the key that has signed the request. It returns
 // PEM.
-func (d *Dir) RenewFor(p identity.Peer, request []byte) ([]byte, error) {
-	if p.ID.Kind == identity.Host {
+func (a *Authority) RenewFor(p identity.Peer, request []byte) ([]byte, error) {
+	if p.ID.Kind == identity.Host && a.domain == "" {
 		return nil, fmt.Errorf("%s is a host: its region's authority issues it", p.ID)
 	}
 	r, err := x509.ParseCertificateRequest(request)
@@ -329,7 +346,7 @@ func (d *Dir) RenewFor(p identity.Peer, request []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("request of %s for a certificate: %w", p.ID, err)
 	}
-	chain, err := d.Issue(p.ID, r.PublicKey)
+	chain, err := a.Issue(p.ID, r.PublicKey)
 	if err != nil {
 		return nil, err
 	}
