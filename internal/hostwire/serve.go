@@ -103,18 +103,16 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 		ErrorLog:    slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
-	l := &bounded{Listener: cfg.Listener, most: int64(cfg.MaxStreams + spareConns)}
+	var l net.Listener = &bounded{Listener: cfg.Listener, most: int64(cfg.MaxStreams + spareConns)}
+	if cfg.Identity != nil {
+		secured := secure(l, cfg.Identity, s.refuse)
+		l, h.TLSConfig = secured, secured.cfg
+	}
 	done := make(chan error, 1)
-	go func() {
-		if cfg.Identity == nil {
-			done <- h.Serve(l)
-			return
-		}
-		h.TLSConfig = cfg.Identity.ServerForRenewal(proto)
-		done <- h.ServeTLS(l, "", "")
-	}()
+	go func() { done <- h.Serve(l) }()
 	select {
 	case err := <-done:
+		l.Close()
 		return fmt.Errorf("serving hosts on %s: %w", cfg.Listener.Addr(), err)
 	case <-ctx.Done():
 	}
@@ -137,13 +135,17 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		return
 	}
-	if s.Refused != nil {
-		s.Refused(from, err)
-	}
+	s.refuse(from, err)
 	if code == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", retryAfter)
 	}
 	http.Error(w, err.Error(), code)
+}
+
+func (s *server) refuse(from netip.AddrPort, err error) {
+	if s.Refused != nil {
+		s.Refused(from, err)
+	}
 }
 
 // serve has a stream until its end. The error is why there is none.
@@ -157,10 +159,15 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request, from netip.AddrPo
 	ctx := r.Context()
 	stream := &Stream{shared: s.Counters, Remote: netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), timing: s.timing}
 	if own := s.Identity; own != nil {
-		peer, err := own.PeerOf(*r.TLS)
-		if err == nil {
-			err = ofRegion(peer.ID, own.ID().Region)
-		}
+		var peer identity.Peer
+		var err error
+		var check sync.WaitGroup
+		check.Go(func() { // for the sake of this one's stack, as in secured
+			if peer, err = own.PeerOf(*r.TLS); err == nil {
+				err = ofRegion(peer.ID, own.ID().Region)
+			}
+		})
+		check.Wait()
 		if err != nil {
 			return http.StatusForbidden, err
 		}
@@ -220,11 +227,7 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request, from netip.AddrPo
 	defer context.AfterFunc(ctx, func() { stream.fail(fmt.Errorf("this agent has ended the stream: %w", context.Cause(ctx))) })()
 	s.Handle(ctx, stream, hello)
 	// Nobody may write once this has returned.
-	stream.over.Do(func() {
-		stream.ended.Store(&errServed)
-		stream.silent.Stop()
-		stream.ping.Stop()
-	})
+	stream.over.Do(func() { stream.finish(errServed) })
 	stream.writing.Lock()
 	defer stream.writing.Unlock()
 	return 0, nil

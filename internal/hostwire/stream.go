@@ -37,16 +37,16 @@ type Stream struct {
 	end    func()
 	hangUp func()
 
-	writing sync.Mutex // of frames; held over the network by who sends
-	reading sync.Mutex // held over the network by who receives
-	silent  *time.Timer
-	ping    *time.Timer
-	over    sync.Once
-	ended   atomic.Pointer[error] // why
-	own     Counters
-	shared  *Counters       // of all streams of an agent; nil for none
-	recipes recipes         // of who receives
-	pace    func(bytes int) // called for each message that has come; nil for no limit
+	writing      sync.Mutex // of frames; held over the network by who sends
+	reading      sync.Mutex // held over the network by who receives
+	timers       sync.Mutex // held for a few lines
+	silent, ping *time.Timer
+	over         sync.Once
+	ended        atomic.Pointer[error] // why
+	own          Counters
+	shared       *Counters       // of all streams of an agent; nil for none
+	recipes      recipes         // of who receives
+	pace         func(bytes int) // called for each message that has come; nil for no limit
 }
 
 // Traffic is what has passed over streams, with pings and lengths, without what HTTP and TLS
@@ -92,8 +92,28 @@ func (s *Stream) countIn(n int) {
 
 // begin has the stream watched.
 func (s *Stream) begin() {
+	s.timers.Lock()
+	defer s.timers.Unlock()
 	s.silent = time.AfterFunc(s.timing.lost, func() { s.fail(ErrLost) })
 	s.ping = time.AfterFunc(s.timing.ping, s.pings)
+}
+
+// again has one of the timers begin anew, unless the stream has ended.
+func (s *Stream) again(timer **time.Timer, d time.Duration) {
+	s.timers.Lock()
+	defer s.timers.Unlock()
+	if s.Err() == nil {
+		(*timer).Reset(d)
+	}
+}
+
+// finish notes why the stream has ended; nobody watches it any more.
+func (s *Stream) finish(why error) {
+	s.ended.Store(&why)
+	s.timers.Lock()
+	defer s.timers.Unlock()
+	s.silent.Stop()
+	s.ping.Stop()
 }
 
 var encodedPing = func() Encoded {
@@ -106,16 +126,14 @@ var encodedPing = func() Encoded {
 
 func (s *Stream) pings() {
 	if s.SendEncoded(encodedPing) == nil {
-		s.ping.Reset(s.timing.ping)
+		s.again(&s.ping, s.timing.ping)
 	}
 }
 
 // fail breaks the stream off; the first reason stays.
 func (s *Stream) fail(err error) {
 	s.over.Do(func() {
-		s.ended.Store(&err)
-		s.silent.Stop()
-		s.ping.Stop()
+		s.finish(err)
 		s.end()
 	})
 }
@@ -167,11 +185,7 @@ func (s *Stream) Receive() (Message, error) {
 			s.fail(err)
 			return nil, s.Err()
 		}
-		s.silent.Reset(s.timing.lost)
-		if s.Err() != nil { // the timer must not go on
-			s.silent.Stop()
-			return nil, s.Err()
-		}
+		s.again(&s.silent, s.timing.lost)
 		s.countIn(n)
 		if s.pace != nil {
 			s.pace(n)
