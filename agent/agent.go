@@ -6,7 +6,7 @@
 // owns the state of that execution: a machine decides (machine.go) upon what it hears
 // (events.go), and workers take part in the swarm (swarm.go), land (land.go), and read
 // from the source bucket what no peer has (fallback.go). It says how it went
-// (summary.go). There is one download for each infohash (download.go), which several
+// (summary.go). Its region's hosts are served in fleet.go. There is one download for each infohash (download.go), which several
 // executions of the same bytes share.
 package agent
 
@@ -97,6 +97,8 @@ type Config struct {
 	// Hosts are names, beside those of loopback and this machine's addresses, that the
 	// HTTP side answers to.
 	Hosts []string
+	// Fleet is how the region's hosts are served; the zero value serves none.
+	Fleet Fleet
 	// Security is who may do what over HTTP; where nobody is asked for a token, limits are
 	// changed on loopback alone.
 	Security web.Security
@@ -145,6 +147,7 @@ type Agent struct {
 	// process is another one for each start.
 	process string
 	store   *store
+	hosts   *hosts // nil where none are served
 	metrics *metrics
 	// seedersChanged asks whether the seeders still use the same table.
 	seedersChanged chan struct{}
@@ -168,9 +171,12 @@ type Agent struct {
 func New(cfg Config) (_ *Agent, err error) {
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, cfg.Peers.Close(), cfg.HTTP.Close())
+			err = errors.Join(err, cfg.Peers.Close(), cfg.HTTP.Close(), cfg.Fleet.close())
 		}
 	}()
+	if err := cfg.Fleet.check(); err != nil {
+		return nil, err
+	}
 	if len(cfg.Trust.Keys()) == 0 {
 		return nil, errors.New("no trusted key: give the seeder's public key with --trust")
 	}
@@ -222,11 +228,14 @@ func New(cfg Config) (_ *Agent, err error) {
 		ask(a.seedersChanged)
 		ask(a.peersChanged)
 	}
+	if err = a.openFleet(&g); err != nil {
+		return nil, err
+	}
 	if a.gossip, err = gossip.New(g); err != nil {
 		return nil, err
 	}
 	a.swarm, err = swarm.New(swarm.Config{
-		Cache: cfg.Cache, Name: a.gossip.Name(), Config: peerwire.Config{
+		Cache: cfg.Cache, Name: a.gossip.Name(), Fleet: a.swarmFleet(), Config: peerwire.Config{
 			Listener:  cfg.Peers,
 			AllowPeer: gossip.PeerPolicy(a.gossip, cfg.AllowPeers),
 			Member:    gossip.PeerMembers(a.gossip),
@@ -264,6 +273,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.gossip.Run(ctx) })
 	group.Go(func() error { return a.cfg.Security.Run(ctx, a.cfg.Logger) })
 	group.Go(func() error { return web.Serve(ctx, a.cfg.HTTP, a.handler(), a.cfg.Logger) })
+	if a.hosts != nil {
+		group.Go(func() error { return a.runFleet(ctx) })
+	}
 	group.Go(func() error { return a.tick(ctx) })
 	group.Go(func() error { return a.probe(ctx) })
 	group.Go(func() error { return a.watchSeeders(ctx) })
@@ -292,7 +304,7 @@ func (a *Agent) Run(ctx context.Context) error {
 // nothing.
 func (a *Agent) Close() error {
 	a.cfg.HTTP.Close()
-	return errors.Join(a.gossip.Close(), a.swarm.Close())
+	return errors.Join(a.gossip.Close(), a.swarm.Close(), a.cfg.Fleet.close())
 }
 
 // document takes what the cluster has to say.

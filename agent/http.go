@@ -45,6 +45,7 @@ func (a *Agent) status() *api.AgentStatus {
 		BadPeers: peerwire.View(a.swarm.BadPeers()),
 		Cache:    cache.View(a.cfg.Cache),
 		Limits:   a.cfg.Limits.Rates(),
+		Fleet:    a.fleetStatus(),
 	}
 	if own := a.cfg.Identity; own != nil {
 		s.TLS = &api.TLS{Mode: string(a.cfg.TLS), Identity: own.ID().String(), CertificateEnds: own.Expires().UTC()}
@@ -64,7 +65,7 @@ func (a *Agent) state() iter.Seq2[string, any] {
 		s := a.status()
 		builds := s.Builds
 		ok := yield("members", s.Members) && yield("badPeers", s.BadPeers) && yield("cache", s.Cache)
-		s.Builds, s.Members, s.BadPeers, s.Cache = nil, nil, nil, api.Cache{}
+		s.Builds, s.Members, s.BadPeers, s.Cache, s.Fleet = nil, nil, nil, api.Cache{}, nil
 		ok = ok && yield("about", s)
 		for _, b := range builds {
 			ok = ok && yield("build/"+b.ExecutionID, b)

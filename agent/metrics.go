@@ -6,6 +6,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/arrivals"
 	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/fleet"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/landing"
 	"github.com/landfall-dist/landfall/internal/ledger"
@@ -58,6 +59,9 @@ func (a *Agent) registry() *prometheus.Registry {
 			}
 			return n
 		}))
+	}
+	if a.hosts != nil {
+		r.MustRegister(fleet.Collector(a.hosts.Fleet))
 	}
 	if a.cfg.AWSMetrics != nil {
 		r.MustRegister(a.cfg.AWSMetrics)

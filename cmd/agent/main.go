@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -63,6 +64,8 @@ func runCommand() *cli.Command {
 			command.String("bucket-region", "", "AWS `REGION` of the bucket (default: what HeadBucket answers, then AWS_REGION)"),
 			command.Switch("source-fallback", true, "read from the source bucket what no peer has had for 30s (needs s3:GetObject there)"),
 			command.Bool("allow-weak-store", "land in a store that lacks a guarantee, such as refusing a part with a wrong SHA-256"),
+			command.String("fleet-listen", "", "`ADDR` where the region's hosts have their streams, TCP, such as 10.0.0.1:7090; none are served without it"),
+			command.String("fleet-peers", "", "`ADDR` where builds are handed out to hosts, TCP (default: any port of --fleet-listen's address)"),
 			command.Int("land-parallel", agent.DefaultLandParallel, "parts uploaded at a time"),
 			command.Int("max-active", agent.DefaultMaxActive, "builds worked on at a time"),
 			command.File("operator-token", "`FILE` with the token of who may do everything, needed then to change limits (make one with `seeder keygen --operator-token`)"),
@@ -132,6 +135,10 @@ func run(c *cli.Context) (err error) {
 		Version:        command.Version(),
 		Logger:         m.Logger,
 	}
+	if cfg.Fleet, err = listenForHosts(c); err != nil {
+		return err
+	}
+	cfg.Fleet.Goals = filepath.Join(m.DataDir, "goals")
 	if m.Identity != nil {
 		cfg.Signer = identity.Signer{Source: m.Identity}
 	}
@@ -141,6 +148,31 @@ func run(c *cli.Context) (err error) {
 		return err
 	}
 	return a.Run(c.Context)
+}
+
+// listenForHosts opens the listeners that hosts use; none without --fleet-listen.
+func listenForHosts(c *cli.Context) (f agent.Fleet, err error) {
+	streams, peers := c.String("fleet-listen"), c.String("fleet-peers")
+	if streams == "" {
+		if peers != "" {
+			return f, errors.New("--fleet-peers is given and hosts have nowhere to connect: give --fleet-listen, too")
+		}
+		return f, nil
+	}
+	if f.Listener, err = new(net.ListenConfig).Listen(c.Context, "tcp", streams); err != nil {
+		return f, fmt.Errorf("listening for hosts: %w; choose another --fleet-listen", err)
+	}
+	if peers == "" {
+		host, _, err := net.SplitHostPort(streams)
+		if err != nil {
+			return f, errors.Join(fmt.Errorf("--fleet-listen: %w", err), f.Listener.Close())
+		}
+		peers = net.JoinHostPort(host, "0")
+	}
+	if f.Peers, err = new(net.ListenConfig).Listen(c.Context, "tcp", peers); err != nil {
+		return f, errors.Join(fmt.Errorf("listening for hosts' downloads: %w; choose another --fleet-peers", err), f.Listener.Close())
+	}
+	return f, nil
 }
 
 // connectFlags are of all commands that ask an agent.

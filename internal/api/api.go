@@ -302,6 +302,8 @@ type AgentStatus struct {
 	BadPeers []BadPeer `json:"badPeers"`
 	Cache    Cache     `json:"cache"`
 	Limits   Limits    `json:"limits"`
+	// Fleet is nil where no hosts are served.
+	Fleet *AgentFleet `json:"fleet,omitempty"`
 	// TLS is nil where none is spoken with other members.
 	TLS *TLS `json:"tls,omitempty"`
 }

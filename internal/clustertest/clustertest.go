@@ -82,6 +82,8 @@ type Options struct {
 	AllowWeakStore bool
 	// TLS says with which members it is spoken; empty for nobody.
 	TLS identity.Mode
+	// Fleet has every agent serve hosts.
+	Fleet bool
 	// Tracer draws the work of all members; nil draws nothing.
 	Tracer *tracing.Tracer
 	// Log gets what the members log, as JSON; nil for the test's own log.
@@ -139,6 +141,7 @@ func Start(t testing.TB, cloud *cloudtest.Cloud, o Options) *Cluster {
 		AllowWeakStore: o.AllowWeakStore,
 		Limits:         o.Limits,
 		TLS:            o.TLS,
+		Fleet:          o.Fleet,
 		Tracer:         o.Tracer,
 		Version:        "test",
 		Logger:         slog.New(slog.NewTextHandler(newLogTo(t), &slog.HandlerOptions{Level: slog.LevelInfo})),

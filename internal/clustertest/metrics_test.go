@@ -123,7 +123,7 @@ func promtool(t *testing.T, stdin string, args ...string) {
 // distributed, and at everything that is built upon it.
 func TestMetrics(t *testing.T) {
 	url, _ := webhook(t)
-	c := Start(t, cloud, Options{Regions: 2, Webhook: url, TLS: identity.Require})
+	c := Start(t, cloud, Options{Regions: 2, Webhook: url, TLS: identity.Require, Fleet: true})
 	const size = 2*manifest.MinPartLength + 1
 	c.Put("build.zip", content(1, size), nil) // by another client: it is pulled
 	e := c.Await(c.Deploy("build.zip").ExecutionID, "COMPLETED")

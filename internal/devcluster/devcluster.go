@@ -65,6 +65,8 @@ type Config struct {
 	// each region, of those too that are Expected beside Regions: somebody else runs them.
 	TLS      identity.Mode
 	Expected []string
+	// Fleet has every agent serve hosts.
+	Fleet bool
 	// SeederHTTP, SeederGossip and SeederPeers are addresses; empty for any
 	// port of loopback.
 	SeederHTTP, SeederGossip, SeederPeers string
@@ -109,6 +111,8 @@ type Cluster struct {
 	SeederURL, SeederGossip string
 	// AgentURLs are the agents', in order of the regions.
 	AgentURLs []string
+	// FleetURLs are where the agents serve hosts, by region; empty without Config.Fleet.
+	FleetURLs map[string][]string
 
 	seeder  *member
 	members []member // the agents
@@ -437,12 +441,37 @@ func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url strin
 	if own != nil {
 		ac.Signer = identity.Signer{Source: own}
 	}
+	if cfg.Fleet {
+		if ac.Fleet, err = c.fleet(region, id); err != nil {
+			return "", member{}, errors.Join(err, store.Close(), p.http.Close(), p.peers.Close())
+		}
+	}
 	a, err := agent.New(ac)
 	if err != nil {
 		return "", member{}, errors.Join(err, store.Close())
 	}
 	c.gossip = append(c.gossip, a.GossipAddr())
 	return "http://" + p.http.Addr().String(), member{a.Run, func() error { security.Audit.Close(); return errors.Join(a.Close(), store.Close()) }}, nil
+}
+
+// fleet opens the listeners for hosts of an agent.
+func (c *Cluster) fleet(region, id string) (f agent.Fleet, err error) {
+	f.Goals = filepath.Join(c.cfg.Dir, id, "goals")
+	if f.Listener, err = listenOn(""); err != nil {
+		return f, err
+	}
+	if f.Peers, err = listenOn(""); err != nil {
+		return f, errors.Join(err, f.Listener.Close())
+	}
+	if c.FleetURLs == nil {
+		c.FleetURLs = make(map[string][]string)
+	}
+	scheme := "http://"
+	if c.cfg.TLS != "" && c.cfg.TLS != identity.Off {
+		scheme = "https://"
+	}
+	c.FleetURLs[region] = append(c.FleetURLs[region], scheme+f.Listener.Addr().String())
+	return f, nil
 }
 
 // RunAgent runs one more agent of a region until ctx ends. It returns when the

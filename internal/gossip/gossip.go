@@ -79,6 +79,10 @@ type Meta struct {
 	// Wire is the announce.Version that a member understands, which New sets; 0 where it
 	// does not say.
 	Wire int `json:"wire,omitempty"`
+	// Fleet is where an agent has streams with hosts, FleetPeers where it hands builds out to
+	// them; 0 for an agent that serves no hosts.
+	Fleet      uint16 `json:"fleet,omitempty"`
+	FleetPeers uint16 `json:"fsrc,omitempty"`
 	// Cert is the fingerprint of the member's certificate, Hello a digest of what it
 	// says of itself over TLS; empty where it speaks none. New sets them.
 	Cert  string `json:"cert,omitempty"`

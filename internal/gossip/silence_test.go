@@ -321,7 +321,7 @@ func TestTrustOf(t *testing.T) {
 // The longest names go first, then what an agent trusts is left out of its meta.
 func TestMetaFits(t *testing.T) {
 	long := strings.Repeat("<", maxName)
-	meta := Meta{ID: long, Role: Agent, Region: long, Bucket: strings.Repeat("b", 63)}
+	meta := Meta{ID: long, Role: Agent, Region: long, Bucket: strings.Repeat("b", 63), Fleet: 65535, FleetPeers: 65535}
 	for range maxTrusts {
 		meta.Trusts = append(meta.Trusts, "0123456789ab")
 	}

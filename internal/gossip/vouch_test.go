@@ -223,6 +223,7 @@ func TestMaxedMetaFits(t *testing.T) {
 	long := strings.Repeat("a", identity.MaxName)
 	m := agent(long, long)
 	m.Bucket, m.PeerPort, m.HTTPPort = strings.Repeat("b", 63), 65535, 65535
+	m.Fleet, m.FleetPeers = 65535, 65535
 	m.Trusts, m.Table, m.ArrivalsTable = []string{"abcdefghijkl"}, strings.Repeat("t", maxTable), strings.Repeat("r", maxTable)
 	n := start(t, m, withTLS(t, prod, identity.Require))
 	meta := delegate{n.Gossip}.NodeMeta(memberlist.MetaMaxSize)

@@ -1,0 +1,307 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/fleet"
+	"github.com/landfall-dist/landfall/internal/goal"
+	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/hostwire"
+	"github.com/landfall-dist/landfall/internal/identity"
+	"github.com/landfall-dist/landfall/internal/peerwire"
+	"github.com/landfall-dist/landfall/internal/swarm"
+)
+
+// Fleet says how an agent serves its region's hosts; the zero value serves none.
+type Fleet struct {
+	// Listener is where hosts have their streams, Peers where builds are handed out to them;
+	// the agent closes both. Peers may be nil, where hosts get builds from each other alone.
+	Listener, Peers net.Listener
+	// Goals is the directory that keeps services' goals over a restart; empty for memory
+	// alone.
+	Goals string
+}
+
+// close closes the listeners that there are.
+func (f Fleet) close() (err error) {
+	for _, l := range []net.Listener{f.Listener, f.Peers} {
+		if l != nil {
+			if closeErr := l.Close(); !errors.Is(closeErr, net.ErrClosed) {
+				err = errors.Join(err, closeErr)
+			}
+		}
+	}
+	return err
+}
+
+// hosts is what an agent has to do with hosts.
+type hosts struct {
+	*fleet.Fleet
+	shelf *goal.Shelf
+	// recheck asks whether hosts' certificates are still believed.
+	recheck chan struct{}
+}
+
+// openFleet makes the agent serve hosts: g, of which there is no member yet, gets what that
+// needs.
+func (a *Agent) openFleet(g *gossip.Config) error {
+	cfg := a.cfg
+	if cfg.Fleet.Listener == nil {
+		return nil
+	}
+	shelf, odd := goal.OpenShelf(cfg.Fleet.Goals, cfg.Trust)
+	switch {
+	case shelf == nil:
+		return odd
+	case odd != nil:
+		cfg.Logger.Warn("goals from before the start were left out, members send them again", "error", odd)
+	}
+	own := cfg.Identity
+	if cfg.TLS == identity.Off || cfg.TLS == "" {
+		own = nil
+		if !isLoopback(cfg.Fleet.Listener) {
+			cfg.Logger.Warn("hosts are served without TLS: whoever reaches this address can say that it is one", "address", cfg.Fleet.Listener.Addr().String(), "next", "give --tls require")
+		}
+	}
+	a.hosts = &hosts{shelf: shelf, recheck: make(chan struct{}, 1)}
+	a.hosts.Fleet = fleet.New(fleet.Config{
+		Listener: cfg.Fleet.Listener,
+		Identity: own,
+		Region:   cfg.Region,
+		Shelf:    shelf,
+		Agents:   a.fleetAgents,
+		Recipe:   a.hostRecipe,
+		PeerID:   peerwire.PeerID,
+		Report: func(counts []goal.Counts) {
+			if err := a.gossip.ReportCounts(counts...); err != nil {
+				cfg.Logger.Warn("counts of hosts not told to the seeders", "error", err)
+			}
+		},
+		Logger: cfg.Logger,
+	})
+	if own != nil {
+		own.OnChange(func() { ask(a.hosts.recheck) })
+	}
+	g.Fleet = port(cfg.Fleet.Listener)
+	if cfg.Fleet.Peers != nil {
+		g.FleetPeers = port(cfg.Fleet.Peers)
+	}
+	g.OnGoal = a.goal
+	g.OnRosterAsked = func(service string) []uint32 { return a.hosts.Roster(a.ctx(), service) }
+	g.OnHostsAsked = func(q gossip.HostsQuestion) (int, []api.HostView) {
+		return a.hosts.Hosts(a.ctx(), q.Service, q.State, q.Limit)
+	}
+	return nil
+}
+
+// swarmFleet is the swarm's listener for hosts; nil for none.
+func (a *Agent) swarmFleet() *swarm.Fleet {
+	if a.cfg.Fleet.Peers == nil {
+		return nil
+	}
+	return &swarm.Fleet{Listener: a.cfg.Fleet.Peers, Host: a.hostPeer, Mine: func(id identity.ID) bool {
+		return id.Kind == identity.Host && id.Region == a.cfg.Region
+	}}
+}
+
+// hostPeer is the host with a peer id. Without TLS, where the id is all that there is to
+// know, it may also be one that has its stream to another agent of the region.
+func (a *Agent) hostPeer(id [20]byte) peerwire.Member {
+	name, ok := a.hosts.Host(id)
+	switch {
+	case ok:
+	case a.secure():
+		return peerwire.Member{}
+	default:
+		name = fmt.Sprintf("host-%x", id)
+	}
+	return peerwire.Member{Name: name, ID: name, Region: a.cfg.Region, Host: true, Certified: a.secure()}
+}
+
+func isLoopback(l net.Listener) bool {
+	addr, ok := l.Addr().(*net.TCPAddr)
+	return ok && addr.IP.IsLoopback()
+}
+
+// ctx is the context of Run.
+func (a *Agent) ctx() context.Context {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.running
+}
+
+// runFleet serves hosts until ctx ends.
+func (a *Agent) runFleet(ctx context.Context) error {
+	for _, g := range a.hosts.shelf.Goals() {
+		a.passOn(g.Service, a.hosts.shelf.Wire(g.Service))
+	}
+	if wire := a.hosts.shelf.Beat(); wire != nil {
+		a.passOn("", wire)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var rechecks sync.WaitGroup
+	defer rechecks.Wait()
+	defer cancel()
+	rechecks.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-a.hosts.recheck:
+				a.hosts.Recheck(ctx)
+			}
+		}
+	})
+	a.cfg.Logger.Info("hosts are served", "address", a.cfg.Fleet.Listener.Addr().String(), "goals", len(a.hosts.shelf.Goals()))
+	return a.hosts.Run(ctx)
+}
+
+// passOn has the region's other agents get a goal, or the beat where service is empty.
+func (a *Agent) passOn(service string, wire []byte) {
+	if err := a.gossip.SendGoal(service, wire); err != nil {
+		a.cfg.Logger.Warn("goal not passed on to the region's other agents", "service", service, "error", err)
+	}
+}
+
+// goal takes a goal or a beat from another member. The error says that it is not believed.
+func (a *Agent) goal(wire []byte) error {
+	shelf := a.hosts.shelf
+	added, err := shelf.Add(wire)
+	switch {
+	case errors.Is(err, goal.ErrOld):
+		return nil
+	case err != nil || !added:
+		return err
+	}
+	doc, err := goal.Open(wire, a.cfg.Trust, time.Now())
+	if err != nil {
+		return err
+	}
+	service := ""
+	switch d := doc.(type) {
+	case *goal.Goal:
+		service = d.Service
+		a.cfg.Logger.Info("goal of a service", "service", service, "version", d.Version, "key", d.Target.Key, "executionId", d.Target.ExecutionID)
+	case *goal.Beat:
+		a.wantGoals(d)
+	}
+	a.passOn(service, wire)
+	a.hosts.Follow(a.ctx(), service)
+	return nil
+}
+
+// wantGoals asks for goals that a beat names and that are not here.
+func (a *Agent) wantGoals(b *goal.Beat) {
+	var lacking []string
+	for service, version := range b.Versions {
+		if g := a.hosts.shelf.Goal(service); g == nil || g.Version < version {
+			lacking = append(lacking, service)
+		}
+	}
+	if len(lacking) == 0 {
+		return
+	}
+	slices.Sort(lacking)
+	if err := a.gossip.WantGoals(lacking...); err != nil {
+		a.cfg.Logger.Warn("goals that are lacking here are not asked for", "services", len(lacking), "error", err)
+	}
+}
+
+// fleetAgents says where the region's agents have streams with hosts, this one first, and
+// where they hand builds out.
+func (a *Agent) fleetAgents() (urls []string, sources []hostwire.Peer) {
+	scheme := "http://"
+	if a.secure() {
+		scheme = "https://"
+	}
+	add := func(m gossip.Member, addr, peers netip.Addr) {
+		if len(urls) < hostwire.MaxAgents {
+			urls = append(urls, scheme+netip.AddrPortFrom(addr, m.Fleet).String())
+			if m.FleetPeers != 0 {
+				sources = append(sources, hostwire.Peer{Name: m.Name, ID: m.ID, Addr: netip.AddrPortFrom(peers, m.FleetPeers)})
+			}
+		}
+	}
+	members := a.gossip.Members()
+	for _, m := range members {
+		if m.Name == a.gossip.Name() {
+			add(m, boundTo(a.cfg.Fleet.Listener, m.Addr), boundTo(a.cfg.Fleet.Peers, m.Addr))
+		}
+	}
+	for _, m := range members {
+		if m.Name != a.gossip.Name() && m.Role == gossip.Agent && m.Region == a.cfg.Region && m.Fleet != 0 {
+			add(m, m.Addr, m.Addr)
+		}
+	}
+	slices.SortFunc(sources, func(x, y hostwire.Peer) int { return strings.Compare(x.Name, y.Name) })
+	return urls, sources
+}
+
+// boundTo is the one address that a listener is bound to, else the other.
+func boundTo(l net.Listener, other netip.Addr) netip.Addr {
+	if l != nil {
+		if addr, ok := l.Addr().(*net.TCPAddr); ok && !addr.IP.IsUnspecified() {
+			return addr.AddrPort().Addr().Unmap()
+		}
+	}
+	return other
+}
+
+// secure reports whether TLS is spoken with hosts.
+func (a *Agent) secure() bool { return a.cfg.TLS != "" && a.cfg.TLS != identity.Off }
+
+// hostRecipe is what is known of a build that hosts are to get.
+func (a *Agent) hostRecipe(executionID string) (hostwire.Recipe, bool) {
+	a.mu.Lock()
+	b := a.builds[executionID]
+	a.mu.Unlock()
+	if b == nil {
+		return hostwire.Recipe{}, false
+	}
+	s := b.seen.Load()
+	if s == nil || s.ann == nil {
+		return hostwire.Recipe{}, false
+	}
+	return hostwire.Recipe{
+		ExecutionID: executionID, Key: s.ann.Key, Size: s.ann.Size, Scheme: s.ann.Scheme,
+		PieceLength: s.ann.PieceLength, PartLength: s.ann.PartLength, InfoHashes: s.ann.InfoHashes, Sealed: s.ann.Sealed(),
+	}, true
+}
+
+// fleetStatus is what GET /status says of the hosts; nil where none are served.
+func (a *Agent) fleetStatus() *api.AgentFleet {
+	if a.hosts == nil {
+		return nil
+	}
+	v := a.hosts.View()
+	urls, _ := a.fleetAgents()
+	s := &api.AgentFleet{Hosts: v.Hosts, Connected: v.Connected, Agents: urls, Services: []api.AgentService{}}
+	if age, known, behind := a.hosts.shelf.Age(time.Now()); known {
+		seconds := age.Seconds()
+		s.GoalsAge, s.Behind = &seconds, behind
+	}
+	for _, c := range v.Services {
+		s.Services = append(s.Services, api.AgentService{Service: c.Service, Version: c.Version, Hosts: api.HostCounts{
+			Total: c.Hosts, Waiting: c.Waiting, Ready: c.Ready, Switching: c.Switching, Healthy: c.Healthy,
+			Failed: c.Failed, Absent: c.Absent, Sick: c.Sick, Target: c.OnTarget,
+		}})
+	}
+	return s
+}
+
+// check reports what is wrong with it.
+func (f Fleet) check() error {
+	if f.Listener == nil && f.Peers != nil {
+		return fmt.Errorf("builds are to be handed out to hosts at %s, and hosts have nowhere to connect: give --fleet-listen, too", f.Peers.Addr())
+	}
+	return nil
+}
