@@ -36,6 +36,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/peerwire"
 	"github.com/landfall-dist/landfall/internal/seldom"
+	"github.com/landfall-dist/landfall/internal/services"
 	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/swarm"
@@ -61,6 +62,8 @@ type Config struct {
 	// Arrivals is the table of arrivals, where agents record what has landed; nil: they
 	// write into the executions' items.
 	Arrivals *arrivals.Table
+	// Services are the tables of services; nil: there are none.
+	Services *services.Tables
 	// Checker checks agents' signatures of arrivals; nil for nobody.
 	Checker arrivals.Checker
 	Cache   *cache.Cache
@@ -160,6 +163,7 @@ type Seeder struct {
 	turns    turns.Turns[ledger.Key]
 	changes  changes
 	builds   buildSource // nil for none
+	services *serviceOwners
 
 	mu      sync.Mutex
 	running context.Context // set by Run
@@ -222,6 +226,7 @@ func New(cfg Config) (_ *Seeder, err error) {
 		served:     make(map[string]bool),
 		agents:     make(map[string]bool),
 		distrust:   seldom.New(distrustInterval, maxDistrust),
+		services:   newServiceOwners(),
 	}
 	s.sources.Limit(cfg.Limits.Source)
 	g := cfg.Gossip
@@ -231,6 +236,7 @@ func New(cfg Config) (_ *Seeder, err error) {
 	g.Book, g.Logger = s.book, cfg.Logger
 	g.OnDocument = s.heard
 	g.OnProgress, g.OnLinks, g.OnMembers = s.progress, s.links, s.membersChanged
+	g.OnCounts, g.OnRoster = s.counted, s.roster
 	if s.gossip, err = gossip.New(g); err != nil {
 		return nil, err
 	}
@@ -283,6 +289,9 @@ func (s *Seeder) Run(ctx context.Context) error {
 	})
 	if s.cfg.Notify != nil {
 		group.Go(func() error { return s.cfg.Notify.Run(ctx) })
+	}
+	if s.cfg.Services != nil {
+		group.Go(func() error { return s.loadServices(ctx) })
 	}
 	group.Go(func() error {
 		if err := s.load(ctx); err != nil {
@@ -347,6 +356,7 @@ func (s *Seeder) isReady() error {
 // membersChanged sends again what an agent that has just come, or started again,
 // lacks.
 func (s *Seeder) membersChanged() {
+	s.livingChanged()
 	all, agents, members := s.gossip.Members(), make(map[string]string), make(map[string]bool)
 	elsewhere := make(map[string]string)
 	for _, m := range all {

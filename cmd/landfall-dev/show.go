@@ -23,6 +23,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/devcluster"
 	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/services"
 	"github.com/landfall-dist/landfall/internal/terminal"
 	"github.com/landfall-dist/landfall/internal/tracing"
 	"github.com/landfall-dist/landfall/seeder/client"
@@ -78,6 +79,7 @@ func (s *show) config() devcluster.Config {
 		Global:       globalBucket,
 		Table:        ledger.DefaultTable,
 		Arrivals:     arrivals.DefaultTable,
+		Services:     services.DefaultNames(),
 		Regions:      s.regions,
 		TLS:          s.tls,
 		Expected:     []string{thirdRegion},

@@ -101,7 +101,7 @@ func runCommand() *cli.Command {
 			command.String("max-fetch", "20GiB", "largest `SIZE` of a build taken from --build-source"),
 			command.Strings("source-buckets", "`BUCKET`,… that builds may be published from beside --bucket"),
 			command.String("source-region", "", "AWS `REGION` of the bucket (default: what HeadBucket answers, then AWS_REGION)"),
-		}, signingFlags(), command.HTTPFlags(), command.LimitFlags(false), command.MemberFlags("127.0.0.1:7070", "127.0.0.1:7946", "127.0.0.1:6881", "landfall-seeder")),
+		}, command.ServicesFlags(), signingFlags(), command.HTTPFlags(), command.LimitFlags(false), command.MemberFlags("127.0.0.1:7070", "127.0.0.1:7946", "127.0.0.1:6881", "landfall-seeder")),
 		Action: run,
 	}
 }
@@ -185,6 +185,7 @@ func run(c *cli.Context) (err error) {
 		AWS:            m.AWS,
 		Ledger:         m.Ledger,
 		Arrivals:       rows,
+		Services:       command.OpenServices(m.AWS, c),
 		Cache:          m.Cache,
 		Peers:          m.Peers,
 		HTTP:           m.HTTP,
@@ -288,14 +289,14 @@ func initCommand() *cli.Command {
 		Usage: "make the buckets and the tables that are missing",
 		Description: "Example:\n\n" +
 			"  seeder init --bucket global-builds --destinations region-a-builds,region-b-builds",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			command.Required("bucket", "global `BUCKET`"),
 			command.Strings("destinations", "regional `BUCKET`,…"),
 			command.String("source-region", "", "AWS `REGION` to make the buckets in (default AWS_REGION)"),
 			command.String("table", ledger.DefaultTable, "DynamoDB `TABLE` of executions"),
 			command.ArrivalsFlag(),
 			command.String("table-region", "", "AWS `REGION` of the tables (default AWS_REGION)"),
-		},
+		}, command.ServicesFlags()...),
 		Action: func(c *cli.Context) error {
 			cfg, err := command.LoadAWS(c.Context, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 			if err != nil {
@@ -328,7 +329,9 @@ func initCommand() *cli.Command {
 				return err
 			}
 			fmt.Println(made("table "+rows.Name()+" in "+l.Region(), created))
-			return nil
+			return command.OpenServices(cfg, c).Create(c.Context, func(table string, created bool) {
+				fmt.Println(made("table "+table+" in "+l.Region(), created))
+			})
 		},
 	}
 }

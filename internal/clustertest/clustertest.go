@@ -29,6 +29,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/operator"
+	"github.com/landfall-dist/landfall/internal/services"
 	"github.com/landfall-dist/landfall/internal/tracing"
 	"github.com/landfall-dist/landfall/seeder/client"
 )
@@ -150,6 +151,7 @@ func Start(t testing.TB, cloud *cloudtest.Cloud, o Options) *Cluster {
 		c.cfg.Table = cloud.Table(t)
 	}
 	c.cfg.Arrivals = c.cfg.Table + "-arrivals"
+	c.cfg.Services = services.Names{Services: c.cfg.Table + "-services", Deployments: c.cfg.Table + "-deployments", Logs: c.cfg.Table + "-logs"}
 	if c.opts.Contract == nil {
 		c.opts.Contract = apitest.Load(t)
 	}

@@ -34,6 +34,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/private"
+	"github.com/landfall-dist/landfall/internal/services"
 	"github.com/landfall-dist/landfall/internal/tracing"
 )
 
@@ -333,6 +334,16 @@ func ArrivalsFlag() *cli.StringFlag {
 	return String("arrivals-table", arrivals.DefaultTable, "DynamoDB `TABLE` whose rows agents write: who lands what, and what has arrived")
 }
 
+// ServicesFlags name the tables of services.
+func ServicesFlags() []cli.Flag {
+	return []cli.Flag{
+		String("services-table", services.DefaultServices, "DynamoDB `TABLE` of services: which build each is to run"),
+		String("deployments-table", services.DefaultDeployments, "DynamoDB `TABLE` of deployments of services"),
+		String("logs-table", services.DefaultLogs, "DynamoDB `TABLE` of what failed on hosts"),
+		Duration("logs-ttl", services.DefaultTTL, "`TIME` after which what failed on hosts may go from --logs-table, by its attribute expires; 0 for never"),
+	}
+}
+
 // BeyondLoopback reports whether others than this machine's programs reach a listener of
 // an address; false for one that cannot be resolved, which cannot be bound either.
 func BeyondLoopback(addr string) bool {
@@ -541,6 +552,12 @@ func OpenLedger(cfg aws.Config, table, region string) *ledger.Ledger {
 // OpenArrivals is OpenLedger for the table of arrivals.
 func OpenArrivals(cfg aws.Config, table, region string) *arrivals.Table {
 	return arrivals.New(openTables(cfg, region), table)
+}
+
+// OpenServices is OpenLedger for the tables of services.
+func OpenServices(cfg aws.Config, c *cli.Context) *services.Tables {
+	names := services.Names{Services: c.String("services-table"), Deployments: c.String("deployments-table"), Logs: c.String("logs-table")}
+	return services.New(openTables(cfg, c.String("table-region")), names, c.Duration("logs-ttl"))
 }
 
 func openTables(cfg aws.Config, region string) *dynamodb.Client {

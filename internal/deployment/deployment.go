@@ -164,6 +164,13 @@ type Deployment struct {
 	Counts *goal.Counts `json:"counts,omitempty"`
 }
 
+// Names are those of its regions, in order.
+func (d *Deployment) Names() []string {
+	names := slices.AppendSeq(make([]string, 0, len(d.Regions)), maps.Keys(d.Regions))
+	slices.Sort(names)
+	return names
+}
+
 // Over reports whether nothing more happens by itself.
 func (d *Deployment) Over() bool {
 	return d.State == Done || d.State == Stopped || d.State == WentBack

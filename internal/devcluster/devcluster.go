@@ -34,6 +34,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/limits"
 	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/operator"
+	"github.com/landfall-dist/landfall/internal/services"
 	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/tracing"
@@ -54,6 +55,8 @@ type Config struct {
 	// Global is the global bucket, Table the table, Arrivals that of arrivals; empty: agents
 	// record arrivals in Table.
 	Global, Table, Arrivals string
+	// Services are the tables of services; the zero value for none.
+	Services services.Names
 	// SourceBuckets are those that POST /deploy may name beside Global.
 	SourceBuckets []string
 	// Regions are the regions' names; each lands in NAME-builds.
@@ -141,11 +144,26 @@ func Init(ctx context.Context, cfg Config) error {
 			return err
 		}
 	}
-	if _, err := Ledger(cfg).Create(ctx); err != nil || cfg.Arrivals == "" {
+	if _, err := Ledger(cfg).Create(ctx); err != nil {
 		return err
 	}
-	_, err := Arrivals(cfg).Create(ctx)
-	return err
+	if rows := Arrivals(cfg); rows != nil {
+		if _, err := rows.Create(ctx); err != nil {
+			return err
+		}
+	}
+	if tables := Services(cfg); tables != nil {
+		return tables.Create(ctx, func(string, bool) {})
+	}
+	return nil
+}
+
+// Services are the tables of services; nil where there are none.
+func Services(cfg Config) *services.Tables {
+	if cfg.Services == (services.Names{}) {
+		return nil
+	}
+	return services.New(dynamo(cfg), cfg.Services, services.DefaultTTL)
 }
 
 func dynamo(cfg Config) *dynamodb.Client {
@@ -319,6 +337,7 @@ func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 		AWS:            cfg.AWS,
 		Ledger:         Ledger(cfg),
 		Arrivals:       Arrivals(cfg),
+		Services:       Services(cfg),
 		Cache:          store,
 		Peers:          p.peers,
 		HTTP:           p.http,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
@@ -13,11 +14,11 @@ import (
 	"github.com/landfall-dist/landfall/internal/retry"
 )
 
-// Schema is a table and how it is keyed, by two texts.
+// Schema is a table and how it is keyed, by one text or two.
 type Schema struct {
 	Client *dynamodb.Client
 	Table  string
-	// Partition and Sort are the attributes of its key.
+	// Partition and Sort are the attributes of its key; Sort is empty where there is none.
 	Partition, Sort string
 	// Flag is the one that names the table.
 	Flag string
@@ -29,17 +30,12 @@ func (s Schema) Create(ctx context.Context) (created bool, err error) {
 	if _, err := s.Describe(ctx); !errors.Is(err, ErrNoTable) {
 		return false, err
 	}
+	var attributes []types.AttributeDefinition
+	for _, k := range s.key() {
+		attributes = append(attributes, types.AttributeDefinition{AttributeName: k.AttributeName, AttributeType: types.ScalarAttributeTypeS})
+	}
 	_, err = s.Client.CreateTable(ctx, &dynamodb.CreateTableInput{
-		TableName: &s.Table,
-		KeySchema: []types.KeySchemaElement{
-			{AttributeName: &s.Partition, KeyType: types.KeyTypeHash},
-			{AttributeName: &s.Sort, KeyType: types.KeyTypeRange},
-		},
-		BillingMode: types.BillingModePayPerRequest,
-		AttributeDefinitions: []types.AttributeDefinition{
-			{AttributeName: &s.Partition, AttributeType: types.ScalarAttributeTypeS},
-			{AttributeName: &s.Sort, AttributeType: types.ScalarAttributeTypeS},
-		},
+		TableName: &s.Table, KeySchema: s.key(), AttributeDefinitions: attributes, BillingMode: types.BillingModePayPerRequest,
 	})
 	var exists *types.ResourceInUseException
 	if err != nil && !errors.As(err, &exists) {
@@ -58,6 +54,14 @@ func (s Schema) Create(ctx context.Context) (created bool, err error) {
 	}
 }
 
+func (s Schema) key() []types.KeySchemaElement {
+	key := []types.KeySchemaElement{{AttributeName: &s.Partition, KeyType: types.KeyTypeHash}}
+	if s.Sort != "" {
+		key = append(key, types.KeySchemaElement{AttributeName: &s.Sort, KeyType: types.KeyTypeRange})
+	}
+	return key
+}
+
 // Describe looks at the table: ErrNoTable when it is missing, another error when its key
 // is not the one expected.
 func (s Schema) Describe(ctx context.Context) (*types.TableDescription, error) {
@@ -65,9 +69,14 @@ func (s Schema) Describe(ctx context.Context) (*types.TableDescription, error) {
 	if err != nil {
 		return nil, s.Explain(err)
 	}
-	if key := out.Table.KeySchema; len(key) != 2 || aws.ToString(key[0].AttributeName) != s.Partition || key[0].KeyType != types.KeyTypeHash ||
-		aws.ToString(key[1].AttributeName) != s.Sort || key[1].KeyType != types.KeyTypeRange {
-		return nil, fmt.Errorf("table %s is another one: its key is not %s and %s; choose another name with --%s", s.Table, s.Partition, s.Sort, s.Flag)
+	if !slices.EqualFunc(out.Table.KeySchema, s.key(), func(x, y types.KeySchemaElement) bool {
+		return aws.ToString(x.AttributeName) == aws.ToString(y.AttributeName) && x.KeyType == y.KeyType
+	}) {
+		key := s.Partition
+		if s.Sort != "" {
+			key += " and " + s.Sort
+		}
+		return nil, fmt.Errorf("table %s is another one: its key is not %s; choose another name with --%s", s.Table, key, s.Flag)
 	}
 	return out.Table, nil
 }

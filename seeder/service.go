@@ -1,0 +1,419 @@
+package seeder
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/deployment"
+	"github.com/landfall-dist/landfall/internal/executionid"
+	"github.com/landfall-dist/landfall/internal/goal"
+	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/owner"
+	"github.com/landfall-dist/landfall/internal/retry"
+	"github.com/landfall-dist/landfall/internal/services"
+	"github.com/landfall-dist/landfall/internal/survive"
+)
+
+const (
+	// tickInterval is how often a deployment under way is looked at.
+	tickInterval = time.Second
+	// writeTimeout bounds one write of a goal.
+	writeTimeout = 10 * time.Second
+	// compositeAgain is when a build's composite SHA-256 is looked for again.
+	compositeAgain = 5 * time.Second
+	// serviceAgain is when a service is taken up again after a fault.
+	serviceAgain = 5 * time.Second
+)
+
+// errEnding is the answer to commands that the seeder's end has overtaken.
+var errEnding = errors.New("the seeder ends; look what came of it when it is back")
+
+// service owns one service: it alone changes what the table says of it, runs the
+// deployment's machine, and has goals sent. Commands, counts and rosters are events.
+type service struct {
+	*Seeder
+	name   string
+	owner  *owner.Owner[any]
+	logger *slog.Logger
+
+	// Of the owner's goroutine alone.
+	m        *deployment.Machine
+	goal     *goal.Goal // the newest of the table; nil for none
+	asks     map[string]chan<- error
+	asked    int
+	answers  []answer // to be given when the view is up to date
+	trouble  error    // why the table is not written yet
+	odd      error    // why the service cannot be changed
+	landed   map[string]bool
+	target   string // the execution that landed is about
+	sha      string // the target's composite; empty while not known
+	soughtAt time.Time
+	ticked   time.Time // when what may have changed was looked at last
+	failures failures
+
+	mu   sync.Mutex // held for a few lines
+	view api.Service
+}
+
+type answer struct {
+	to  chan<- error
+	err error
+}
+
+// What a service's owner is told, beside the events of its machine.
+type (
+	// request wants an answer: a deployment.Deploy or a deployment.Command.
+	request struct {
+		of     deployment.Event
+		answer chan<- error // has room for it
+	}
+	// hostsCounted is what an agent counts, and new failures.
+	hostsCounted struct {
+		deployment.Counted
+		failures []goal.Failure
+	}
+	// wrote is how the write of a goal ended.
+	wrote struct {
+		goal *goal.Goal
+		wire []byte
+		err  error
+		// table is the service as somebody else has written it meanwhile; nil for nobody.
+		table *services.Service
+	}
+	// writeDelayed says why a write is not done yet.
+	writeDelayed struct{ err error }
+	// composite is what was found out of a build.
+	composite struct {
+		executionID, sha string
+		err              error
+	}
+	// checkedWave is the answer to a wave's check.
+	checkedWave struct{ deployment.Checked }
+	// logged says that failures were written, or not.
+	logged struct{ err error }
+	// broken is a fault of a worker.
+	broken struct{ err error }
+)
+
+// newService returns the owner of a service as the table has it; of nil of a new one.
+func (s *Seeder) newService(name string, of *services.Service) *service {
+	logger := s.cfg.Logger.With("service", name)
+	v := &service{Seeder: s, name: name, owner: owner.New[any](logger), logger: logger, asks: make(map[string]chan<- error)}
+	v.take(of)
+	v.publish()
+	return v
+}
+
+// take begins with what the table has.
+func (v *service) take(of *services.Service) {
+	v.goal, v.odd = nil, nil
+	if of == nil {
+		v.m = deployment.New(deployment.Service{Name: v.name})
+		return
+	}
+	v.m, v.odd = deployment.New(of.Service), of.Odd
+	v.send(of.Wire)
+}
+
+// send has agents get the goal that the table has.
+func (v *service) send(wire []byte) {
+	if wire == nil {
+		return
+	}
+	doc, err := goal.Open(wire, v.cfg.Trust, time.Now())
+	if g, ok := doc.(*goal.Goal); ok && err == nil && g.Service == v.name {
+		v.goal = g
+	} else {
+		v.logger.Error("the goal in the table is not believed here, agents may refuse it: deploy again to have it signed anew", "error", err)
+	}
+	if err := v.gossip.SendGoal(v.name, wire); err != nil {
+		v.logger.Error("goal not sent", "error", err)
+	}
+}
+
+// run owns the service until ctx ends. After a fault of its own it returns another owner,
+// which begins anew with what the table has.
+func (v *service) run(ctx context.Context) (next *service) {
+	err := survive.Run(v.logger, func() error { v.owner.Run(ctx, v); return nil })
+	for _, e := range v.owner.Left() {
+		if r, ok := e.(request); ok {
+			v.answers = append(v.answers, answer{r.answer, err})
+		}
+	}
+	for _, to := range v.asks {
+		v.answers = append(v.answers, answer{to, err})
+	}
+	for _, a := range v.answers {
+		a.to <- cmp.Or(a.err, errEnding)
+	}
+	if err == nil || !retry.Wait(ctx, serviceAgain) {
+		return nil
+	}
+	var of *services.Service
+	again := retry.Policy{First: firstRetry, Max: maxRetry, Logger: v.logger, Level: slog.LevelWarn, Message: "service not read"}
+	if again.Do(ctx, func() (err error) { of, err = v.cfg.Services.Service(ctx, v.name); return err }) != nil {
+		return nil
+	}
+	next = v.newService(v.name, of)
+	v.services.put(next)
+	next.owner.Tell(deployment.Living{Agents: v.living()})
+	return next
+}
+
+// Hear, Due, Wake and Over are for the owner.
+func (v *service) Hear(now time.Time, e any) {
+	switch e := e.(type) {
+	case request:
+		v.ask(now, e)
+	case hostsCounted:
+		v.failures.add(e.Region, v.m.Service().Current, e.failures)
+		v.step(now, e.Counted)
+		v.logFailures()
+	case wrote:
+		v.wrote(now, e)
+	case writeDelayed:
+		v.trouble = e.err
+	case composite:
+		v.found(now, e)
+	case checkedWave:
+		v.step(now, e.Checked)
+	case logged:
+		if e.err != nil && !v.owner.Ending() {
+			v.logger.Warn("failures of hosts not logged in the table", "error", e.err)
+		}
+		v.logFailures()
+	case broken:
+		v.trouble = e.err
+	case deployment.Event:
+		v.step(now, e)
+	}
+	v.publish()
+}
+
+// Due is soon while something is under way.
+func (v *service) Due() time.Time {
+	if !v.m.Active() {
+		return time.Time{}
+	}
+	return v.ticked.Add(tickInterval)
+}
+
+// Wake looks at what may have changed.
+func (v *service) Wake(now time.Time) {
+	v.ticked = now
+	v.lookAtTarget(now)
+	v.step(now, deployment.Tick{})
+	v.publish()
+}
+
+// Over is never: a service stays.
+func (v *service) Over() bool { return false }
+
+func (v *service) ask(now time.Time, e request) {
+	if v.odd != nil {
+		e.answer <- fmt.Errorf("%w; mend or remove the item", v.odd)
+		return
+	}
+	v.asked++
+	id := strconv.Itoa(v.asked)
+	v.asks[id] = e.answer
+	last := ""
+	if d := v.m.Service().Current; d != nil {
+		last = d.ID
+	}
+	switch of := e.of.(type) {
+	case deployment.Deploy:
+		of.Ask, of.ID = id, executionid.New(now, last)
+		e.of = of
+	case deployment.Command:
+		of.Ask, of.ID = id, executionid.New(now, last)
+		e.of = of
+	}
+	v.step(now, e.of)
+	v.lookAtTarget(now)
+}
+
+func (v *service) step(now time.Time, e deployment.Event) {
+	for _, a := range v.m.Step(now, e) {
+		v.act(a)
+	}
+}
+
+func (v *service) act(a deployment.Action) {
+	switch a := a.(type) {
+	case deployment.Publish:
+		v.owner.Work("write", func(err error) any { return wrote{goal: a.Goal, err: err} }, func(ctx context.Context) any { return v.write(ctx, a) })
+	case deployment.Answer:
+		if to := v.asks[a.Ask]; to != nil {
+			v.answers = append(v.answers, answer{to, a.Err})
+			delete(v.asks, a.Ask)
+		}
+	case deployment.AskRoster:
+		v.gossip.AskRoster(v.name)
+	case deployment.Check:
+		name := "check " + a.Deployment + strconv.Itoa(a.Wave)
+		if v.owner.Works(name) {
+			return
+		}
+		answer := func(err error) any {
+			return checkedWave{deployment.Checked{Deployment: a.Deployment, Wave: a.Wave, Err: err}}
+		}
+		v.owner.Work(name, answer, func(ctx context.Context) any { return answer(v.checkWave(ctx, a)) })
+	case deployment.Notice:
+		v.tell(a)
+	}
+}
+
+// write signs a goal and puts it into the table, however long that takes.
+func (v *service) write(ctx context.Context, a deployment.Publish) wrote {
+	out := wrote{goal: a.Goal}
+	again := retry.Policy{
+		First: firstRetry, Max: maxRetry, Logger: v.logger, Level: slog.LevelWarn, Message: "goal not written, it is tried again",
+		Settled: func(err error) bool { return errors.Is(err, services.ErrChanged) || errors.Is(err, goal.ErrInvalid) },
+		Failed:  func(_ int, err error) { v.owner.Tell(writeDelayed{err}) },
+	}
+	out.err = again.Do(ctx, func() (err error) {
+		if out.wire == nil {
+			if out.wire, err = goal.Sign(ctx, v.cfg.Signer, a.Goal); err != nil {
+				return fmt.Errorf("signing the goal of %s: %w", v.name, err)
+			}
+		}
+		ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+		defer cancel()
+		return v.cfg.Services.Write(ctx, a.Service, out.wire, a.Before)
+	})
+	if !errors.Is(out.err, services.ErrChanged) {
+		return out
+	}
+	again.Settled = nil
+	var table *services.Service
+	if err := again.Do(ctx, func() (err error) { table, err = v.cfg.Services.Service(ctx, v.name); return err }); err != nil {
+		return out
+	}
+	switch {
+	case table == nil: // somebody has removed it
+		table = &services.Service{Service: deployment.Service{Name: v.name}}
+	case bytes.Equal(table.Wire, out.wire): // an answer was lost
+		return wrote{goal: a.Goal, wire: out.wire}
+	}
+	out.table = table
+	return out
+}
+
+// wrote has a goal sent once it is in the table.
+func (v *service) wrote(now time.Time, e wrote) {
+	if v.owner.Ending() && e.err != nil {
+		return
+	}
+	v.trouble = nil
+	written := deployment.Written{Version: e.goal.Version, Err: e.err}
+	switch {
+	case e.table != nil:
+		v.logger.Warn("the service was changed by somebody else meanwhile, perhaps another seeder", "version", e.table.Version)
+		v.odd = e.table.Odd
+		written.Table = &e.table.Service
+		v.send(e.table.Wire)
+	case e.err != nil:
+		v.logger.Error("goal not written", "error", e.err)
+		v.trouble = e.err
+	default:
+		v.goal = e.goal
+		if err := v.gossip.SendGoal(v.name, e.wire); err != nil {
+			v.logger.Error("goal not sent", "error", err)
+		}
+		d := v.m.Service().Current
+		v.logger.Info("goal written and sent", "version", e.goal.Version, "deployment", e.goal.Deployment, "key", e.goal.Target.Key,
+			"before", stateOf(d), "by", e.goal.By)
+		defer v.services.beatSoon()
+	}
+	v.step(now, written)
+	v.lookAtTarget(now)
+}
+
+func stateOf(d *deployment.Deployment) string {
+	if d == nil {
+		return ""
+	}
+	return d.State
+}
+
+// lookAtTarget tells the machine where the build that it brings has landed.
+func (v *service) lookAtTarget(now time.Time) {
+	d := v.m.Service().Current
+	if d == nil || d.Over() || d.State == deployment.GoingBack {
+		return
+	}
+	id := d.Target.ExecutionID
+	if v.target != id {
+		v.target, v.landed, v.sha, v.soughtAt = id, make(map[string]bool), d.Target.SHA256, time.Time{}
+	}
+	r, ok := v.index.get(id)
+	switch {
+	case ok && r.Status == ledger.Cancelled:
+		v.step(now, deployment.Lost{ExecutionID: id, Reason: "its execution was cancelled"})
+	case ok:
+		for _, region := range v.services.landedIn(r) {
+			if !v.landed[region] {
+				v.landed[region] = true
+				v.step(now, deployment.Landed{ExecutionID: id, Region: region, SHA256: v.sha})
+			}
+		}
+	case v.isLoaded():
+		reason := "its execution is not in the table any more"
+		if next, ok := v.index.successor(id); ok {
+			reason = "its execution was superseded by " + next
+		}
+		v.step(now, deployment.Lost{ExecutionID: id, Reason: reason})
+	}
+	if ok && v.sha == "" && r.SHA256 != "" && !v.owner.Works("composite") && now.Sub(v.soughtAt) >= compositeAgain {
+		v.soughtAt = now
+		v.owner.Work("composite", func(err error) any { return composite{executionID: id, err: err} }, func(ctx context.Context) any {
+			sha, err := v.compositeOf(ctx, r)
+			return composite{id, sha, err}
+		})
+	}
+}
+
+func (v *service) found(now time.Time, e composite) {
+	switch {
+	case e.executionID != v.target:
+	case e.err != nil:
+		if !v.owner.Ending() {
+			v.logger.Warn("the build's composite SHA-256 was not found out yet", "executionId", e.executionID, "error", e.err)
+		}
+	case e.sha != "":
+		v.sha = e.sha
+		v.step(now, deployment.Landed{ExecutionID: e.executionID, SHA256: e.sha})
+	}
+}
+
+// tell says how a deployment has ended.
+func (v *service) tell(n deployment.Notice) {
+	d := n.Deployment
+	level := slog.LevelInfo
+	if d.State != deployment.Done {
+		level = slog.LevelWarn
+	}
+	v.logger.Log(context.Background(), level, "deployment has ended", "deployment", d.ID, "key", d.Target.Key, "state", d.State, "reason", d.Reason)
+}
+
+func (v *service) logFailures() {
+	if v.owner.Works("log") {
+		return
+	}
+	region, id, list := v.failures.next()
+	if len(list) == 0 {
+		return
+	}
+	v.owner.Work("log", func(err error) any { return logged{err} }, func(ctx context.Context) any {
+		return logged{v.cfg.Services.LogFailures(ctx, region, id, list)}
+	})
+}

@@ -1,0 +1,505 @@
+package seeder
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+
+	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/bucket"
+	"github.com/landfall-dist/landfall/internal/cache"
+	"github.com/landfall-dist/landfall/internal/deployment"
+	"github.com/landfall-dist/landfall/internal/goal"
+	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/services"
+	"github.com/landfall-dist/landfall/internal/signing"
+	"github.com/landfall-dist/landfall/internal/web"
+)
+
+// fleetWorld is a real seeder with its tables and buckets, and an agent in each region that
+// plays its hosts.
+type fleetWorld struct {
+	t       *testing.T
+	key     signing.Ed25519
+	global  string
+	table   *ledger.Ledger
+	tables  *services.Tables
+	regions map[string]string // region → bucket
+	agents  map[string]*playedAgent
+	dir     string
+	s       *Seeder
+	stop    func()
+}
+
+// playedAgent is a member that has hosts, which do at once what they may.
+type playedAgent struct {
+	t      *testing.T
+	g      *gossip.Gossip
+	region string
+	shelf  *goal.Shelf
+
+	mu    sync.Mutex
+	hosts map[string]string // what they run
+	fails map[string]bool   // builds that they cannot switch to
+	told  map[string]bool   // failures that were reported
+}
+
+func newFleetWorld(t *testing.T, hosts int) *fleetWorld {
+	t.Helper()
+	w := &fleetWorld{
+		t: t, key: signing.Ed25519(ed25519.NewKeyFromSeed(bytes.Repeat([]byte{3}, ed25519.SeedSize))), dir: t.TempDir(),
+		global: cloud.Bucket(t), regions: map[string]string{"region-a": cloud.Bucket(t), "region-b": cloud.Bucket(t)},
+		agents: make(map[string]*playedAgent),
+	}
+	name := cloud.Table(t)
+	w.table = ledger.New(cloud.DynamoDB, name)
+	w.tables = services.New(cloud.DynamoDB, services.Names{Services: name + "-s", Deployments: name + "-d", Logs: name + "-l"}, time.Hour)
+	w.makeTables()
+	w.start()
+	t.Cleanup(func() { w.stop() })
+	for region, bucket := range w.regions {
+		a := &playedAgent{t: t, region: region, hosts: make(map[string]string), fails: make(map[string]bool), told: make(map[string]bool)}
+		var err error
+		if a.shelf, err = goal.OpenShelf("", signing.TrustIn(w.key.Public())); err != nil {
+			t.Fatal(err)
+		}
+		for i := range hosts {
+			a.hosts[fmt.Sprintf("host-%d", i)] = ""
+		}
+		trust := signing.TrustIn(w.key.Public())
+		a.g, err = gossip.New(gossip.Config{
+			Meta:   gossip.Meta{ID: "agent-" + region, Role: gossip.Agent, Region: region, Bucket: bucket, Fleet: 1, Trusts: trust.IDs()},
+			Listen: "127.0.0.1:0", Join: []string{w.s.GossipAddr()}, Book: announce.NewBook(trust, nil),
+			OnDocument: func(announce.Added) {}, OnGoal: a.take, OnRosterAsked: a.roster,
+			Logger: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.agents[region] = a
+		ctx, cancel := context.WithCancel(context.Background())
+		var group sync.WaitGroup
+		group.Go(func() { a.g.Run(ctx) }) //nolint:errcheck // the end of ctx
+		group.Go(func() {
+			ticker := time.NewTicker(200 * time.Millisecond)
+			defer ticker.Stop()
+			for ctx.Err() == nil {
+				select {
+				case <-ctx.Done():
+				case <-ticker.C:
+					a.count()
+				}
+			}
+		})
+		t.Cleanup(func() { cancel(); group.Wait() })
+	}
+	return w
+}
+
+func (w *fleetWorld) makeTables() {
+	w.t.Helper()
+	if err := w.tables.Create(w.t.Context(), func(string, bool) {}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// start runs a seeder; another start goes on where the one before has ended.
+func (w *fleetWorld) start() {
+	w.t.Helper()
+	store, err := cache.Open(filepath.Join(w.dir, "cache"), 1<<30, slog.New(slog.DiscardHandler))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	global, err := bucket.Open(w.t.Context(), cloud.AWS, w.global, bucket.Options{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	listen := func() net.Listener {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		return l
+	}
+	join := []string{}
+	for _, a := range w.agents {
+		join = append(join, a.g.Addr())
+	}
+	w.s, err = New(Config{
+		Bucket: global, AWS: cloud.AWS, Ledger: w.table, Services: w.tables, Cache: store, Peers: listen(), HTTP: listen(),
+		Gossip: gossip.Config{Meta: gossip.Meta{ID: "seeder"}, Listen: "127.0.0.1:0", Join: join}, Signer: w.key,
+		Destinations: slices.Sorted(maps.Values(w.regions)), Poll: time.Hour, Suffix: ".zip", Version: "test", Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- w.s.Run(ctx) }()
+	w.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			w.t.Error(err)
+		}
+		if err := store.Close(); err != nil {
+			w.t.Error(err)
+		}
+	})
+}
+
+// until waits for something that is to come about.
+func (w *fleetWorld) until(what string, condition func() bool) {
+	w.t.Helper()
+	deadline := time.Now().Add(2 * time.Minute)
+	for !condition() {
+		if time.Now().After(deadline) {
+			v, err := w.s.serviceView("web")
+			w.t.Fatalf("not within 2 minutes: %s; %+v, %v", what, v, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// build has an execution of n bytes that is here; it lands with land.
+func (w *fleetWorld) build(key string) *ledger.Record {
+	w.t.Helper()
+	w.until("the seeder has read its table", func() bool { return w.s.isReady() == nil })
+	if _, err := w.s.cfg.Bucket.Upload(w.t.Context(), key, strings.NewReader("build "+key), int64(len("build "+key)), bucket.Headers{}); err != nil {
+		w.t.Fatal(err)
+	}
+	a, err := w.s.deploy(w.t.Context(), api.DeployRequest{SourceBucket: w.global, SourceKey: key})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var r *ledger.Record
+	w.until("the build is pulled", func() bool { r, _ = w.s.index.get(a.ExecutionID); return r != nil && r.SHA256 != "" })
+	return r
+}
+
+func (w *fleetWorld) land(r *ledger.Record, regions ...string) {
+	w.t.Helper()
+	for _, region := range regions {
+		next, err := w.table.As(w.global).Arrive(w.t.Context(), r, w.regions[region], ledger.Result{Timestamp: time.Now(), Region: region, Success: true})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.s.put(next)
+		r = next
+	}
+}
+
+func (a *playedAgent) take(wire []byte) error {
+	_, err := a.shelf.Add(wire)
+	if errors.Is(err, goal.ErrOld) {
+		return nil
+	}
+	return err
+}
+
+func (a *playedAgent) roster(string) (out []uint32) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for host := range a.hosts {
+		out = append(out, uint32(goal.HashOf("web", host)))
+	}
+	slices.Sort(out)
+	return out
+}
+
+// count has the hosts do what the goal says, and says how many are in which state.
+func (a *playedAgent) count() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, g := range a.shelf.Goals() {
+		c := goal.Counts{Service: g.Service, Version: g.Version, Hosts: len(a.hosts)}
+		for host, running := range a.hosts {
+			b := g.For(a.region, host)
+			failed := false
+			if b != nil && g.Leave(a.region, host, running) {
+				if failed = a.fails[b.ExecutionID]; !failed {
+					running = b.ExecutionID
+					a.hosts[host] = running
+				} else if mark := host + b.ExecutionID; !a.told[mark] {
+					a.told[mark] = true
+					c.Failures = append(c.Failures, goal.Failure{Host: host, Version: g.Version, Phase: "exec", Error: "exit status 1", Output: "no such file", At: time.Now()})
+				}
+			}
+			if b == &g.Target {
+				c.Below++
+			}
+			switch {
+			case failed:
+				c.Failed++
+			case b == &g.Target && running == b.ExecutionID:
+				c.Healthy++
+			default:
+				c.Ready++
+			}
+			if running == g.Target.ExecutionID {
+				c.OnTarget++
+			}
+		}
+		c.Failures = c.Failures[:min(len(c.Failures), goal.MaxFailures)]
+		if err := a.g.ReportCounts(c); err != nil {
+			a.t.Error(err)
+		}
+	}
+}
+
+// on is how many hosts of all regions run an execution.
+func (w *fleetWorld) on(r *ledger.Record) (n int) {
+	for _, a := range w.agents {
+		a.mu.Lock()
+		for _, running := range a.hosts {
+			if running == r.ExecutionID {
+				n++
+			}
+		}
+		a.mu.Unlock()
+	}
+	return n
+}
+
+func (w *fleetWorld) deploy(r *ledger.Record, p api.Policy) *api.ServiceDeployAnswer {
+	w.t.Helper()
+	w.until("services can be deployed", func() bool { _, why := w.s.services.all(); return why == nil })
+	w.until("the agents are here", func() bool { return len(w.s.living()) == len(w.regions) })
+	out, err := w.s.deployService(w.t.Context(), "web", api.ServiceDeployRequest{Key: r.FileKey, Policy: p}, "carol")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return out
+}
+
+func (w *fleetWorld) is(state string) func() bool {
+	return func() bool {
+		v, err := w.s.serviceView("web")
+		return err == nil && v.Deployment != nil && v.Deployment.State == state
+	}
+}
+
+// TestServiceIsDeployed has hosts of two regions switch wave by wave, a seeder that is
+// killed in the middle of it, and everything go back.
+func TestServiceIsDeployed(t *testing.T) {
+	w := newFleetWorld(t, 5)
+	first := w.build("web-1.zip")
+	d := w.deploy(first, api.Policy{Waves: []string{"20%", "100%"}, Bake: "0s"})
+	if d.State != deployment.Gate || d.Service != "web" || d.By != "carol" || d.Target.Key != "web-1.zip" {
+		t.Errorf("%+v", d)
+	}
+	w.land(first, "region-a")
+	w.until("the gate waits for region-b", func() bool {
+		v, _ := w.s.serviceView("web")
+		return slices.Equal(v.Deployment.WaitsFor, []string{"region-b"})
+	})
+	if n := w.on(first); n > 0 {
+		t.Fatalf("%d hosts have switched before the build was everywhere", n)
+	}
+	w.land(first, "region-b")
+	w.until("all hosts run it", func() bool { return w.on(first) == 10 })
+	w.until("it is done", w.is(deployment.Done))
+
+	// The next one bakes for an hour after its first wave; the seeder is killed there.
+	second := w.build("web-2.zip")
+	w.land(second, "region-a", "region-b")
+	w.deploy(second, api.Policy{Waves: []string{"20%", "100%"}, Bake: "1h"})
+	w.until("the first wave has switched", func() bool { return w.on(second) == 2 && w.is(deployment.Baking)() })
+	before, err := w.tables.Service(t.Context(), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.stop()
+	w.start()
+	w.until("it goes on baking", w.is(deployment.Baking))
+	if now, err := w.tables.Service(t.Context(), "web"); err != nil || now.Version != before.Version || w.on(second) != 2 || now.Current.Wave != 1 {
+		t.Errorf("goal %d after %d, %d hosts of 2 switched, %v", now.Version, before.Version, w.on(second), err)
+	}
+	if _, err := w.s.commandService(t.Context(), "web", api.CommandRollback, api.ServiceCommandRequest{}, "dave"); err != nil {
+		t.Fatal(err)
+	}
+	w.until("all hosts are back", func() bool { return w.on(first) == 10 })
+	w.until("it went back", w.is(deployment.WentBack))
+	all, err := w.s.deploymentsView(t.Context(), "web")
+	if err != nil || len(all.Deployments) != 2 || all.Deployments[0].State != deployment.WentBack || all.Deployments[1].State != deployment.Done {
+		t.Errorf("%+v, %v", all, err)
+	}
+	v, err := w.s.serviceView("web")
+	if err != nil || v.Stable.Key != "web-1.zip" || v.Target.Key != "web-1.zip" || v.Hosts.Healthy != 10 || v.By != "carol" {
+		t.Errorf("%+v, %v", v, err)
+	}
+	// What agents have is what the table has, and a beat names it.
+	table, err := w.tables.Service(t.Context(), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range w.agents {
+		w.until("the newest goal and a beat that names it are at the agents", func() bool {
+			beat, err := goal.Open(a.shelf.Beat(), signing.TrustIn(w.key.Public()), time.Now())
+			b, ok := beat.(*goal.Beat)
+			return err == nil && ok && b.Versions["web"] == table.Version && bytes.Equal(a.shelf.Wire("web"), table.Wire)
+		})
+	}
+	if head, err := w.tables.Head(t.Context()); err != nil || head == nil {
+		t.Errorf("no head in the table: %v", err)
+	}
+}
+
+// TestFailuresOfHosts stops a deployment, and says why.
+func TestFailuresOfHosts(t *testing.T) {
+	w := newFleetWorld(t, 5)
+	r := w.build("web-1.zip")
+	for _, a := range w.agents {
+		a.mu.Lock()
+		a.fails[r.ExecutionID] = true
+		a.mu.Unlock()
+	}
+	w.land(r, "region-a", "region-b")
+	w.deploy(r, api.Policy{Waves: []string{"100%"}, Bake: "0s", MaxFailed: "0"})
+	w.until("it has stopped", w.is(deployment.Stopped))
+	w.until("failures are shown", func() bool {
+		v, _ := w.s.serviceView("web")
+		return len(v.Failures) == 1 && v.Failures[0].Error == "exit status 1" && v.Failures[0].Output == "no such file" && v.Failures[0].Hosts > 0
+	})
+	logs := w.tables.Names().Logs
+	w.until("failures are in the table", func() bool {
+		out, err := cloud.DynamoDB.Scan(t.Context(), &dynamodb.ScanInput{TableName: &logs})
+		return err == nil && len(out.Items) > 0
+	})
+}
+
+// TestServiceErrors has each thing that is refused.
+func TestServiceErrors(t *testing.T) {
+	w := newFleetWorld(t, 1)
+	r := w.build("web-1.zip")
+	deploy := func(service, key string, p api.Policy) error {
+		_, err := w.s.deployService(t.Context(), service, api.ServiceDeployRequest{Key: key, Policy: p}, "")
+		return err
+	}
+	w.deploy(r, api.Policy{})
+	w.until("its regions are known", func() bool {
+		v, err := w.s.serviceView("web")
+		return err == nil && len(v.Deployment.WaitsFor) == 2
+	})
+	command := func(service, name, region string) error {
+		_, err := w.s.commandService(t.Context(), service, name, api.ServiceCommandRequest{Region: region}, "")
+		return err
+	}
+	for name, c := range map[string]struct {
+		err  error
+		code int
+		says string
+	}{
+		"another deployment":    {deploy("web", "web-1.zip", api.Policy{}), http.StatusConflict, "waiting for the gate"},
+		"unknown key":           {deploy("api", "none.zip", api.Policy{}), http.StatusNotFound, "publish it first"},
+		"no key":                {deploy("api", "", api.Policy{}), http.StatusBadRequest, "key"},
+		"no name for a service": {deploy("../web", "web-1.zip", api.Policy{}), http.StatusBadRequest, "service"},
+		"a wave":                {deploy("api", "web-1.zip", api.Policy{Waves: []string{"200%"}}), http.StatusBadRequest, "200%"},
+		"bake":                  {deploy("api", "web-1.zip", api.Policy{Bake: "soon"}), http.StatusBadRequest, "soon"},
+		"bake, too long":        {deploy("api", "web-1.zip", api.Policy{Bake: "9000h"}), http.StatusBadRequest, "9000h"},
+		"gate":                  {deploy("api", "web-1.zip", api.Policy{Gate: "open"}), http.StatusBadRequest, "open"},
+		"a command as check":    {deploy("api", "web-1.zip", api.Policy{WaveCheck: "rm -rf /"}), http.StatusBadRequest, "http://"},
+		"unknown service":       {command("api", api.CommandPause, ""), http.StatusNotFound, "seeder deploy api"},
+		"resume":                {command("web", api.CommandResume, ""), http.StatusConflict, "waiting for the gate"},
+		"nothing to go back to": {command("web", api.CommandRollback, ""), http.StatusConflict, "no stable build"},
+		"region":                {command("web", api.CommandSkip, "region-x"), http.StatusConflict, "region-x"},
+		"region's name":         {command("web", api.CommandSkip, "A/B"), http.StatusBadRequest, "region"},
+	} {
+		var e *web.Error
+		if !errors.As(c.err, &e) || e.Code != c.code || !strings.Contains(c.err.Error(), c.says) {
+			t.Errorf("%s: %v; expected %d and %q", name, c.err, c.code, c.says)
+		}
+	}
+	plan, err := w.s.deployService(t.Context(), "api", api.ServiceDeployRequest{Key: "web-1.zip", DryRun: true}, "")
+	if err != nil || !plan.DryRun || plan.Policy.Bake != "2m" || len(plan.Policy.Waves) != 3 {
+		t.Errorf("%+v, %v", plan, err)
+	}
+	if _, err := w.s.serviceView("api"); err == nil {
+		t.Error("a dry run has made a service")
+	}
+	// Somebody else writes: who comes second is told, and sees what holds.
+	of, err := w.tables.Service(t.Context(), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := *of.Current
+	other.ID, other.By = services.NewID(time.Now(), of.Current), "another seeder"
+	s := of.Service
+	s.Version, s.Current = of.Version+1000, &other
+	if err := w.tables.Write(t.Context(), s, of.Wire, of.Version); err != nil {
+		t.Fatal(err)
+	}
+	err = command("web", api.CommandAbort, "")
+	var e *web.Error
+	if !errors.As(err, &e) || e.Code != http.StatusConflict {
+		t.Errorf("wrote over another seeder's goal: %v", err)
+	}
+	if v, err := w.s.serviceView("web"); err != nil || v.Deployment.By != "another seeder" || v.Version != s.Version {
+		t.Errorf("%+v, %v", v, err)
+	}
+	if err := command("web", api.CommandAbort, ""); err != nil {
+		t.Error("the second time:", err)
+	}
+}
+
+// TestServicesWithoutTables says what is missing, and goes on when it is there.
+func TestServicesWithoutTables(t *testing.T) {
+	w := newFleetWorld(t, 0)
+	r := w.build("web-1.zip")
+	w.stop()
+	names := w.tables.Names()
+	w.tables = services.New(cloud.DynamoDB, services.Names{Services: names.Services + "2", Deployments: names.Deployments + "2", Logs: names.Logs + "2"}, 0)
+	w.start()
+	w.until("the seeder has read its table", func() bool { return w.s.isReady() == nil })
+	var e *web.Error
+	w.until("it says what to do", func() bool {
+		_, err := w.s.deployService(t.Context(), "web", api.ServiceDeployRequest{Key: r.FileKey}, "")
+		return errors.As(err, &e) && e.Code == http.StatusServiceUnavailable && strings.Contains(err.Error(), "seeder init")
+	})
+	w.makeTables()
+	w.deploy(r, api.Policy{})
+}
+
+// TestCheckWave asks a URL.
+func TestCheckWave(t *testing.T) {
+	asked := make(chan string, 10)
+	server := httptest.NewServer(http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
+		asked <- r.URL.String()
+		switch r.URL.Path {
+		case "/no":
+			http.Error(out, "freeze", http.StatusForbidden)
+		case "/elsewhere":
+			http.Redirect(out, r, "/yes", http.StatusFound)
+		}
+	}))
+	defer server.Close()
+	v := &service{name: "web"}
+	for path, want := range map[string]string{"/yes?team=a": "", "/no": "403", "/elsewhere": "302"} {
+		err := v.checkWave(t.Context(), deployment.Check{Deployment: "01K", Wave: 2, Ask: server.URL + path})
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", path, err)
+		}
+		if got := <-asked; !strings.Contains(got, "deployment=01K") || !strings.Contains(got, "service=web") || !strings.Contains(got, "wave=2") || path == "/yes?team=a" && !strings.Contains(got, "team=a") {
+			t.Errorf("asked %s", got)
+		}
+	}
+	if err := v.checkWave(t.Context(), deployment.Check{Ask: "http://127.0.0.1:1/"}); err == nil {
+		t.Error("nobody has answered, and it was let pass")
+	}
+}

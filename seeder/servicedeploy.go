@@ -1,0 +1,190 @@
+package seeder
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/deployment"
+	"github.com/landfall-dist/landfall/internal/goal"
+	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/web"
+)
+
+const (
+	// checkTimeout bounds a wave's check.
+	checkTimeout = 30 * time.Second
+	// maxCheckAnswer bounds what is read of the answer to one, in bytes.
+	maxCheckAnswer = 64 << 10
+)
+
+// policyOf reads a policy, and puts the defaults where it says nothing.
+func policyOf(p api.Policy) (out deployment.Policy, err error) {
+	out = deployment.Policy{
+		MaxFailed: goal.Share(p.MaxFailed), MaxUnavailable: goal.Share(p.MaxUnavailable),
+		Gate: p.Gate, WaveCheck: p.WaveCheck, AutoRollback: p.AutoRollback, Bake: deployment.DefaultBake,
+	}
+	for _, w := range p.Waves {
+		out.Waves = append(out.Waves, goal.Share(w))
+	}
+	for _, d := range []struct {
+		what, text string
+		to         *time.Duration
+	}{{"bake", p.Bake, &out.Bake}, {"gateTimeout", p.GateTimeout, &out.GateTimeout}} {
+		if d.text == "" {
+			continue
+		}
+		if *d.to, err = time.ParseDuration(d.text); err != nil {
+			return out, web.Errorf(http.StatusBadRequest, "%s %.40q: expected a time such as 30s or 2m", d.what, d.text)
+		}
+	}
+	if err := out.Complete(); err != nil {
+		return out, &web.Error{Code: http.StatusBadRequest, Err: err}
+	}
+	if out.WaveCheck != "" {
+		// A command would be run here by whoever may deploy: that is another right.
+		u, err := url.Parse(out.WaveCheck)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			return out, web.Errorf(http.StatusBadRequest, "waveCheck %.80q: expected a URL that begins with http:// or https://", out.WaveCheck)
+		}
+	}
+	return out, nil
+}
+
+// targetOf finds the build that a deployment is to bring.
+func (s *Seeder) targetOf(r api.ServiceDeployRequest) (*ledger.Record, error) {
+	k := ledger.Key{FileKey: r.Key, SourceBucket: r.SourceBucket}
+	if k.SourceBucket == "" {
+		k.SourceBucket = s.cfg.Bucket.Name()
+	}
+	if r.Key == "" {
+		return nil, web.Errorf(http.StatusBadRequest, "key is missing: which build?")
+	}
+	if !s.isLoaded() {
+		return nil, &web.Error{Code: http.StatusServiceUnavailable, Err: fmt.Errorf("the table of executions was not read yet"), RetryAfter: time.Second}
+	}
+	of := s.index.newest(k)
+	switch {
+	case of == nil || of.Foreign:
+		return nil, web.Errorf(http.StatusNotFound, "no execution of %s from %s: publish it first (`seeder publish s3://%s/%s`)", k.FileKey, k.SourceBucket, k.SourceBucket, k.FileKey)
+	case of.Uploading:
+		return nil, web.Errorf(http.StatusConflict, "%s is still being uploaded: deploy it when that is done", k.FileKey)
+	case of.Status == ledger.Cancelled:
+		return nil, web.Errorf(http.StatusConflict, "execution %s of %s was cancelled: publish it again first", of.ExecutionID, k.FileKey)
+	case of.Size == 0:
+		return nil, web.Errorf(http.StatusBadRequest, "%s has 0 bytes: no host can run that", k.FileKey)
+	}
+	return of, nil
+}
+
+// deployService begins a deployment. It returns when the table has it.
+func (s *Seeder) deployService(ctx context.Context, name string, r api.ServiceDeployRequest, by string) (*api.ServiceDeployAnswer, error) {
+	if s.cfg.Services == nil {
+		return nil, &web.Error{Code: http.StatusNotImplemented, Err: errNoTables}
+	}
+	if err := goal.CheckService(name); err != nil {
+		return nil, &web.Error{Code: http.StatusBadRequest, Err: err}
+	}
+	policy, err := policyOf(r.Policy)
+	if err != nil {
+		return nil, err
+	}
+	of, err := s.targetOf(r)
+	if err != nil {
+		return nil, err
+	}
+	v, err := s.openService(name, !r.DryRun)
+	if err != nil {
+		return nil, err
+	}
+	target := goal.Build{SourceBucket: of.SourceBucket, Key: of.FileKey, ExecutionID: of.ExecutionID, Size: of.Size}
+	if r.DryRun {
+		d := deployment.Deployment{Kind: api.KindDeploy, Target: target, Policy: policy, By: by, State: deployment.Gate, Started: time.Now().UTC()}
+		out := &api.ServiceDeployAnswer{Deployment: viewOf(name, &d), DryRun: true}
+		if v != nil {
+			out.Plan = v.planned(policy)
+		}
+		return out, nil
+	}
+	if err := v.do(ctx, deployment.Deploy{Target: target, Policy: policy, By: by}); err != nil {
+		return nil, err
+	}
+	return &api.ServiceDeployAnswer{Deployment: *v.shown().Deployment, Plan: v.planned(policy)}, nil
+}
+
+// openService returns a service's owner. Where there is none it is made, or nil is returned.
+func (s *Seeder) openService(name string, create bool) (*service, error) {
+	all, why := s.services.all()
+	v, _ := s.services.get(name)
+	switch {
+	case v != nil:
+		return v, nil
+	case why != nil:
+		return nil, &web.Error{Code: http.StatusServiceUnavailable, Err: fmt.Errorf("services: %w", why), RetryAfter: time.Second}
+	case !create:
+		return nil, nil
+	case len(all) >= goal.MaxServices:
+		return nil, web.Errorf(http.StatusConflict, "there are %d services already, at most %d", len(all), goal.MaxServices)
+	}
+	if v = s.beginService(s.newService(name, nil)); v == nil {
+		return nil, &web.Error{Code: http.StatusServiceUnavailable, Err: errEnding}
+	}
+	v.owner.Tell(deployment.Living{Agents: s.living()})
+	return v, nil
+}
+
+// commandService does something to a service's newest deployment. It returns when the table
+// has it.
+func (s *Seeder) commandService(ctx context.Context, name, command string, r api.ServiceCommandRequest, by string) (*api.ServiceCommandAnswer, error) {
+	v, err := s.serviceOf(name)
+	if err != nil {
+		return nil, err
+	}
+	if command == api.CommandSkip {
+		if err := goal.CheckName("region", r.Region); err != nil {
+			return nil, &web.Error{Code: http.StatusBadRequest, Err: err}
+		}
+	}
+	if err := v.do(ctx, deployment.Command{Kind: command, Region: r.Region, Now: r.Now, By: by}); err != nil {
+		return nil, err
+	}
+	return &api.ServiceCommandAnswer{Service: v.shown()}, nil
+}
+
+// checkWave asks a URL whether a wave may begin: yes is an answer of 200 to 299.
+func (v *service) checkWave(ctx context.Context, a deployment.Check) error {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	u, err := url.Parse(a.Ask)
+	if err != nil {
+		return fmt.Errorf("wave check: %w", err)
+	}
+	q := u.Query()
+	q.Set("service", v.name)
+	q.Set("deployment", a.Deployment)
+	q.Set("wave", fmt.Sprint(a.Wave))
+	u.RawQuery = q.Encode()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return fmt.Errorf("wave check: %w", err)
+	}
+	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	response, err := client.Do(request)
+	if err != nil {
+		return fmt.Errorf("wave check: %w", err)
+	}
+	defer response.Body.Close()
+	if _, err := io.Copy(io.Discard, io.LimitReader(response.Body, maxCheckAnswer)); err != nil {
+		return fmt.Errorf("wave check: %w", err)
+	}
+	if response.StatusCode < 200 || response.StatusCode > 299 {
+		return fmt.Errorf("wave check: %s answers %s", u.Host, response.Status)
+	}
+	return nil
+}
