@@ -68,11 +68,13 @@ func (m *machine) stateOf(r *running) string {
 			return goal.Failed // it runs what it was told to
 		}
 		return said
-	case goal.Healthy, goal.Ready:
+	case goal.Ready:
+		return said // it may have dropped the bytes for the release that it has made of them
+	case goal.Healthy:
 		switch {
 		case g == nil || r.state.Running == g.Target.ExecutionID:
 			return said
-		case r.host.whole[g.Target.ExecutionID] || r.state.Wants == g.Target.ExecutionID:
+		case r.host.whole[g.Target.ExecutionID]: // said of the build before
 			return goal.Ready
 		}
 	}

@@ -306,7 +306,8 @@ func (m *machine) says(r *running, state *hostwire.ServiceState) {
 		r.state.Output = "" // which 10,000 hosts need not keep here
 	}
 	r.service.counts.dirty = true
-	if state.State == goal.Failed && (before.State != goal.Failed || before.Goal != state.Goal || before.Attempt != state.Attempt) {
+	// A host that waits to try again under a later version says once more how the last try went.
+	if state.State == goal.Failed && (before.State != goal.Failed || before.Attempt != state.Attempt || before.Phase != state.Phase || before.Error != state.Error) {
 		m.failed(r, goal.Failure{Host: r.host.name, Version: state.Goal, Phase: state.Phase, Error: state.Error, Output: state.Output, At: m.now.UTC()})
 	}
 	m.heed(r)

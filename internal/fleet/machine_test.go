@@ -45,7 +45,6 @@ type testHost struct {
 	closed error
 	full   bool // takes nothing more
 	got    []hostwire.Message
-	goal   *goal.Goal
 }
 
 func newWorld(t *testing.T) *world {
@@ -489,7 +488,9 @@ func TestReports(t *testing.T) {
 		h := w.hosts[n]
 		h.state.Goal, h.state.Phase, h.state.Error, h.state.Output, h.state.Attempt = 7, "exec", "exit status 1", "no such file", 1
 		w.says(h, goal.Failed, stable, "")
-		w.says(h, goal.Failed, stable, "") // the same once more
+		h.state.Goal = 8
+		w.says(h, goal.Failed, stable, target) // the same, and it would try again
+		h.state.Goal = 7
 	}
 	told := map[string]bool{}
 	for i, want := range []int{8, 8, 4, 0} {
@@ -536,6 +537,7 @@ func TestStates(t *testing.T) {
 		{goal.Healthy, stable, "", false, goal.Waiting},
 		{goal.Healthy, stable, "", true, goal.Ready},
 		{goal.Ready, stable, target, false, goal.Ready},
+		{goal.Ready, stable, "", false, goal.Ready},
 		{goal.Healthy, target, "", false, goal.Healthy},
 		{goal.Waiting, "", "", false, goal.Waiting},
 		{goal.Switching, stable, "", false, goal.Switching},

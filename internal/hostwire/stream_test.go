@@ -18,7 +18,6 @@ import (
 // serving is an agent's side on loopback, until the test ends.
 type serving struct {
 	url     string
-	handle  func(ctx context.Context, s *Stream, h *Hello)
 	refused chan error
 	end     func()
 }
