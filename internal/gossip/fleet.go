@@ -489,7 +489,10 @@ func (g *Gossip) ReportCounts(counts ...goal.Counts) error {
 	return all
 }
 
-// AskRoster asks every agent for the hosts of a service; OnRoster has the answers. It does
+// hasHosts reports whether a member serves hosts.
+func hasHosts(m Member) bool { return m.Role == Agent && m.Fleet != 0 }
+
+// AskRoster asks every agent that serves hosts for those of a service; OnRoster has the answers. It does
 // not block. It returns the names of the agents that are asked.
 func (g *Gossip) AskRoster(service string) []string {
 	f := g.fleet
@@ -503,7 +506,7 @@ func (g *Gossip) AskRoster(service string) []string {
 		f.asked[service] = time.Now()
 	}
 	f.mu.Unlock()
-	names := g.namesOf(func(m Member) bool { return m.Role == Agent })
+	names := g.namesOf(hasHosts)
 	f.send(names, kindRosterOf, []byte(service))
 	return names
 }
@@ -515,7 +518,7 @@ func (f *fleet) wasAsked(service string) bool {
 	return ok && time.Since(at) <= rosterAskedFor
 }
 
-// HostsOf asks every agent for hosts of a service, and returns their answers once all have
+// HostsOf asks every agent that serves hosts for those of a service, and returns their answers once all have
 // answered or ctx has ended, and the agents that have not.
 func (g *Gossip) HostsOf(ctx context.Context, asked HostsQuestion) (answers []HostsAnswer, silent []Member, err error) {
 	asked.ID = rand.Uint64()
@@ -528,7 +531,7 @@ func (g *Gossip) HostsOf(ctx context.Context, asked HostsQuestion) (answers []Ho
 	}
 	f := g.fleet
 	q := &question{silent: make(map[string]bool), done: make(chan struct{})}
-	names := g.namesOf(func(m Member) bool { return m.Role == Agent })
+	names := g.namesOf(hasHosts)
 	if len(names) == 0 {
 		return nil, nil, nil
 	}

@@ -43,6 +43,7 @@ func inFleet(h *heardOf, hosts ...string) func(*Config) {
 			c.OnRoster = func(from Member, service string, hashes []uint32) { h.rosters <- fmt.Sprint(from.ID, service, hashes) }
 			return
 		}
+		c.Fleet = 1
 		c.OnGoal = func(wire []byte) error {
 			h.goals <- string(wire)
 			return nil
@@ -448,7 +449,9 @@ func TestFleetIsBounded(t *testing.T) {
 	log.line(t, "level=WARN", "message refused")
 	// Questions that nobody answers are bounded, and end.
 	ctx, cancel := context.WithCancel(t.Context())
-	s.roster.come(nodeOf(t, "silent", agent("silent", "b"), "127.0.0.1:9"))
+	silent := agent("silent", "b")
+	silent.Fleet = 1
+	s.roster.come(nodeOf(t, "silent", silent, "127.0.0.1:9"))
 	var waiting sync.WaitGroup
 	for range maxQuestions {
 		waiting.Go(func() {
