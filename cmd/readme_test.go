@@ -52,7 +52,7 @@ func TestHTTPExamples(t *testing.T) {
 
 	demo := startDemo(t, dir, build)
 	var lines []string
-	for _, heading := range []string{"Publish", "Look", "Limit how fast bytes pass", "Send a build before others", "Cancel, and send again", "Follow", "Health and metrics", "With an operator token"} {
+	for _, heading := range []string{"Publish", "Look", "Limit how fast bytes pass", "Send a build before others", "Cancel, and send again", "Have hosts run a build", "Follow", "Health and metrics", "With an operator token"} {
 		if len(blocks[heading]) == 0 {
 			t.Errorf("nothing to run under %q", heading)
 		}

@@ -40,6 +40,17 @@ var roles = map[string]operator.Role{
 	"POST /executions/{id}/retry":  operator.Publish,
 	"POST /executions/{id}/cancel": operator.Deploy,
 	"GET /audit":                   operator.Admin,
+
+	"GET /services":                     operator.View,
+	"GET /services/{name}":              operator.View,
+	"GET /services/{name}/deployments":  operator.View,
+	"GET /services/{name}/hosts":        operator.View,
+	"POST /services/{name}/deployments": operator.Deploy,
+	"POST /services/{name}/pause":       operator.Deploy,
+	"POST /services/{name}/resume":      operator.Deploy,
+	"POST /services/{name}/abort":       operator.Deploy,
+	"POST /services/{name}/rollback":    operator.Deploy,
+	"POST /services/{name}/skip":        operator.Deploy,
 }
 
 func (s *Seeder) handler() http.Handler {
@@ -83,6 +94,7 @@ func (s *Seeder) mux() (_ web.Protection, mux *web.Mux, all http.Handler) {
 	}
 	mux.HandleFunc("PUT "+uploadsPath, uploads)
 	mux.Costly("GET /audit", mux.Answer(s.getAudit))
+	s.serveServices(mux)
 	// ServeMux would clean the path of a key such as a//b or ../c, and redirect.
 	all = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r = s.cfg.Tracer.Incoming(r)

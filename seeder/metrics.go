@@ -185,7 +185,7 @@ func (s *Seeder) registry() *prometheus.Registry {
 		gossip.Collector(s.gossip), cache.Collector(s.cfg.Cache), swarm.Collector(s.swarm), ledger.Collector(s.cfg.Ledger), arrivals.Collector(s.cfg.Arrivals), limits.Collector(s.cfg.Limits),
 		m.ended, m.arrivals, m.failures, m.pulls, m.announcements, m.folded, m.pollFailures, m.lastPoll,
 		m.unread, m.unreadFailures,
-		collector{s},
+		collector{s}, serviceCollector{s.servicesView},
 	)
 	if s.cfg.Notify != nil {
 		r.MustRegister(notify.Collector(s.cfg.Notify))

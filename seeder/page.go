@@ -31,6 +31,7 @@ const (
 	membersValue   = "members"
 	badPeersValue  = "badPeers"
 	listedValue    = "listed/"
+	serviceValue   = "service/"
 	executionValue = "execution/"
 	swarmValue     = "swarm/"
 )
@@ -70,6 +71,37 @@ type listed struct {
 	High bool `json:"high,omitempty"` // it goes before others
 }
 
+// listedService is a service as the page's list shows it.
+type listedService struct {
+	Service string `json:"service"`
+	Target  string `json:"target,omitempty"` // its key
+	Stable  string `json:"stable,omitempty"`
+	// State is its newest deployment's, Wave which of how many is open, Reason what holds it
+	// up.
+	State  string         `json:"state,omitempty"`
+	Wave   int            `json:"wave,omitempty"`
+	Waves  int            `json:"waves,omitempty"`
+	Reason string         `json:"reason,omitempty"`
+	Hosts  api.HostCounts `json:"hosts"`
+}
+
+func listService(s *api.Service) listedService {
+	l := listedService{Service: s.Service, Hosts: s.Hosts, Reason: s.Error}
+	if s.Target != nil {
+		l.Target = s.Target.Key
+	}
+	if s.Stable != nil {
+		l.Stable = s.Stable.Key
+	}
+	if d := s.Deployment; d != nil {
+		l.State, l.Wave, l.Waves, l.Reason = d.State, d.Wave, len(d.Policy.Waves), cmp.Or(s.Error, d.Reason)
+		if l.Reason == "" && d.State == api.DeploymentGate && len(d.WaitsFor) > 0 {
+			l.Reason = "has still to arrive in " + strings.Join(d.WaitsFor, ", ")
+		}
+	}
+	return l
+}
+
 // state is what the page shows everybody.
 func (s *Seeder) state() iter.Seq2[string, any] {
 	return func(yield func(string, any) bool) {
@@ -88,6 +120,9 @@ func (s *Seeder) state() iter.Seq2[string, any] {
 		}) && yield(membersValue, gossip.View(s.gossip.Members())) && yield(badPeersValue, peerwire.View(s.swarm.BadPeers()))
 		for _, l := range shown {
 			ok = ok && yield(listedValue+l.ID, l)
+		}
+		for _, service := range s.servicesView().Services {
+			ok = ok && yield(serviceValue+service.Service, listService(&service))
 		}
 	}
 }

@@ -33,6 +33,17 @@ func TestRoles(t *testing.T) {
 
 		"POST /executions/{id}/cancel": operator.Deploy,
 
+		"GET /services":                     operator.View,
+		"GET /services/{name}":              operator.View,
+		"GET /services/{name}/deployments":  operator.View,
+		"GET /services/{name}/hosts":        operator.View,
+		"POST /services/{name}/deployments": operator.Deploy,
+		"POST /services/{name}/pause":       operator.Deploy,
+		"POST /services/{name}/resume":      operator.Deploy,
+		"POST /services/{name}/abort":       operator.Deploy,
+		"POST /services/{name}/rollback":    operator.Deploy,
+		"POST /services/{name}/skip":        operator.Deploy,
+
 		"POST /limits": operator.Admin,
 		"GET /audit":   operator.Admin,
 	}

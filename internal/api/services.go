@@ -219,10 +219,10 @@ type Deployments struct {
 
 // ServiceDeployRequest asks for a deployment. What the policy does not say is by default.
 type ServiceDeployRequest struct {
+	Policy
 	// Key names the build; SourceBucket is the seeder's global bucket where it is empty.
 	Key          string `json:"key"`
 	SourceBucket string `json:"sourceBucket,omitempty"`
-	Policy
 	// DryRun only says what would be done.
 	DryRun bool `json:"dryRun,omitempty"`
 }

@@ -51,6 +51,8 @@ type Options struct {
 	Regions, Unserved int
 	// AWS takes the place of the cloud's own settings; nil for those.
 	AWS *aws.Config
+	// NoServices: there are no tables of services.
+	NoServices bool
 	// Table is one that is there, for several clusters; empty for one of its own.
 	Table string
 	// SourceBuckets are those that POST /deploy may name beside the global bucket.
@@ -151,7 +153,9 @@ func Start(t testing.TB, cloud *cloudtest.Cloud, o Options) *Cluster {
 		c.cfg.Table = cloud.Table(t)
 	}
 	c.cfg.Arrivals = c.cfg.Table + "-arrivals"
-	c.cfg.Services = services.Names{Services: c.cfg.Table + "-services", Deployments: c.cfg.Table + "-deployments", Logs: c.cfg.Table + "-logs"}
+	if !o.NoServices {
+		c.cfg.Services = services.Names{Services: c.cfg.Table + "-services", Deployments: c.cfg.Table + "-deployments", Logs: c.cfg.Table + "-logs"}
+	}
 	if c.opts.Contract == nil {
 		c.opts.Contract = apitest.Load(t)
 	}

@@ -137,6 +137,7 @@ func TestContract(t *testing.T) {
 	a.ask(c.Seeder, "PUT", "/uploads/none.zip", "bytes", 404, "If-Match", `"0123"`)
 	a.ask(c.Seeder, "PUT", "/uploads/a.zip", "bytes", 501, "X-Amz-Acl", "private")
 	a.uploads()
+	a.services()
 
 	a.ask(c.Seeder, "GET", "/audit", "", 200)
 	a.ask(c.Seeder, "GET", "/audit?limit=0", "", 400)
@@ -148,7 +149,7 @@ func TestContract(t *testing.T) {
 	}
 	for _, o := range contract.Operations() {
 		method, path, status := operation(o)
-		path = strings.NewReplacer("{id}", opened, "{key}", "held.zip").Replace(path)
+		path = strings.NewReplacer("{id}", opened, "{key}", "held.zip", "{name}", "web").Replace(path)
 		switch status {
 		case "401":
 			to := closed.c.Seeder
@@ -201,6 +202,21 @@ func TestContract(t *testing.T) {
 	}
 	for _, what := range []string{"/cancel", "/retry"} {
 		loading.ask(loading.c.Seeder, "POST", "/executions/"+noID+what, "{}", 503)
+	}
+	none := caller{t, Start(t, cloud, Options{Regions: 1, Contract: contract, NoServices: true})}
+	none.ask(none.c.Seeder, "GET", "/services", "", 200)
+	for _, o := range contract.Operations() {
+		method, path, status := operation(o)
+		at := map[string]caller{"501": none, "503": loading}[status]
+		if at.c == nil || !strings.HasPrefix(path, "/services/") {
+			continue
+		}
+		body := map[string]string{"deployments": `{"key":"done.bin"}`, "skip": `{"region":"region-b"}`}[path[strings.LastIndex(path, "/")+1:]]
+		code := 501
+		if status == "503" {
+			code = 503
+		}
+		at.ask(at.c.Seeder, method, strings.ReplaceAll(path, "{name}", "web"), body, code)
 	}
 
 	for _, o := range contract.Unseen() {
@@ -333,4 +349,69 @@ type forbidden struct{ *testing.T }
 func (f forbidden) Read([]byte) (int, error) {
 	f.Error("a body that is too long was asked for")
 	return 0, io.EOF
+}
+
+// services asks for all about services but for those who may not, and for what is not
+// loaded.
+func (a caller) services() {
+	a.Helper()
+	seeder := a.c.Seeder
+	deploy := func(code int, body string) {
+		a.Helper()
+		a.ask(seeder, "POST", "/services/web/deployments", body, code)
+	}
+	deploy(200, `{"key":"done.bin","dryRun":true}`)
+	deploy(202, `{"key":"done.bin","bake":"0s","waves":["50%","100%"]}`) // which has no hosts
+	a.c.Until("a deployment without hosts is done", func() bool {
+		s, err := seeder.Service(a.Context(), "web")
+		return err == nil && s.Deployment.State == api.DeploymentDone
+	})
+	a.c.fleet(1, 2)
+	a.c.Until("the seeder knows who has hosts", func() bool {
+		hosts, err := seeder.Hosts(a.Context(), "web", "", 0)
+		return err == nil && hosts.All == 2
+	})
+	deploy(202, `{"key":"open.bin","gate":"all"}`) // which does not come to that region
+	deploy(409, `{"key":"open.bin"}`)
+	deploy(404, `{"key":"none.bin"}`)
+	for _, body := range []string{`{`, `{}`, `{"key":"done.bin","waves":["half"]}`, `{"key":"done.bin","bake":"soon"}`, `{"key":"done.bin","gate":"some"}`, `{"key":"done.bin","wave":1}`} {
+		deploy(400, body)
+	}
+	deploy(413, `{"key":"`+strings.Repeat("a", 1<<20)+`"}`)
+	a.ask(seeder, "GET", "/services", "", 200)
+	for _, path := range []string{"", "/deployments", "/hosts", "/hosts?state=failed&limit=1"} {
+		a.ask(seeder, "GET", "/services/web"+path, "", 200)
+		a.ask(seeder, "GET", "/services/none"+path, "", 404)
+	}
+	for _, path := range []string{"/services/A%20B", "/services/A/deployments", "/services/web/hosts?state=asleep", "/services/web/hosts?limit=0"} {
+		a.ask(seeder, "GET", path, "", 400)
+	}
+	waits := func() {
+		a.c.Until("the deployment waits for its region", func() bool {
+			s, err := seeder.Service(a.Context(), "web")
+			return err == nil && len(s.Deployment.WaitsFor) > 0 && s.Deployment.WaitsFor[0] == a.c.Regions[1]
+		})
+	}
+	waits()
+	region := `{"region":"` + a.c.Regions[1] + `"}`
+	for _, of := range []struct {
+		what, body string
+		code       int
+	}{
+		{"resume", "", 409}, {"skip", `{"region":"elsewhere"}`, 409}, {"pause", "", 200}, {"pause", "{}", 409}, {"resume", "{}", 200},
+		{"pause", `{"region":"x"}`, 400}, {"resume", `{"now":true}`, 400}, {"abort", `{"now":true}`, 400}, {"rollback", region, 400}, {"skip", "{}", 400}, {"skip", `{"region":"A B"}`, 400},
+		{"abort", "", 200}, {"abort", "", 409}, {"skip", region, 409},
+		{"", "", 0}, // deployed again
+		{"skip", region, 200}, {"rollback", `{"now":true}`, 200}, {"rollback", `{"now":true}`, 409},
+	} {
+		if of.what == "" {
+			deploy(202, `{"key":"open.bin"}`)
+			waits()
+			continue
+		}
+		a.ask(seeder, "POST", "/services/web/"+of.what, of.body, of.code)
+		if of.code != 400 {
+			a.ask(seeder, "POST", "/services/none/"+of.what, of.body, 404)
+		}
+	}
 }

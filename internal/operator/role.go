@@ -16,7 +16,8 @@ const (
 	// Publish brings builds into the global bucket, has them distributed, and sends again
 	// what has failed.
 	Publish
-	// Deploy decides over what is under way: it cancels executions, whoever published them.
+	// Deploy decides over what is under way and what services run: it cancels executions,
+	// whoever published them, and deploys, pauses, rolls back.
 	Deploy
 	// Admin changes how a daemon runs, and reads the record of changes.
 	Admin

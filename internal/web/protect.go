@@ -75,7 +75,7 @@ func (p Protection) Wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		who, refused := judge(r)
 		if changes(r.Method) {
-			a := &asked{ResponseWriter: w}
+			a := &asked{ResponseWriter: w, by: who.Name}
 			w, r = a, r.WithContext(context.WithValue(r.Context(), askedKey{}, a))
 			defer func() {
 				p.record(r, p.action(r), who, refused == nil || refused.Code == http.StatusForbidden && who.Name != "", a)

@@ -48,6 +48,7 @@ type asked struct {
 	status int
 	err    string
 	about  map[string]string
+	by     string
 }
 
 func (a *asked) WriteHeader(code int) {
@@ -85,6 +86,15 @@ func About(r *http.Request, name, value string) {
 		}
 		a.about[name] = value
 	}
+}
+
+// By is the name of the operator who asks for a change; empty where nobody is known by a
+// token or a certificate.
+func By(r *http.Request) string {
+	if a, ok := r.Context().Value(askedKey{}).(*asked); ok {
+		return a.by
+	}
+	return ""
 }
 
 // record writes down what has come of a request that was to change something. known says

@@ -21,6 +21,23 @@ type (
 	Rate          = api.Rate
 	Changes       = api.Changes
 	Change        = api.Change
+
+	Services              = api.Services
+	Service               = api.Service
+	ServiceBuild          = api.ServiceBuild
+	ServiceRegion         = api.ServiceRegion
+	HostCounts            = api.HostCounts
+	FailureGroup          = api.FailureGroup
+	Policy                = api.Policy
+	Deployment            = api.Deployment
+	Deployments           = api.Deployments
+	ServiceDeployRequest  = api.ServiceDeployRequest
+	ServiceDeployAnswer   = api.ServiceDeployAnswer
+	WavePlan              = api.WavePlan
+	ServiceCommandRequest = api.ServiceCommandRequest
+	ServiceCommandAnswer  = api.ServiceCommandAnswer
+	HostViews             = api.HostViews
+	HostView              = api.HostView
 )
 
 // StatusError is an answer that is not a success: its HTTP status, and the seeder's
@@ -36,4 +53,16 @@ const (
 	StateLanded      = api.StateLanded
 	StateFailed      = api.StateFailed
 	StateCancelled   = api.StateCancelled
+)
+
+// States of a Deployment; the last three are ends.
+const (
+	DeploymentGate     = api.DeploymentGate
+	DeploymentWave     = api.DeploymentWave
+	DeploymentBaking   = api.DeploymentBaking
+	DeploymentPaused   = api.DeploymentPaused
+	DeploymentBack     = api.DeploymentBack
+	DeploymentDone     = api.DeploymentDone
+	DeploymentStopped  = api.DeploymentStopped
+	DeploymentWentBack = api.DeploymentWentBack
 )

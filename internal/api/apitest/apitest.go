@@ -51,8 +51,14 @@ var load = sync.OnceValues(func() (*openapi3.T, error) {
 	if err := doc.Validate(loader.Context); err != nil {
 		return nil, err
 	}
-	for name, s := range doc.Components.Schemas {
-		if name != "Execution" { // to which DeployAnswer adds something
+	extended := make(map[*openapi3.Schema]bool) // others add something to them
+	for _, s := range doc.Components.Schemas {
+		for _, part := range s.Value.AllOf {
+			extended[part.Value] = true
+		}
+	}
+	for _, s := range doc.Components.Schemas {
+		if !extended[s.Value] {
 			closeObject(s.Value)
 		}
 	}

@@ -1,6 +1,6 @@
 // The seeder's page: the list of executions, and all about the one that is chosen by
 // the address (#executionId).
-import { $, Pace, ago, attribute, badPeers, bar, clock, connection, el, keyed, limits, members, percent, seconds, size, stage, text } from "./dom.js";
+import { $, Pace, ago, attribute, badPeers, bar, clock, connection, el, keyed, limits, members, percent, seconds, size, stage, table, text } from "./dom.js";
 import { Feed } from "./feed.js";
 import * as graph from "./graph.js";
 import * as pieces from "./pieces.js";
@@ -251,6 +251,17 @@ function again(f) {
   return s > 0 ? `Tried again in ${Math.ceil(s)} s.` : "Being tried again.";
 }
 
+// --- services
+
+function services() {
+  const rows = [...feed.under("service/")].map((s) => [s.service, s.target, s.stable,
+    s.state ? s.state + (s.wave ? `, wave ${s.wave} of ${s.waves}` : "") : "none",
+    String(s.hosts.total), String(s.hosts.target), String(s.hosts.switching), String(s.hosts.failed), s.reason]);
+  rows.sort((a, b) => (a[0] < b[0] ? -1 : 1));
+  $("services-section").hidden = rows.length === 0;
+  table($("services"), rows, (r) => r[0]);
+}
+
 // --- what a person can do
 
 async function change(what) {
@@ -342,6 +353,7 @@ function patched(changed) {
     members(feed.values.get("members"));
     learnNames(feed.values.get("members") || []);
   }
+  if ([...changed].some((n) => n.startsWith("service/"))) services();
   if (changed.has("badPeers")) badPeers(feed.values.get("badPeers"));
   showList();
   if ([...changed].some((n) => n === "members" || n.endsWith("/" + chosen()))) showDetail();

@@ -1,0 +1,74 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+)
+
+// Services lists all services, in order of name.
+func (c *Client) Services(ctx context.Context) (*Services, error) {
+	return call[Services](ctx, c, http.MethodGet, "/services", nil)
+}
+
+// Service returns one service: its goal, its newest deployment and what its hosts do.
+func (c *Client) Service(ctx context.Context, service string) (*Service, error) {
+	return call[Service](ctx, c, http.MethodGet, servicePath(service, ""), nil)
+}
+
+// Deployments lists a service's deployments, newest first.
+func (c *Client) Deployments(ctx context.Context, service string) (*Deployments, error) {
+	return call[Deployments](ctx, c, http.MethodGet, servicePath(service, "/deployments"), nil)
+}
+
+// Hosts asks for a service's hosts: those in a state, or all where it is empty; limit 0
+// for the server's own.
+func (c *Client) Hosts(ctx context.Context, service, state string, limit int) (*HostViews, error) {
+	q := make(url.Values)
+	if state != "" {
+		q.Set("state", state)
+	}
+	if limit > 0 {
+		q.Set("limit", strconv.Itoa(limit))
+	}
+	return call[HostViews](ctx, c, http.MethodGet, servicePath(service, "/hosts?"+q.Encode()), nil)
+}
+
+// DeployService begins a deployment, which goes on by itself. A *StatusError of 409 says
+// that another one is under way, or that another seeder was first.
+func (c *Client) DeployService(ctx context.Context, service string, r ServiceDeployRequest) (*ServiceDeployAnswer, error) {
+	return call[ServiceDeployAnswer](ctx, c, http.MethodPost, servicePath(service, "/deployments"), r)
+}
+
+// Pause has no further host switch, until Resume.
+func (c *Client) Pause(ctx context.Context, service string) (*ServiceCommandAnswer, error) {
+	return c.command(ctx, service, "/pause", ServiceCommandRequest{})
+}
+
+// Resume goes on with a deployment that is paused.
+func (c *Client) Resume(ctx context.Context, service string) (*ServiceCommandAnswer, error) {
+	return c.command(ctx, service, "/resume", ServiceCommandRequest{})
+}
+
+// Abort stops a deployment; hosts stay with what they run.
+func (c *Client) Abort(ctx context.Context, service string) (*ServiceCommandAnswer, error) {
+	return c.command(ctx, service, "/abort", ServiceCommandRequest{})
+}
+
+// Rollback has all hosts run the stable build again; now lifts the limit of those that
+// switch at a time.
+func (c *Client) Rollback(ctx context.Context, service string, now bool) (*ServiceCommandAnswer, error) {
+	return c.command(ctx, service, "/rollback", ServiceCommandRequest{Now: now})
+}
+
+// Skip has a deployment go on without a region.
+func (c *Client) Skip(ctx context.Context, service, region string) (*ServiceCommandAnswer, error) {
+	return c.command(ctx, service, "/skip", ServiceCommandRequest{Region: region})
+}
+
+func (c *Client) command(ctx context.Context, service, command string, r ServiceCommandRequest) (*ServiceCommandAnswer, error) {
+	return call[ServiceCommandAnswer](ctx, c, http.MethodPost, servicePath(service, command), r)
+}
+
+func servicePath(service, rest string) string { return "/services/" + url.PathEscape(service) + rest }
