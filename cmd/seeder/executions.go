@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -62,7 +63,7 @@ func called(c *cli.Context, name, argument string, flags ...string) string {
 		words = append(words, "--seeder", command.Quote(u))
 	}
 	for _, flag := range []string{"http-ca", "operator-token", "client-cert", "client-key"} {
-		if f := c.String(flag); f != "" && (name == "retry" || flag == "http-ca") {
+		if f := c.String(flag); f != "" && (flag == "http-ca" || slices.Contains([]string{"retry", "pause", "rollback"}, name)) {
 			words = append(words, "--"+flag, command.Quote(f))
 		}
 	}

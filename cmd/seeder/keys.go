@@ -39,6 +39,25 @@ func keys(meant func(*api.Execution) bool) command.Completer {
 	}
 }
 
+// serviceNames completes names of services.
+func serviceNames(ctx context.Context, flag func(string) string) []string {
+	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
+	defer cancel()
+	to, err := command.NewClient("seeder", flag("seeder"), flag)
+	if err != nil {
+		return nil
+	}
+	list, err := to.Services(ctx)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, s := range list.Services {
+		out = append(out, s.Service)
+	}
+	return out
+}
+
 func anyExecution(*api.Execution) bool { return true }
 func running(e *api.Execution) bool    { return !e.Ended() }
 

@@ -39,11 +39,19 @@ func app() *cli.App {
 		"ca":       caWords,
 		"keyring":  func(context.Context, func(string) string) []string { return keyringWords() },
 		"operator": operatorWords,
+		"deploy":   serviceNames,
+		"rollback": serviceNames,
+		"pause":    serviceNames,
+		"resume":   serviceNames,
+		"abort":    serviceNames,
+		"skip":     serviceNames,
+		"service":  serviceNames,
+		"hosts":    serviceNames,
 	}
 	return &cli.App{
 		Name:  "seeder",
-		Usage: "publish builds from the global bucket to every region",
-		Description: "Examples:\n\n  seeder publish build.zip\n  seeder status build.zip --watch\n\n" +
+		Usage: "publish builds from the global bucket to every region, and deploy them to the hosts of services",
+		Description: "Examples:\n\n  seeder publish build.zip\n  seeder status build.zip --watch\n  seeder deploy web build.zip\n\n" +
 			"Every command says more with --help; `seeder completion bash` makes a shell complete commands, flags and keys.",
 		Action: command.Unknown,
 		Commands: append([]*cli.Command{
@@ -53,6 +61,15 @@ func app() *cli.App {
 			statusCommand(),
 			cancelCommand(),
 			retryCommand(),
+			deployCommand(),
+			rollbackCommand(),
+			pauseCommand(),
+			resumeCommand(),
+			abortCommand(),
+			skipCommand(),
+			servicesCommand(),
+			serviceShowCommand(),
+			hostsCommand(),
 			limitsCommand(),
 			auditCommand(),
 			operatorCommand(),

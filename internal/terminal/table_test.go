@@ -69,6 +69,50 @@ func long() (*api.Executions, *api.Execution, *api.AgentStatus) {
 	return page, e, s
 }
 
+// longService is a service whose names, reasons and numbers are as long as they may be.
+func longService() *api.Service {
+	_, e, _ := long()
+	counts := api.HostCounts{Total: 100_000, Waiting: 10_000, Ready: 10_000, Switching: 10_000, Healthy: 50_000, Failed: 10_000, Absent: 5_000, Sick: 5_000, Target: 50_000}
+	b := &api.ServiceBuild{Key: e.Key, SourceBucket: e.SourceBucket, ExecutionID: e.ExecutionID, Size: 1 << 40}
+	d := &api.Deployment{
+		DeploymentID: e.ExecutionID, Service: strings.Repeat("service-", 7), State: api.DeploymentPaused, Reason: e.Error, Target: b, From: b, By: "operator-" + strings.Repeat("x", 50),
+		Policy: api.Policy{Waves: []string{"0.125%", "12.5%", "100%"}}, Wave: 2, StartedAt: began, Hosts: counts,
+	}
+	return &api.Service{
+		Service: d.Service, Version: 1_767_323_045, Issued: began, By: d.By, Target: b, Stable: b, Hosts: counts, Deployment: d, Error: e.Error,
+		Regions: []api.ServiceRegion{
+			{Region: strings.Repeat("region-", 9), Open: true, Share: 0.125, Roster: 100_000, Hosts: counts, CountedAt: &began},
+			{Region: "region-b", Skipped: true},
+		},
+		Failures: []api.FailureGroup{{Phase: "check", Error: e.Error, Hosts: 10_000, Example: strings.Repeat("host-", 12), Output: strings.Repeat("a line that goes on and on ", 20) + "\nport 80 is taken\n"}},
+	}
+}
+
+// TestServiceFrames: the bars of a service fit, too.
+func TestServiceFrames(t *testing.T) {
+	for _, width := range []int{20, 40, 60, 80, 120} {
+		for _, line := range serviceFrame(longService()).lines(width, 10, false) {
+			if n := runewidth.StringWidth(line); n >= width {
+				t.Errorf("%d columns of %d: %q", n, width, line)
+			}
+		}
+	}
+	var text strings.Builder
+	l := &serviceLines{lines: lines{w: &text, who: "seeder"}}
+	s := longService()
+	l.update(s, began)
+	l.update(s, began.Add(time.Second))
+	if n := strings.Count(text.String(), "\n"); n != 3 {
+		t.Errorf("%d lines of what has not changed:\n%s", n, &text)
+	}
+	l.update(s, began.Add(2*stillEvery))
+	s.Regions[0].Hosts.Target++
+	l.update(s, began.Add(2*stillEvery+time.Second))
+	if n := strings.Count(text.String(), "\n"); n != 3+3+1 || !strings.Contains(text.String(), "50001 of 100000") || !strings.Contains(text.String(), "nothing heard of its hosts") {
+		t.Errorf("%d lines:\n%s", n, &text)
+	}
+}
+
 // TestTablesFit: nothing is wrapped in a terminal of any width, what matters is there,
 // and what is short is whole.
 func TestTablesFit(t *testing.T) {
@@ -80,7 +124,17 @@ func TestTablesFit(t *testing.T) {
 		}{
 			"list":   {func(w io.Writer) error { return Executions(w, page) }, []string{"KEY", "IN_PROGRESS", "1 of 7", "…", "3.zip", "build.zip", "no agent serves", e.ExecutionID, "--after"}},
 			"status": {func(w io.Writer) error { return Execution(w, e) }, []string{"BUCKET", "downloading", "…", "-0 ", "-6 ", "100%", "PutObject", "error: landing"}},
-			"agent":  {func(w io.Writer) error { return AgentStatus(w, s) }, []string{"MEMBER", "alive", "BAD PEER", "corrupt", "BUILD", "99%", "build.zip", "downloading", "PutObject"}},
+			"services": {func(w io.Writer) error {
+				return Services(w, &api.Services{Services: []api.Service{*longService()}, Loading: true})
+			}, []string{"SERVICE", "FAILED", "…", "still reading"}},
+			"service": {func(w io.Writer) error { return Service(w, longService()) }, []string{"REGION", "ON TARGET", "FAILED", "…", "50000", "PutObject", "port 80"}},
+			"hosts": {func(w io.Writer) error {
+				return Hosts(w, &api.HostViews{All: 100_000, Unanswered: []string{"region-b"}, Hosts: []api.HostView{{Host: "host-" + strings.Repeat("long-", 10) + "1", Region: "region-a", State: api.HostSwitching, Error: longService().Error, SeenAt: &began}}})
+			}, []string{"HOST", "switching", "…", "PutObject", "100000", "region-b"}},
+			"plan": {func(w io.Writer) error {
+				return Plan(w, &api.ServiceDeployAnswer{Deployment: *longService().Deployment, Plan: []api.WavePlan{{Wave: 1, Share: "0.125%", Region: strings.Repeat("region-", 9), Hosts: 50_000}}})
+			}, []string{"WAVE", "0.125%", "50000"}},
+			"agent": {func(w io.Writer) error { return AgentStatus(w, s) }, []string{"MEMBER", "alive", "BAD PEER", "corrupt", "BUILD", "99%", "build.zip", "downloading", "PutObject"}},
 		} {
 			seen := inTerminal(t, width, c.show)
 			if wrapped := seen.Wrapped(); len(wrapped) > 0 && width >= 40 {
