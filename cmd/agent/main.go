@@ -35,12 +35,13 @@ func main() { os.Exit(command.Main(app())) }
 func app() *cli.App {
 	return &cli.App{
 		Name:  "agent",
-		Usage: "bring builds into a regional bucket, together with the other regions",
-		Description: "Examples:\n\n  agent run --help\n  agent status --watch\n\n" +
+		Usage: "bring builds into a regional bucket, together with the other regions, and from there to machines",
+		Description: "Examples:\n\n  agent run --help\n  agent status --watch\n  agent host --help\n\n" +
 			"Every command says more with --help; `agent completion bash` makes a shell complete commands and flags.",
 		Action: command.Unknown,
 		Commands: append([]*cli.Command{
 			runCommand(),
+			hostCommand(),
 			statusCommand(),
 			limitsCommand(),
 			command.Health("agent", "agent", defaultURL),

@@ -223,6 +223,9 @@ func documented(t *testing.T, seeder, agent scrape) {
 		if !strings.HasPrefix(cells[0], "| `landfall_") {
 			continue
 		}
+		if cells[len(cells)-1] == "host |" {
+			continue // package host has a test of its own
+		}
 		name := strings.Trim(cells[0], "| `")
 		if _, twice := rows[name]; twice || len(cells) != 6 {
 			t.Errorf("%s is documented twice, or its row lacks a cell", name)

@@ -1,0 +1,346 @@
+package host
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/url"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/fetch"
+	"github.com/landfall-dist/landfall/internal/goal"
+	"github.com/landfall-dist/landfall/internal/hostwire"
+	"github.com/landfall-dist/landfall/internal/retry"
+)
+
+const (
+	// usualRejoin is how long hosts that have lost their agent take, all of them, to come to
+	// the others: thousands at a moment would be more than those bear.
+	usualRejoin = 30 * time.Second
+	// usualHome is within which time a host goes back to the agent that is first in its
+	// order, so that all have about as many.
+	usualHome = 10 * time.Minute
+	// dialFirst and dialMax are between tries while no agent answers.
+	dialFirst, dialMax = time.Second, 30 * time.Second
+)
+
+// link is the host's stream to one of its region's agents.
+type link struct {
+	host  *Host
+	tls   *tls.Config
+	dirty chan struct{} // has a value when there is something to say
+
+	at atomic.Pointer[connected] // nil without a stream
+
+	mu     sync.Mutex // held for a few lines
+	agents []string   // learned from an agent
+	states map[string]hostwire.ServiceState
+	holds  map[string]hostwire.Holds
+}
+
+func newLink(h *Host) *link {
+	l := &link{host: h, dirty: make(chan struct{}, 1), states: make(map[string]hostwire.ServiceState), holds: make(map[string]hostwire.Holds)}
+	if h.cfg.Identity != nil {
+		l.tls = hostwire.ClientTLS(h.cfg.Identity)
+	}
+	return l
+}
+
+// say has the agent know how a service stands, and the next one in the hello.
+func (l *link) say(s hostwire.ServiceState) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.states[s.Service] = s
+	ask(l.dirty)
+}
+
+// has says how much of a build is here; none of it drops it from the hello.
+func (l *link) has(h hostwire.Holds) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.holds[h.ExecutionID] = h
+	ask(l.dirty)
+}
+
+// order is which agents are asked for a stream, the first before all: by rendezvous, so
+// that each agent has about as many hosts, and a host the same one after a restart. The one
+// that was lost is the last.
+func (l *link) order(lost string) []string {
+	l.mu.Lock()
+	agents := slices.Concat(l.agents, l.host.cfg.Agents)
+	l.mu.Unlock()
+	slices.Sort(agents)
+	agents = slices.Compact(agents)
+	rank := func(agent string) uint64 {
+		sum := sha256.Sum256([]byte(l.host.cfg.Name + "\x00" + agent))
+		return binary.BigEndian.Uint64(sum[:])
+	}
+	slices.SortFunc(agents, func(a, b string) int { return cmp.Compare(rank(a), rank(b)) })
+	if i := slices.Index(agents, lost); i >= 0 {
+		agents = append(slices.Delete(agents, i, i+1), lost)
+	}
+	return agents
+}
+
+// addrs is where the region's agents are, as host:port: they renew certificates.
+func (l *link) addrs() (addrs []string) {
+	for _, agent := range l.order("") {
+		if u, err := url.Parse(agent); err == nil && u.Host != "" {
+			addrs = append(addrs, u.Host)
+		}
+	}
+	return addrs
+}
+
+// connected is a stream, and to whom.
+type connected struct {
+	stream *hostwire.Stream
+	url    string
+	end    func() // of serving it
+	// states and holds are what the other side knows.
+	states map[string]hostwire.ServiceState
+	holds  map[string]hostwire.Holds
+}
+
+// run keeps a stream until ctx ends.
+func (l *link) run(ctx context.Context) {
+	wait := retry.Policy{First: dialFirst, Max: dialMax}
+	lost, try := "", 0
+	for ctx.Err() == nil {
+		c, err := l.dialAny(ctx, l.order(lost))
+		if err != nil {
+			try++
+			if ctx.Err() == nil {
+				l.host.warn("no agent takes this host's stream, what runs goes on", "error", err)
+			}
+			retry.Wait(ctx, wait.Delay(try))
+			continue
+		}
+		try = 0
+		for c != nil {
+			lost = c.url
+			c = l.serve(ctx, c)
+		}
+		retry.Wait(ctx, rand.N(l.host.cfg.rejoin))
+	}
+}
+
+// dialAny opens a stream to the first that takes it.
+func (l *link) dialAny(ctx context.Context, urls []string) (*connected, error) {
+	var all error
+	for _, url := range urls {
+		c, err := l.dial(ctx, url)
+		if err == nil {
+			return c, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		all = errors.Join(all, err)
+	}
+	return nil, all
+}
+
+func (l *link) dial(ctx context.Context, url string) (*connected, error) {
+	h := l.host
+	l.mu.Lock()
+	c := &connected{url: url, states: maps.Clone(l.states), holds: maps.Clone(l.holds)}
+	l.mu.Unlock()
+	hello := &hostwire.Hello{
+		Version: hostwire.Version, Host: h.cfg.Name, Start: h.start, Zone: h.cfg.Zone, Labels: h.cfg.Labels, PeerPort: h.peerPort(),
+	}
+	for _, name := range h.cfg.Services {
+		hello.Services = append(hello.Services, c.states[name])
+	}
+	for _, id := range slices.Backward(slices.Sorted(maps.Keys(c.holds))) { // the newest
+		if held := c.holds[id]; held.Segments > 0 && len(hello.Holds) < hostwire.MaxHolds {
+			hello.Holds = append(hello.Holds, held)
+		}
+	}
+	var err error
+	c.stream, err = hostwire.Dial(ctx, hostwire.DialConfig{URL: url, TLS: l.tls, Hello: hello})
+	return c, err
+}
+
+// serve takes what an agent says, and says what has changed, until the stream is over. It
+// returns the stream that takes its place, when home answers again; else nil.
+func (l *link) serve(ctx context.Context, c *connected) (next *connected) {
+	h := l.host
+	h.cfg.Logger.Info("stream to an agent", "agent", c.url)
+	ctx, cancel := context.WithCancel(ctx)
+	c.end = cancel
+	l.at.Store(c)
+	h.metrics.streams.Inc()
+	ask(l.dirty) // what has changed since the hello was written
+	var group sync.WaitGroup
+	group.Go(func() { l.send(ctx, c) })
+	group.Go(func() {
+		next = l.goHome(ctx, c.url)
+		cancel()
+	})
+	context.AfterFunc(ctx, c.stream.Close)
+	err := l.receive(c)
+	cancel()
+	c.stream.Close()
+	group.Wait()
+	l.at.Store(nil)
+	if next == nil {
+		if err != nil {
+			h.warn("stream to an agent is lost", "agent", c.url, "error", err)
+		} else {
+			h.cfg.Logger.Info("stream to an agent has ended", "agent", c.url)
+		}
+	}
+	return next
+}
+
+// another has the host ask another agent.
+func (l *link) another() {
+	if c := l.at.Load(); c != nil {
+		c.end()
+	}
+}
+
+// goHome waits until the agent that is first in the host's order takes a stream, and
+// returns it; nil when ctx ends first, or this is the first one.
+func (l *link) goHome(ctx context.Context, at string) *connected {
+	for retry.Wait(ctx, rand.N(l.host.cfg.home)+time.Millisecond) {
+		first := l.order("")[0]
+		if first == at {
+			continue
+		}
+		c, err := l.dial(ctx, first)
+		if err == nil {
+			return c
+		}
+		l.host.cfg.Logger.Debug("the agent that is first for this host does not answer", "agent", first, "error", err)
+	}
+	return nil
+}
+
+// send says what the agent does not know yet, whenever there is something.
+func (l *link) send(ctx context.Context, c *connected) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.dirty:
+		}
+		for _, m := range l.news(c) {
+			if err := c.stream.Send(m); err != nil {
+				if errors.Is(err, hostwire.ErrInvalid) {
+					l.host.warn("something about this host could not be said", "error", err)
+					continue
+				}
+				ask(l.dirty) // the next stream says it
+				return       // receive knows why
+			}
+		}
+	}
+}
+
+// news is what a stream's other side does not know, from now on taken as known. A later
+// version of the goal that changes nothing for the host is no news.
+func (l *link) news(c *connected) (all []hostwire.Message) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(l.holds)) {
+		now, told := l.holds[id], c.holds[id]
+		// The first segment, the last, and the end: between them nobody needs to know.
+		if now.Whole != told.Whole || (now.Segments > 0) != (told.Segments > 0) {
+			now.ExecutionID = id
+			all = append(all, &now)
+			c.holds[id] = now
+		}
+		if now.Segments == 0 && !now.Whole {
+			delete(l.holds, id)
+			delete(c.holds, id)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.states)) {
+		now, told := l.states[name], c.states[name]
+		if told.Goal = now.Goal; now != told {
+			all = append(all, &hostwire.State{ServiceState: now})
+		}
+		c.states[name] = now
+	}
+	return all
+}
+
+// receive takes messages until the stream is over; nil for an orderly end.
+func (l *link) receive(c *connected) error {
+	for {
+		m, err := c.stream.Receive()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = l.take(m)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// take does what a message says. Its error ends the stream.
+func (l *link) take(m hostwire.Message) error {
+	h := l.host
+	switch m := m.(type) {
+	case *hostwire.Welcome:
+		if err := h.toldRegion(m.Region); err != nil {
+			return err
+		}
+		l.mu.Lock()
+		l.agents = m.Agents
+		l.mu.Unlock()
+		h.wake()
+	case *hostwire.Neighbours:
+		h.fetch.Peers(peersOf(m.Peers, false), peersOf(m.Sources, true))
+	case *hostwire.Goal:
+		l.shelve(m.Wire)
+	case *hostwire.Beat:
+		l.shelve(m.Wire)
+	case *hostwire.Recipe:
+		h.stock.recipe(m)
+	case *hostwire.Leave:
+		if s := h.services[m.Service]; s != nil {
+			s.mayLeave(m)
+		}
+	default:
+		return fmt.Errorf("%w: a %T comes from no agent", hostwire.ErrInvalid, m)
+	}
+	return nil
+}
+
+// shelve keeps a goal or beat. One that cannot be believed, or is an old one, changes
+// nothing: agents pass on what others have signed.
+func (l *link) shelve(wire []byte) {
+	added, err := l.host.shelf.Add(wire)
+	switch {
+	case errors.Is(err, goal.ErrOld):
+		l.host.cfg.Logger.Debug("agent has an older goal than this host", "error", err)
+	case err != nil:
+		l.host.warn("goal not taken", "error", err)
+	case added:
+		l.host.wake()
+	}
+}
+
+// peersOf are hosts, or agents that hand out, as the fetcher names them.
+func peersOf(peers []hostwire.Peer, agents bool) (all []fetch.Peer) {
+	for _, p := range peers {
+		all = append(all, fetch.Peer{Name: p.Name, ID: p.ID, Agent: agents, Addr: p.Addr})
+	}
+	return all
+}
