@@ -17,6 +17,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/hostwire"
 	"github.com/landfall-dist/landfall/internal/identity"
+	"github.com/landfall-dist/landfall/internal/identity/ca"
 	"github.com/landfall-dist/landfall/internal/peerwire"
 	"github.com/landfall-dist/landfall/internal/swarm"
 )
@@ -29,6 +30,8 @@ type Fleet struct {
 	// Goals is the directory that keeps services' goals over a restart; empty for memory
 	// alone.
 	Goals string
+	// Authority renews hosts' certificates; nil where its key is not here.
+	Authority *ca.Authority
 }
 
 // close closes the listeners that there are.
@@ -81,6 +84,7 @@ func (a *Agent) openFleet(g *gossip.Config) error {
 		Agents:   a.fleetAgents,
 		Recipe:   a.hostRecipe,
 		PeerID:   peerwire.PeerID,
+		Renew:    a.renewHost(),
 		Report: func(counts []goal.Counts) {
 			if err := a.gossip.ReportCounts(counts...); err != nil {
 				cfg.Logger.Warn("counts of hosts not told to the seeders", "error", err)
@@ -101,6 +105,23 @@ func (a *Agent) openFleet(g *gossip.Config) error {
 		return a.hosts.Hosts(a.ctx(), q.Service, q.State, q.Limit)
 	}
 	return nil
+}
+
+// renewHost makes hosts' certificates; nil without their authority's key.
+func (a *Agent) renewHost() func(identity.Peer, []byte) ([]byte, error) {
+	authority := a.cfg.Fleet.Authority
+	if authority == nil {
+		return nil
+	}
+	return func(p identity.Peer, request []byte) ([]byte, error) {
+		pem, err := authority.RenewFor(p, request)
+		if err != nil {
+			a.cfg.Logger.Warn("certificate of a host not renewed", "id", p.ID.String(), "error", err)
+			return nil, err
+		}
+		a.cfg.Logger.Debug("certificate of a host renewed", "id", p.ID.String(), "fingerprint", p.Fingerprint.String())
+		return pem, nil
+	}
 }
 
 // swarmFleet is the swarm's listener for hosts; nil for none.

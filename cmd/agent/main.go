@@ -17,6 +17,7 @@ import (
 	"github.com/landfall-dist/landfall/agent"
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/identity"
+	"github.com/landfall-dist/landfall/internal/identity/ca"
 	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/terminal"
@@ -66,6 +67,7 @@ func runCommand() *cli.Command {
 			command.Switch("source-fallback", true, "read from the source bucket what no peer has had for 30s (needs s3:GetObject there)"),
 			command.Bool("allow-weak-store", "land in a store that lacks a guarantee, such as refusing a part with a wrong SHA-256"),
 			command.String("fleet-listen", "", "`ADDR` where the region's hosts have their streams, TCP, such as 10.0.0.1:7090; none are served without it"),
+			command.String("host-authority", "", "`DIR` with the key of the authority of this region's hosts (CA/regions/REGION of `seeder ca init`), by which they renew their certificates here"),
 			command.String("fleet-peers", "", "`ADDR` where builds are handed out to hosts, TCP (default: any port of --fleet-listen's address)"),
 			command.Int("land-parallel", agent.DefaultLandParallel, "parts uploaded at a time"),
 			command.Int("max-active", agent.DefaultMaxActive, "builds worked on at a time"),
@@ -136,10 +138,14 @@ func run(c *cli.Context) (err error) {
 		Version:        command.Version(),
 		Logger:         m.Logger,
 	}
+	authority, err := openHostAuthority(c, m.Identity)
+	if err != nil {
+		return err
+	}
 	if cfg.Fleet, err = listenForHosts(c); err != nil {
 		return err
 	}
-	cfg.Fleet.Goals = filepath.Join(m.DataDir, "goals")
+	cfg.Fleet.Goals, cfg.Fleet.Authority = filepath.Join(m.DataDir, "goals"), authority
 	if m.Identity != nil {
 		cfg.Signer = identity.Signer{Source: m.Identity}
 	}
@@ -149,6 +155,21 @@ func run(c *cli.Context) (err error) {
 		return err
 	}
 	return a.Run(c.Context)
+}
+
+// openHostAuthority opens the authority of the region's hosts, for an agent with this
+// identity; nil for none.
+func openHostAuthority(c *cli.Context, own *identity.Source) (*ca.Authority, error) {
+	dir := c.String("host-authority")
+	switch {
+	case dir == "":
+		return nil, nil
+	case own == nil:
+		return nil, errors.New("--host-authority renews certificates, and this agent speaks no TLS: give --tls, too")
+	case c.String("fleet-listen") == "":
+		return nil, errors.New("--host-authority is given and hosts have nowhere to connect: give --fleet-listen, too")
+	}
+	return ca.OpenRegion(dir, own.ID().Cluster, own.ID().Region, nil)
 }
 
 // listenForHosts opens the listeners that hosts use; none without --fleet-listen.

@@ -461,7 +461,7 @@ func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url strin
 		ac.Signer = identity.Signer{Source: own}
 	}
 	if cfg.Fleet {
-		if ac.Fleet, err = c.fleet(region, id); err != nil {
+		if ac.Fleet, err = c.fleet(region, id, own); err != nil {
 			return "", member{}, errors.Join(err, store.Close(), p.http.Close(), p.peers.Close())
 		}
 	}
@@ -473,9 +473,16 @@ func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url strin
 	return "http://" + p.http.Addr().String(), member{a.Run, func() error { security.Audit.Close(); return errors.Join(a.Close(), store.Close()) }}, nil
 }
 
-// fleet opens the listeners for hosts of an agent.
-func (c *Cluster) fleet(region, id string) (f agent.Fleet, err error) {
+// fleet opens the listeners for hosts of an agent, which renews their certificates where
+// the region has an authority for hosts.
+func (c *Cluster) fleet(region, id string, own *identity.Source) (f agent.Fleet, err error) {
 	f.Goals = filepath.Join(c.cfg.Dir, id, "goals")
+	if c.authority != nil && own != nil {
+		f.Authority, err = ca.OpenRegion(c.authority.RegionDir(region), own.ID().Cluster, region, nil)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return f, err
+		}
+	}
 	if f.Listener, err = listenOn(""); err != nil {
 		return f, err
 	}

@@ -60,6 +60,8 @@ type Config struct {
 	Recipe func(executionID string) (hostwire.Recipe, bool)
 	// PeerID is the peer id of a name in the swarm, for Host; nil where nobody asks.
 	PeerID func(name string) [20]byte
+	// Renew is hostwire.ServeConfig's.
+	Renew func(from identity.Peer, request []byte) ([]byte, error)
 	// Report gets what seeders are to be told; it must not wait.
 	Report func([]goal.Counts)
 	// MaxHosts defaults to DefaultMaxHosts.
@@ -118,7 +120,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 	group.Go(func() error {
 		return hostwire.Serve(ctx, hostwire.ServeConfig{
 			Listener: f.cfg.Listener, Identity: f.cfg.Identity, MaxStreams: f.cfg.MaxHosts,
-			Handle: f.stream, Refused: f.refuse, Slowed: f.slow, Counters: &f.passed, Logger: f.cfg.Logger,
+			Handle: f.stream, Renew: f.cfg.Renew, Refused: f.refuse, Slowed: f.slow, Counters: &f.passed, Logger: f.cfg.Logger,
 		})
 	})
 	group.Go(func() error {
