@@ -151,8 +151,8 @@ func TestMetrics(t *testing.T) {
 			`landfall_execution_progress_ratio{execution_id="` + e.ExecutionID + `",key="build.zip"}`: 1,
 			`landfall_pull_seconds_count`:                                                             1,
 			`landfall_source_read_bytes_total`:                                                        size,
-			`landfall_aws_calls_total{operation="Scan",service="DynamoDB"}`:                           1,
-			`landfall_aws_attempt_seconds_count{operation="Scan",service="DynamoDB"}`:                 1,
+			`landfall_aws_calls_total{operation="Scan",service="DynamoDB"}`:                           2,
+			`landfall_aws_attempt_seconds_count{operation="Scan",service="DynamoDB"}`:                 2,
 			`landfall_aws_attempt_errors_total{kind="throttled",operation="Scan",service="DynamoDB"}`: 0,
 		} {
 			if got, ok := seeder.samples[name]; !ok || got != want {
