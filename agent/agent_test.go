@@ -5,10 +5,13 @@ import (
 	"slices"
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/landfall-dist/landfall/internal/devcloud/cloudtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// cloud serves all tests of the process.
+var cloud *cloudtest.Cloud
+
+func TestMain(m *testing.M) { cloudtest.VerifyTestMain(m, &cloud) }
 
 func TestRendezvous(t *testing.T) {
 	ids := []string{"a", "b", "c", "d"}
