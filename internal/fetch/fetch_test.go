@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
@@ -29,6 +30,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/manifest/manifesttest"
 	"github.com/landfall-dist/landfall/internal/peerwire"
 	"github.com/landfall-dist/landfall/internal/swarm"
+	"github.com/landfall-dist/landfall/internal/swarm/badpeer"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -596,4 +598,35 @@ func eventually(t *testing.T, holds func() bool) {
 			t.Fatalf("not in %s", timeout)
 		}
 	}
+}
+
+// Neighbours that send noise, nothing, or another info dictionary hold a host up for a
+// moment; what it has at the end is the build.
+func TestBadNeighbours(t *testing.T) {
+	t.Parallel()
+	b := newBuildOf(t, 12, 4<<20)
+	a := newAgent(t, nil, "host")
+	a.has(t, b, 0)
+	var neighbours []Peer
+	for _, behaviour := range badpeer.Behaviours {
+		name, l := "bad-"+string(behaviour), listen(t)
+		p := &badpeer.Peer{Behaviour: behaviour, ID: peerwire.PeerID(name), InfoLength: b.known.SegmentShape(0).InfoLength()}
+		ctx, cancel := context.WithCancel(context.Background())
+		served := make(chan error, 1)
+		go func() { served <- p.Serve(ctx, l) }()
+		t.Cleanup(func() {
+			cancel()
+			if err := <-served; err != nil {
+				t.Error(err)
+			}
+		})
+		neighbours = append(neighbours, Peer{Name: name, ID: name, Addr: addrOf(l)})
+	}
+	h := newHost(t, nil, "host", t.TempDir(), nil)
+	h.Peers(neighbours, []Peer{a.peer})
+	got, err := h.Build(b.whole())
+	if err != nil {
+		t.Fatal(err)
+	}
+	arrive(t, got, b)
 }

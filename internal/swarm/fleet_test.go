@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/manifest/manifesttest"
 	"github.com/landfall-dist/landfall/internal/peerwire"
+	"github.com/landfall-dist/landfall/internal/swarm/badpeer"
 )
 
 // withFleet gives a node a listener for these hosts, and returns where it is.
@@ -393,4 +395,32 @@ func TestStandby(t *testing.T) {
 	if stats := a.Fleet(); stats.Handed != m.NumPieces() || stats.Second > 0 {
 		t.Errorf("%+v", stats)
 	}
+}
+
+// Hosts that say that they have what was handed to them, and pass nothing on, do not keep
+// another one from getting all of it.
+func TestHostsThatKeepToThemselves(t *testing.T) {
+	t.Parallel()
+	const size, liars = 4 << 20, 3
+	names := []string{"host"}
+	for i := range liars {
+		names = append(names, fmt.Sprint("liar-", i))
+	}
+	fleet, at := withFleet(t, 0, names...)
+	s, seeded, content, _ := seed(t, size, fleet)
+	if err := seeded.HandToHosts(handout.Place{Execution: "x"}, false); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var lying sync.WaitGroup
+	defer lying.Wait()
+	defer cancel()
+	for _, name := range names[1:] {
+		p := &badpeer.Peer{Behaviour: badpeer.Silent, ID: peerwire.PeerID(name), Claims: true}
+		lying.Go(func() { _ = p.Dial(ctx, at.Addr.String(), seeded.InfoHash()) })
+		eventually(t, func() bool { return p.Claimed() > 0 })
+	}
+	h := start(t, "host", t.TempDir(), nil)
+	finish(t, h.fetch(t, seeded, size, nil), content, *at)
+	t.Logf("%+v", s.Fleet())
 }
