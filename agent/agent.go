@@ -147,7 +147,8 @@ type Agent struct {
 	// process is another one for each start.
 	process string
 	store   *store
-	hosts   *hosts // nil where none are served
+	hosts   *hosts // nil where none are served, as kept is
+	kept    *kept
 	metrics *metrics
 	// seedersChanged asks whether the seeders still use the same table.
 	seedersChanged chan struct{}
@@ -249,6 +250,9 @@ func New(cfg Config) (_ *Agent, err error) {
 	if err != nil {
 		return nil, errors.Join(err, a.gossip.Close())
 	}
+	if a.kept, err = a.openKept(); err != nil {
+		return nil, errors.Join(err, a.gossip.Close(), a.swarm.Close())
+	}
 	return a, nil
 }
 
@@ -275,6 +279,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return web.Serve(ctx, a.cfg.HTTP, a.handler(), a.cfg.Logger) })
 	if a.hosts != nil {
 		group.Go(func() error { return a.runFleet(ctx) })
+		group.Go(func() error { return a.kept.run(ctx) })
 	}
 	group.Go(func() error { return a.tick(ctx) })
 	group.Go(func() error { return a.probe(ctx) })
@@ -349,6 +354,7 @@ func (a *Agent) announced(heard announce.Added) {
 			"bucket", ann.SourceBucket, "next", "give the agent its region's bucket with --bucket, or take this one out of --destinations")
 		return
 	}
+	a.kept.note(ann)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	key := ledger.Key{FileKey: ann.Key, SourceBucket: ann.SourceBucket}

@@ -32,6 +32,9 @@ type Fleet struct {
 	Goals string
 	// Authority renews hosts' certificates; nil where its key is not here.
 	Authority *ca.Authority
+	// Recipes is the directory that keeps what builds are made of over a restart; empty for
+	// memory alone: then they are read from the bucket.
+	Recipes string
 }
 
 // close closes the listeners that there are.
@@ -82,7 +85,7 @@ func (a *Agent) openFleet(g *gossip.Config) error {
 		Region:   cfg.Region,
 		Shelf:    shelf,
 		Agents:   a.fleetAgents,
-		Recipe:   a.hostRecipe,
+		Recipe:   func(id string) (hostwire.Recipe, bool) { return a.kept.recipe(id) },
 		PeerID:   peerwire.PeerID,
 		Renew:    a.renewHost(),
 		Report: func(counts []goal.Counts) {
@@ -162,6 +165,7 @@ func (a *Agent) ctx() context.Context {
 
 // runFleet serves hosts until ctx ends.
 func (a *Agent) runFleet(ctx context.Context) error {
+	a.keepBuilds()
 	for _, g := range a.hosts.shelf.Goals() {
 		a.passOn(g.Service, a.hosts.shelf.Wire(g.Service))
 	}
@@ -215,6 +219,7 @@ func (a *Agent) goal(wire []byte) error {
 	case *goal.Beat:
 		a.wantGoals(d)
 	}
+	a.keepBuilds()
 	a.passOn(service, wire)
 	a.hosts.Follow(a.ctx(), service)
 	return nil
@@ -279,24 +284,6 @@ func boundTo(l net.Listener, other netip.Addr) netip.Addr {
 
 // secure reports whether TLS is spoken with hosts.
 func (a *Agent) secure() bool { return a.cfg.TLS != "" && a.cfg.TLS != identity.Off }
-
-// hostRecipe is what is known of a build that hosts are to get.
-func (a *Agent) hostRecipe(executionID string) (hostwire.Recipe, bool) {
-	a.mu.Lock()
-	b := a.builds[executionID]
-	a.mu.Unlock()
-	if b == nil {
-		return hostwire.Recipe{}, false
-	}
-	s := b.seen.Load()
-	if s == nil || s.ann == nil {
-		return hostwire.Recipe{}, false
-	}
-	return hostwire.Recipe{
-		ExecutionID: executionID, Key: s.ann.Key, Size: s.ann.Size, Scheme: s.ann.Scheme,
-		PieceLength: s.ann.PieceLength, PartLength: s.ann.PartLength, InfoHashes: s.ann.InfoHashes, Sealed: s.ann.Sealed(),
-	}, true
-}
 
 // fleetStatus is what GET /status says of the hosts; nil where none are served.
 func (a *Agent) fleetStatus() *api.AgentFleet {

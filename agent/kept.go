@@ -13,13 +13,16 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/executionid"
 	"github.com/landfall-dist/landfall/internal/goal"
+	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/handout"
 	"github.com/landfall-dist/landfall/internal/hostwire"
 	"github.com/landfall-dist/landfall/internal/manifest"
@@ -58,6 +61,8 @@ type kept struct {
 	mu      sync.Mutex // held for no I/O
 	recipes map[string]*recipe
 	wanted  map[string]goal.Build // by executionId
+	// whole is how many of those are here in full.
+	whole atomic.Int64
 
 	// Of run's goroutine.
 	builds map[string]*keptBuild
@@ -311,6 +316,15 @@ func (k *kept) step(ctx context.Context, now time.Time, reading *sync.WaitGroup)
 			k.evict(0)
 		}
 	}
+	defer func() {
+		n := int64(0)
+		for _, b := range k.builds {
+			if !b.settled.IsZero() {
+				n++
+			}
+		}
+		k.whole.Store(n)
+	}()
 	for id, of := range wanted {
 		b := k.builds[id]
 		if b == nil {
@@ -320,13 +334,15 @@ func (k *kept) step(ctx context.Context, now time.Time, reading *sync.WaitGroup)
 		if now.Sub(b.settled) < settledFor {
 			continue
 		}
-		if whole := k.hand(b, known[id]); whole || k.busy(id) {
+		whole := k.hand(b, known[id])
+		if whole || k.busy(id) {
 			b.lackedAt = time.Time{}
-			if whole {
+			if b.settled = (time.Time{}); whole {
 				b.settled, b.wait = now, 0
 			}
 			continue
 		}
+		b.settled = time.Time{}
 		switch {
 		case b.lackedAt.IsZero():
 			b.lackedAt = now.Add(k.readBackAfter)
@@ -532,16 +548,51 @@ func (b *keptBuild) leave(handed func(manifest.InfoHash)) {
 	}
 }
 
-// goalBuilds are the builds that goals name, each once.
-func goalBuilds(goals []*goal.Goal) (builds []goal.Build) {
-	seen := make(map[string]bool)
-	for _, g := range goals {
+// openKept has builds be kept for hosts; nil where none are served.
+func (a *Agent) openKept() (*kept, error) {
+	if a.hosts == nil {
+		return nil, nil
+	}
+	return newKept(keptConfig{
+		dir: a.cfg.Fleet.Recipes, cache: a.cfg.Cache, swarm: a.swarm, bucket: a.cfg.Bucket, puller: a.puller,
+		busy: a.fetches, evict: a.evict, standby: a.standsBy, logger: a.cfg.Logger,
+	})
+}
+
+// keepBuilds has those builds be kept that goals name now.
+func (a *Agent) keepBuilds() {
+	var builds []goal.Build
+	for _, g := range a.hosts.shelf.Goals() {
 		for _, b := range []*goal.Build{&g.Target, g.Stable} {
-			if b != nil && b.ExecutionID != "" && !seen[b.ExecutionID] {
-				seen[b.ExecutionID] = true
+			if b != nil && b.ExecutionID != "" {
 				builds = append(builds, *b)
 			}
 		}
 	}
-	return builds
+	a.kept.keep(builds)
+}
+
+// fetches reports whether an execution is under way here, so that its build is on its way,
+// or is held.
+func (a *Agent) fetches(executionID string) bool {
+	a.mu.Lock()
+	b := a.builds[executionID]
+	over := b == nil || b.over
+	a.mu.Unlock()
+	if over {
+		return false
+	}
+	s := b.seen.Load()
+	return s == nil || s.member != nil || s.state != api.StateLanded && s.state != api.StateFailed
+}
+
+// standsBy reports whether another agent of the region hands a segment to hosts.
+func (a *Agent) standsBy(infohash manifest.InfoHash) bool {
+	var ids []string
+	for _, m := range a.gossip.Members() {
+		if m.Role == gossip.Agent && m.Region == a.cfg.Region && m.FleetPeers != 0 {
+			ids = append(ids, m.ID)
+		}
+	}
+	return slices.Contains(ids, a.cfg.Gossip.ID) && rendezvousRank(infohash.String(), a.cfg.Gossip.ID, ids) > 0
 }

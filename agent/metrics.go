@@ -61,7 +61,7 @@ func (a *Agent) registry() *prometheus.Registry {
 		}))
 	}
 	if a.hosts != nil {
-		r.MustRegister(fleet.Collector(a.hosts.Fleet))
+		r.MustRegister(fleet.Collector(a.hosts.Fleet), a.kept)
 	}
 	if a.cfg.AWSMetrics != nil {
 		r.MustRegister(a.cfg.AWSMetrics)

@@ -315,6 +315,7 @@ func (m *membership) know(ctx context.Context, s *segment) error {
 	}
 	s.entry = entry
 	m.mu.Unlock()
+	m.build.agent.kept.look()
 	base, _ := m.known.SegmentPieces(s.index)
 	s.download.subscribe(s, func(piece int, verified bool) {
 		m.build.move()

@@ -146,6 +146,7 @@ func run(c *cli.Context) (err error) {
 		return err
 	}
 	cfg.Fleet.Goals, cfg.Fleet.Authority = filepath.Join(m.DataDir, "goals"), authority
+	cfg.Fleet.Recipes = filepath.Join(m.DataDir, "recipes")
 	if m.Identity != nil {
 		cfg.Signer = identity.Signer{Source: m.Identity}
 	}

@@ -476,7 +476,7 @@ func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url strin
 // fleet opens the listeners for hosts of an agent, which renews their certificates where
 // the region has an authority for hosts.
 func (c *Cluster) fleet(region, id string, own *identity.Source) (f agent.Fleet, err error) {
-	f.Goals = filepath.Join(c.cfg.Dir, id, "goals")
+	f.Goals, f.Recipes = filepath.Join(c.cfg.Dir, id, "goals"), filepath.Join(c.cfg.Dir, id, "recipes")
 	if c.authority != nil && own != nil {
 		f.Authority, err = ca.OpenRegion(c.authority.RegionDir(region), own.ID().Cluster, region, nil)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
