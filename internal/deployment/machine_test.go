@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -565,37 +567,55 @@ func TestWaveCheck(t *testing.T) {
 	w.until(Done)
 }
 
-// commands × states: what each does, from each state.
+// tableOf reads what docs/fleet.md says that each command does in each state: state → command
+// → state, empty for refused.
+func tableOf(t *testing.T) map[string]map[string]string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "fleet.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var states []string
+	table := make(map[string]map[string]string)
+	for line := range strings.Lines(string(text)) {
+		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
+		for i := range cells {
+			cells[i] = strings.TrimSpace(cells[i])
+		}
+		switch {
+		case len(cells) > 1 && cells[0] == "" && cells[1] == "nothing yet":
+			states = cells[1:]
+			for _, state := range states {
+				table[state] = make(map[string]string)
+			}
+		case len(states) > 0 && len(cells) == len(states)+1 && strings.HasPrefix(cells[0], "`"):
+			for i, state := range states {
+				table[state][strings.Trim(cells[0], "`")] = strings.Trim(cells[i+1], "–")
+			}
+		}
+	}
+	if len(table) != 9 || len(table[Done]) != 7 {
+		t.Fatalf("docs/fleet.md has no table of commands and states: %v", table)
+	}
+	return table
+}
+
+// TestCommands has each command in each state do what docs/fleet.md says.
 func TestCommands(t *testing.T) {
-	const refused = ""
-	table := map[string]map[string]string{
-		"none":    {},
-		Gate:      {"pause": Paused, "abort": Stopped, "rollback": GoingBack, "skip": Gate},
-		Wave:      {"pause": Paused, "abort": Stopped, "rollback": GoingBack, "skip": Wave},
-		Baking:    {"pause": Paused, "abort": Stopped, "rollback": GoingBack, "skip": Wave},
-		Paused:    {"resume": Wave, "abort": Stopped, "rollback": GoingBack, "skip": Paused},
-		GoingBack: {"skip": GoingBack, "rollback now": GoingBack},
-		Stopped:   {"deploy": Gate, "rollback": GoingBack, "rollback now": GoingBack},
-		Done:      {"deploy": Gate, "rollback": GoingBack, "rollback now": GoingBack},
-		WentBack:  {"deploy": Gate},
-	}
-	table["none"]["deploy"] = Gate
-	for _, s := range []string{Gate, Wave, Baking, Paused} {
-		table[s]["rollback now"] = GoingBack
-	}
-	for state, does := range table {
-		for _, command := range []string{"deploy", "pause", "resume", "abort", "rollback", "rollback now", "skip"} {
+	const nothing = "nothing yet"
+	for state, does := range tableOf(t) {
+		for command, want := range does {
 			t.Run(state+"/"+command, func(t *testing.T) {
 				w := newWorld(t, Service{Name: "web", Version: 1, Completed: whole(1)}, map[string]int{"ra": 5, "rb": 5})
-				if state != "none" {
+				if state != nothing {
 					w.deploy(2, policy(t, func(p *Policy) { p.Bake = 10 * time.Second }))
 				}
 				to := func(state string) { w.until(state) }
-				if state != "none" && state != Gate {
+				if state != nothing && state != Gate {
 					w.land(2, "ra", "rb")
 				}
 				switch state {
-				case "none":
+				case nothing:
 				case Gate:
 					for range 3 {
 						w.turn()
@@ -617,7 +637,7 @@ func TestCommands(t *testing.T) {
 					to(state)
 				}
 				before := len(w.goals)
-				kind, now := strings.CutSuffix(command, " now")
+				kind, now := strings.CutSuffix(command, " --now")
 				if command == "deploy" {
 					w.step(Deploy{Ask: "x", ID: id(9), Target: build(9), Policy: policy(t, nil)})
 				} else {
@@ -627,11 +647,10 @@ func TestCommands(t *testing.T) {
 				wrote := w.pending != nil
 				w.write()
 				err, answered := w.answers["x"]
-				want := does[command]
 				switch {
 				case !answered:
 					t.Fatal("no answer")
-				case want == refused:
+				case want == "":
 					if !errors.Is(err, ErrState) || wrote && w.goals[len(w.goals)-1].By == "carol" {
 						t.Errorf("was not refused: %v", err)
 					}
