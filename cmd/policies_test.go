@@ -74,6 +74,8 @@ func TestPolicies(t *testing.T) {
 		as("seeder", "bin/seeder run --bucket global-builds --destinations region-a-builds,region-b-builds --signing-key seeder.key --data-dir s --poll 200ms &"),
 		"healthy bin/seeder health",
 		"bin/seeder publish testdata/builds/hello-1.0.0.zip --key last.zip",
+		"bin/seeder deploy web last.zip", // no agent serves hosts: done, 0 hosts
+		"bin/seeder service web",
 	)
 	out := shell(t, dir, script)
 	for name, g := range gates {
@@ -241,17 +243,22 @@ func newGate(t *testing.T, name, policy string) *gate {
 		FlushInterval: -1,
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c, err := callOf(r)
+		calls, err := callsOf(r)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		allowed := slices.ContainsFunc(g.statements, func(s statement) bool { return s.allows(c) })
-		g.mu.Lock()
-		g.used[c.action] = true
-		if !allowed {
-			g.refused[c.action+" on "+c.resource] = true
+		allowed := err == nil
+		var c call
+		for _, c = range calls {
+			ok := slices.ContainsFunc(g.statements, func(s statement) bool { return s.allows(c) })
+			g.mu.Lock()
+			g.used[c.action] = true
+			if !ok {
+				g.refused[c.action+" on "+c.resource] = true
+				allowed = false
+			}
+			g.mu.Unlock()
 		}
-		g.mu.Unlock()
 		if allowed {
 			proxy.ServeHTTP(w, r)
 			return
@@ -271,8 +278,38 @@ func newGate(t *testing.T, name, policy string) *gate {
 	return g
 }
 
-// callOf says which action of IAM a request is, and on what, by the Service Authorization
-// Reference of AWS.
+// callsOf says which actions of IAM a request is, and on what, by the Service Authorization
+// Reference of AWS: a transaction is each of its writes.
+func callsOf(r *http.Request) ([]call, error) {
+	if !strings.HasSuffix(r.Header.Get("X-Amz-Target"), ".TransactWriteItems") {
+		c, err := callOf(r)
+		return []call{c}, err
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	var in struct {
+		TransactItems []map[string]struct{ TableName string }
+	}
+	if err := json.Unmarshal(body, &in); err != nil || len(in.TransactItems) == 0 {
+		return nil, fmt.Errorf("a transaction of %d writes: %w", len(in.TransactItems), err)
+	}
+	var calls []call
+	for _, item := range in.TransactItems {
+		for write, of := range item {
+			action, ok := map[string]string{"Put": "PutItem", "Update": "UpdateItem", "Delete": "DeleteItem", "ConditionCheck": "ConditionCheckItem"}[write]
+			if !ok {
+				return nil, fmt.Errorf("a transaction with a %s: which action of IAM is that?", write)
+			}
+			calls = append(calls, call{action: "dynamodb:" + action, resource: "arn:aws:dynamodb:us-east-1:000000000000:table/" + of.TableName})
+		}
+	}
+	return calls, nil
+}
+
+// callOf is callsOf for what is one.
 func callOf(r *http.Request) (call, error) {
 	if target := r.Header.Get("X-Amz-Target"); target != "" {
 		body, err := io.ReadAll(r.Body)

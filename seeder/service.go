@@ -164,7 +164,7 @@ func (v *service) run(ctx context.Context) (next *service) {
 	}
 	next = v.newService(v.name, of)
 	v.services.put(next)
-	next.owner.Tell(deployment.Living{Agents: v.living()})
+	next.owner.Tell(v.livingNow())
 	return next
 }
 

@@ -133,7 +133,7 @@ func (s *Seeder) openService(name string, create bool) (*service, error) {
 	if v = s.beginService(s.newService(name, nil)); v == nil {
 		return nil, &web.Error{Code: http.StatusServiceUnavailable, Err: errEnding}
 	}
-	v.owner.Tell(deployment.Living{Agents: s.living()})
+	v.owner.Tell(s.livingNow())
 	return v, nil
 }
 

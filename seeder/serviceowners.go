@@ -27,6 +27,9 @@ import (
 const (
 	// beatInterval is how often the seeder says which goals are the newest.
 	beatInterval = time.Minute
+	// meetWithin is how long after its start a seeder may still be meeting agents: those that
+	// it remembers, or is given, it meets within a second or two.
+	meetWithin = 5 * time.Second
 	// maxBucketRegions bounds the buckets whose regions are remembered.
 	maxBucketRegions = 4 * goal.MaxRegions
 )
@@ -43,12 +46,14 @@ type serviceOwners struct {
 	// regions are those of the buckets that agents serve or have served.
 	regions map[string]string
 	soon    chan struct{} // has a value when a beat is due
+	// met is when the agents that there are should have been met.
+	met time.Time
 }
 
 func newServiceOwners() *serviceOwners {
 	return &serviceOwners{
 		owners: make(map[string]*service), why: errors.New("the table of services was not read yet"),
-		regions: make(map[string]string), soon: make(chan struct{}, 1),
+		regions: make(map[string]string), soon: make(chan struct{}, 1), met: time.Now().Add(meetWithin),
 	}
 }
 
@@ -228,10 +233,14 @@ func (s *Seeder) living() map[string][]string {
 	return out
 }
 
+func (s *Seeder) livingNow() deployment.Living {
+	return deployment.Living{Agents: s.living(), Until: s.services.met}
+}
+
 // livingChanged tells the owners which agents there are.
 func (s *Seeder) livingChanged() {
 	s.services.learn(s.gossip.Members())
-	living := deployment.Living{Agents: s.living()}
+	living := s.livingNow()
 	all, _ := s.services.all()
 	for _, v := range all {
 		v.owner.Tell(living)

@@ -32,8 +32,12 @@ type Command struct {
 	By  string
 }
 
-// Living are the agents that serve hosts, by region: all that there are now.
-type Living struct{ Agents map[string][]string }
+// Living are the agents that serve hosts, by region: all that there are now. Until then more
+// may be met, of a seeder that has just started.
+type Living struct {
+	Agents map[string][]string
+	Until  time.Time
+}
 
 // Landed says that an execution has landed in a region, and its composite SHA-256; without
 // a region only what that is.

@@ -42,6 +42,7 @@ type Machine struct {
 	held []Event  // commands that came meanwhile
 
 	living   map[string][]string
+	meeting  time.Time                     // until then more may be met
 	counts   map[string]map[string]counted // by region and agent
 	landed   map[string]bool               // of the target, by region
 	sha      string                        // the target's composite
@@ -105,7 +106,7 @@ func (m *Machine) Step(now time.Time, e Event) []Action {
 	case Command:
 		m.hold(e, e.Ask)
 	case Living:
-		m.living = e.Agents
+		m.living, m.meeting = e.Agents, e.Until
 	case Landed:
 		if d := m.s.Current; d != nil && e.ExecutionID == d.Target.ExecutionID {
 			if e.Region != "" {
@@ -354,6 +355,10 @@ func (m *Machine) fix() {
 	if m.gather.IsZero() {
 		m.gather = m.now
 	}
+	if m.now.Before(m.meeting) {
+		m.wait("agents are still being met")
+		return
+	}
 	late := m.now.Sub(m.gather) >= gatherFor
 	all := slices.Sorted(maps.Keys(m.living))
 	if lacking := m.ask(all); !late && (len(lacking) > 0 || len(all) == 0) {
@@ -486,6 +491,10 @@ func (m *Machine) wave() {
 	if m.timedOut(closed) {
 		return
 	}
+	if len(taking) == 0 && len(closed) > 0 { // those that had it were skipped
+		m.wait("waits for the build to land in %s", strings.Join(closed, ", "))
+		return
+	}
 	below, failed, settled, known := 0, 0, true, true
 	for _, name := range taking {
 		c := m.look(name)
@@ -585,14 +594,14 @@ func (m *Machine) look(name string) (s seen) {
 			m.missing[name] = m.now
 		}
 		if m.now.Sub(m.missing[name]) < SilentFor {
-			m.wait("%s of %s have not been heard of", hosts(unseen), name)
+			m.wait("not heard of in %s: %s", name, hosts(unseen))
 			return s
 		}
 		s.failed += unseen
 	}
 	s.settled = c.Healthy+c.Failed+c.Out >= c.Below
 	if !s.settled {
-		m.wait("%s of %s are still to switch", hosts(c.Below-c.Healthy-c.Failed-c.Out), name)
+		m.wait("still to switch in %s: %s", name, hosts(c.Below-c.Healthy-c.Failed-c.Out))
 	}
 	return s
 }

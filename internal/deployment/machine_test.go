@@ -60,6 +60,7 @@ type host struct {
 	goal    *goal.Goal
 	running string
 	fails   bool // to switch to anything but the build that is stable
+	slow    bool // does nothing yet
 	state   string
 }
 
@@ -133,7 +134,7 @@ func (w *world) restart() {
 	w.steps = append(w.steps, "restart")
 	w.pending, w.asked, w.checks = nil, false, nil
 	w.m = New(w.table.clone())
-	w.step(Living{w.living})
+	w.step(Living{Agents: w.living})
 }
 
 // hear brings an agent the goal of some index, and its hosts.
@@ -145,7 +146,7 @@ func (w *world) hear(a *agent, i int) {
 
 // move has a host do what its agent's goal says, one step.
 func (w *world) move(region, name string, a *agent, h *host) {
-	if a.goal == nil {
+	if a.goal == nil || h.slow {
 		return
 	}
 	if h.goal == nil || h.goal.Version < a.goal.Version {
@@ -299,7 +300,7 @@ func (w *world) until(state string) *Deployment {
 }
 
 func (w *world) deploy(n int, p Policy) {
-	w.step(Living{w.living})
+	w.step(Living{Agents: w.living})
 	w.step(Deploy{Ask: "deploy", ID: id(n), Target: build(n), Policy: p, By: "carol"})
 	w.write()
 	if err := w.answers["deploy"]; err != nil {
@@ -385,6 +386,21 @@ func TestFirst(t *testing.T) {
 	}
 }
 
+// TestMeeting has the regions found out only when agents had time to be met.
+func TestMeeting(t *testing.T) {
+	w := newWorld(t, Service{Name: "web"}, map[string]int{"ra": 1, "rb": 1})
+	until := w.now.Add(5 * time.Second)
+	w.step(Living{Agents: map[string][]string{"ra": {"a", "b"}}, Until: until})
+	w.step(Deploy{Ask: "deploy", ID: id(1), Target: build(1), Policy: policy(t, nil)})
+	w.turn()
+	w.turn()
+	w.step(Living{Agents: w.living, Until: until})
+	w.land(1, "ra", "rb")
+	if d := w.until(Done); len(d.Regions) != 2 || d.Ended.Before(until) {
+		t.Errorf("%+v", d.Regions)
+	}
+}
+
 // TestFailures stops, or goes back, beyond what may fail.
 func TestFailures(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -467,6 +483,24 @@ func TestGate(t *testing.T) {
 			t.Error("skipped a region of a deployment that was done")
 		}
 	})
+	t.Run("the only one that has it, skipped", func(t *testing.T) {
+		w := begin(t, func(p *Policy) { p.Gate, p.Bake = api.GateRegion, 30*time.Second })
+		w.step(Command{Kind: api.CommandSkip, Region: "ra"})
+		for range 200 {
+			w.turn()
+		}
+		if d := w.table.Current; d.State != Wave || d.Regions["rb"].Open {
+			t.Fatalf("%s, and the build has landed in no region: %+v", d.State, d.Regions)
+		}
+		w.land(2, "rb")
+		w.until(Done)
+	})
+	t.Run("cuts do not fall", func(t *testing.T) {
+		w := newWorld(t, Service{Name: "web", Version: 1, Completed: whole(1)}, map[string]int{"ra": 40})
+		w.deploy(2, policy(t, func(p *Policy) { p.Waves = []goal.Share{"50%", "10%", "100%"} }))
+		w.land(2, "ra")
+		w.until(Done) // which turn has checked
+	})
 	t.Run("all skipped", func(t *testing.T) {
 		w := begin(t, nil)
 		w.step(Command{Kind: api.CommandSkip, Region: "rb"})
@@ -495,19 +529,33 @@ func TestGate(t *testing.T) {
 // TestUnknown has no wave begin while an agent does not count, and nothing turn back.
 func TestUnknown(t *testing.T) {
 	w := newWorld(t, Service{Name: "web", Version: 1, Completed: whole(1)}, map[string]int{"ra": 6})
+	w.deploy(2, policy(t, func(p *Policy) { p.Bake = 40 * time.Second }))
+	w.land(2, "ra")
+	w.until(Baking)
+	silent := w.now
+	for range 60 { // both agents live and count nothing
+		w.now = w.now.Add(time.Second)
+		w.step(Tick{})
+		w.each(func(region, name string, a *agent) {
+			w.step(Roster{Region: region, Agent: name, Hashes: w.roster(a)})
+		})
+		w.write()
+	}
+	if d := w.table.Current; d.State != Wave || d.Wave != 1 || w.m.State() != Baking {
+		t.Fatalf("%s of wave %d, with counts of a minute ago", w.m.State(), d.Wave)
+	}
+	for range 5 {
+		w.turn()
+	}
+	if d := w.table.Current; d.Wave != 2 {
+		t.Fatalf("wave %d: it bakes anew %s after it was healthy, for counts that were not known", d.Wave, w.now.Sub(silent))
+	}
+	w = newWorld(t, Service{Name: "web", Version: 1, Completed: whole(1)}, map[string]int{"ra": 6})
 	w.deploy(2, policy(t, nil))
 	w.land(2, "ra")
 	w.until(Baking)
-	for range 60 { // both agents live and say nothing
-		w.now = w.now.Add(time.Second)
-		w.step(Tick{})
-		w.write()
-	}
-	if d := w.table.Current; d.State != Wave || d.Wave != 1 {
-		t.Fatalf("%s of wave %d, with counts of a minute ago", d.State, d.Wave)
-	}
 	w.living["ra"] = nil // nobody is there
-	w.step(Living{w.living})
+	w.step(Living{Agents: w.living})
 	for range 300 {
 		w.now = w.now.Add(time.Second)
 		w.step(Tick{})
@@ -517,7 +565,31 @@ func TestUnknown(t *testing.T) {
 		t.Fatalf("%s of wave %d without an agent: %v", d.State, d.Wave, w.m.Waits())
 	}
 	w.living["ra"] = []string{"a", "b"}
-	w.step(Living{w.living})
+	w.step(Living{Agents: w.living})
+	w.until(Done)
+}
+
+// TestSlow has a wave wait for each host whose turn it is.
+func TestSlow(t *testing.T) {
+	w := newWorld(t, Service{Name: "web", Version: 1, Completed: whole(1)}, map[string]int{"ra": 6})
+	slow := func(is bool) {
+		for _, a := range w.agents["ra"] {
+			for _, h := range a.hosts {
+				h.slow = is
+			}
+		}
+	}
+	slow(true)
+	w.deploy(2, policy(t, nil))
+	w.land(2, "ra")
+	w.until(Wave)
+	for range 300 {
+		w.turn()
+	}
+	if d := w.table.Current; d.Wave != 1 || w.m.State() != Wave || !slices.Contains(w.m.Waits(), "still to switch in ra: 1 host") {
+		t.Fatalf("%s of wave %d: %v", w.m.State(), d.Wave, w.m.Waits())
+	}
+	slow(false)
 	w.until(Done)
 }
 
@@ -694,10 +766,11 @@ func anyOrder(t *testing.T, r *rand.Rand) {
 		w.step(Deploy{Ask: "deploy", ID: id(n), Target: build(n), Policy: policy(t, func(p *Policy) {
 			p.Gate = []string{api.GateAll, api.GateRegion}[r.IntN(2)]
 			p.AutoRollback = r.IntN(2) == 0
+			p.Waves = [][]goal.Share{{"20%", "100%"}, {"50%", "60%", "100%"}}[r.IntN(2)]
 			p.MaxFailed = []goal.Share{"0", "20%"}[r.IntN(2)]
 		})})
 	}
-	w.step(Living{w.living})
+	w.step(Living{Agents: w.living})
 	deploy()
 	hosts := 100
 	for range 150 {
@@ -752,7 +825,7 @@ func anyOrder(t *testing.T, r *rand.Rand) {
 				maps.Copy(a.hosts, other.hosts)
 				clear(other.hosts)
 			}
-			w.step(Living{w.living})
+			w.step(Living{Agents: w.living})
 		default:
 			w.now = w.now.Add(time.Duration(r.IntN(4000)) * time.Millisecond)
 			w.step(Tick{})
@@ -760,7 +833,7 @@ func anyOrder(t *testing.T, r *rand.Rand) {
 		w.hold()
 	}
 	w.living = all
-	w.step(Living{w.living})
+	w.step(Living{Agents: w.living})
 	for range 600 {
 		w.land(n, "ra", "rb")
 		if w.asked = w.asked || r.IntN(10) == 0; w.table.Current != nil && w.table.Current.State == Paused {
