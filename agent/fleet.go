@@ -88,6 +88,11 @@ func (a *Agent) openFleet(g *gossip.Config) error {
 		Recipe:   func(id string) (hostwire.Recipe, bool) { return a.kept.recipe(id) },
 		PeerID:   peerwire.PeerID,
 		Renew:    a.renewHost(),
+		Near: func(list int, hosts []byte) {
+			if err := a.gossip.SendNear(list, hosts); err != nil {
+				cfg.Logger.Warn("hosts not told to the region's other agents", "error", err)
+			}
+		},
 		Report: func(counts []goal.Counts) {
 			if err := a.gossip.ReportCounts(counts...); err != nil {
 				cfg.Logger.Warn("counts of hosts not told to the seeders", "error", err)
@@ -104,6 +109,7 @@ func (a *Agent) openFleet(g *gossip.Config) error {
 	}
 	g.OnGoal = a.goal
 	g.OnRosterAsked = func(service string) []uint32 { return a.hosts.Roster(a.ctx(), service) }
+	g.OnNear = func(from gossip.Member, hosts []byte) error { return a.hosts.HearNear(a.ctx(), from.Name, hosts) }
 	g.OnHostsAsked = func(q gossip.HostsQuestion) (int, []api.HostView) {
 		return a.hosts.Hosts(a.ctx(), q.Service, q.State, q.Limit)
 	}
@@ -243,8 +249,8 @@ func (a *Agent) wantGoals(b *goal.Beat) {
 }
 
 // fleetAgents says where the region's agents have streams with hosts, this one first, and
-// where they hand builds out.
-func (a *Agent) fleetAgents() (urls []string, sources []hostwire.Peer) {
+// where they hand builds out; and what the others are called.
+func (a *Agent) fleetAgents() (urls []string, sources []hostwire.Peer, others []string) {
 	scheme := "http://"
 	if a.secure() {
 		scheme = "https://"
@@ -266,10 +272,11 @@ func (a *Agent) fleetAgents() (urls []string, sources []hostwire.Peer) {
 	for _, m := range members {
 		if m.Name != a.gossip.Name() && m.Role == gossip.Agent && m.Region == a.cfg.Region && m.Fleet != 0 {
 			add(m, m.Addr, m.Addr)
+			others = append(others, m.Name)
 		}
 	}
 	slices.SortFunc(sources, func(x, y hostwire.Peer) int { return strings.Compare(x.Name, y.Name) })
-	return urls, sources
+	return urls, sources, others
 }
 
 // boundTo is the one address that a listener is bound to, else the other.
@@ -291,7 +298,7 @@ func (a *Agent) fleetStatus() *api.AgentFleet {
 		return nil
 	}
 	v := a.hosts.View()
-	urls, _ := a.fleetAgents()
+	urls, _, _ := a.fleetAgents()
 	s := &api.AgentFleet{Hosts: v.Hosts, Connected: v.Connected, Agents: urls, Services: []api.AgentService{}}
 	if age, known, behind := a.hosts.shelf.Age(time.Now()); known {
 		seconds := age.Seconds()

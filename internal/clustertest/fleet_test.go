@@ -70,6 +70,14 @@ func TestGoalsReachHosts(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(stream.Close)
+	// A host at the other agent becomes its neighbour.
+	other, err := hostwire.Dial(t.Context(), hostwire.DialConfig{URL: c.cluster.FleetURLs[c.Regions[0]][0], Hello: &hostwire.Hello{
+		Version: hostwire.Version, Host: "host-2", Start: e.ExecutionID, PeerPort: 7001, Services: []hostwire.ServiceState{state},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(other.Close)
 	said := func(s, running, wants string) {
 		state.Goal, state.State, state.Running, state.Wants = g.Version, s, running, wants
 		if err := stream.Send(&hostwire.State{ServiceState: state}); err != nil {
@@ -92,7 +100,7 @@ func TestGoalsReachHosts(t *testing.T) {
 			got["goal"] = true
 			said(goal.Ready, "", e.ExecutionID)
 		case *hostwire.Neighbours:
-			got["neighbours"] = got["neighbours"] || len(m.Sources) == 2
+			got["neighbours"] = got["neighbours"] || len(m.Sources) == 2 && len(m.Peers) == 1 && m.Peers[0].ID == "host-2" && m.Peers[0].Addr.Port() == 7001
 		case *hostwire.Recipe:
 			t.Logf("%d segments, sealed: %v", m.InfoHashes.Len(), m.Sealed)
 		case *hostwire.Leave:
@@ -114,7 +122,7 @@ func TestGoalsReachHosts(t *testing.T) {
 	for _, a := range answers {
 		hosts += len(a.Hosts)
 	}
-	if err != nil || len(silent) != 0 || hosts != 1 {
+	if err != nil || len(silent) != 0 || hosts != 2 {
 		t.Errorf("hosts: %+v, silent %+v, %v", answers, silent, err)
 	}
 	status, err := second.AgentStatus(t.Context())

@@ -1,7 +1,8 @@
 // Package fleet is an agent's side of the hosts: the streams that they hold to it, what it
 // knows of each by what the host itself says, goals and beats passed down at once, recipes of
 // the builds that goals name, leave to switch so that not too many do at a time, who trades
-// with whom, and what seeders are told of all of them.
+// with whom, those of the region's other agents among them (near.go), and what seeders are
+// told of all of them.
 //
 // One goroutine owns it (machine.go); streams tell it what they hear and have an outbox for
 // what is to be said. It decides nothing about pieces, and what hosts run is the goals' to
@@ -54,9 +55,13 @@ type Config struct {
 	// Shelf has the goals and the beat.
 	Shelf *goal.Shelf
 	// Agents says at which URLs the region's agents have streams with hosts, this one among
-	// them, and where they hand builds out. It is asked once a second, as Recipe is for what
-	// is known of each build that a goal names: both must be short.
-	Agents func() (urls []string, sources []hostwire.Peer)
+	// them, where they hand builds out, and what the others are called as members. It is asked
+	// once a second, as Recipe is for what is known of each build that a goal names: both must
+	// be short.
+	Agents func() (urls []string, sources []hostwire.Peer, others []string)
+	// Near has the region's other agents get the newest of each of the Buckets lists of this
+	// one's hosts, of at most MaxBucket bytes, by HearNear; it must not wait. Nil for nobody.
+	Near   func(list int, hosts []byte)
 	Recipe func(executionID string) (hostwire.Recipe, bool)
 	// PeerID is the peer id of a name in the swarm, for Host; nil where nobody asks.
 	PeerID func(name string) [20]byte
@@ -186,8 +191,15 @@ func (f *Fleet) own(ctx context.Context) {
 
 // refresh asks for what others know.
 func (f *Fleet) refresh(m *machine) {
-	m.agents(f.cfg.Agents())
+	urls, sources, others := f.cfg.Agents()
+	m.agents(urls, sources)
+	m.forgetNear(others)
 	m.cook(f.cfg.Recipe)
+	if f.cfg.Near != nil {
+		for list, text := range m.nearLists() {
+			f.cfg.Near(list, text)
+		}
+	}
 }
 
 // tell has the machine do something. It waits while too much is to be done, and reports
@@ -231,6 +243,16 @@ func (f *Fleet) Follow(ctx context.Context, service string) {
 			m.cook(f.cfg.Recipe)
 		}
 	})
+}
+
+// HearNear takes what another agent of the region, by its name as a member, says of its
+// hosts.
+func (f *Fleet) HearNear(ctx context.Context, agent string, hosts []byte) error {
+	b, err := decodeBucket(hosts)
+	if err == nil {
+		f.tell(ctx, func(m *machine) { m.hearsNear(agent, b) })
+	}
+	return err
 }
 
 // Roster is the hashes of a service's hosts that were seen within the last minute, in order.

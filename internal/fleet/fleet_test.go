@@ -78,7 +78,7 @@ func newServed(t testing.TB, change ...func(*Config)) *served {
 	}
 	cfg := Config{
 		Listener: l, Region: "region-a", Shelf: shelf,
-		Agents: func() ([]string, []hostwire.Peer) { return []string{s.url}, nil },
+		Agents: func() ([]string, []hostwire.Peer, []string) { return []string{s.url}, nil, nil },
 		Recipe: func(string) (hostwire.Recipe, bool) { return hostwire.Recipe{}, false },
 		Report: s.report,
 		Logger: slog.New(slog.NewTextHandler(s.log, nil)),
@@ -290,7 +290,7 @@ func TestFailureIsToldAtOnce(t *testing.T) {
 func TestNeighboursAreTold(t *testing.T) {
 	source := hostwire.Peer{Name: "agent-1.x", ID: "agent-1", Addr: netip.MustParseAddrPort("127.0.0.1:7001")}
 	s := newServed(t, func(c *Config) {
-		c.Agents = func() ([]string, []hostwire.Peer) { return nil, []hostwire.Peer{source} }
+		c.Agents = func() ([]string, []hostwire.Peer, []string) { return nil, []hostwire.Peer{source}, nil }
 	})
 	var rs []*remote
 	for i := range 3 {

@@ -75,6 +75,9 @@ type running struct {
 	silent bool
 	// sourced: it gets builds from agents.
 	sourced bool
+	// far are neighbours that have their streams to other agents of the region.
+	far    []hostwire.Peer
+	hashed int64 // one more than its hash; 0 before it was asked for
 }
 
 // service is what is known of one.
@@ -119,6 +122,11 @@ type machine struct {
 	// sources are where the region's agents hand builds out.
 	sources []hostwire.Peer
 	recipes map[string]*recipe // by executionId
+	// near are hosts of the region's other agents, by agent and list; nearOut the lists of
+	// own hosts that have changed since they were told; ringsDue: one of either has.
+	near     map[string]map[int][]near
+	nearOut  map[int]bool
+	ringsDue bool
 	// due are hosts whose neighbours have changed.
 	due map[*host]struct{}
 	// now is the time of the event that is worked on.
@@ -137,7 +145,7 @@ func newMachine(region string, maxHosts int, rng *rand.Rand, warn func(string, .
 	return &machine{
 		region: region, maxHosts: maxHosts, rng: rng, warn: warn, named: func(string, string, bool) {},
 		hosts: make(map[string]*host), services: make(map[string]*service), recipes: make(map[string]*recipe),
-		due: make(map[*host]struct{}),
+		due: make(map[*host]struct{}), near: make(map[string]map[int][]near), nearOut: make(map[int]bool),
 	}
 }
 
@@ -211,6 +219,7 @@ func (m *machine) join(hello *hostwire.Hello, from netip.Addr, l link) {
 	for _, r := range before {
 		m.grant(r.service) // whose place may be free
 	}
+	m.tellsNear(h)
 	h.neighboursDue, h.toldNeighbours = true, nil
 	m.tellNeighbours(h)
 }
@@ -353,6 +362,7 @@ func (m *machine) forget(h *host) {
 		m.fillSources(r.service)
 	}
 	m.named(h.name, h.start, false)
+	m.tellsNear(h)
 	delete(m.hosts, h.name)
 	delete(m.due, h)
 }
@@ -502,6 +512,7 @@ func (m *machine) tick() {
 		m.lapse(s)
 		s.graph.repair()
 	}
+	m.rings()
 	for h := range m.due {
 		m.tellNeighbours(h)
 	}
@@ -514,6 +525,7 @@ func (m *machine) missing(h *host, lost time.Duration) {
 		if r.node != nil {
 			r.service.graph.remove(r.node)
 			r.node = nil
+			m.tellsNear(h)
 		}
 		if lost < silentFor || r.silent {
 			continue
@@ -543,9 +555,14 @@ func (m *machine) tellNeighbours(h *host) {
 		r.node.neighbours(func(other *host) {
 			if !seen[other] && other.addr.IsValid() && len(n.Peers) < hostwire.MaxPeers {
 				seen[other] = true
-				n.Peers = append(n.Peers, hostwire.Peer{Name: hostwire.NameOf(other.name, other.start), ID: other.name, Addr: other.addr})
+				n.Peers = append(n.Peers, peerOf(other.name, other.start, other.addr))
 			}
 		})
+		for _, p := range r.far {
+			if !slices.Contains(n.Peers, p) && len(n.Peers) < hostwire.MaxPeers {
+				n.Peers = append(n.Peers, p)
+			}
+		}
 	}
 	if sourced || len(n.Peers) == 0 { // who has no neighbours has nobody else
 		n.Sources = m.sources

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,6 +37,7 @@ const (
 	kindRoster   = 'T' // the service's length, the service, hashes of four bytes
 	kindHostsOf  = 'E' // JSON: HostsQuestion
 	kindHosts    = 'F' // JSON: hostsAnswer
+	kindNear     = 'N' // JSON: a list of lists of hosts, which the agents of a region tell each other
 )
 
 const (
@@ -73,7 +75,7 @@ var errBusy = errors.New("too much waits to be worked on")
 // isFleet reports whether a message is one about the fleet.
 func isFleet(kind byte) bool {
 	switch kind {
-	case kindGoals, kindWant, kindCounts, kindRosterOf, kindRoster, kindHostsOf, kindHosts:
+	case kindGoals, kindWant, kindCounts, kindRosterOf, kindRoster, kindHostsOf, kindHosts, kindNear:
 		return true
 	}
 	return false
@@ -248,6 +250,7 @@ func eachFrame(body []byte, f func(wire []byte) bool) error {
 type fleet struct {
 	g             *Gossip
 	goals, counts *mailing
+	near          *mailing
 	goalsIn, in   chan fleetMessage
 	goalBytes     atomic.Int64
 	bytes         atomic.Int64
@@ -282,6 +285,9 @@ func newFleet(g *Gossip) *fleet {
 	}
 	f.goals = newMailing(g, kindGoals, "goals not delivered yet, they are sent again", packFrames, func(m Member) bool {
 		return m.Role == Agent && (g.cfg.Role == Seeder || m.Region == g.cfg.Region)
+	})
+	f.near = newMailing(g, kindNear, "hosts not told to another agent of the region yet, they are sent again", packList, func(m Member) bool {
+		return g.cfg.Role == Agent && m.Role == Agent && m.Region == g.cfg.Region && m.Fleet != 0
 	})
 	f.counts = newMailing(g, kindCounts, "counts of hosts not delivered yet, they are sent again", packList, func(m Member) bool { return m.Role == Seeder })
 	return f
@@ -370,6 +376,19 @@ func (f *fleet) handle(m fleetMessage) error {
 			return fmt.Errorf("%s: %w", from.Name, err)
 		}
 		c.OnCounts(from, list)
+	case kindNear:
+		if c.OnNear == nil || from.Region != c.Region {
+			return nil
+		}
+		var lists []json.RawMessage
+		if err := json.Unmarshal(body, &lists); err != nil {
+			return fmt.Errorf("%s: hosts: %w", from.Name, err)
+		}
+		for _, hosts := range lists {
+			if err := c.OnNear(from, hosts); err != nil {
+				return fmt.Errorf("%s: %w", from.Name, err)
+			}
+		}
 	case kindRosterOf:
 		service := string(body)
 		if err := goal.CheckService(service); err != nil || c.OnRosterAsked == nil {
@@ -487,6 +506,15 @@ func (g *Gossip) ReportCounts(counts ...goal.Counts) error {
 		all = errors.Join(all, g.fleet.counts.put(c.Service, func(l *letter) { l.count(c) }))
 	}
 	return all
+}
+
+// SendNear has the other agents of the region that serve hosts get the newest of each list,
+// a JSON value, by OnNear. It does not block.
+func (g *Gossip) SendNear(list int, hosts []byte) error {
+	if len(hosts) > maxFleet/2 {
+		return fmt.Errorf("list %d of hosts: %d bytes, at most %d", list, len(hosts), maxFleet/2)
+	}
+	return g.fleet.near.put(strconv.Itoa(list), func(l *letter) { l.text = slices.Clone(hosts) })
 }
 
 // hasHosts reports whether a member serves hosts.
@@ -608,6 +636,7 @@ func (f *fleet) close() {
 	f.mu.Unlock()
 	f.goals.close()
 	f.counts.close()
+	f.near.close()
 	f.wg.Wait()
 }
 
@@ -670,6 +699,8 @@ func (v *vouching) fleetMessage(from identity.Peer, message []byte) error {
 		allowed = from.ID.Kind == identity.Seeder || allowed && v.g.cfg.Role == Agent && from.ID.Region == v.g.cfg.Region
 	case kindRosterOf, kindHostsOf:
 		allowed = from.ID.Kind == identity.Seeder
+	case kindNear:
+		allowed = allowed && v.g.cfg.Role == Agent && from.ID.Region == v.g.cfg.Region
 	}
 	if !allowed {
 		return fmt.Errorf("%s may not send %q", from.ID, kind)

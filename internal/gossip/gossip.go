@@ -156,6 +156,9 @@ type Config struct {
 	OnGoal        func(wire []byte) error
 	OnRosterAsked func(service string) []uint32
 	OnHostsAsked  func(HostsQuestion) (all int, hosts []api.HostView)
+	// OnNear is called for each list of hosts that another agent of the region tells, at an
+	// agent; the error says what is wrong with it. It shares the others' goroutine.
+	OnNear func(from Member, hosts []byte) error
 	// OnCounts and OnRoster are called for what agents say, at a seeder.
 	OnCounts func(from Member, counts []goal.Counts)
 	OnRoster func(from Member, service string, hashes []uint32)
@@ -433,6 +436,7 @@ func (g *Gossip) tellMembers(ctx context.Context) {
 		case <-g.changed:
 			g.fleet.goals.sync()
 			g.fleet.counts.sync()
+			g.fleet.near.sync()
 			if g.cfg.OnMembers != nil {
 				g.cfg.OnMembers()
 			}
