@@ -15,6 +15,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/goal"
 	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/seeder/client"
 )
 
@@ -285,5 +286,43 @@ func TestServicesThroughHTTP(t *testing.T) {
 	})
 	if _, err := json.Marshal(late.count()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestGoalReachesFleet: what is deployed over HTTP the agents that serve hosts know, whichever
+// way the membership speaks, and one that comes later, too. A service without hosts is done.
+func TestGoalReachesFleet(t *testing.T) {
+	for _, mode := range []identity.Mode{identity.Off, identity.Require} {
+		t.Run(string(mode), func(t *testing.T) {
+			c := Start(t, cloud, Options{Regions: 2, Fleet: true, TLS: mode})
+			c.Publish("hello-1.zip", content(1, 300_000))
+			answer, err := c.Seeder.DeployService(t.Context(), "web", client.ServiceDeployRequest{Key: "hello-1.zip", Policy: client.Policy{Bake: "0s"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var s *client.Service
+			c.Until("it is not done", func() bool {
+				s, err = c.Seeder.Service(t.Context(), "web")
+				return err == nil && s.Deployment.DeploymentID == answer.DeploymentID && s.Deployment.State == api.DeploymentDone
+			})
+			if s.Hosts.Total != 0 {
+				t.Errorf("hosts: %+v", s.Hosts)
+			}
+			knows := func(a *client.Client) func() bool {
+				return func() bool {
+					status, err := a.AgentStatus(t.Context())
+					return err == nil && status.Fleet != nil && slices.ContainsFunc(status.Fleet.Services, func(of api.AgentService) bool {
+						return of.Service == "web" && of.Version == s.Version
+					})
+				}
+			}
+			for i, a := range c.Agents {
+				c.Until(fmt.Sprint("agent ", i, " does not know the goal"), knows(a))
+			}
+			if mode == identity.Off {
+				late, _ := c.AddAgent(1, "late")
+				c.Until("who comes late does not know the goal", knows(late))
+			}
+		})
 	}
 }
