@@ -134,6 +134,8 @@ func run(t *testing.T, dir string, lines []string) {
 			script = append(script, line+" &", "healthy bin/seeder health --seeder "+listens(line, "127.0.0.1:7070"))
 		case strings.Contains(line, "agent run "):
 			script = append(script, line+" &", "healthy bin/agent health --agent "+listens(line, "127.0.0.1:7080"))
+		case strings.Contains(line, "agent host "):
+			script = append(script, line+" &", "healthy bin/agent health --agent "+listens(line, "127.0.0.1:7099"))
 		case strings.Contains(line, "s3 cp "):
 			key := filepath.Base(line)
 			script = append(script, line, "healthy bin/seeder status "+key, "bin/seeder status --watch "+key)
@@ -182,11 +184,11 @@ func listens(line, usual string) string {
 
 func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// startDemo starts the demo with a build, and returns when it is up.
-func startDemo(t *testing.T, dir, build string) *processtest.Process {
+// startDemo starts the demo with a build, and more flags, and returns when it is up.
+func startDemo(t *testing.T, dir, build string, flags ...string) *processtest.Process {
 	t.Helper()
 	demo, err := processtest.Start(processtest.Config{
-		Name: "landfall-dev", Log: filepath.Join(dir, "demo.log"), Dir: dir, Args: []string{filepath.Join(dir, "bin/landfall-dev"), "--publish", build},
+		Name: "landfall-dev", Log: filepath.Join(dir, "demo.log"), Dir: dir, Args: append([]string{filepath.Join(dir, "bin/landfall-dev"), "--publish", build}, flags...),
 	})
 	if err != nil {
 		t.Fatal(err)

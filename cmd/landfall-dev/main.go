@@ -35,12 +35,14 @@ func app() *cli.App {
 		Usage: "run all of Landfall on this machine",
 		Description: "Starts S3 and DynamoDB on " + cloudAddr + ", a seeder, and an agent for each region; with --publish, distributes a\n" +
 			"build and shows it arrive. Ctrl-C stops all of it; the data stay in --dir.\n\n" +
-			"Examples:\n\n  landfall-dev --publish build.zip\n  landfall-dev --regions eu,us,ap --publish build.zip --exit",
+			"Examples:\n\n  landfall-dev --publish build.zip\n  landfall-dev --regions eu,us,ap --publish build.zip --exit\n  landfall-dev --hosts 5 --publish build.zip",
 		Flags: slices.Concat([]cli.Flag{
 			command.String("dir", ".landfall", "`DIR` for all data"),
 			command.Strings("regions", "`NAME`,… of the regions (default region-a,region-b)"),
 			command.String("publish", "", "`FILE` to distribute at the start"),
 			command.Bool("exit", "end when the published build has arrived everywhere"),
+			command.Int("hosts", 0, "`NUMBER` of hosts in each region, with DIR/hosts/NAME/SERVICE/current each, for `seeder deploy`"),
+			command.Strings("services", "`NAME`,… of the services that hosts run (default web)"),
 			command.String("tls", "require", "where members show each other certificates, of an authority that it makes in --dir: off, prefer or require, as `MODE`"),
 		}, command.RateFlags(true), command.LogFlags()),
 		Action: demo,
@@ -115,6 +117,13 @@ func regionsOf(c *cli.Context) []string {
 	return []string{"region-a", "region-b"}
 }
 
+func servicesOf(c *cli.Context) []string {
+	if services := c.StringSlice("services"); len(services) > 0 {
+		return services
+	}
+	return []string{"web"}
+}
+
 func openCloud(listen, dir string, logger *slog.Logger) (*devcloud.Cloud, error) {
 	private.Umask() // the embedded S3 has modes of its own
 	return devcloud.New(devcloud.Config{Listen: listen, Dir: filepath.Join(dir, "cloud"), Logger: logger})
@@ -141,6 +150,9 @@ func demo(c *cli.Context) (err error) {
 		}
 	} else if c.Bool("exit") {
 		return command.Usagef("--exit goes with --publish")
+	}
+	if n := c.Int("hosts"); n < 0 || n > maxHosts {
+		return command.Usagef("--hosts is %d, expected 0 to %d", n, maxHosts)
 	}
 	limits, err := command.Rates(c)
 	if err != nil {
@@ -174,17 +186,19 @@ func demo(c *cli.Context) (err error) {
 		return err
 	}
 	s := &show{
-		out:     os.Stdout,
-		dir:     dir,
-		log:     logFile,
-		cloud:   cloud.URL(),
-		regions: regionsOf(c),
-		publish: publish,
-		exit:    c.Bool("exit"),
-		limits:  limits,
-		tls:     mode,
-		logger:  logger,
-		tracer:  tracer,
+		out:      os.Stdout,
+		dir:      dir,
+		log:      logFile,
+		cloud:    cloud.URL(),
+		regions:  regionsOf(c),
+		publish:  publish,
+		exit:     c.Bool("exit"),
+		hosts:    c.Int("hosts"),
+		services: servicesOf(c),
+		limits:   limits,
+		tls:      mode,
+		logger:   logger,
+		tracer:   tracer,
 	}
 	return s.run(c.Context, cloud.Run)
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/devcluster"
 	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/release"
 	"github.com/landfall-dist/landfall/internal/services"
 	"github.com/landfall-dist/landfall/internal/terminal"
 	"github.com/landfall-dist/landfall/internal/tracing"
@@ -44,6 +45,12 @@ const (
 	// thirdRegion is the one for which the demo has a line to paste, and a certificate.
 	thirdRegion = "region-c"
 
+	// firstHostPort is the HTTP port of the first region's first host, maxHosts bounds the
+	// hosts of a region: all are in this process.
+	firstHostPort, maxHosts = 7201, 100
+	// firstStreamPort is where the first region's agent has its hosts' streams.
+	firstStreamPort = 7091
+
 	// demoCommit is the commit that POST /builds finds in the demo.
 	demoCommit = "abc123"
 	// followInterval is how often the bars are brought up to date.
@@ -61,10 +68,13 @@ type show struct {
 	regions []string
 	publish string
 	exit    bool
-	limits  api.LimitsChange
-	tls     identity.Mode
-	logger  *slog.Logger
-	tracer  *tracing.Tracer
+	// hosts are in each region, and run services.
+	hosts    int
+	services []string
+	limits   api.LimitsChange
+	tls      identity.Mode
+	logger   *slog.Logger
+	tracer   *tracing.Tracer
 }
 
 func (s *show) config() devcluster.Config {
@@ -87,11 +97,16 @@ func (s *show) config() devcluster.Config {
 		SeederGossip: seederGossip,
 		SeederPeers:  seederPeers,
 		AgentHTTP:    func(i int) string { return fmt.Sprintf("127.0.0.1:%d", firstAgentPort+i) },
-		BuildSource:  source.String(),
-		Limits:       s.limits,
-		Tracer:       s.tracer,
-		Version:      command.Version(),
-		Logger:       s.logger,
+		Hosts: devcluster.Hosts{
+			PerRegion: s.hosts, Services: s.services, Hooks: release.Config{Unpack: true},
+			Streams: func(i int) string { return fmt.Sprintf("127.0.0.1:%d", firstStreamPort+i) },
+			HTTP:    func(i int) string { return fmt.Sprintf("127.0.0.1:%d", firstHostPort+i) },
+		},
+		BuildSource: source.String(),
+		Limits:      s.limits,
+		Tracer:      s.tracer,
+		Version:     command.Version(),
+		Logger:      s.logger,
 	}
 }
 
@@ -223,6 +238,7 @@ func (s *show) explain(c *devcluster.Cluster) {
 	p("  bin/seeder publish %s", build)
 	p("  bin/seeder list")
 	p("  bin/agent status")
+	s.explainHosts()
 	p("\nAdd a third region:")
 	bucket := devcluster.BucketOf(thirdRegion)
 	p("  bin/seeder init --bucket %s --destinations %s && bin/agent run --region %s --bucket %s --join %s --trust %s%s --listen 127.0.0.1:%d --data-dir %s",
@@ -233,6 +249,26 @@ func (s *show) explain(c *devcluster.Cluster) {
 	p("(without --to builds go on to the regions that this was started with: --regions)")
 	p("\nData: %s, log: %s", s.dir, s.log)
 	p("Ctrl-C stops all of it.")
+}
+
+// explainHosts prints how the hosts are told to run a build; nothing without them.
+func (s *show) explainHosts() {
+	if s.hosts == 0 {
+		return
+	}
+	p := func(format string, args ...any) { fmt.Fprintf(s.out, format+"\n", args...) }
+	key, first := "KEY", devcluster.HostOf(s.regions[0], 1)
+	if s.publish != "" {
+		key = command.Quote(filepath.Base(s.publish))
+	}
+	service := s.services[0]
+	p("\n%d hosts in each region run %s; have them run a build, look, and have them go back:", s.hosts, strings.Join(s.services, ", "))
+	p("  bin/seeder deploy %s %s --wave 20%%,100%% --bake 2s", service, key)
+	p("  bin/seeder service %s", service)
+	p("  bin/seeder hosts %s", service)
+	p("  ls -l %s", command.Quote(filepath.Join(s.config().HostDir(first), service, "current")+"/"))
+	p("  curl http://127.0.0.1:%d/status", firstHostPort)
+	p("  bin/seeder rollback %s", service)
 }
 
 // certified are the flags with which a region's agent shows its certificate.

@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -28,6 +29,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/call"
 	"github.com/landfall-dist/landfall/internal/gossip"
+	"github.com/landfall-dist/landfall/internal/host"
 	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/identity/ca"
 	"github.com/landfall-dist/landfall/internal/ledger"
@@ -68,8 +70,9 @@ type Config struct {
 	// each region, of those too that are Expected beside Regions: somebody else runs them.
 	TLS      identity.Mode
 	Expected []string
-	// Fleet has every agent serve hosts.
+	// Fleet has every agent serve hosts; so do Hosts.
 	Fleet bool
+	Hosts Hosts
 	// SeederHTTP, SeederGossip and SeederPeers are addresses; empty for any
 	// port of loopback.
 	SeederHTTP, SeederGossip, SeederPeers string
@@ -116,6 +119,8 @@ type Cluster struct {
 	AgentURLs []string
 	// FleetURLs are where the agents serve hosts, by region; empty without Config.Fleet.
 	FleetURLs map[string][]string
+	// Hosts are those of Config.Hosts.
+	Hosts []*host.Host
 
 	seeder  *member
 	members []member // the agents
@@ -186,6 +191,7 @@ func Ledger(cfg Config) *ledger.Ledger {
 // New opens the seeder's and the agents' ports. Buckets and table must be there.
 // On error nothing is left open.
 func New(ctx context.Context, cfg Config) (_ *Cluster, err error) {
+	cfg.Fleet = cfg.Fleet || cfg.Hosts.PerRegion > 0
 	c := &Cluster{cfg: cfg}
 	defer func() {
 		if err != nil {
@@ -219,7 +225,7 @@ func New(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 		c.AgentURLs = append(c.AgentURLs, url)
 		c.members = append(c.members, m)
 	}
-	return c, nil
+	return c, c.newHosts()
 }
 
 func signingKey(file string) (signing.Ed25519, error) {
@@ -386,11 +392,19 @@ func (cfg Config) security(dir string) (s web.Security, err error) {
 
 // limits are a new member's.
 func (cfg Config) limits(lands bool) (*limits.Limits, error) {
-	l, change := limits.New(lands), cfg.Limits
-	if !lands {
-		change.LandingRate = nil
+	l := limits.New(lands)
+	change := cfg.memberLimits()
+	if lands {
+		change.LandingRate = cfg.Limits.LandingRate
 	}
 	return l, l.Change(change)
+}
+
+// memberLimits are the limits of who lands nothing.
+func (cfg Config) memberLimits() api.LimitsChange {
+	change := cfg.Limits
+	change.LandingRate = nil
+	return change
 }
 
 // newNotifier is nil where nobody is to be told.
@@ -483,7 +497,11 @@ func (c *Cluster) fleet(region, id string, own *identity.Source) (f agent.Fleet,
 			return f, err
 		}
 	}
-	if f.Listener, err = listenOn(""); err != nil {
+	addr := ""
+	if i := slices.Index(c.cfg.Regions, region); i >= 0 && id == AgentOf(region) && c.cfg.Hosts.Streams != nil {
+		addr = c.cfg.Hosts.Streams(i)
+	}
+	if f.Listener, err = listenOn(addr); err != nil {
 		return f, err
 	}
 	if f.Peers, err = listenOn(""); err != nil {

@@ -48,15 +48,20 @@ func Certify(cfg Config) (*ca.Dir, call.Serves, error) {
 		if err := id.Check(); err != nil {
 			return nil, nil, fmt.Errorf("certificate of %s: %w", id.Name, err)
 		}
-		_, _, err := authority.Renew(cfg.IdentityOf(id.Name))
-		if errors.Is(err, fs.ErrNotExist) {
-			_, err = authority.Write(id, cfg.IdentityOf(id.Name))
-		}
-		if err != nil {
+		if err := certify(authority, id, cfg.IdentityOf(id.Name)); err != nil {
 			return nil, nil, err
 		}
 	}
-	return authority, serves, nil
+	return authority, serves, certifyHosts(cfg, authority)
+}
+
+// certify makes a certificate, a new one where there is one already.
+func certify(authority *ca.Dir, id identity.ID, dir string) error {
+	_, _, err := authority.Renew(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		_, err = authority.Write(id, dir)
+	}
+	return err
 }
 
 // secured reports whether members have certificates.
