@@ -16,6 +16,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/executionid"
 	"github.com/landfall-dist/landfall/internal/goal"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/owner"
 	"github.com/landfall-dist/landfall/internal/retry"
 	"github.com/landfall-dist/landfall/internal/services"
@@ -401,6 +402,10 @@ func (v *service) tell(n deployment.Notice) {
 	level := slog.LevelInfo
 	if d.State != deployment.Done {
 		level = slog.LevelWarn
+	}
+	event := map[string]string{deployment.Stopped: notify.DeploymentStopped, deployment.WentBack: notify.DeploymentWentBack}[d.State]
+	if v.cfg.Notify != nil && event != "" {
+		v.cfg.Notify.Send(notify.OfDeployment(event, v.name, d.ID, d.Target, d.Reason, n.At))
 	}
 	v.logger.Log(context.Background(), level, "deployment has ended", "deployment", d.ID, "key", d.Target.Key, "state", d.State, "reason", d.Reason)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -28,6 +29,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/goal"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/services"
 	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/internal/web"
@@ -44,6 +46,8 @@ type fleetWorld struct {
 	regions map[string]string // region → bucket
 	agents  map[string]*playedAgent
 	dir     string
+	notices chan notify.Notice
+	hook    string // URL
 	s       *Seeder
 	stop    func()
 }
@@ -68,6 +72,16 @@ func newFleetWorld(t *testing.T, hosts int) *fleetWorld {
 		global: cloud.Bucket(t), regions: map[string]string{"region-a": cloud.Bucket(t), "region-b": cloud.Bucket(t)},
 		agents: make(map[string]*playedAgent),
 	}
+	w.notices = make(chan notify.Notice, 100)
+	hook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		var n notify.Notice
+		if err := json.NewDecoder(r.Body).Decode(&n); err != nil {
+			t.Error(err)
+		}
+		w.notices <- n
+	}))
+	t.Cleanup(hook.Close)
+	w.hook = hook.URL
 	name := cloud.Table(t)
 	w.table = ledger.New(cloud.DynamoDB, name)
 	w.tables = services.New(cloud.DynamoDB, services.Names{Services: name + "-s", Deployments: name + "-d", Logs: name + "-l"}, time.Hour)
@@ -142,7 +156,16 @@ func (w *fleetWorld) start() {
 	for _, a := range w.agents {
 		join = append(join, a.g.Addr())
 	}
+	u, err := notify.ParseWebhook(w.hook)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	notifier, err := notify.New(notify.Config{Webhook: u, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	w.s, err = New(Config{
+		Notify: notifier,
 		Bucket: global, AWS: cloud.AWS, Ledger: w.table, Services: w.tables, Cache: store, Peers: listen(), HTTP: listen(),
 		Gossip: gossip.Config{Meta: gossip.Meta{ID: "seeder"}, Listen: "127.0.0.1:0", Join: join}, Signer: w.key,
 		Destinations: slices.Sorted(maps.Values(w.regions)), Poll: time.Hour, Suffix: ".zip", Version: "test", Logger: slog.New(slog.DiscardHandler),
@@ -373,6 +396,9 @@ func TestFailuresOfHosts(t *testing.T) {
 	w.land(r, "region-a", "region-b")
 	w.deploy(r, api.Policy{Waves: []string{"100%"}, Bake: "0s", MaxFailed: "0"})
 	w.until("it has stopped", w.is(deployment.Stopped))
+	if n := <-w.notices; n.Event != notify.DeploymentStopped || n.Service != "web" || n.Key != "web-1.zip" || !strings.Contains(n.Error, "failed") {
+		t.Errorf("told of %+v", n)
+	}
 	w.until("failures are shown", func() bool {
 		v, _ := w.s.serviceView("web")
 		return len(v.Failures) == 1 && v.Failures[0].Error == "exit status 1" && v.Failures[0].Output == "no such file" && v.Failures[0].Hosts > 0

@@ -5,20 +5,29 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/landfall-dist/landfall/internal/goal"
 	"github.com/landfall-dist/landfall/internal/ledger"
 )
 
-// DestinationFailed is the event of every notice.
-const DestinationFailed = "destination_failed"
+// Events of notices.
+const (
+	DestinationFailed = "destination_failed"
+	// DeploymentStopped and DeploymentWentBack: one of a service has ended otherwise than done.
+	DeploymentStopped  = "deployment_stopped"
+	DeploymentWentBack = "deployment_went_back"
+)
 
-// Notice says that a destination has failed. Its JSON is what receivers rely on:
-// fields may be added, not renamed.
+// Notice says that a destination has failed, or a deployment has not been done. Its JSON is
+// what receivers rely on: fields may be added, not renamed.
 type Notice struct {
 	Event        string `json:"event"`
 	ExecutionID  string `json:"executionId"`
 	Key          string `json:"key"`
 	SourceBucket string `json:"sourceBucket"`
-	// Bucket is the destination that has failed, and Error why.
+	// Service and Deployment are of a deployment alone.
+	Service    string `json:"service,omitempty"`
+	Deployment string `json:"deploymentId,omitempty"`
+	// Bucket is the destination that has failed, empty of a deployment; Error is why.
 	Bucket string `json:"bucket"`
 	Error  string `json:"error"`
 	// Time is when it failed, in UTC.
@@ -47,6 +56,16 @@ func Of(r *ledger.Record, bucket string) Notice {
 	}
 }
 
+// OfDeployment is the notice of a service's deployment that has ended in an event of these,
+// and the build that it was to bring.
+func OfDeployment(event, service, id string, build goal.Build, reason string, at time.Time) Notice {
+	return Notice{
+		Event: event, ExecutionID: build.ExecutionID, Key: build.Key, SourceBucket: build.SourceBucket,
+		Service: service, Deployment: id, Error: reason, Time: at.UTC(),
+		Landed: []string{}, Pending: []string{}, Failed: []string{},
+	}
+}
+
 // all copies a set; an empty one is [] in JSON, not null.
 func all(buckets []string) []string { return append([]string{}, buckets...) }
 
@@ -69,13 +88,20 @@ const (
 // subject says the notice in a line of printable ASCII. A key that is too long
 // keeps its end, which tells builds apart.
 func (n Notice) subject() string {
-	const before, between = "Landfall: ", " failed in "
-	room := max(len(cutMark), maxSubject-len(before)-len(between)-len(n.Bucket))
+	const before = "Landfall: "
+	between, where := " failed in ", n.Bucket
+	switch n.Event {
+	case DeploymentStopped:
+		between, where = " stopped in service ", n.Service
+	case DeploymentWentBack:
+		between, where = " went back in service ", n.Service
+	}
+	room := max(len(cutMark), maxSubject-len(before)-len(between)-len(where))
 	key := printable(n.Key)
 	if len(key) > room {
 		key = cutMark + key[len(key)-room+len(cutMark):]
 	}
-	s := before + key + between + printable(n.Bucket)
+	s := before + key + between + printable(where)
 	return s[:min(len(s), maxSubject)]
 }
 

@@ -1,8 +1,8 @@
 // Package notify tells people that a build did not reach a destination: each
 // notice goes to a webhook, to an SNS topic, or to both.
 //
-// There is one kind of notice: a destination has failed. The execution as a whole
-// gets none, for it says nothing new: an execution is FAILED when a destination
+// There are two kinds of notices: a destination has failed, and a service's deployment has
+// stopped or gone back. The execution as a whole gets none, for it says nothing new: an execution is FAILED when a destination
 // has failed and none is pending, so its failure was told when that destination's
 // was, with the buckets that had landed, were pending and had failed by then. A
 // notice that names no pending bucket is the one that ended the execution; where

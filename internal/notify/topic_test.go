@@ -8,10 +8,13 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+
+	"github.com/landfall-dist/landfall/internal/goal"
 )
 
 // topics speaks as much of SNS as Publish needs. The regions of configuration
@@ -142,6 +145,25 @@ func TestSubjects(t *testing.T) {
 		if got := (Notice{Key: c.key, Bucket: c.bucket}).subject(); got != c.want || len(got) > maxSubject {
 			t.Errorf("%d characters, %q, want %q", len(got), got, c.want)
 		}
+	}
+}
+
+// TestDeployments has what is said of a deployment that is not done.
+func TestDeployments(t *testing.T) {
+	build := goal.Build{Key: "web-2.zip", SourceBucket: "global-builds", ExecutionID: "01ARZ3NDEKTSV4RRFFQ69G5FAV"}
+	n := OfDeployment(DeploymentStopped, "web", "01K0Z4V5QW8TQ0H6Q9M3N7R2XD", build, "3 hosts of 9 have failed", time.Date(2026, 1, 2, 4, 4, 5, 0, time.FixedZone("", 3600)))
+	const want = `{"event":"deployment_stopped","executionId":"01ARZ3NDEKTSV4RRFFQ69G5FAV","key":"web-2.zip","sourceBucket":"global-builds",` +
+		`"service":"web","deploymentId":"01K0Z4V5QW8TQ0H6Q9M3N7R2XD","bucket":"","error":"3 hosts of 9 have failed","time":"2026-01-02T03:04:05Z",` +
+		`"landed":[],"pending":[],"failed":[]}`
+	if got := string(n.encode()); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	if got := n.subject(); got != "Landfall: web-2.zip stopped in service web" {
+		t.Error(got)
+	}
+	n.Event, n.Key = DeploymentWentBack, strings.Repeat("k", 1024)
+	if got := n.subject(); len(got) > maxSubject || !strings.HasSuffix(got, "k went back in service web") {
+		t.Error(got)
 	}
 }
 
