@@ -36,7 +36,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
-	timeout = 90 * time.Second
+	timeout = 3 * time.Minute
 	region  = "region-a"
 )
 
