@@ -227,24 +227,23 @@ func TestOpen(t *testing.T) {
 		t.Errorf("without a journal: %+v", st)
 	}
 	third.Close()
-	for what, spoil := range map[string]func() error{
-		"a journal of another's": func() error { return os.WriteFile(s.path("journal"), []byte(`{"version":1,"phase":"x"}`), 0o600) },
-		"a journal that is long": func() error { return os.WriteFile(s.path("journal"), make([]byte, maxJournal+1), 0o600) },
-		"current that leads away": func() error {
-			os.Remove(s.path("journal"))
-			os.Remove(s.path("current"))
-			return os.Symlink("/etc", s.path("current"))
-		},
-		"current that is no link": func() error { os.Remove(s.path("current")); return os.Mkdir(s.path("current"), 0o755) },
+	for _, c := range []struct {
+		what  string
+		spoil func() error
+	}{
+		{"a journal of another's", func() error { return os.WriteFile(s.path("journal"), []byte(`{"version":1,"phase":"x"}`), 0o600) }},
+		{"a journal that is long", func() error { return os.WriteFile(s.path("journal"), make([]byte, maxJournal+1), 0o600) }},
+		{"current that leads away", func() error {
+			return errors.Join(os.Remove(s.path("journal")), os.Remove(s.path("current")), os.Symlink("/etc", s.path("current")))
+		}},
+		{"current that is no link", func() error { return errors.Join(os.Remove(s.path("current")), os.Mkdir(s.path("current"), 0o755)) }},
 	} {
-		if err := spoil(); err != nil {
+		if err := c.spoil(); err != nil {
 			t.Fatal(err)
 		}
 		if s, err := Open(Config{Dir: dir, Service: "web", Logger: quiet()}); err == nil {
 			s.Close()
-			if what != "a journal of another's" && what != "a journal that is long" {
-				t.Errorf("%s is taken", what)
-			}
+			t.Errorf("%s is taken", c.what)
 		}
 	}
 }
