@@ -37,7 +37,7 @@ func deployCommand() *cli.Command {
 			command.String("wave", deployment.DefaultWaves, "`SHARE`,… of each region's hosts that run it after each wave: per cent or numbers of hosts; the last wave is all of them"),
 			command.Duration("bake", deployment.DefaultBake, "`TIME` for which a wave has to be healthy before the next"),
 			command.String("max-failed", string(deployment.DefaultMaxFailed), "`SHARE` of the hosts whose turn it is that may fail before it stops"),
-			command.String("max-unavailable", string(deployment.DefaultMaxUnavailable), "`SHARE` of a region's and zone's hosts that switch at a time"),
+			command.String("max-unavailable", string(deployment.DefaultMaxUnavailable), "`SHARE` of an agent's hosts, and of those in a zone, that switch at a time; each agent lets one switch at least"),
 			command.String("gate", deployment.DefaultGate, "`WHICH` regions must have the build before hosts switch: all, region (the host's own) or none"),
 			command.Duration("gate-timeout", 0, "`TIME` after which it stops where the gate is still closed; 0 for never"),
 			command.String("wave-check", "", "`URL` that is asked before each wave, with ?service=…&deployment=…&wave=…: a success lets it begin, anything else pauses the deployment"),
@@ -206,9 +206,6 @@ func rollback(c *cli.Context) error {
 			return explainService(c, err)
 		}
 		d := answer.Deployment
-		if !asJSON && answer.Hold+answer.Fetch > 0 {
-			fmt.Printf("%d hosts hold the stable build already, %d must fetch it\n", answer.Hold, answer.Fetch)
-		}
 		if d == nil || c.Bool("no-wait") {
 			return showService(answer, &answer.Service, asJSON)
 		}

@@ -86,7 +86,7 @@ func (f *fleet) start(t *testing.T) (url string) {
 		f.mu.Lock()
 		f.requests = append(f.requests, fmt.Sprintf("%+v", request))
 		f.mu.Unlock()
-		answer(w, 200, api.ServiceCommandAnswer{Service: next(), Hold: 9, Fetch: 1})
+		answer(w, 200, api.ServiceCommandAnswer{Service: next()})
 	})
 	s := httptest.NewServer(mux)
 	t.Cleanup(s.Close)
@@ -220,7 +220,7 @@ func TestServiceCommands(t *testing.T) {
 		{"abort web", []api.Service{at(api.DeploymentStopped, 1, 1, 0)}, 0, "stopped"},
 		{"skip web region-b", []api.Service{done}, 0, "{Region:region-b Now:false}"},
 		{"skip web", nil, 2, "skip takes a SERVICE and a REGION"},
-		{"rollback web --now", []api.Service{at(api.DeploymentBack, 1, 1, 0), back}, 0, "9 hosts hold the stable build already, 1 must fetch it"},
+		{"rollback web --now", []api.Service{at(api.DeploymentBack, 1, 1, 0), back}, 0, "went back"},
 		{"rollback web --now", []api.Service{at(api.DeploymentBack, 1, 1, 0), back}, 0, "{Region: Now:true}"},
 		{"rollback web", []api.Service{at(api.DeploymentBack, 1, 1, 0), failed}, 1, "web has not gone back everywhere: stopped"},
 		{"rollback web --no-wait", []api.Service{at(api.DeploymentBack, 1, 1, 0)}, 0, "going back"},

@@ -261,13 +261,8 @@ type ServiceCommandRequest struct {
 	Now bool `json:"now,omitempty"`
 }
 
-// ServiceCommandAnswer is the service after a command. Of a roll-back, Hold is how many
-// hosts hold the build already, and Fetch how many must get it.
-type ServiceCommandAnswer struct {
-	Service
-	Hold  int `json:"hold,omitempty"`
-	Fetch int `json:"fetch,omitempty"`
-}
+// ServiceCommandAnswer is the service after a command.
+type ServiceCommandAnswer struct{ Service }
 
 // HostViews are hosts of a service, in order of region and name.
 type HostViews struct {
