@@ -78,9 +78,11 @@ type Config struct {
 	// ArrivalsMark is a file that remembers over a restart that they do; empty for none. An
 	// agent that has one and no Memory yet is new, and takes it that they do.
 	ArrivalsMark string
-	// Signer signs arrivals; nil for nobody.
-	Signer arrivals.Signer
-	Cache  *cache.Cache
+	// Signer signs arrivals; nil for nobody. Checker checks those that others have signed;
+	// nil where seeders do not check them either.
+	Signer  arrivals.Signer
+	Checker arrivals.Checker
+	Cache   *cache.Cache
 	// Peers and HTTP are listeners; the agent closes them.
 	Peers, HTTP net.Listener
 	// Gossip's address, keys and members to join; role, region, bucket, ports,
@@ -207,7 +209,7 @@ func New(cfg Config) (_ *Agent, err error) {
 		downloads:      make(map[manifest.InfoHash]*download),
 	}
 	if cfg.Arrivals != nil {
-		a.rows = arrivals.NewRecords(cfg.Ledger, cfg.Arrivals, cfg.Bucket.Name(), cfg.Gossip.ID, a.process, cfg.Signer)
+		a.rows = arrivals.NewRecords(cfg.Ledger, cfg.Arrivals, cfg.Bucket.Name(), cfg.Gossip.ID, a.process, cfg.Signer, cfg.Checker)
 	}
 	// Before there is a memory: without one this agent is new.
 	if a.records, err = newRecords(cfg.Ledger, a.rows, cfg.ArrivalsMark, isNew(cfg.Memory)); err != nil {

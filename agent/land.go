@@ -60,6 +60,7 @@ func (b *build) read(ctx context.Context, ann *announce.Announcement, arrived bo
 		var there bool
 		if there, err = b.isThere(ctx, record, ann); err == nil && !there {
 			b.log().Warn("the table says that the build has arrived, and the bucket does not have it", "bucket", name)
+			a.records.untrue(b.key, b.id)
 			record = record.Without(name)
 		}
 	default:

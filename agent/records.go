@@ -114,6 +114,13 @@ func (r *records) Fail(ctx context.Context, key ledger.Key, executionID, bucket 
 	return r.now().Fail(ctx, key, executionID, bucket, result)
 }
 
+// untrue says that the bucket has not a build that has arrived there as its row says.
+func (r *records) untrue(key ledger.Key, executionID string) {
+	if r.byRows.Load() {
+		r.rows.Untrue(key, executionID)
+	}
+}
+
 // everywhere adds what other destinations' rows say, where there are any.
 func (r *records) everywhere(ctx context.Context, record *ledger.Record) (*ledger.Record, error) {
 	if !r.byRows.Load() || record.Status != ledger.InProgress {

@@ -16,7 +16,7 @@ import (
 func TestWhereArrivalsAreRecorded(t *testing.T) {
 	reads, older := gossip.Member{Meta: gossip.Meta{Arrivals: true}}, gossip.Member{}
 	items, table := ledger.New(nil, "T"), arrivals.New(nil, "R")
-	rows := arrivals.NewRecords(items, table, "b", "a", "p", nil)
+	rows := arrivals.NewRecords(items, table, "b", "a", "p", nil, nil)
 	type step struct {
 		seeders []gossip.Member
 		byRows  bool

@@ -15,6 +15,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/landfall-dist/landfall/agent"
+	"github.com/landfall-dist/landfall/internal/call"
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/identity/ca"
@@ -149,6 +150,9 @@ func run(c *cli.Context) (err error) {
 	cfg.Fleet.Recipes = filepath.Join(m.DataDir, "recipes")
 	if m.Identity != nil {
 		cfg.Signer = identity.Signer{Source: m.Identity}
+	}
+	if m.TLS == identity.Require { // else there are agents that sign nothing
+		cfg.Checker = call.Checker{Source: m.Identity, Serves: call.Serves{cfg.Region: {bucket.Name()}}}
 	}
 	// Names of addresses are looked up there.
 	a, err := command.Interruptible(c.Context, func() (*agent.Agent, error) { return agent.New(cfg) })

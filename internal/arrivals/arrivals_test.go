@@ -68,7 +68,7 @@ func (c *clock) pass(d time.Duration) {
 // of is the records of an agent of the bucket aaa, newly started.
 func (s *site) of(agent string) (*Records, *clock) {
 	c := &clock{at: noon}
-	r := NewRecords(s.items, s.table, "aaa", agent, ulid.Make().String(), nil)
+	r := NewRecords(s.items, s.table, "aaa", agent, ulid.Make().String(), nil, nil)
 	r.now = c.now
 	return r, c
 }
@@ -262,7 +262,7 @@ func TestFailureAndRetry(t *testing.T) {
 		t.Errorf("a failure counts over a success: %+v", r)
 	}
 	// The other destination's row completes it, for who must know without a seeder.
-	b := NewRecords(s.items, s.table, "bbb", "b", "p", nil)
+	b := NewRecords(s.items, s.table, "bbb", "b", "p", nil, nil)
 	if _, err := b.Arrive(t.Context(), e, "bbb", ledger.Result{Timestamp: noon, Bytes: 7}); err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +339,7 @@ func TestSigned(t *testing.T) {
 	s := newSite(t)
 	s.key.FileKey = strings.Repeat("k", 1024) // as long as a key can be
 	e := s.begin(t, "etag")
-	a := NewRecords(s.items, s.table, "aaa", "a", "p", signer{})
+	a := NewRecords(s.items, s.table, "aaa", "a", "p", signer{}, nil)
 	result := ledger.Result{Timestamp: time.Now(), Bytes: 7, Seconds: 1.23456, Agent: "a", Region: "r", SHA256: "s", ETag: `"e"`}
 	if _, err := a.Arrive(t.Context(), e, "aaa", result); err != nil {
 		t.Fatal(err)
@@ -363,6 +363,72 @@ func TestSigned(t *testing.T) {
 		if change(changed); changed.Verify(signer{}) == nil {
 			t.Errorf("%s: the signature holds", name)
 		}
+	}
+}
+
+// A row that says what is not so neither keeps a bucket from being landed in nor stands in
+// the way of the arrival that is: where the bucket was looked at, where the signature does
+// not hold, and where it is of an execution that nobody began.
+func TestUntrueArrivalsGiveWay(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		checker Checker
+		signer  Signer
+		// of is the execution that the false row names, found whether the bucket was looked at.
+		of    func(e *ledger.Record) string
+		found bool
+	}{
+		{name: "the bucket has it not", of: func(e *ledger.Record) string { return e.ExecutionID }, found: true},
+		{name: "not signed", checker: signer{}, signer: signer{}, of: func(e *ledger.Record) string { return e.ExecutionID }},
+		{name: "of an execution that nobody began", of: func(*ledger.Record) string { return ulid.Make().String() }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t)
+			e := s.begin(t, "etag")
+			lie := *e
+			lie.ExecutionID = c.of(e)
+			liar, _ := s.of("liar")
+			if _, err := arrive(t, liar, &lie, "sum"); err != nil {
+				t.Fatal(err)
+			}
+			a, _ := s.of("a")
+			a.checker, a.signer = c.checker, c.signer
+			get := func() *ledger.Record {
+				t.Helper()
+				r, err := a.Get(t.Context(), s.key)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return r
+			}
+			if r := get(); c.found {
+				if len(r.Successful) != 1 {
+					t.Fatalf("nobody has looked yet, and it does not count: %+v", r)
+				}
+				if err := take(t, a, e, "upload"); !errors.Is(err, ledger.ErrHeld) {
+					t.Fatalf("the landing of what has arrived: %v", err)
+				}
+				a.Untrue(s.key, e.ExecutionID)
+			}
+			if r := get(); len(r.Successful) > 0 {
+				t.Errorf("it counts: %+v", r)
+			}
+			if err := take(t, a, e, "upload"); err != nil {
+				t.Errorf("taking the landing: %v", err)
+			}
+			if result, err := arrive(t, a, e, "sum"); err != nil || result.Agent != "a" {
+				t.Errorf("%+v, %v", result, err)
+			}
+			if r := get(); len(r.Successful) != 1 || r.Results["aaa"].Agent != "a" {
+				t.Errorf("the arrival is %+v", r.Results)
+			}
+			// It is looked at anew: what was found is of the row that was there then.
+			b, _ := s.of("b")
+			b.checker = c.checker
+			if err := take(t, b, e, "upload"); !errors.Is(err, ledger.ErrHeld) {
+				t.Errorf("what has arrived is landed again: %v", err)
+			}
+		})
 	}
 }
 
@@ -443,7 +509,7 @@ func BenchmarkLandings(b *testing.B) {
 	const regions = 8
 	var agents []*Records
 	for i := range regions {
-		agents = append(agents, NewRecords(s.items, s.table, fmt.Sprintf("region-%d-builds", i), "a", "p", nil))
+		agents = append(agents, NewRecords(s.items, s.table, fmt.Sprintf("region-%d-builds", i), "a", "p", nil, nil))
 	}
 	at := time.Now()
 	for n := 0; b.Loop(); n++ {

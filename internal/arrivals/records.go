@@ -31,23 +31,25 @@ type Records struct {
 	table                  *Table
 	bucket, agent, process string
 	signer                 Signer
+	checker                Checker
 
 	// now is the clock by which beats stand still, interval the time between this process's
 	// own; tests have others.
 	now      func() time.Time
 	interval time.Duration
 
-	mu    sync.Mutex
-	seen  map[Place]*Row
-	beats beats
+	mu     sync.Mutex
+	seen   map[Place]*Row
+	untrue map[Place]int64 // versions of rows that the bucket does not bear out
+	beats  beats
 }
 
 // NewRecords returns the records of a bucket's agent; process is another for each start of
-// it. signer is nil without TLS.
-func NewRecords(items Items, table *Table, bucket, agent, process string, signer Signer) *Records {
+// it. signer is nil without TLS, and checker where arrivals need not be signed.
+func NewRecords(items Items, table *Table, bucket, agent, process string, signer Signer, checker Checker) *Records {
 	return &Records{
-		items: items, table: table, bucket: bucket, agent: agent, process: process, signer: signer,
-		now: time.Now, interval: beatInterval, seen: make(map[Place]*Row), beats: newBeats(),
+		items: items, table: table, bucket: bucket, agent: agent, process: process, signer: signer, checker: checker,
+		now: time.Now, interval: beatInterval, seen: make(map[Place]*Row), untrue: make(map[Place]int64), beats: newBeats(),
 	}
 }
 
@@ -60,7 +62,7 @@ func (r *Records) Get(ctx context.Context, key ledger.Key) (record *ledger.Recor
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	return row.Over(record), nil
+	return r.borneOut(row).Over(record), nil
 }
 
 // Everywhere adds to a record what the other destinations' rows say: with no seeder alive
@@ -98,6 +100,62 @@ func (r *Records) remember(row *Row) {
 		clear(r.seen)
 	}
 	r.seen[row.Place] = row
+}
+
+// Untrue says that this bucket has not the build whose arrival its row records, as it was
+// read last: that arrival counts no more, and gives way to a true one.
+func (r *Records) Untrue(key ledger.Key, executionID string) {
+	row := r.last(r.place(key))
+	if row == nil {
+		return
+	}
+	if _, ok := row.of(executionID); !ok {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.untrue) >= maxSeen {
+		clear(r.untrue)
+	}
+	r.untrue[row.Place] = row.version
+}
+
+// borneOut is a row without a success that does not count: one that Untrue was told of, and
+// one whose signature a seeder would refuse, such as that of an agent which was denied since.
+func (r *Records) borneOut(row *Row) *Row {
+	a := row.Arrival
+	if a == nil || !a.Success {
+		return row
+	}
+	r.mu.Lock()
+	version, untrue := r.untrue[row.Place]
+	r.mu.Unlock()
+	if untrue = untrue && version == row.version; !untrue && (r.checker == nil || row.Verify(r.checker) == nil) {
+		return row
+	}
+	c := *row
+	c.Arrival = nil
+	return &c
+}
+
+// doubt takes out of a row a success that does not count, and is ledger.ErrSuperseded where
+// the one that does is of an execution which began after this one. The item has that one
+// then: an execution that nobody began supersedes none.
+func (r *Records) doubt(ctx context.Context, row *Row, executionID string) error {
+	row.Arrival = r.borneOut(row).Arrival
+	a := row.Arrival
+	if a == nil || !a.Success || a.ExecutionID <= executionID {
+		return nil
+	}
+	item, err := r.items.Get(ctx, row.Key)
+	if err != nil {
+		return err
+	}
+	if item.ExecutionID < a.ExecutionID && item.Of(a.ExecutionID) == nil {
+		row.Arrival = nil
+		return nil
+	}
+	return superseded(executionID, a.ExecutionID)
 }
 
 // last is a row as it was read or written last; nil where that is not known.
@@ -147,9 +205,10 @@ func (r *Records) SetLanding(ctx context.Context, key ledger.Key, executionID, b
 	p := Place{Key: key, Bucket: bucket}
 	mine := ledger.Landing{Agent: r.agent, UploadID: l.UploadID, ExecutionID: executionID, Holder: r.process}
 	_, err := r.change(ctx, p, "landing", func(row *Row) (bool, error) {
-		if a := row.Arrival; a != nil && a.Success && a.ExecutionID > executionID {
-			return false, superseded(executionID, a.ExecutionID)
-		} else if a != nil && a.Success && a.ExecutionID == executionID {
+		if err := r.doubt(ctx, row, executionID); err != nil {
+			return false, err
+		}
+		if a, ok := row.of(executionID); ok && a.Success {
 			return false, fmt.Errorf("%w: it has arrived", ledger.ErrHeld)
 		}
 		held, ok := row.landings[executionID]
@@ -215,13 +274,11 @@ func (r *Records) end(ctx context.Context, p Place, a Arrival) (*Row, error) {
 		}
 	}
 	return r.change(ctx, p, "result", func(row *Row) (bool, error) {
-		if old := row.Arrival; old != nil && old.Success {
-			if old.ExecutionID > a.ExecutionID {
-				return false, superseded(a.ExecutionID, old.ExecutionID)
-			}
-			if old.ExecutionID == a.ExecutionID {
-				return false, nil
-			}
+		if err := r.doubt(ctx, row, a.ExecutionID); err != nil {
+			return false, err
+		}
+		if old, ok := row.of(a.ExecutionID); ok && old.Success {
+			return false, nil
 		}
 		row.end(&a)
 		return true, nil

@@ -2,6 +2,7 @@ package clustertest
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -16,12 +17,13 @@ import (
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/arrivals"
 	"github.com/landfall-dist/landfall/internal/devcluster"
+	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/ledger"
 )
 
 // records are those of an agent of a region that a test plays.
 func (c *Cluster) records(i int) *arrivals.Records {
-	return arrivals.NewRecords(c.Ledger, devcluster.Arrivals(c.cfg), c.Bucket(i), "played", "by a test", nil)
+	return arrivals.NewRecords(c.Ledger, devcluster.Arrivals(c.cfg), c.Bucket(i), "played", "by a test", nil, nil)
 }
 
 // Agents write rows of their own buckets, and the items of nobody.
@@ -66,28 +68,39 @@ func (w *itemWrites) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // An arrival that is not so does not count, and says why; the region gets the build all the
-// same, and its agent does not believe its row either.
+// same, in one part or several, and its agent does not believe its row either. With TLS it
+// is not even signed.
 func TestArrivalThatIsNotSo(t *testing.T) {
-	log := &lines{}
-	c := Start(t, cloud, Options{Regions: 2, Unserved: 1, Log: log})
-	b := content(1, 100_000)
-	c.Put("build.bin", b, nil)
-	id := c.Deploy("build.bin").ExecutionID
-	c.Until("the first region has it", func() bool { return slices.Contains(c.Record("build.bin").Successful, c.Bucket(0)) })
-	r := c.Record("build.bin")
-	lie := ledger.Result{Timestamp: time.Now(), Bytes: r.Size, SHA256: r.SHA256, Region: c.Regions[1], Agent: "played"}
-	if _, err := c.records(1).Arrive(t.Context(), r, c.Bucket(1), lie); err != nil {
-		t.Fatal(err)
-	}
-	c.Until("it is said that it does not count", func() bool { return len(log.of("an arrival does not count")) > 0 })
-	if r := c.Record("build.bin"); slices.Contains(r.Successful, c.Bucket(1)) {
-		t.Error("it counts")
-	}
-	c.AddAgent(1, "honest")
-	c.Await(id, "COMPLETED")
-	c.Holds("build.bin", b)
-	if len(log.of("the table says that the build has arrived, and the bucket does not have it")) == 0 {
-		t.Error("the agent has not looked")
+	for _, size := range []int{100_000, 12 << 20} {
+		for _, mode := range []identity.Mode{identity.Off, identity.Require} {
+			t.Run(fmt.Sprintf("%d bytes, TLS %s", size, mode), func(t *testing.T) {
+				log := &lines{}
+				c := Start(t, cloud, Options{Regions: 2, Unserved: 1, Log: log, TLS: mode})
+				b := content(1, size)
+				c.Put("build.bin", b, nil)
+				id := c.Deploy("build.bin").ExecutionID
+				c.Until("the first region has it", func() bool { return slices.Contains(c.Record("build.bin").Successful, c.Bucket(0)) })
+				r := c.Record("build.bin")
+				lie := ledger.Result{Timestamp: time.Now(), Bytes: r.Size, SHA256: r.SHA256, Region: c.Regions[1], Agent: "played"}
+				if _, err := c.records(1).Arrive(t.Context(), r, c.Bucket(1), lie); err != nil {
+					t.Fatal(err)
+				}
+				c.Until("it is said that it does not count", func() bool { return len(log.of("an arrival does not count")) > 0 })
+				if r := c.Record("build.bin"); slices.Contains(r.Successful, c.Bucket(1)) {
+					t.Error("it counts")
+				}
+				c.AddAgent(1, "honest")
+				c.Await(id, "COMPLETED")
+				c.Holds("build.bin", b)
+				if by := c.Record("build.bin").Results[c.Bucket(1)].Agent; by != "honest" {
+					t.Errorf("the arrival is recorded by %q", by)
+				}
+				looked := len(log.of("the table says that the build has arrived, and the bucket does not have it")) > 0
+				if looked != (mode == identity.Off) {
+					t.Errorf("the agent has looked: %v", looked)
+				}
+			})
+		}
 	}
 }
 

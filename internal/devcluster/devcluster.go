@@ -474,6 +474,9 @@ func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url strin
 	if own != nil {
 		ac.Signer = identity.Signer{Source: own}
 	}
+	if cfg.TLS == identity.Require {
+		ac.Checker = call.Checker{Source: own, Serves: call.Serves{region: {regional.Name()}}}
+	}
 	if cfg.Fleet {
 		if ac.Fleet, err = c.fleet(region, id, own); err != nil {
 			return "", member{}, errors.Join(err, store.Close(), p.http.Close(), p.peers.Close())

@@ -77,7 +77,7 @@ func (s *site) process(t *testing.T, name string, table *arrivals.Table, way htt
 	of := *s
 	of.bucket = b
 	client := dynamodb.NewFromConfig(cfg)
-	return &process{&of, arrivals.NewRecords(ledger.New(client, s.ledger.Table()), arrivals.New(client, table.Name()), b.Name(), agent, name, nil)}
+	return &process{&of, arrivals.NewRecords(ledger.New(client, s.ledger.Table()), arrivals.New(client, table.Name()), b.Name(), agent, name, nil, nil)}
 }
 
 func (p *process) land(ctx context.Context, execution string) (ledger.Result, error) {
