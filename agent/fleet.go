@@ -31,7 +31,7 @@ type Fleet struct {
 	// alone.
 	Goals string
 	// Authority renews hosts' certificates; nil where its key is not here.
-	Authority *ca.Authority
+	Authority *ca.RegionDir
 	// Recipes is the directory that keeps what builds are made of over a restart; empty for
 	// memory alone: then they are read from the bucket.
 	Recipes string
@@ -179,10 +179,10 @@ func (a *Agent) runFleet(ctx context.Context) error {
 		a.passOn("", wire)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	var rechecks sync.WaitGroup
-	defer rechecks.Wait()
+	var beside sync.WaitGroup
+	defer beside.Wait()
 	defer cancel()
-	rechecks.Go(func() {
+	beside.Go(func() {
 		for {
 			select {
 			case <-ctx.Done():
@@ -192,6 +192,9 @@ func (a *Agent) runFleet(ctx context.Context) error {
 			}
 		}
 	})
+	if authority := a.cfg.Fleet.Authority; authority != nil {
+		beside.Go(func() { _ = authority.Run(ctx, a.cfg.Logger) })
+	}
 	a.cfg.Logger.Info("hosts are served", "address", a.cfg.Fleet.Listener.Addr().String(), "goals", len(a.hosts.shelf.Goals()))
 	return a.hosts.Run(ctx)
 }

@@ -61,7 +61,15 @@ func (a *Agent) registry() *prometheus.Registry {
 		}))
 	}
 	if a.hosts != nil {
-		r.MustRegister(fleet.Collector(a.hosts.Fleet), a.kept)
+		r.MustRegister(fleet.Collector(a.hosts.Fleet), a.kept, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "landfall_fleet_authority_end_timestamp_seconds",
+			Help: "When the authority ends by which this agent renews hosts' certificates, and they with it, in seconds since 1970; 0 where it renews none.",
+		}, func() float64 {
+			if authority := a.cfg.Fleet.Authority; authority != nil {
+				return float64(authority.Expires().Unix())
+			}
+			return 0
+		}))
 	}
 	if a.cfg.AWSMetrics != nil {
 		r.MustRegister(a.cfg.AWSMetrics)

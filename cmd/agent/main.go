@@ -164,7 +164,7 @@ func run(c *cli.Context) (err error) {
 
 // openHostAuthority opens the authority of the region's hosts, for an agent with this
 // identity; nil for none.
-func openHostAuthority(c *cli.Context, own *identity.Source) (*ca.Authority, error) {
+func openHostAuthority(c *cli.Context, own *identity.Source) (*ca.RegionDir, error) {
 	dir := c.String("host-authority")
 	switch {
 	case dir == "":
@@ -174,7 +174,7 @@ func openHostAuthority(c *cli.Context, own *identity.Source) (*ca.Authority, err
 	case c.String("fleet-listen") == "":
 		return nil, errors.New("--host-authority is given and hosts have nowhere to connect: give --fleet-listen, too")
 	}
-	return ca.OpenRegion(dir, own.ID().Cluster, own.ID().Region, nil)
+	return ca.OpenRegionDir(dir, own.ID().Cluster, own.ID().Region, nil)
 }
 
 // listenForHosts opens the listeners that hosts use; none without --fleet-listen.

@@ -495,7 +495,7 @@ func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url strin
 func (c *Cluster) fleet(region, id string, own *identity.Source) (f agent.Fleet, err error) {
 	f.Goals, f.Recipes = filepath.Join(c.cfg.Dir, id, "goals"), filepath.Join(c.cfg.Dir, id, "recipes")
 	if c.authority != nil && own != nil {
-		f.Authority, err = ca.OpenRegion(c.authority.RegionDir(region), own.ID().Cluster, region, nil)
+		f.Authority, err = ca.OpenRegionDir(c.authority.RegionDir(region), own.ID().Cluster, region, nil)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return f, err
 		}

@@ -1,6 +1,7 @@
 package hostwire
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"path/filepath"
@@ -95,6 +96,81 @@ func TestHostsRenew(t *testing.T) {
 			}
 			if left := own.Expires().Sub(clock.Now()); left > day || left < 23*time.Hour {
 				t.Errorf("it holds for %s", left)
+			}
+		})
+	}
+}
+
+// A host whose certificate is of an authority that has ended, as the certificate has with it,
+// gets its next one of the region's next authority: whether that came in time or not.
+func TestHostsOutliveTheirAuthority(t *testing.T) {
+	const day = 24 * time.Hour
+	for name, next := range map[string]time.Duration{"replaced in time": 364*day + time.Hour, "replaced too late": 380 * day} {
+		t.Run(name, func(t *testing.T) {
+			begin := time.Now()
+			var now atomic.Int64
+			at := func(d time.Duration) { now.Store(begin.Add(d).UnixNano()) }
+			at(0)
+			clock := identity.Clock(func() time.Time { return time.Unix(0, now.Load()) })
+			dir, err := ca.Init(filepath.Join(t.TempDir(), "ca"), "prod", []string{"region-a"}, clock)
+			if err != nil {
+				t.Fatal(err)
+			}
+			region, err := ca.OpenRegionDir(dir.RegionDir("region-a"), "prod", "region-a", clock)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var log strings.Builder
+			ctx, cancel := context.WithCancel(t.Context())
+			write := func(id identity.ID) string {
+				to := t.TempDir()
+				if _, err := dir.Write(id, to); err != nil {
+					t.Fatal(err)
+				}
+				return to
+			}
+			at(364 * day)
+			host := write(identity.ID{Cluster: "prod", Kind: identity.Host, Region: "region-a", Name: "host-1"})
+			cancel() // looks once
+			if err := region.Run(ctx, slog.New(slog.NewTextHandler(&log, nil))); err != nil || !strings.Contains(log.String(), "ends soon") {
+				t.Errorf("nobody was warned: %v, %s", err, &log)
+			}
+			at(next)
+			if err := dir.AddRegion("region-a"); err != nil {
+				t.Fatal(err)
+			}
+			if !region.Reread(slog.New(slog.DiscardHandler)) || region.Reread(slog.New(slog.DiscardHandler)) {
+				t.Fatal("read again when it has not changed, or not when it has")
+			}
+			at(385 * day)
+			agent, err := identity.Open(identity.FilesIn(write(identity.ID{Cluster: "prod", Kind: identity.Agent, Region: "region-a", Name: "agent-1"})), clock)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := serve(t, ServeConfig{Identity: agent, Handle: echo, Renew: region.RenewFor})
+			own, err := identity.Open(identity.FilesIn(host), clock)
+			if err != nil {
+				t.Fatal(err)
+			}
+			streams := func() error {
+				stream, err := Dial(t.Context(), DialConfig{URL: s.url, TLS: ClientTLS(own), Hello: hello()})
+				if err == nil {
+					stream.Close()
+				}
+				return err
+			}
+			if err := streams(); err == nil {
+				t.Error("a certificate that has ended gets a stream")
+			}
+			r := call.Renewer{
+				Source: own, Client: NewRenewals(own), Logger: slog.New(slog.DiscardHandler),
+				Seeders: func() []string { return []string{strings.TrimPrefix(s.url, "https://")} },
+			}
+			if err := r.Renew(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := streams(); err != nil {
+				t.Error(err)
 			}
 		})
 	}

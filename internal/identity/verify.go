@@ -125,7 +125,7 @@ func (st *state) verifyLeaf(id ID, chain []*x509.Certificate, now time.Time, ren
 	// Each chain is an authority by itself: one that holds is enough.
 	var errs []error
 	for _, c := range chains {
-		err := st.checkAuthorities(id, c[1:], now)
+		err := st.checkAuthorities(id, c[1:], now, at)
 		if err == nil {
 			return nil
 		}
@@ -135,13 +135,17 @@ func (st *state) verifyLeaf(id ID, chain []*x509.Certificate, now time.Time, ren
 }
 
 // checkAuthorities holds the issuers of a leaf, the root among them, to what each may
-// issue.
-func (st *state) checkAuthorities(id ID, authorities []*x509.Certificate, now time.Time) error {
+// issue. The root must hold now; at is when the others must: for a renewal that is when the
+// leaf ended, which its issuer may not have outlived.
+func (st *state) checkAuthorities(id ID, authorities []*x509.Certificate, now, at time.Time) error {
 	for i, a := range authorities {
 		if err := st.denied.check(ID{}, a); err != nil {
 			return fmt.Errorf("issued by %q: %w", a.Subject.CommonName, err)
 		}
-		if now.After(a.NotAfter) {
+		if i == len(authorities)-1 {
+			at = now
+		}
+		if at.After(a.NotAfter) {
 			return fmt.Errorf("issued by %q: %w: it ended at %s", a.Subject.CommonName, ErrExpired, stamp(a.NotAfter))
 		}
 		domain, constrained, err := domainOf(a)
