@@ -127,4 +127,3 @@ func (d *RegionDir) stats() (all [2]fileStat) {
 	}
 	return all
 }
-
