@@ -3,6 +3,7 @@ package cmd_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -35,6 +37,7 @@ func TestPolicies(t *testing.T) {
 		return
 	}
 	policies := policiesOf(t, filepath.Join(root, "README.md"))
+	agree(t, policies, policiesOf(t, filepath.Join(root, "docs", "security.md")))
 	dir, _ := workplace(t)
 	gates := make(map[string]*gate)
 	script := []string{"bin/landfall-dev cloud --dir cloud &", "healthy bin/landfall-dev health"}
@@ -163,6 +166,23 @@ func policiesOf(t *testing.T, file string) map[string]string {
 		}
 	}
 	return policies
+}
+
+// agree wants what another page says of the tables' rights in the README's policies, too,
+// which are those that are tried.
+func agree(t *testing.T, tried, said map[string]string) {
+	t.Helper()
+	for here, there := range map[string]string{"The seeder:": "Seeder:", "An agent of region-a:": "Agent:"} {
+		var want, got struct{ Statement []statement }
+		if err := errors.Join(json.Unmarshal([]byte(tried[there]), &want), json.Unmarshal([]byte(said[here]), &got)); err != nil {
+			t.Fatalf("the policies %q and %q: %v", there, here, err)
+		}
+		for _, s := range got.Statement {
+			if !slices.ContainsFunc(want.Statement, func(w statement) bool { return reflect.DeepEqual(w, s) }) {
+				t.Errorf("docs/security.md allows under %q what the README does not under %q: %+v", here, there, s)
+			}
+		}
+	}
 }
 
 // statement is one of a policy, as far as the README's use them.

@@ -15,8 +15,10 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -293,6 +295,7 @@ func TestKMS(t *testing.T) {
 		t.Fatal(err)
 	}
 	usage, spoil := "SIGN_VERIFY", false
+	var asked sync.Map
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var in struct {
 			KeyId, MessageType, SigningAlgorithm string
@@ -302,7 +305,9 @@ func TestKMS(t *testing.T) {
 			t.Errorf("asked for %q, %v", in.KeyId, err)
 		}
 		w.Header().Set("Content-Type", "application/x-amz-json-1.1")
-		switch target := r.Header.Get("X-Amz-Target"); target {
+		target := r.Header.Get("X-Amz-Target")
+		asked.Store(strings.Replace(target, "TrentService.", "kms:", 1), true)
+		switch target {
 		case "TrentService.GetPublicKey":
 			_ = json.NewEncoder(w).Encode(map[string]any{"KeyId": in.KeyId, "PublicKey": spki, "KeySpec": "ECC_NIST_P256", "KeyUsage": usage, "SigningAlgorithms": []string{"ECDSA_SHA_256"}})
 		case "TrentService.Sign":
@@ -340,6 +345,21 @@ func TestKMS(t *testing.T) {
 	usage = "KEY_AGREEMENT"
 	if _, err := OpenKMS(t.Context(), cfg, "alias/landfall"); err == nil || !strings.Contains(err.Error(), "SIGN_VERIFY") {
 		t.Errorf("a key for something else: %v", err)
+	}
+
+	page, err := os.ReadFile("../../docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy := regexp.MustCompile(`"Action": \[("kms:[^]]*)\]`).FindSubmatch(page)
+	if policy == nil {
+		t.Fatal("docs/security.md has no policy for KMS")
+	}
+	allowed := strings.Split(strings.ReplaceAll(string(policy[1]), `"`, ""), ", ")
+	var needed []string
+	asked.Range(func(action, _ any) bool { needed = append(needed, action.(string)); return true })
+	if slices.Sort(needed); !slices.Equal(needed, allowed) {
+		t.Errorf("KMS is asked for %v, docs/security.md allows %v", needed, allowed)
 	}
 }
 
