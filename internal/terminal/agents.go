@@ -72,6 +72,8 @@ func (b *agentBars) build(build *api.Build, now time.Time) row {
 		r.text = "queued"
 		if build.Error != "" {
 			r.text, r.short = "queued: "+command.Plain(build.Error), "queued"
+		} else if build.Waiting {
+			r.text = waiting
 		}
 	}
 	return r
@@ -87,8 +89,21 @@ func serves(s *api.AgentStatus) []string {
 	return lines
 }
 
+// waiting is what a build does that waits for its next segments.
+const waiting = "waiting for the source"
+
 // stageOfBuild is a build's state in a word.
-func stageOfBuild(b *api.Build) string { return stage(b.State, b.LandedBytes, b.Size, b.Recording) }
+func stageOfBuild(b *api.Build) string {
+	if b.Waiting {
+		return waiting
+	}
+	return lastingStage(b)
+}
+
+// lastingStage is stageOfBuild without the moments in which the source is the slow link.
+func lastingStage(b *api.Build) string {
+	return stage(b.State, b.LandedBytes, b.Size, b.Recording)
+}
 
 // agentLines says who the agent is, and prints a line for each change of a build's
 // state, and without any how those stand that are under way.
@@ -110,7 +125,7 @@ func (l *agentLines) update(s *api.AgentStatus, now time.Time) {
 	}
 	for i := range s.Builds {
 		b := &s.Builds[i]
-		is := stageOfBuild(b)
+		is := lastingStage(b)
 		if b.Error != "" {
 			is += ": " + b.Error
 		}
@@ -142,6 +157,8 @@ func stands(b *api.Build) string {
 		text += fmt.Sprintf(" %s %s/s", percent(b.VerifiedBytes, b.Size), command.FormatSize(b.DownRate))
 	case api.StateLanding:
 		text += " " + percent(b.LandedBytes, b.Size)
+	case waiting:
+		text += ", " + percent(b.VerifiedBytes, b.Size) + " is here"
 	}
 	if b.Error != "" {
 		text += ": " + b.Error

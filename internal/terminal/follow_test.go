@@ -413,11 +413,13 @@ the agent does not answer, trying again: refused
 	}
 }
 
-// TestStages: completing and recording are said in tables and bars, too.
+// TestStages: completing, recording and waiting for the source are said in tables and bars.
 func TestStages(t *testing.T) {
 	s := &api.AgentStatus{Builds: []api.Build{
 		{Key: "one", Size: 100, State: api.StateLanding, LandedBytes: 100},
 		{Key: "two", ExecutionID: "2", Size: 100, State: api.StateLanding, LandedBytes: 100, Recording: true},
+		{Key: "three", ExecutionID: "3", Size: 100, State: api.StateDownloading, VerifiedBytes: 40, Waiting: true},
+		{Key: "four", ExecutionID: "4", Size: 100, State: api.StateQueued, Waiting: true},
 	}}
 	e := &api.Execution{Size: 100, Destinations: []api.Destination{
 		{Bucket: "one", State: api.StateLanding, LandedBytes: 100, Took: &api.Took{Landing: 3}},
@@ -436,6 +438,12 @@ func TestStages(t *testing.T) {
 		if !strings.Contains(text, "completing") || !strings.Contains(text, "recording") {
 			t.Errorf("%s:\n%s", name, text)
 		}
+		if n := strings.Count(text, "waiting for the source"); n != 2 && strings.HasSuffix(name, "agent") {
+			t.Errorf("%s: waiting for the source %d times:\n%s", name, n, text)
+		}
+	}
+	if text := stands(&s.Builds[2]); text != "waiting for the source, 40% is here" {
+		t.Error(text)
 	}
 }
 

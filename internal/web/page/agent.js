@@ -22,7 +22,7 @@ function updateBuild(li, b) {
   const [head, progress, meta, error, details] = li.children;
   const whole = Math.max(1, b.size), done = b.state === "landed";
   text(head.children[0], b.key);
-  text(head.children[1], stage(b.state, b.landedBytes, b.size, b.recording));
+  text(head.children[1], b.waiting ? "waiting for the source" : stage(b.state, b.landedBytes, b.size, b.recording));
   attribute(head.children[1], "class", "state " + b.state);
   progress.show(done ? 1 : b.verifiedBytes / whole, done ? 1 : b.landedBytes / whole);
   const left = paces.get(b.executionId).left(b.verifiedBytes + b.landedBytes, 2 * b.size);
