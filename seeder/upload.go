@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/landfall-dist/landfall/internal/announce"
@@ -22,6 +23,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/retry"
 	"github.com/landfall-dist/landfall/internal/source"
+	"github.com/landfall-dist/landfall/internal/tracing"
 	"github.com/landfall-dist/landfall/internal/web"
 )
 
@@ -264,7 +266,9 @@ func (c *carrier) takeIn(ctx context.Context, up *upload, r *ledger.Record, layo
 	passing, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(up.ctx, func() { cancel(context.Cause(up.ctx)) })()
-	sha256, parts, err := c.pass(passing, up, layout, take)
+	uploading, span := tracing.Start(passing, "upload", attribute.Int64("landfall.bytes", up.size))
+	sha256, parts, err := c.pass(uploading, up, layout, take)
+	span.End(err)
 	if err != nil {
 		return "", err
 	}
