@@ -33,12 +33,14 @@ func TestSecretsStay(t *testing.T) {
 	write("hook", "http://127.0.0.1:1/services/T0KEN-of-the-hook\n")
 	write("builds", "http://reader:T0KEN-of-the-builds@127.0.0.1:1/ci?key=T0KEN-of-the-query\n")
 	write("settings", "export OTEL_EXPORTER_OTLP_HEADERS=authorization=T0KEN-of-the-collector\n")
+	write("aws", "export AWS_ACCESS_KEY_ID=another AWS_SECRET_ACCESS_KEY=T0KEN-of-AWS\n")
 	const member = "--log-level debug"
 	var said bytes.Buffer
 	ask := func() { // while they run
 		for _, url := range []string{
 			"http://127.0.0.1:7070/", "http://127.0.0.1:7070/metrics", "http://127.0.0.1:7070/executions", "http://127.0.0.1:7070/readyz", "http://127.0.0.1:7070/limits",
 			"http://127.0.0.1:7070/events", "http://127.0.0.1:7080/", "http://127.0.0.1:7080/metrics", "http://127.0.0.1:7080/status", "http://127.0.0.1:7080/events",
+			"http://127.0.0.1:7070/services", "http://127.0.0.1:7200/metrics", "http://127.0.0.1:7200/status",
 		} {
 			said.WriteString(get(t, url))
 		}
@@ -56,14 +58,18 @@ func TestSecretsStay(t *testing.T) {
 	out := shell(t, dir, []string{
 		"export AWS_ENDPOINT_URL=http://127.0.0.1:4566 OTEL_TRACES_EXPORTER=console && . ./settings",
 		"bin/landfall-dev cloud --dir cloud > cloud.log 2>&1 &", "healthy bin/landfall-dev health",
+		// Also of those who run for a moment only.
+		"while sleep 0.02; do cat /proc/[0-9]*/cmdline || true; done > processes.log 2>/dev/null & lists=$!",
 		"bin/seeder keygen seeder.key; bin/seeder keygen --gossip-key gossip.key; bin/seeder keygen --operator-token operator.token; bin/seeder keygen --operator-token other.token",
 		"install -m 600 /dev/null ci.token; bin/seeder operator add ci --operators operators > ci.token",
 		"bin/seeder init --bucket global-builds --destinations region-a-builds,region-b-builds",
-		"bin/seeder ca init --dir ca --cluster prod; bin/seeder ca issue seeder s1 --dir ca --out is; bin/seeder ca token agent region-a --dir ca --out join.token; bin/seeder ca token list --dir ca",
+		"bin/seeder ca init --dir ca --cluster prod --regions region-a; bin/seeder ca issue seeder s1 --dir ca --out is; bin/seeder ca issue host region-a h1 --dir ca --out ih; bin/seeder ca issue operator ann --dir ca --out oa; bin/seeder ca token agent region-a --dir ca --out join.token; bin/seeder ca token list --dir ca",
 		"bin/seeder run --bucket global-builds --destinations region-a-builds,region-b-builds --signing-key seeder.key --gossip-key gossip.key --operator-token operator.token --operators operators --notify-webhook-file hook --build-source-file builds --arrival-timeout 1s --data-dir s --poll 200ms --tls require --identity is --ca ca --serves region-a=region-a-builds --serves region-b=region-b-builds " + member + " > seeder.log 2>&1 &",
 		"seeder=$!; healthy bin/seeder health",
-		"bin/agent run --region region-a --bucket region-a-builds --join 127.0.0.1:7946 --trust seeder.key.pub --gossip-key gossip.key --operator-token operator.token --data-dir a --tls require --identity ia --join-token join.token " + member + " > agent.log 2>&1 &",
+		"bin/agent run --region region-a --bucket region-a-builds --join 127.0.0.1:7946 --trust seeder.key.pub --gossip-key gossip.key --operator-token operator.token --data-dir a --tls require --identity ia --join-token join.token --fleet-listen 127.0.0.1:7090 --fleet-peers 127.0.0.1:7092 --host-authority ca/regions/region-a " + member + " > agent.log 2>&1 &",
 		"agent=$!; healthy bin/agent health",
+		`bin/agent host --service web --dir srv --agents https://127.0.0.1:7090 --trust seeder.key.pub --tls require --identity ih --listen 127.0.0.1:7200 --unpack --exec 'env | grep LANDFALL_; exit 1' ` + member + " > host.log 2>&1 &",
+		"host=$!; healthy curl --silent --fail http://127.0.0.1:7200/healthz",
 		// The token has been used; another agent says so.
 		"bin/agent run --region region-a --bucket region-a-builds --join 127.0.0.1:7946 --trust seeder.key.pub --gossip-key gossip.key --data-dir a2 --listen 127.0.0.1:0 --tls require --identity ia2 --join-token join.token " + member + " > refused.log 2>&1 && exit 1",
 		"bin/seeder audit --operator-token operator.token",
@@ -72,11 +78,17 @@ func TestSecretsStay(t *testing.T) {
 		"bin/seeder publish --operator-token ci.token testdata/builds/hello-1.0.0.zip --key by-ci.zip --no-wait",
 		"bin/seeder cancel --operator-token ci.token by-ci.zip && exit 1",
 		"bin/seeder publish --operator-token other.token testdata/builds/hello-1.0.0.zip --key refused.zip && exit 1",
+		// Keys that S3 refuses.
+		"(. ./aws; bin/seeder run --bucket global-builds --destinations region-a-builds --signing-key seeder.key --data-dir s2 --listen 127.0.0.1:0 --gossip-listen 127.0.0.1:0 --peer-listen 127.0.0.1:0 " + member + " > aws.log 2>&1) && exit 1",
+		// A hook prints what it was told, and fails.
+		"bin/seeder publish --operator-token operator.token --to region-a-builds testdata/builds/hello-1.0.0.zip --key service.zip",
+		"bin/seeder deploy web service.zip --operator-token operator.token --wave 100% --bake 1s || true",
+		"bin/seeder hosts web --state failed",
 		"curl_like() { exec 3<>/dev/tcp/127.0.0.1/7070; printf \"$1\" >&3; timeout 5 cat <&3; exec 3>&-; }",
 		`token=$(cat operator.token); body='{"commit":"abc"}'`,
 		`curl_like "POST /builds HTTP/1.1\r\nHost: 127.0.0.1:7070\r\nConnection: close\r\nAuthorization: Bearer $token\r\nContent-Type: application/json\r\nContent-Length: ${#body}\r\n\r\n$body"`,
 		"touch ready; healthy test -e asked",
-		"kill $agent; wait $agent; kill $seeder; wait $seeder",
+		"kill $lists; kill $host; wait $host; kill $agent; wait $agent; kill $seeder; wait $seeder",
 	}, func() {
 		waitFor(t, filepath.Join(dir, "ready"))
 		ask()
@@ -85,9 +97,9 @@ func TestSecretsStay(t *testing.T) {
 	said.WriteString(out)
 	secrets := map[string]string{
 		"the hook's token": "T0KEN-of-the-hook", "the build source's password": "T0KEN-of-the-builds", "the build source's query": "T0KEN-of-the-query",
-		"the collector's header": "T0KEN-of-the-collector",
+		"the collector's header": "T0KEN-of-the-collector", "a secret key of AWS": "T0KEN-of-AWS",
 	}
-	given := map[string]bool{"hook": true, "builds": true, "settings": true}
+	given := map[string]bool{"hook": true, "builds": true, "settings": true, "aws": true}
 	for _, file := range []string{"seeder.key", "gossip.key", "operator.token", "other.token", "ci.token"} {
 		given[file] = true
 		text, err := os.ReadFile(filepath.Join(dir, file))
@@ -107,6 +119,10 @@ func TestSecretsStay(t *testing.T) {
 		"is/key.pem":  func(text string) string { return strings.Split(text, "\n")[2] },
 		"ia/key.pem":  func(text string) string { return strings.Split(text, "\n")[2] },
 		"ia2/key.pem": func(text string) string { return strings.Split(text, "\n")[2] },
+		"ih/key.pem":  func(text string) string { return strings.Split(text, "\n")[2] },
+		"oa/key.pem":  func(text string) string { return strings.Split(text, "\n")[2] },
+
+		"ca/regions/region-a/ca.key": func(text string) string { return strings.Split(text, "\n")[2] },
 	} {
 		given[filepath.Base(file)] = true
 		text, err := os.ReadFile(filepath.Join(dir, file))
@@ -117,7 +133,7 @@ func TestSecretsStay(t *testing.T) {
 			t.Fatalf("the secret of %s is %q", file, secrets[file])
 		}
 	}
-	if len(secrets) != 14 {
+	if len(secrets) != 18 {
 		t.Fatalf("%d secrets", len(secrets))
 	}
 	look := func(where string, text []byte) {
@@ -140,7 +156,7 @@ func TestSecretsStay(t *testing.T) {
 		look(d.Name(), text)
 		return err
 	})
-	if err != nil || logs < 2 {
+	if err != nil || logs < 4 {
 		t.Errorf("%d logs have been looked at, %v", logs, err)
 	}
 	for _, want := range []string{`msg="notice not sent`, `"Name":"execution"`, "level=DEBUG"} { // they had something to say

@@ -89,10 +89,11 @@ func TestArrivalThatIsNotSo(t *testing.T) {
 				if r := c.Record("build.bin"); slices.Contains(r.Successful, c.Bucket(1)) {
 					t.Error("it counts")
 				}
-				c.AddAgent(1, "honest")
+				honest := devcluster.AgentOf(c.Regions[1])
+				c.AddAgent(1, honest)
 				c.Await(id, "COMPLETED")
 				c.Holds("build.bin", b)
-				if by := c.Record("build.bin").Results[c.Bucket(1)].Agent; by != "honest" {
+				if by := c.Record("build.bin").Results[c.Bucket(1)].Agent; by != honest {
 					t.Errorf("the arrival is recorded by %q", by)
 				}
 				looked := len(log.of("the table says that the build has arrived, and the bucket does not have it")) > 0

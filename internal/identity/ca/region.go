@@ -42,7 +42,10 @@ type fileStat struct {
 // OpenRegionDir opens it, as OpenRegion does.
 func OpenRegionDir(path, cluster, region string, clock identity.Clock) (*RegionDir, error) {
 	d := &RegionDir{path: path, cluster: cluster, region: region, clock: clock}
-	return d, d.reload()
+	if err := d.reload(); err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 // RenewFor is Authority.RenewFor of the authority as it was read last.
