@@ -318,20 +318,28 @@ func (g *Gossip) greetOnce(message []byte) {
 	}
 }
 
-// greeted meets a stranger that greets.
-func (g *Gossip) greeted(body []byte) error {
+// readGreeting reads who greets, and from where.
+func readGreeting(body []byte) (name string, addr netip.AddrPort, err error) {
 	if len(body) >= maxHello {
-		return fmt.Errorf("greeting of %d bytes, at most %d", len(body), maxHello)
+		return "", addr, fmt.Errorf("greeting of %d bytes, at most %d", len(body), maxHello)
 	}
 	var h hello
 	if err := json.Unmarshal(body, &h); err != nil {
-		return fmt.Errorf("greeting: %w", err)
+		return "", addr, fmt.Errorf("greeting: %w", err)
 	}
-	addr, err := netip.ParseAddrPort(h.Addr)
+	if addr, err = netip.ParseAddrPort(h.Addr); err != nil {
+		return "", addr, fmt.Errorf("greeting: %w", err)
+	}
+	return h.Name, addr, nil
+}
+
+// greeted meets a stranger that greets.
+func (g *Gossip) greeted(body []byte) error {
+	name, addr, err := readGreeting(body)
 	if err != nil {
-		return fmt.Errorf("greeting: %w", err)
+		return err
 	}
-	if h.Name != g.name && !g.roster.alive(h.Name) && g.meetings.hellos.Allow() {
+	if name != g.name && !g.roster.alive(name) && g.meetings.hellos.Allow() {
 		g.meet(addr.String(), nil)
 	}
 	return nil

@@ -152,11 +152,17 @@ func (c *Checker) Check(ctx context.Context, p Proof, key [sha256.Size]byte) (Ca
 	case answer.StatusCode != http.StatusOK:
 		return Caller{}, fmt.Errorf("asking STS at %s: it answers %s", c.Endpoint, answer.Status)
 	}
-	var caller Caller
-	if err := xml.Unmarshal(text, &caller); err != nil || !strings.HasPrefix(caller.ARN, "arn:") || caller.Account == "" {
+	caller, ok := readCaller(text)
+	if !ok {
 		return Caller{}, fmt.Errorf("asking STS at %s: it names nobody", c.Endpoint)
 	}
 	return caller, nil
+}
+
+// readCaller reads whom STS names; false for nobody.
+func readCaller(text []byte) (caller Caller, ok bool) {
+	err := xml.Unmarshal(text, &caller)
+	return caller, err == nil && strings.HasPrefix(caller.ARN, "arn:") && caller.Account != ""
 }
 
 var signedHeaders = regexp.MustCompile(`^AWS4-HMAC-SHA256 Credential=[^,\s]+, ?SignedHeaders=([a-z0-9;-]+), ?Signature=[0-9a-f]{64}$`)
