@@ -35,7 +35,7 @@ type limits struct {
 var usualLimits = limits{
 	header: 10 * time.Second,
 	idle:   2 * time.Minute,
-	body:   time.Minute,
+	body:   2 * time.Minute, // so that 1 MiB a minute in one go is far from it
 	answer: 2 * time.Minute, // the largest, 1,000 executions, has some MB
 	// The longest header is the token's, of at most 4 KiB.
 	headerBytes: 64 << 10,
