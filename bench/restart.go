@@ -193,7 +193,7 @@ func heardOf(file, key string) (time.Time, error) {
 		} else if err != nil {
 			return time.Time{}, err
 		}
-		if line.Msg == "heard" && line.Key == key {
+		if line.Msg == "announcement received" && line.Key == key {
 			return line.Time, nil
 		}
 	}
