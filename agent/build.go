@@ -109,12 +109,12 @@ func (b *build) Hear(now time.Time, e event) {
 			return
 		}
 		if f.record != nil {
-			if f.who != nobody {
+			if f.lander != nobody {
 				b.vacant = time.Time{}
 			} else if b.vacant.IsZero() {
 				b.vacant = now
 			}
-			f.leads = b.agent.leads(f.record.ExecutionID, f.who, now.Sub(b.vacant))
+			f.leads = b.agent.leads(f.record.ExecutionID, f.lander, now.Sub(b.vacant))
 			e = f
 		}
 	}
@@ -289,5 +289,5 @@ func (b *build) worker(w work) func(ctx context.Context, f *finished) {
 			}
 		}
 	}
-	panic("nobody knows how to " + string(w))
+	panic("unknown kind of work: " + string(w))
 }

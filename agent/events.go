@@ -62,7 +62,7 @@ type (
 		work   work
 		err    error
 		record *ledger.Record // of readTable
-		who    lander         // lands the build in this bucket, by that record
+		lander lander         // lands the build in this bucket, by that record
 		leads  bool           // this agent is to land it
 		// arrived: the build has, with this result; of land and findObject.
 		arrived bool

@@ -64,7 +64,7 @@ func (b *build) read(ctx context.Context, ann *announce.Announcement, arrived bo
 			record = record.Without(name)
 		}
 	default:
-		f.who, err = a.landerOf(ctx, record)
+		f.lander, err = a.landerOf(ctx, record)
 	}
 	if f.err = err; err == nil {
 		f.record = record

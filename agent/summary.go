@@ -45,8 +45,8 @@ func (b *build) say(s say) {
 			slog.Group("took", "queued", seconds(took[turn]), "swarm", seconds(took[whole]), "landing", seconds(took[complete]), "recording", seconds(took[recorded])),
 			"fromSeeder", from.seeders, "fromAgents", from.agents, "fromSource", m.fromSource,
 		}
-		if from.gone > 0 {
-			attrs = append(attrs, "fromGone", from.gone)
+		if from.departed > 0 {
+			attrs = append(attrs, "fromGone", from.departed)
 		}
 		b.log().Info("recorded", attrs...)
 		b.span.Set(attribute.String("landfall.outcome", "recorded"), attribute.String("landfall.landed_by", m.landedBy),
@@ -73,7 +73,7 @@ func seconds(d time.Duration) float64 { return math.Round(d.Seconds()*1000) / 10
 // origins are where the bytes of a download came from, by role.
 type origins struct {
 	seeders, agents int64
-	gone            int64 // from members that have left since
+	departed        int64 // from members that have left since
 }
 
 // origins are those so far. Several executions of the same bytes share them.
@@ -96,7 +96,7 @@ func (s senders) origins(now map[[20]byte]int64, names map[[20]byte]gossip.Membe
 	for id, bytes := range now {
 		switch m, known := names[id]; {
 		case !known:
-			o.gone += bytes
+			o.departed += bytes
 		case m.Role == gossip.Seeder:
 			o.seeders += bytes
 		default:

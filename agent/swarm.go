@@ -220,7 +220,7 @@ func (m *membership) links(names map[[20]byte]gossip.Member) []gossip.Link {
 func (m *membership) origins(names map[[20]byte]gossip.Member) (o origins) {
 	for _, d := range m.downloads() {
 		of := d.origins(names)
-		o.seeders, o.agents, o.gone = o.seeders+of.seeders, o.agents+of.agents, o.gone+of.gone
+		o.seeders, o.agents, o.departed = o.seeders+of.seeders, o.agents+of.agents, o.departed+of.departed
 	}
 	return o
 }
@@ -263,15 +263,15 @@ func (m *membership) ReadAt(p []byte, offset int64) (int, error) {
 
 // open reserves the disk for the build, and waits until its first segment is known.
 func (b *build) open(ctx context.Context, m *membership, size int64, f *finished) {
-	var here int64 // in entries, which count for themselves, whole or not
+	var kept int64 // in entries, which count for themselves, whole or not
 	ann := m.newest.Load()
 	for i := range ann.InfoHashes.Len() {
 		if _, ok := b.agent.cfg.Cache.Entry(ann.InfoHashes.At(i)); ok {
 			_, length := m.known.SegmentRange(i)
-			here += length
+			kept += length
 		}
 	}
-	room, err := b.agent.cfg.Cache.Reserve(max(0, size-here), ann.High)
+	room, err := b.agent.cfg.Cache.Reserve(max(0, size-kept), ann.High)
 	if errors.Is(err, cache.ErrNoSpace) {
 		b.agent.evict(size) // for the next try
 	}

@@ -159,9 +159,9 @@ func (c *carrier) worker(w worker) func(ctx context.Context) done {
 		return func(ctx context.Context) done { return c.fetch(ctx, r, held, stalled) }
 	case announceWorker:
 		return func(ctx context.Context) done { return c.announce(ctx, r, held, span) }
-	case lookWorker:
+	case rereadWorker:
 		of := c.machine.content
-		return func(ctx context.Context) done { c.readTable(ctx, of, held); return done{} }
+		return func(ctx context.Context) done { c.rereadTable(ctx, of, held); return done{} }
 	case failWorker:
 		failures := c.machine.failures
 		return func(ctx context.Context) done { return done{err: c.failThem(ctx, failures)} }
@@ -176,7 +176,7 @@ func (c *carrier) worker(w worker) func(ctx context.Context) done {
 	case mendWorker:
 		return func(ctx context.Context) done { c.keepWhole(ctx, r, held); return done{} }
 	}
-	panic("nobody knows how to " + string(w))
+	panic("unknown kind of work: " + string(w))
 }
 
 // leave gives back what the execution has held, and what a pull that was broken off has
@@ -272,9 +272,9 @@ func (s *Seeder) retire(k ledger.Key, id, reason string) {
 	}
 }
 
-// readTable reads the item and takes in what it says, and adds what is missing there: what
+// rereadTable reads the item and takes in what it says, and adds what is missing there: what
 // was found out about the build, and where it has arrived.
-func (c *carrier) readTable(ctx context.Context, of *content, h *held) {
+func (c *carrier) rereadTable(ctx context.Context, of *content, h *held) {
 	r, err := c.cfg.Ledger.Get(ctx, c.key)
 	if err == nil && of != nil && r.ExecutionID == c.id && r.SHA256 == "" {
 		r, err = c.cfg.Ledger.SetContent(ctx, c.key, c.id, of.infohash, of.sha256)

@@ -190,7 +190,7 @@ func (c *carrier) fetch(ctx context.Context, r *ledger.Record, h *held, stalled 
 		}
 		h.put(i, segment{entry: entry, torrent: torrent})
 		c.swarm.Raise(entry.InfoHash(), h.place(i)) // which may have changed
-		c.owner.Tell(here{i + 1})
+		c.owner.Tell(handedOut{i + 1})
 		return nil
 	}
 	if _, sha256 := h.all(); sha256 == "" {
@@ -354,8 +354,8 @@ func (c *carrier) keepWhole(ctx context.Context, r *ledger.Record, h *held) {
 					})
 			}
 			if err != nil && ctx.Err() == nil {
-				c.logger.Warn("damaged pieces not read again yet", "error", err, "retryIn", lookInterval.String())
-				rest = time.Now().Add(lookInterval)
+				c.logger.Warn("damaged pieces not read again yet", "error", err, "retryIn", rereadInterval.String())
+				rest = time.Now().Add(rereadInterval)
 				break
 			}
 		}

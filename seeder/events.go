@@ -14,7 +14,7 @@ type worker string
 const (
 	fetchWorker    worker = "fetch"
 	announceWorker worker = "announce"
-	lookWorker     worker = "look"
+	rereadWorker   worker = "reread"
 	failWorker     worker = "fail"
 	renewWorker    worker = "renew"
 	mendWorker     worker = "mend"  // once the bytes are here, until it finishes
@@ -67,8 +67,8 @@ type (
 	// turned: the pull has come to this phase; pulled: it has come so far.
 	turned struct{ phase string }
 	pulled struct{ bytes int64 }
-	// here: so many segments are here, and handed out.
-	here struct{ segments int }
+	// handedOut: so many segments are here, and handed out.
+	handedOut struct{ segments int }
 	// delayed: an object that changes again and again is looked at then.
 	delayed struct{ until time.Time }
 	// done is a worker's last word.

@@ -220,7 +220,7 @@ func (s *Seeder) foldAtStart(ctx context.Context) {
 // foldAgain takes in arrivals again and again, until ctx ends, of executions whose owners do
 // something else than wait for them.
 func (s *Seeder) foldAgain(ctx context.Context) error {
-	ticker := time.NewTicker(lookInterval)
+	ticker := time.NewTicker(rereadInterval)
 	defer ticker.Stop()
 	for {
 		select {
@@ -229,7 +229,7 @@ func (s *Seeder) foldAgain(ctx context.Context) error {
 		case <-ticker.C:
 		}
 		if err := s.foldAll(ctx, s.index.notFollowed()); err != nil && ctx.Err() == nil {
-			s.cfg.Logger.Warn("arrivals not read", "error", err, "retryIn", lookInterval.String())
+			s.cfg.Logger.Warn("arrivals not read", "error", err, "retryIn", rereadInterval.String())
 		}
 	}
 }

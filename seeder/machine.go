@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	// lookInterval is how often the table is asked about a running execution
+	// rereadInterval is how often the table is asked about a running execution
 	// that no agent says has landed: their word can be lost.
-	lookInterval = 10 * time.Second
+	rereadInterval = 10 * time.Second
 	// firstRetry and maxRetry bound the wait after a failed pull or write; it
 	// doubles in between, with full jitter.
 	firstRetry, maxRetry = time.Second, time.Minute
@@ -58,12 +58,12 @@ type machine struct {
 	uploading, dropped bool
 	// content is what was found in this run; nil before.
 	content *content
-	// here counts the segments that are here, told those that were announced in this
-	// attempt.
-	here, told int
-	// tellAt is when an announcement that has failed while the rest was on its way is
+	// handedOut counts the segments that are here and handed out, announcedSegments those
+	// that were announced in this attempt.
+	handedOut, announcedSegments int
+	// announceAgainAt is when an announcement that has failed while the rest was on its way is
 	// tried again; zero for not at all.
-	tellAt time.Time
+	announceAgainAt time.Time
 	// maxPulled is how many bytes were pulled at most, pulling when that last grew or all
 	// of them were here, when this run began, or a retry was asked for; later by what it has
 	// waited for other pulls. queued is since when it does so; zero for not.
@@ -75,10 +75,10 @@ type machine struct {
 	// wait is how long it rests after the next failure, until when it rests now.
 	wait  time.Duration
 	until time.Time
-	// look asks for the table to be read: an agent says that it has landed. nextLook is
-	// when it is read without that.
-	look     bool
-	nextLook time.Time
+	// rereadTable asks for the table to be read: an agent says that it has landed. nextReread
+	// is when it is read without that.
+	rereadTable bool
+	nextReread  time.Time
 	// moved is when the agents of a destination last made progress; complaints are, by
 	// destination and agent, what is wrong there.
 	moved      map[string]time.Time
@@ -147,8 +147,8 @@ func (m *machine) step(now time.Time, e event) []action {
 			m.maxPulled, m.pulling = e.bytes, now
 		}
 		m.live.pulled = e.bytes
-	case here:
-		m.here = max(m.here, e.segments)
+	case handedOut:
+		m.handedOut = max(m.handedOut, e.segments)
 		if m.doing == fetching {
 			m.work(mendWorker)
 		}
@@ -171,11 +171,11 @@ func (m *machine) step(now time.Time, e event) []action {
 func (m *machine) due() time.Time {
 	switch m.doing {
 	case fetching:
-		return m.tellAt
+		return m.announceAgainAt
 	case resting:
 		return m.until
 	case following:
-		return m.nextLook
+		return m.nextReread
 	}
 	return time.Time{}
 }
@@ -186,12 +186,12 @@ func (m *machine) wake(now time.Time) []action {
 	switch due := m.due(); {
 	case due.IsZero() || now.Before(due):
 	case m.doing == fetching:
-		m.tellAt = time.Time{}
+		m.announceAgainAt = time.Time{}
 		m.announceMore()
 	case m.doing == resting:
 		m.attempt(now)
 	default:
-		m.nextLook, m.look = now.Add(min(lookInterval, m.timeout)), true
+		m.nextReread, m.rereadTable = now.Add(min(rereadInterval, m.timeout)), true
 		m.follow(now)
 	}
 	return m.actions
@@ -211,7 +211,7 @@ func (m *machine) ask(now time.Time, a asked) {
 	switch {
 	case m.doing == idle && m.successor != "":
 	case m.doing == idle && a.why == asLate:
-		m.work(lookWorker)
+		m.work(rereadWorker)
 	case m.doing == idle && a.why == asOver:
 		if over(m.record) {
 			m.do(retire{endOf(m.record)})
@@ -243,7 +243,7 @@ func (m *machine) begin(now time.Time, a asked) {
 	}
 	m.recall()
 	m.content, m.maxPulled, m.pulling, m.wait = nil, 0, now, firstRetry
-	m.here, m.told = 0, 0
+	m.handedOut, m.announcedSegments = 0, 0
 	m.do(begun{a})
 	m.attempt(now)
 }
@@ -262,7 +262,7 @@ func (m *machine) recall() {
 // attempt begins anew, with what is there.
 func (m *machine) attempt(now time.Time) {
 	m.request, m.doing, m.left, m.live.retryAt = nil, fetching, false, time.Time{}
-	m.tellAt, m.queued = time.Time{}, time.Time{}
+	m.announceAgainAt, m.queued = time.Time{}, time.Time{}
 	if m.live.spoilt {
 		m.doing, m.live.err = renewing, errSpoilt
 		m.work(renewWorker)
@@ -277,7 +277,7 @@ func (m *machine) know(now time.Time, r *ledger.Record) {
 	m.record, m.uploading = r, r.Uploading
 	if raised && m.doing != idle {
 		m.do(raise{})
-		m.told = 0 // the agents are to hear of it
+		m.announcedSegments = 0 // the agents are to hear of it
 		m.announceMore()
 	}
 	switch m.doing {
@@ -302,7 +302,7 @@ func (m *machine) report(now time.Time, r reported) {
 	}
 	m.complaints[r.bucket][r.node] = r.complaint
 	if r.news {
-		m.look = true
+		m.rereadTable = true
 		if m.doing == following {
 			m.follow(now)
 		}
@@ -313,7 +313,7 @@ func (m *machine) report(now time.Time, r reported) {
 func (m *machine) ended(now time.Time, d done) {
 	delete(m.working, d.worker)
 	if d.worker == leaveWorker {
-		m.here, m.told = 0, 0
+		m.handedOut, m.announcedSegments = 0, 0
 	}
 	if m.doing == finishing {
 		m.finished(now)
@@ -323,8 +323,8 @@ func (m *machine) ended(now time.Time, d done) {
 	case fetchWorker:
 		m.fetched(now, d)
 	case announceWorker:
-		m.toldOf(now, d)
-	case lookWorker:
+		m.announceEnded(now, d)
+	case rereadWorker:
 		switch m.doing {
 		case idle:
 			m.news(now)
@@ -378,26 +378,26 @@ func (m *machine) turn(now time.Time, phase string) {
 // announceMore tells the cluster what has come since it was told last, while the rest is
 // on its way here.
 func (m *machine) announceMore() {
-	if m.doing == fetching && m.here > m.told && m.tellAt.IsZero() {
+	if m.doing == fetching && m.handedOut > m.announcedSegments && m.announceAgainAt.IsZero() {
 		m.work(announceWorker)
 	}
 }
 
 func (m *machine) announce() {
-	m.doing, m.tellAt = announcing, time.Time{}
+	m.doing, m.announceAgainAt = announcing, time.Time{}
 	m.work(announceWorker)
 }
 
-// toldOf follows an announcement.
-func (m *machine) toldOf(now time.Time, d done) {
+// announceEnded follows an announcement.
+func (m *machine) announceEnded(now time.Time, d done) {
 	switch {
 	case m.doing == fetching && d.err != nil:
-		m.live.err, m.tellAt = d.err, now.Add(m.jitter(firstRetry))
-		m.do(complain{d.err, m.tellAt.Sub(now)})
+		m.live.err, m.announceAgainAt = d.err, now.Add(m.jitter(firstRetry))
+		m.do(complain{d.err, m.announceAgainAt.Sub(now)})
 		return
 	case m.doing == fetching:
 		if m.live.err = nil; d.high == m.record.High {
-			m.told = max(m.told, d.segments)
+			m.announcedSegments = max(m.announcedSegments, d.segments)
 		}
 		m.announceMore()
 		return
@@ -414,7 +414,7 @@ func (m *machine) toldOf(now time.Time, d done) {
 		m.announced = now
 	}
 	m.live.announced, m.live.phase = m.announced, api.PhaseDistributing
-	m.doing, m.nextLook = following, now.Add(min(lookInterval, m.timeout))
+	m.doing, m.nextReread = following, now.Add(min(rereadInterval, m.timeout))
 	m.follow(now)
 }
 
@@ -428,16 +428,16 @@ func (m *machine) follow(now time.Time) {
 		m.announce()
 		return
 	}
-	if m.look && !m.working[lookWorker] {
-		m.look = false
-		m.work(lookWorker)
+	if m.rereadTable && !m.working[rereadWorker] {
+		m.rereadTable = false
+		m.work(rereadWorker)
 	}
 	waiting, late := m.late(now)
 	if len(late) > 0 && !m.working[failWorker] {
 		m.failures = late
 		m.work(failWorker)
 	}
-	if waiting == 0 && !m.working[failWorker] && !m.working[lookWorker] && len(m.record.Pending()) == 0 {
+	if waiting == 0 && !m.working[failWorker] && !m.working[rereadWorker] && len(m.record.Pending()) == 0 {
 		m.finish(now, hasEnded)
 	}
 }
@@ -516,7 +516,7 @@ func (m *machine) fail(now time.Time, err error) {
 		m.finish(now, replaced)
 	case errors.Is(err, bucket.ErrNotFound), errors.Is(err, manifest.ErrInvalid), bucket.Permanent(err):
 		m.live.sourceMissing = errors.Is(err, bucket.ErrNotFound)
-		m.live.spoilt = errors.Is(err, bucket.ErrChecksum) && m.here > 0
+		m.live.spoilt = errors.Is(err, bucket.ErrChecksum) && m.handedOut > 0
 		m.failAll(now, err)
 	case errors.Is(err, announce.ErrContradiction): // by who knows what was announced before a crash
 		m.live.spoilt = true
@@ -602,14 +602,14 @@ func (m *machine) finish(now time.Time, how end) {
 		return
 	}
 	m.doing, m.end = finishing, how
-	names := how == replaced && m.successor == "" // the look names the other
+	names := how == replaced && m.successor == "" // the table names the other
 	for _, w := range slices.Sorted(maps.Keys(m.working)) {
-		if w != lookWorker || !names {
+		if w != rereadWorker || !names {
 			m.do(cancel{w})
 		}
 	}
 	if names {
-		m.work(lookWorker)
+		m.work(rereadWorker)
 	}
 	m.finished(now)
 }

@@ -193,7 +193,7 @@ func TestNothingIsShownForEver(t *testing.T) {
 	v.now = v.now.Add(toldTimeout + time.Minute)
 	v.wake(v.now)
 	v.hear(done{worker: failWorker, err: errPasses})
-	v.hear(done{worker: lookWorker})
+	v.hear(done{worker: rereadWorker})
 	v.write(func(r *ledger.Record) { r.Successful, r.Status = []string{"a"}, ledger.Completed })
 	v.hear(done{worker: mendWorker})
 	v.hear(done{worker: leaveWorker})
@@ -209,14 +209,14 @@ func TestLastLook(t *testing.T) {
 	v.announced()
 	v.now = v.now.Add(toldTimeout + 2*time.Second)
 	v.wake(v.now) // a is late, and its agents have come later
-	v.hear(done{worker: lookWorker})
+	v.hear(done{worker: rereadWorker})
 	v.write(failedA)
 	v.hear(done{worker: failWorker})
 	v.now = v.due()
-	if actions := v.wake(v.now); v.doing != following || slices.Contains(actions, action(cancel{lookWorker})) {
+	if actions := v.wake(v.now); v.doing != following || slices.Contains(actions, action(cancel{rereadWorker})) {
 		t.Errorf("state %d after %v", v.doing, actions)
 	}
-	if v.hear(done{worker: lookWorker}); v.doing != finishing {
+	if v.hear(done{worker: rereadWorker}); v.doing != finishing {
 		t.Errorf("state %d after the last look", v.doing)
 	}
 }
@@ -226,11 +226,11 @@ func TestLateArrival(t *testing.T) {
 	v := newTold()
 	v.write(failedA)
 	v.machine = newMachine(v.record, toldTimeout, jitter)
-	if actions := v.hear(asked{asLate, context.Background()}); !slices.Equal(actions, []action{begin{lookWorker}}) {
+	if actions := v.hear(asked{asLate, context.Background()}); !slices.Equal(actions, []action{begin{rereadWorker}}) {
 		t.Fatalf("%v", actions)
 	}
 	v.write(func(r *ledger.Record) { r.Successful, r.Failed, r.Status = []string{"a"}, nil, ledger.Completed })
-	if actions := v.hear(done{worker: lookWorker}); v.doing != idle || !slices.Equal(actions, []action{sayArrived{"a"}}) {
+	if actions := v.hear(done{worker: rereadWorker}); v.doing != idle || !slices.Equal(actions, []action{sayArrived{"a"}}) {
 		t.Errorf("state %d, %v", v.doing, actions)
 	}
 }
@@ -242,7 +242,7 @@ func TestSuccessorIsNamed(t *testing.T) {
 	v.now = v.now.Add(toldTimeout + time.Minute)
 	v.wake(v.now) // the table is read, and a fails
 	actions := v.hear(done{worker: failWorker, err: ledger.ErrSuperseded})
-	if v.doing != finishing || slices.Contains(actions, action(cancel{lookWorker})) {
+	if v.doing != finishing || slices.Contains(actions, action(cancel{rereadWorker})) {
 		t.Errorf("state %d after %v", v.doing, actions)
 	}
 }

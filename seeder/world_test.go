@@ -178,8 +178,8 @@ func (s *sim) hear() {
 			s.fail("it goes before others, and the agents do not know")
 		}
 	}
-	if s.m.doing == fetching && s.m.here > s.m.told && s.running[announceWorker] == nil && s.m.due().IsZero() {
-		s.fail("%d segments are here, %d are announced, and nobody is told", s.m.here, s.m.told)
+	if s.m.doing == fetching && s.m.handedOut > s.m.announcedSegments && s.running[announceWorker] == nil && s.m.due().IsZero() {
+		s.fail("%d segments are here, %d are announced, and nobody is told", s.m.handedOut, s.m.announcedSegments)
 	}
 	if slices.Contains([]doing{fetching, renewing, resting}, s.m.doing) && !wanted(s.m.record) {
 		s.fail("it goes on though nobody waits for it")
@@ -254,7 +254,7 @@ func (s *sim) begin(w worker) {
 	switch {
 	case s.running[w] != nil:
 		s.fail("a second worker: %s", w)
-	case !s.carried && w != lookWorker:
+	case !s.carried && w != rereadWorker:
 		s.fail("%s works, and nobody carries the execution", w)
 	}
 	s.running[w] = s.m.failures
@@ -322,7 +322,7 @@ func (s *sim) work(w worker) {
 		}
 		if s.here < simSegments && s.rng.IntN(3) > 0 && !s.cancelled[w] { // one more, and it goes on
 			s.here++
-			s.mail(here{s.here})
+			s.mail(handedOut{s.here})
 			return
 		}
 		switch {
@@ -341,7 +341,7 @@ func (s *sim) work(w worker) {
 			}
 			for s.here < simSegments {
 				s.here++
-				s.mail(here{s.here})
+				s.mail(handedOut{s.here})
 			}
 			s.whole = true
 		}
@@ -352,7 +352,7 @@ func (s *sim) work(w worker) {
 		}
 		d.segments, d.sealed, d.high = s.telling, s.seals, s.tellsHigh
 		s.announced, s.knowHigh = true, s.tellsHigh
-	case lookWorker:
+	case rereadWorker:
 		if !trouble || s.m.doing == finishing {
 			s.put()
 		}

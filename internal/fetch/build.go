@@ -52,7 +52,7 @@ type Build struct {
 	note    note
 	err     error // why nothing comes at the moment, or ever; nil while it does
 	wrong   error // why it never will
-	here    int64 // bytes
+	verified int64 // bytes
 	isWhole bool
 	dropped bool
 	readers int
@@ -146,7 +146,7 @@ type Progress struct {
 // Progress says how far the build is.
 func (b *Build) Progress() Progress {
 	b.mu.Lock()
-	p := Progress{Size: b.layout.Size, Bytes: b.here, Segments: b.layout.NumSegments(), Announced: b.note.InfoHashes.Len(), Err: b.err}
+	p := Progress{Size: b.layout.Size, Bytes: b.verified, Segments: b.layout.NumSegments(), Announced: b.note.InfoHashes.Len(), Err: b.err}
 	infohashes := b.note.InfoHashes
 	for _, e := range b.files {
 		if e != nil {
@@ -319,10 +319,10 @@ func (b *Build) step(now time.Time) {
 		b.lookedAt = now
 	}
 	open, again := 0, error(nil)
-	var here int64
+	var verified int64
 	for i := range n.InfoHashes.Len() {
 		if e, ok := b.fetcher.cache.Entry(n.InfoHashes.At(i)); ok {
-			here += e.VerifiedBytes()
+			verified += e.VerifiedBytes()
 		}
 		s := b.segments[i]
 		checked, failed := b.state(s)
@@ -348,7 +348,7 @@ func (b *Build) step(now time.Time) {
 		b.fetcher.expectMore(b, open > 0 || !n.Sealed)
 	}
 	b.mu.Lock()
-	b.here = here
+	b.verified = verified
 	b.mu.Unlock()
 	b.fail(again)
 	if again == nil && open == 0 && n.Sealed {
@@ -393,14 +393,14 @@ func (b *Build) reserve(now time.Time, r Recipe) bool {
 	if now.Before(b.roomAt) {
 		return false
 	}
-	var here int64 // in entries, which count for themselves, whole or not
+	var kept int64 // in entries, which count for themselves, whole or not
 	for i := range r.InfoHashes.Len() {
 		if _, ok := b.fetcher.cache.Entry(r.InfoHashes.At(i)); ok {
 			_, length := b.layout.SegmentRange(i)
-			here += length
+			kept += length
 		}
 	}
-	size := max(0, b.layout.Size-here)
+	size := max(0, b.layout.Size-kept)
 	room, err := b.fetcher.cache.Reserve(size, false)
 	if errors.Is(err, cache.ErrNoSpace) {
 		b.fetcher.evict(size)

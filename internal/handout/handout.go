@@ -115,7 +115,7 @@ func (s *Set) Grow(infohash manifest.InfoHash, place Place, standby bool, pieces
 	defer s.mu.Unlock()
 	q, fresh := s.add(infohash, place, false, pieces, pieceLength)
 	if fresh {
-		q.here, q.absent, q.open = newBitmap(pieces), pieces, newBitmap(pieces)
+		q.sendable, q.absent, q.open = newBitmap(pieces), pieces, newBitmap(pieces)
 	}
 	if q.standby != standby {
 		q.standby = standby
@@ -129,7 +129,7 @@ func (s *Set) Here(infohash manifest.InfoHash, here bool, pieces ...int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	q := s.queues[infohash]
-	if q == nil || q.here == nil {
+	if q == nil || q.sendable == nil {
 		return
 	}
 	opened := false
@@ -166,7 +166,7 @@ func (s *Set) Remove(infohash manifest.InfoHash) {
 		delete(s.queues, infohash)
 		s.before.add(q.counters)
 		s.take(q)
-		q.gone = true
+		q.removed = true
 		s.outstanding -= int64(q.outstanding) * q.pieceLength
 		s.fill()
 	}

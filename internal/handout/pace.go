@@ -52,7 +52,7 @@ func (q *queue) tick(now time.Time) {
 			}
 			continue
 		}
-		if q.here != nil && p.has.covers(q.here) {
+		if q.sendable != nil && p.has.covers(q.sendable) {
 			p.since, p.starved = now, false // it is not behind, the rest is not here yet
 		}
 		q.expire(p, now, least)

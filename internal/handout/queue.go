@@ -55,15 +55,15 @@ type queue struct {
 	set         *Set
 	place       Place
 	lone        bool // there is one receiver
-	gone        bool // from the Set
+	removed     bool // from the Set
 	pieces      int
 	pieceLength int64
 	now         func() time.Time
-	// here are the pieces that can be sent, nil for all of them; so many are absent. On
+	// sendable are the pieces that can be sent, nil for all of them; so many are absent. On
 	// standby somebody else has the first copies.
-	here    bitmap
-	absent  int
-	standby bool
+	sendable bitmap
+	absent   int
+	standby  bool
 
 	owners   []uint16 // peers that announced it, by piece
 	assigned []uint16 // peers it is outstanding at in good time, by piece
@@ -109,8 +109,8 @@ type peer struct {
 	taken, others int
 	second        int
 	lastCompared  time.Time
-	// starved: nothing was announced for stallAfter. What it lacks is offered
-	// to it whoever else was to have it, and beyond what all together may have.
+	// starved: nothing was announced for stallAfter. It is offered missing pieces even
+	// when they are assigned elsewhere, ignoring the shared budget.
 	starved bool
 	// low: no piece below it is missing.
 	low int
@@ -263,7 +263,7 @@ func (q *queue) leave(p *peer) {
 // out counts what is outstanding, here and in all queues.
 func (q *queue) out(n int) {
 	q.outstanding += n
-	if q.gone {
+	if q.removed {
 		return
 	}
 	q.set.outstanding += int64(n) * q.pieceLength
@@ -288,7 +288,7 @@ func (q *queue) disown(i int) {
 }
 
 func (q *queue) reopen(i int) {
-	if q.here != nil && !q.here.get(i) {
+	if q.sendable != nil && !q.sendable.get(i) {
 		return
 	}
 	q.open.set(i)
@@ -298,15 +298,15 @@ func (q *queue) reopen(i int) {
 // arrive notes that a piece is here, or not any more, and reports whether that makes it open.
 func (q *queue) arrive(i int, here bool) (opened bool) {
 	switch {
-	case q.here.get(i) == here:
+	case q.sendable.get(i) == here:
 		return false
 	case !here:
-		q.here.clear(i)
+		q.sendable.clear(i)
 		q.open.clear(i)
 		q.absent++
 		return false
 	}
-	q.here.set(i)
+	q.sendable.set(i)
 	q.absent--
 	if q.owners[i] > 0 || q.assigned[i] > 0 {
 		return false
@@ -494,7 +494,7 @@ func (q *queue) rarest(p *peer) (int, bool) {
 		if _, outstanding := p.outstanding[i]; outstanding {
 			continue
 		}
-		if !p.starved && q.owners[i] == 0 && q.assigned[i] > 0 || q.here != nil && !q.here.get(i) {
+		if !p.starved && q.owners[i] == 0 && q.assigned[i] > 0 || q.sendable != nil && !q.sendable.get(i) {
 			continue
 		}
 		if best < 0 || q.owners[i]+q.assigned[i] < q.owners[best]+q.assigned[best] {

@@ -418,7 +418,7 @@ func (l *landing) round(ctx context.Context) (ledger.Result, error) {
 	}
 	// Looked at after the upload: one that has vanished may have become this
 	// object.
-	condition, present, err := l.look(ctx)
+	condition, present, err := l.findReplaced(ctx)
 	if err != nil {
 		return ledger.Result{}, err
 	}
@@ -511,7 +511,7 @@ func (l *landing) resume(ctx context.Context, record *ledger.Record) ([]bucket.P
 		return nil, nil
 	}
 	if err == nil && (begun.UploadID != l.uploadID || begun.Holder != l.Holder) {
-		err = l.tell(ctx) // the table did not take it before, or has another's name
+		err = l.saveUploadID(ctx) // the table did not take it before, or has another's name
 	}
 	if err != nil {
 		return nil, err
@@ -521,8 +521,8 @@ func (l *landing) resume(ctx context.Context, record *ledger.Record) ([]bucket.P
 	return have, nil
 }
 
-// look finds what is at the key: this build, or what the upload may replace.
-func (l *landing) look(ctx context.Context) (c bucket.Condition, present bool, err error) {
+// findReplaced finds what is at the key: this build, or what the upload may replace.
+func (l *landing) findReplaced(ctx context.Context) (c bucket.Condition, present bool, err error) {
 	object, present, err := Present(ctx, l.Bucket, l.build(), l.composite())
 	switch {
 	case err != nil || present:
@@ -623,18 +623,18 @@ func (l *landing) begin(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	err = l.tell(ctx)
+	err = l.saveUploadID(ctx)
 	if errors.Is(err, ErrHeld) {
 		err = errors.Join(err, l.Discard(ctx)) // nobody else knows of it
 	}
 	return err
 }
 
-// tell writes the upload down, and that this process lands the build. A successor finds it
+// saveUploadID writes the upload down, and that this process lands the build. A successor finds it
 // only through the table, so a process that stops just now still does. Where the table does
 // not take it, the upload stays this Job's. One of a single part is not written down: there
 // is nothing to go on with.
-func (l *landing) tell(ctx context.Context) error {
+func (l *landing) saveUploadID(ctx context.Context) error {
 	if l.Build.NumParts() <= 1 {
 		return nil
 	}
