@@ -48,16 +48,16 @@ type Build struct {
 	ended   chan struct{} // closed when nothing works on it any more
 	group   sync.WaitGroup
 
-	mu      sync.Mutex // held for no I/O
-	note    note
-	err     error // why nothing comes at the moment, or ever; nil while it does
-	wrong   error // why it never will
+	mu       sync.Mutex // held for no I/O
+	note     note
+	err      error // why nothing comes at the moment, or ever; nil while it does
+	wrong    error // why it never will
 	verified int64 // bytes
-	isWhole bool
-	dropped bool
-	readers int
-	files   []*cache.Entry // kept, by segment; nil where it is not here
-	room    *cache.Room
+	isWhole  bool
+	dropped  bool
+	readers  int
+	files    []*cache.Entry // kept, by segment; nil where it is not here
+	room     *cache.Room
 
 	// Of run's goroutine, until it has ended.
 	roomAt, lookedAt time.Time
