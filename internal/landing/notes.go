@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/manifest"
@@ -23,11 +22,11 @@ const maxNotesAge = 7 * 24 * time.Hour
 
 // Notes remember on disk which parts a store has taken, with their ETags, for one whose
 // ListParts does not say the parts' SHA-256: else all would be sent again after a restart.
-// Each upload has a file, and a line is written for each part. A line that is lost costs
-// one part. It is safe for concurrent use, by one process.
+// Each upload has a file, to which a line is appended for each part, in one write: so those
+// who write at the same time need no lock. A line that is lost costs one part. It is safe for
+// concurrent use, by one process.
 type Notes struct {
 	dir string
-	mu  sync.Mutex
 }
 
 // OpenNotes keeps notes in a directory, which is made; notes that are too old are
@@ -68,8 +67,6 @@ func (n *Notes) sent(uploadID string, part int, etag string, sum []byte) (err er
 	if err != nil {
 		return err
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	f, err := os.OpenFile(n.file(uploadID), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -80,8 +77,6 @@ func (n *Notes) sent(uploadID string, part int, etag string, sum []byte) (err er
 
 // of returns what was noted of an upload, by part; what cannot be read is left out.
 func (n *Notes) of(uploadID string) map[int]note {
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	b, err := os.ReadFile(n.file(uploadID))
 	if err != nil {
 		return nil
@@ -99,8 +94,6 @@ func (n *Notes) of(uploadID string) map[int]note {
 
 // forget removes what was noted of an upload that is over.
 func (n *Notes) forget(uploadID string) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	if err := os.Remove(n.file(uploadID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 var sums = regexp.MustCompile(`<ChecksumSHA256>[^<]*</ChecksumSHA256>`)
@@ -91,6 +93,40 @@ func TestNotedPartsAreNotSentAgain(t *testing.T) {
 				t.Errorf("notes are left: %v, %v", left, err)
 			}
 		})
+	}
+}
+
+// Parts of one upload, and of several, are noted at the same time: no line is lost, or
+// mixed with another one.
+func TestPartsAreNotedAtTheSameTime(t *testing.T) {
+	const uploads, parts = 4, 200
+	n, err := OpenNotes(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var group errgroup.Group
+	for upload := range uploads {
+		for part := range parts {
+			group.Go(func() error {
+				sum := sha256.Sum256(fmt.Append(nil, upload, part))
+				return n.sent(fmt.Sprint(upload), part, fmt.Sprint("etag of ", part), sum[:])
+			})
+		}
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	for upload := range uploads {
+		notes := n.of(fmt.Sprint(upload))
+		if len(notes) != parts {
+			t.Errorf("upload %d: %d parts are noted, %d were sent", upload, len(notes), parts)
+		}
+		for part := range parts {
+			sum := sha256.Sum256(fmt.Append(nil, upload, part))
+			if got := notes[part]; got.ETag != fmt.Sprint("etag of ", part) || !bytes.Equal(got.SHA256, sum[:]) {
+				t.Errorf("upload %d, part %d: noted as %+v", upload, part, got)
+			}
+		}
 	}
 }
 

@@ -98,8 +98,9 @@ type Swarm struct {
 	// byEngine for the *Torrent.
 	wanted, byEngine sync.Map
 
-	wholesMu sync.Mutex // not held over the disk
-	wholes   []*whole   // the one that was asked for last at the end
+	// wholeTurn is of who seeds a build as a whole, or drops one: only then wholes is used.
+	wholeTurn turns.Turns[struct{}]
+	wholes    []*whole // the one that was asked for last at the end
 }
 
 // New starts the engine on the listener. On error the listener stays open.

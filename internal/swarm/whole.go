@@ -54,16 +54,19 @@ func (s *Swarm) SeedWhole(name string, shape manifest.Shape, entries []*cache.En
 	})
 	file := bencode.MustMarshal(metainfo.MetaInfo{InfoBytes: info})
 	w.infohash = sha1.Sum(info)
-	s.wholesMu.Lock()
-	defer s.wholesMu.Unlock()
+	release, err := s.wholeTurn.Take(s.ctx, struct{}{})
+	if err == nil {
+		defer release()
+		err = s.ctx.Err()
+	}
+	if err != nil {
+		return nil, errors.New("the torrent engine is ending")
+	}
 	for i, other := range s.wholes {
 		if other.infohash == w.infohash {
 			s.wholes = append(append(s.wholes[:i:i], s.wholes[i+1:]...), other)
 			return file, nil
 		}
-	}
-	if s.ctx.Err() != nil {
-		return nil, errors.New("the torrent engine is ending")
 	}
 	if len(s.wholes) >= maxWholes {
 		s.wholes[0].torrent.Drop()
@@ -86,8 +89,11 @@ func (s *Swarm) SeedWhole(name string, shape manifest.Shape, entries []*cache.En
 
 // DropSegment ends the builds seeded whole that have a segment: it leaves the cache.
 func (s *Swarm) DropSegment(infohash manifest.InfoHash) {
-	s.wholesMu.Lock()
-	defer s.wholesMu.Unlock()
+	release, err := s.wholeTurn.Take(s.ctx, struct{}{})
+	if err != nil {
+		return // all of them end with the engine
+	}
+	defer release()
 	kept := s.wholes[:0]
 	for _, w := range s.wholes {
 		if w.segments[infohash] {
