@@ -120,8 +120,6 @@ func (c *carrier) act(a action) {
 		_, c.span = c.cfg.Tracer.Root(a.asked.trace, "execution", spanAttributes(r, a.asked.why)...)
 	case raise:
 		c.held.raise(c.swarm)
-	case retire:
-		c.retire(c.key, c.id, a.reason)
 	case sayArrived:
 		c.sayArrived(c.machine.record, a.bucket)
 	case sayFailed:
@@ -171,6 +169,9 @@ func (c *carrier) worker(w worker) func(ctx context.Context) done {
 	case leaveWorker:
 		c.held = nil
 		return func(context.Context) done { c.leave(r, held); return done{} }
+	case endWorker:
+		reason := c.machine.notice
+		return func(ctx context.Context) done { c.retire(ctx, c.key, c.id, reason); return done{} }
 	case dropWorker:
 		return func(ctx context.Context) done { return done{err: c.drop(ctx, r)} }
 	case mendWorker:
@@ -253,10 +254,11 @@ func (c *carrier) announce(ctx context.Context, r *ledger.Record, h *held, span 
 	return d
 }
 
-// retire sends the signed notice that an execution is over.
-func (s *Seeder) retire(k ledger.Key, id, reason string) {
+// retire sends the signed notice that an execution is over. A signature that is made
+// elsewhere takes its time.
+func (s *Seeder) retire(ctx context.Context, k ledger.Key, id, reason string) {
 	issued := s.book.Issue(id)
-	wire, err := announce.Sign(context.Background(), s.cfg.Signer, &announce.End{
+	wire, err := announce.Sign(ctx, s.cfg.Signer, &announce.End{
 		ExecutionID:  id,
 		Key:          k.FileKey,
 		SourceBucket: k.SourceBucket,

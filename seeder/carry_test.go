@@ -3,6 +3,7 @@ package seeder
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -17,11 +18,13 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/owner"
+	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/survive"
 )
@@ -143,6 +146,77 @@ func TestFaultInAMachine(t *testing.T) {
 	cancel()
 	if err := group.Wait(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// awaySigner is a key that is kept elsewhere, and has not answered before it fails.
+type awaySigner struct {
+	signing.Ed25519
+	asked, fails chan struct{}
+}
+
+func (a awaySigner) Sign(context.Context, []byte) ([]byte, error) {
+	close(a.asked)
+	<-a.fails
+	return nil, errors.New("the key does not answer")
+}
+
+// While the notice of its end is signed, which may take long, an execution hears still.
+func TestHearsWhileSigning(t *testing.T) {
+	public, secret, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer := awaySigner{signing.Ed25519(secret), make(chan struct{}), make(chan struct{})}
+	group, ctx := errgroup.WithContext(t.Context())
+	ctx, cancel := context.WithCancel(ctx)
+	var log bytes.Buffer
+	s := &Seeder{
+		cfg:   Config{Logger: slog.New(slog.NewTextHandler(&log, nil)), ArrivalTimeout: time.Hour, Signer: signer},
+		index: newIndex(), metrics: newMetrics(nil), running: ctx, group: group,
+		book: announce.NewBook(signing.TrustIn(signing.Ed25519Key(public)), nil),
+	}
+	r := record(1, "k", 1)
+	r.Status = ledger.Cancelled
+	s.index.put(r)
+	s.start(ctx, r, asOver)
+	<-signer.asked
+	shown := func(change func(e *execution)) int64 {
+		s.index.mu.Lock()
+		defer s.index.mu.Unlock()
+		e := s.index.byID[r.ExecutionID]
+		if e == nil {
+			return 0
+		}
+		change(e)
+		return e.live.pulled
+	}
+	shown(func(e *execution) { e.tell(pulled{7}) })
+	for deadline := time.After(time.Minute); shown(func(*execution) {}) != 7; {
+		select {
+		case <-deadline:
+			t.Fatal("nothing is heard while the end notice is signed")
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	close(signer.fails)
+	owned := func() (is bool) {
+		shown(func(e *execution) { is = e.owner != nil })
+		return is
+	}
+	for deadline := time.After(time.Minute); owned(); {
+		select {
+		case <-deadline:
+			t.Fatal("its owner stays")
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	cancel()
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if text := log.String(); !strings.Contains(text, "end notice not sent") {
+		t.Errorf("the log says\n%s", text)
 	}
 }
 

@@ -162,7 +162,7 @@ func (s *Seeder) acceptInstead(ctx context.Context, of, source string, o *bucket
 	if err != nil {
 		return nil, err
 	}
-	s.sayAccepted(begun, o)
+	s.sayAccepted(ctx, begun, o)
 	// One that is joined as well: when the answer to the write was lost, the
 	// next try finds its own item, which nobody carries yet.
 	s.start(ctx, begun.Record, asAccepted)
@@ -186,7 +186,8 @@ func (s *Seeder) startOf(source string, o *bucket.Object, destinations []string,
 }
 
 // sayAccepted says how an execution has begun, and ends those that it takes the place of.
-func (s *Seeder) sayAccepted(begun *ledger.Begun, o *bucket.Object) {
+func (s *Seeder) sayAccepted(ctx context.Context, begun *ledger.Begun, o *bucket.Object) {
+	ctx = context.WithoutCancel(ctx) // what is said is so, whether or not somebody waits for it
 	r := begun.Record
 	logger := s.cfg.Logger.With("key", o.Key, "executionId", r.ExecutionID)
 	if begun.Replaced != nil {
@@ -200,12 +201,12 @@ func (s *Seeder) sayAccepted(begun *ledger.Begun, o *bucket.Object) {
 	case begun.Superseded != "":
 		logger.Info("execution accepted", "bytes", o.Size, "destinations", r.Destinations,
 			"priority", priorityOf(r), "supersedes", begun.Superseded, "inherited", begun.Inherited)
-		s.retire(r.Key, begun.Superseded, announce.Superseded)
+		s.retire(ctx, r.Key, begun.Superseded, announce.Superseded)
 	default:
 		logger.Info("execution accepted", "bytes", o.Size, "destinations", r.Destinations, "priority", priorityOf(r))
 	}
 	if begun.Broken != nil {
-		s.retire(r.Key, begun.Broken.ExecutionID, announce.Failed)
+		s.retire(ctx, r.Key, begun.Broken.ExecutionID, announce.Failed)
 	}
 }
 

@@ -19,6 +19,7 @@ const (
 	renewWorker    worker = "renew"
 	mendWorker     worker = "mend"  // once the bytes are here, until it finishes
 	leaveWorker    worker = "leave" // gives back what was held, at the end
+	endWorker      worker = "end"   // sends the signed notice that it is over
 	dropWorker     worker = "drop"  // removes what an upload has left that was broken off
 )
 
@@ -89,7 +90,6 @@ type (
 	begin       struct{ worker worker }
 	cancel      struct{ worker worker }
 	begun       struct{ asked asked }
-	retire      struct{ reason string }
 	raise       struct{} // before others, from now on
 	sayArrived  struct{ bucket string }
 	sayFailed   struct{ bucket string }

@@ -44,6 +44,10 @@ type machine struct {
 	end       end
 	left      bool // what was held is given back
 	successor string
+	// notice is the reason that the end notice gives; noticed: this end's was sent, or could
+	// not be. Nothing else begins meanwhile, which a late notice might end again.
+	notice  string
+	noticed bool
 
 	// since is when the execution was accepted; or taken up again, after it had failed.
 	since time.Time
@@ -212,17 +216,17 @@ func (m *machine) ask(now time.Time, a asked) {
 	case m.doing == idle && m.successor != "":
 	case m.doing == idle && a.why == asLate:
 		m.work(rereadWorker)
+	case m.doing == idle && m.working[endWorker]:
+		m.keep(a)
 	case m.doing == idle && a.why == asOver:
 		if over(m.record) {
-			m.do(retire{endOf(m.record)})
+			m.sendNotice(endOf(m.record))
 		}
 	case m.doing == idle && wanted(m.record):
 		m.begin(now, a)
 	case m.doing == idle || a.why == asOver || a.why == asLate:
 	default:
-		if m.request == nil || m.request.why != asRetried { // which asks for most
-			m.request = &a
-		}
+		m.keep(a)
 		switch {
 		case m.doing == following:
 			m.follow(now)
@@ -230,6 +234,23 @@ func (m *machine) ask(now time.Time, a asked) {
 			m.attempt(now)
 		}
 	}
+}
+
+// keep has something done when what is under way has ended: of all that was asked for
+// meanwhile what asks for most.
+func (m *machine) keep(a asked) {
+	switch {
+	case m.request == nil, m.request.why == asOver:
+	case m.request.why == asRetried, a.why == asOver:
+		return
+	}
+	m.request = &a
+}
+
+// sendNotice tells the cluster why the execution is over.
+func (m *machine) sendNotice(reason string) {
+	m.notice = reason
+	m.work(endWorker)
 }
 
 func (m *machine) begin(now time.Time, a asked) {
@@ -261,7 +282,7 @@ func (m *machine) recall() {
 
 // attempt begins anew, with what is there.
 func (m *machine) attempt(now time.Time) {
-	m.request, m.doing, m.left, m.live.retryAt = nil, fetching, false, time.Time{}
+	m.request, m.doing, m.left, m.noticed, m.live.retryAt = nil, fetching, false, false, time.Time{}
 	m.announceAgainAt, m.queued = time.Time{}, time.Time{}
 	if m.live.spoilt {
 		m.doing, m.live.err = renewing, errSpoilt
@@ -335,6 +356,11 @@ func (m *machine) ended(now time.Time, d done) {
 		m.recorded(now, d.err)
 	case renewWorker:
 		m.renewed(now, d.err)
+	case endWorker: // of one that nobody carries
+		if a := m.request; a != nil {
+			m.request = nil
+			m.ask(now, *a)
+		}
 	}
 }
 
@@ -629,9 +655,13 @@ func (m *machine) finished(now time.Time) {
 		m.work(leaveWorker)
 		return
 	}
+	if reason := m.endReason(); reason != "" && !m.noticed {
+		m.noticed = true
+		m.sendNotice(reason)
+		return
+	}
 	if m.end == brokenOff && !m.dropped {
-		m.dropped = true
-		m.do(retire{announce.Failed}) // first: what a crash leaves in the table is ended again
+		m.dropped = true // after the notice: what a crash leaves in the table is ended again
 		m.work(dropWorker)
 		return
 	}
@@ -640,20 +670,29 @@ func (m *machine) finished(now time.Time) {
 	switch m.end {
 	case hasEnded:
 		m.live.err = nil
-		m.do(retire{endOf(m.record)})
-	case hasFailed:
-		m.do(sayHopeless{m.live.err})
-		m.do(retire{endOf(m.record)})
-	case wasFailed:
+	case hasFailed, wasFailed:
 		m.do(sayHopeless{m.live.err})
 	}
 	if m.end != replaced {
 		m.live.phase = api.PhaseEnded
 	}
 	m.do(concluded{m.end})
-	if a := m.request; a != nil && m.end < replaced && wanted(m.record) && (a.why == asRetried || !m.live.sourceMissing) {
+	a := m.request
+	if m.request = nil; a != nil && m.end < replaced && wanted(m.record) && (a.why == asRetried || !m.live.sourceMissing) {
 		m.begin(now, *a)
 	}
+}
+
+// endReason is what the notice of this end says; empty where none is sent: the cluster
+// has heard it before, or hears it of who has the key now.
+func (m *machine) endReason() string {
+	switch m.end {
+	case hasEnded, hasFailed:
+		return endOf(m.record)
+	case brokenOff:
+		return announce.Failed
+	}
+	return ""
 }
 
 // wanted reports whether a destination is left to be reached.

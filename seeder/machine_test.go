@@ -197,6 +197,7 @@ func TestNothingIsShownForEver(t *testing.T) {
 	v.write(func(r *ledger.Record) { r.Successful, r.Status = []string{"a"}, ledger.Completed })
 	v.hear(done{worker: mendWorker})
 	v.hear(done{worker: leaveWorker})
+	v.hear(done{worker: endWorker})
 	if v.doing != idle || v.live.err != nil || v.live.phase != api.PhaseEnded {
 		t.Errorf("state %d, error: %v, phase %s", v.doing, v.live.err, v.live.phase)
 	}
@@ -244,5 +245,27 @@ func TestSuccessorIsNamed(t *testing.T) {
 	actions := v.hear(done{worker: failWorker, err: ledger.ErrSuperseded})
 	if v.doing != finishing || slices.Contains(actions, action(cancel{rereadWorker})) {
 		t.Errorf("state %d after %v", v.doing, actions)
+	}
+}
+
+// What is asked for while the end notice is signed, which may take long, begins after that,
+// and what asks for most of it.
+func TestNoticeGoesFirst(t *testing.T) {
+	v := newTold()
+	v.write(failedA)
+	v.machine = newMachine(v.record, toldTimeout, jitter)
+	if actions := v.hear(asked{asOver, context.Background()}); !slices.Equal(actions, []action{begin{endWorker}}) {
+		t.Fatalf("%v", actions)
+	}
+	for _, why := range []string{asRetried, asAwaited, asOver} {
+		if actions := v.hear(asked{why, context.Background()}); len(actions) > 0 {
+			t.Errorf("%s: %v", why, actions)
+		}
+	}
+	v.hear(retrying{})
+	v.write(func(r *ledger.Record) { r.Failed, r.Status = nil, ledger.InProgress })
+	again := asked{asRetried, context.Background()}
+	if actions := v.hear(done{worker: endWorker}); v.doing != fetching || !slices.Equal(actions, []action{begun{again}, begin{fetchWorker}}) {
+		t.Errorf("state %d, %v", v.doing, actions)
 	}
 }

@@ -430,10 +430,22 @@ func (s *Seeder) retireEnded(a *announce.Announcement) {
 	case newest == nil || newest.Foreign || newest.ExecutionID < a.ExecutionID:
 		return // another seeder's
 	case newest.ExecutionID > a.ExecutionID:
-		s.retire(newest.Key, a.ExecutionID, announce.Superseded)
+		s.retireAlongside(newest.Key, a.ExecutionID)
 		return
 	}
 	s.start(context.Background(), newest, asOver)
+}
+
+// retireAlongside sends the notice that an execution was superseded, while whoever has
+// found it out, which may be the one who takes all that comes from the cluster, goes on.
+func (s *Seeder) retireAlongside(k ledger.Key, id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ctx := s.running
+	if ctx == nil || ctx.Err() != nil {
+		return // the next start does
+	}
+	s.group.Go(func() error { s.retire(ctx, k, id, announce.Superseded); return nil })
 }
 
 func (s *Seeder) isServed(bucket string) bool {

@@ -459,7 +459,7 @@ func (c *carrier) takeKey(ctx context.Context, up *upload, layout *manifest.Layo
 	if err != nil {
 		return nil, err
 	}
-	c.sayAccepted(begun, up.object)
+	c.sayAccepted(ctx, begun, up.object)
 	if !begun.Adopted {
 		c.start(ctx, begun.Record, asAccepted)
 	}
@@ -502,7 +502,7 @@ func (c *carrier) brokenOff() {
 // endUpload ends the execution of an upload that a former process has left.
 func (s *Seeder) endUpload(ctx context.Context, k ledger.Key, u *ledger.Upload) error {
 	if r, ok := s.index.get(u.ExecutionID); !ok || r.Key == k { // else somebody has copied the item
-		s.retire(k, u.ExecutionID, announce.Failed)
+		s.retire(ctx, k, u.ExecutionID, announce.Failed)
 	}
 	logger := s.cfg.Logger.With("key", k.FileKey, "executionId", u.ExecutionID)
 	if err := s.removeUpload(ctx, k, u.UploadID, logger); err != nil {

@@ -50,6 +50,7 @@ type sim struct {
 	// telling are those that the announcement under way is of.
 	here, telling int
 	whole, seals  bool
+	noticed       bool // the end notice of this run was sent
 	// tellsHigh: the announcement under way says that it goes before others; knowHigh: the
 	// agents know.
 	tellsHigh, knowHigh bool
@@ -220,17 +221,6 @@ func (s *sim) perform(actions []action) {
 			for _, b := range s.m.record.Successful {
 				s.said[b] = true
 			}
-		case retire:
-			if len(s.running) > 0 && s.carried { // else the table is looked at
-				s.fail("retired while %v work", slices.Collect(maps.Keys(s.running)))
-			}
-			if s.uploading && !s.pending {
-				s.fail("retired when the table did not have the upload any more: a crash before would leave it announced")
-			}
-			if wanted(s.m.record) && len(s.m.record.Pending()) > 0 && s.m.end == hasEnded {
-				s.fail("retired while destinations are pending")
-			}
-			s.announced, s.knowHigh = false, false
 		case sayArrived:
 			if s.said[a.bucket] {
 				s.fail("%s arrives twice", a.bucket)
@@ -239,6 +229,9 @@ func (s *sim) perform(actions []action) {
 		case concluded:
 			if !s.carried || s.holds || len(s.running) > 0 {
 				s.fail("concluded; carried: %v, holds something: %v, at work: %v", s.carried, s.holds, s.running)
+			}
+			if a.end != replaced && a.end != wasFailed && !s.noticed {
+				s.fail("concluded, and the agents were not told")
 			}
 			if s.carried = false; s.uploading {
 				if s.pending {
@@ -254,8 +247,11 @@ func (s *sim) begin(w worker) {
 	switch {
 	case s.running[w] != nil:
 		s.fail("a second worker: %s", w)
-	case !s.carried && w != rereadWorker:
+	case !s.carried && w != rereadWorker && w != endWorker:
 		s.fail("%s works, and nobody carries the execution", w)
+	}
+	if s.running[endWorker] != nil && w != rereadWorker {
+		s.fail("%s begins while the end notice is being signed, which may end it again", w)
 	}
 	s.running[w] = s.m.failures
 	if s.running[w] == nil {
@@ -270,8 +266,22 @@ func (s *sim) begin(w worker) {
 	switch w {
 	case leaveWorker:
 		s.holds, s.here, s.whole = false, 0, false
+	case endWorker:
+		if len(s.running) > 1 && s.carried { // else the table is looked at
+			s.fail("its end is told while %v work", slices.Collect(maps.Keys(s.running)))
+		}
+		if s.uploading && !s.pending {
+			s.fail("its end is told when the table did not have the upload any more: a crash before would leave it announced")
+		}
+		if wanted(s.m.record) && len(s.m.record.Pending()) > 0 && s.m.end == hasEnded {
+			s.fail("its end is told while destinations are pending")
+		}
+	case dropWorker:
+		if !s.noticed {
+			s.fail("what the upload has left is removed before its end is told")
+		}
 	case fetchWorker:
-		s.owes, s.holds = false, true
+		s.owes, s.holds, s.noticed = false, true, false
 		if !wanted(s.m.record) {
 			s.fail("fetched though nobody waits for it")
 		}
@@ -392,6 +402,8 @@ func (s *sim) work(w worker) {
 		if !s.cancelled[w] {
 			return // it stays
 		}
+	case endWorker:
+		s.noticed, s.announced, s.knowHigh = true, false, false
 	case dropWorker:
 		if trouble {
 			return // it is tried again
@@ -512,7 +524,7 @@ func (s *sim) crash() {
 	if s.uploading { // the next start ends it, without a machine
 		s.ended, s.uploading, s.pending = true, false, false
 	}
-	s.here, s.whole = 0, false
+	s.here, s.whole, s.noticed = 0, false, false
 	s.owned, s.carried, s.owes, s.mailbox, s.running, s.cancelled = false, false, false, nil, make(map[worker][]failure), make(map[worker]bool)
 	if s.index = s.table; s.index.Status == ledger.InProgress && !s.ended {
 		s.ask(asResumed)
