@@ -39,11 +39,14 @@ type carrier struct {
 
 // start has an execution carried. Its owner is told why; where nobody carries it, one
 // begins. Its trace continues that of a request whose context is from. False when the
-// seeder ends.
+// seeder ends, or leaves the execution alone.
 func (s *Seeder) start(from context.Context, r *ledger.Record, why string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if r.Foreign || s.running == nil || s.running.Err() != nil {
+		return false
+	}
+	if why != asOver && leftAlone(r) != nil {
 		return false
 	}
 	s.index.ask(r.ExecutionID, asked{why, tracing.Continue(s.running, from)}, func(r *ledger.Record, last live) *owner.Owner[event] {
@@ -223,6 +226,7 @@ func (c *carrier) announce(ctx context.Context, r *ledger.Record, h *held, span 
 	}
 	a := &announce.Announcement{
 		ExecutionID:  c.id,
+		Term:         r.Term,
 		Key:          c.key.FileKey,
 		SourceBucket: c.key.SourceBucket,
 		Destinations: r.Destinations,

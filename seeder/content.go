@@ -52,7 +52,7 @@ type segment struct {
 func (s segment) sent() int64 { return s.torrent.Stats().UploadedBytes - s.before }
 
 func newHeld(r *ledger.Record) (*held, error) {
-	layout, err := manifest.NewLayout(manifest.Ramp, r.Size)
+	layout, err := layoutOf(r)
 	if err != nil {
 		return nil, err
 	}
@@ -404,7 +404,7 @@ func (s *Seeder) torrentFile(r *ledger.Record) ([]byte, error) {
 	if r.SHA256 == "" || r.Size == 0 {
 		return nil, errors.New("the build was not pulled yet, or has 0 bytes")
 	}
-	layout, err := manifest.NewLayout(manifest.Ramp, r.Size)
+	layout, err := layoutOf(r)
 	if err != nil {
 		return nil, err
 	}

@@ -178,6 +178,7 @@ func (s *Seeder) startOf(source string, o *bucket.Object, destinations []string,
 		Headers:      o.Headers.Map(),
 		Destinations: destinations,
 		High:         high,
+		Scheme:       string(newScheme),
 		Now:          time.Now(),
 		Upload:       o.Metadata[landing.ExecutionMetadata],
 
@@ -226,6 +227,9 @@ func (s *Seeder) begin(ctx context.Context, start ledger.Start) (*ledger.Begun, 
 	}
 	if old := s.index.newest(start.Key); old != nil && old.Status == ledger.InProgress { // whose unfinished destinations it inherits
 		s.foldKnown(ctx, old.ExecutionID)
+		if start.Instead == "" && leftAlone(old) != nil {
+			start.Instead = old.ExecutionID // nobody here would carry it
+		}
 	}
 	begun, err := s.cfg.Ledger.Begin(ctx, start)
 	if err != nil {
@@ -280,6 +284,9 @@ func (s *Seeder) retry(ctx context.Context, id string) error {
 	}
 	if r.Status == ledger.Completed {
 		return web.Errorf(http.StatusConflict, "execution %s is completed, there is nothing to send again; `seeder publish` starts another", id)
+	}
+	if err := refuseLeftAlone(r); err != nil {
+		return err
 	}
 	s.index.retrying(id) // before the write, so that nothing that it makes pending is found to be late
 	updated, err := s.cfg.Ledger.Retry(ctx, r.Key, id)

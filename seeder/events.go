@@ -134,5 +134,5 @@ func newLive(r *ledger.Record) live {
 	if over(r) {
 		return live{phase: api.PhaseEnded}
 	}
-	return live{phase: api.PhaseQueued}
+	return live{phase: api.PhaseQueued, err: leftAlone(r)}
 }

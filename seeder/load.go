@@ -57,12 +57,10 @@ func (s *Seeder) load(ctx context.Context) error {
 	s.loaded = true // from here on membersChanged sees to whoever comes
 	served := s.served
 	s.mu.Unlock()
-	resumed, running := 0, make(map[string]bool)
+	resumed := 0
 	for _, r := range s.index.unfinished() {
-		if r.Status == ledger.InProgress || lacks(r, served) {
-			running[r.ExecutionID] = true
+		if (r.Status == ledger.InProgress || lacks(r, served)) && s.start(ctx, r, asResumed) {
 			resumed++
-			s.start(ctx, r, asResumed)
 		}
 	}
 	for _, a := range s.book.Active() {
@@ -120,6 +118,9 @@ func (s *Seeder) readTable(ctx context.Context, say func(cause string) bool) (up
 				if odd++; say("odd") {
 					s.cfg.Logger.Warn("item of the table is read in part", "key", r.FileKey, "sourceBucket", r.SourceBucket, "leftOut", r.Odd)
 				}
+			}
+			if why := leftAlone(r); why != nil && !over(r) && say("scheme") {
+				s.cfg.Logger.Warn("execution is shown and not taken up", "key", r.FileKey, "sourceBucket", r.SourceBucket, "executionId", r.ExecutionID, "reason", why)
 			}
 			if over(r) {
 				past.add(r)

@@ -147,6 +147,8 @@ func pack(r *ledger.Record, n *names) (_ packed, ok bool) {
 	p.name(r.SourceBucket)
 	p.name(r.Owner)
 	p.name(packHeaders(r.Headers))
+	p.name(r.Scheme)
+	p.signed(r.Term)
 	p.signed(r.Version)
 	p.signed(r.Retries)
 	p.signed(r.Size)
@@ -285,6 +287,7 @@ func (p packed) unpack(n *names) *ledger.Record {
 			r.Headers[name] = in.text()
 		}
 	}
+	r.Scheme, r.Term = u.name(), u.signed()
 	r.Version, r.Retries, r.Size = u.signed(), u.signed(), u.signed()
 	r.StartTime = u.instant(epoch)
 	r.CompletedAt = u.instant(r.StartTime)

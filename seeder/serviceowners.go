@@ -269,7 +269,7 @@ func (s *Seeder) roster(from gossip.Member, name string, hashes []uint32) {
 // digests where they are here, else from a bucket where it has landed. Empty where neither
 // is possible yet.
 func (s *Seeder) compositeOf(ctx context.Context, r *ledger.Record) (string, error) {
-	layout, err := manifest.NewLayout(manifest.Ramp, r.Size)
+	layout, err := layoutOf(r)
 	if err != nil {
 		return "", err
 	}

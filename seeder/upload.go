@@ -193,6 +193,7 @@ func (s *Seeder) noteUpload(ctx context.Context, up *upload) (*ledger.Record, er
 	}
 	r, err := s.cfg.Ledger.BeginUpload(ctx, k, ledger.Upload{
 		ExecutionID: id, UploadID: up.uploadID, Size: up.size, Destinations: up.destinations, High: up.high, StartTime: now.UTC(),
+		Scheme: string(newScheme),
 	}, beside)
 	if err == nil && !s.uploads.add(up) {
 		err = fmt.Errorf("%d others are distributed while they go up", maxInStep)
@@ -531,7 +532,7 @@ func (s *Seeder) recoverUpload(ctx context.Context, k ledger.Key, u *ledger.Uplo
 	object, err := s.cfg.Bucket.Head(ctx, k.FileKey)
 	switch {
 	case err == nil && object.Metadata[landing.ExecutionMetadata] == u.ExecutionID:
-		if layout, err := manifest.NewLayout(manifest.Ramp, object.Size); err == nil {
+		if layout, err := manifest.NewLayout(schemeOf(u.Scheme), object.Size); err == nil {
 			err = s.cfg.Cache.RetagSegments(u.ExecutionID, source.ReceivedTag(layout), source.Tag(object.ETag, layout))
 			if err != nil {
 				s.cfg.Logger.Warn("the build is read from the bucket again", "key", k.FileKey, "executionId", u.ExecutionID, "error", err)

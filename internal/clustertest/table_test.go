@@ -3,7 +3,9 @@ package clustertest
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -13,8 +15,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/ledger"
+	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/seeder/client"
 )
 
@@ -122,6 +127,61 @@ func TestTableWithItemsOfOthers(t *testing.T) {
 	c.Restart()
 	if page, err := c.Seeder.Executions(t.Context(), 0, ""); err != nil || page.SkippedItems != 52 || len(page.Executions) != 6 {
 		t.Errorf("after a restart: %+v, %v", page, err)
+	}
+}
+
+// An execution that a newer version has begun, by a scheme that this one does not know, is
+// shown with the reason and otherwise left as it is; sent again its build is another
+// execution. One of an older version, whose item says no scheme, is taken up.
+func TestUnknownScheme(t *testing.T) {
+	const newer, older = "01K0Z4V5QW8TQ0H6Q9M3N7R2XD", "01K0Z4V5QW8TQ0H6Q9M3N7R2XE"
+	log, b := &lines{}, content(1, 12345)
+	c := Start(t, cloud, Options{Regions: 1, Log: log, Before: func(c *Cluster) {
+		for key, more := range map[string]values{
+			"newer.zip": {"executionId": str(newer), "scheme": str("waves"), "term": num("3")},
+			"older.zip": {"executionId": str(older)},
+		} {
+			c.Put(key, b, nil)
+			head, err := c.cloud.S3.HeadObject(c.t.Context(), &s3.HeadObjectInput{Bucket: aws.String(c.Global), Key: aws.String(key)})
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			maps.Copy(more, values{
+				"status": str("IN_PROGRESS"), "owner": str(c.Global), "size": num("12345"), "version": num("1"), "sourceEtag": str(*head.ETag),
+				"destinationBuckets": &types.AttributeValueMemberSS{Value: []string{c.Bucket(0)}},
+			})
+			c.write(key, c.Global, more)
+		}
+	}})
+	c.Await(older, "COMPLETED")
+	if r := c.Record("older.zip"); r.Scheme != "" {
+		t.Errorf("the older one's scheme is %q now", r.Scheme)
+	}
+	const reason = `scheme "waves", which this version does not know`
+	if line := log.await(c, "execution is shown and not taken up"); line["key"] != "newer.zip" || !strings.Contains(fmt.Sprint(line["reason"]), reason) {
+		t.Errorf("the log says %v", line)
+	}
+	e, err := c.Seeder.Execution(t.Context(), newer)
+	if err != nil || e.Status != "IN_PROGRESS" || !strings.Contains(e.Error, reason) {
+		t.Errorf("it is shown as %+v, %v", e, err)
+	}
+	if _, err := c.Seeder.Retry(t.Context(), newer); err == nil || status(t, err) != http.StatusConflict || !strings.Contains(err.Error(), reason) {
+		t.Errorf("sent again: %v", err)
+	}
+	if r := c.Record("newer.zip"); r.ExecutionID != newer || r.Status != ledger.InProgress || r.Version != 1 || r.Scheme != "waves" || r.Term != 3 {
+		t.Errorf("the item is %+v", r)
+	}
+	if got, _ := c.Object(c.Bucket(0), "newer.zip"); got != nil {
+		t.Error("its build was sent")
+	}
+	id := c.Deploy("newer.zip").ExecutionID
+	if id == newer {
+		t.Fatal("a publish has joined what nobody carries")
+	}
+	c.Await(id, "COMPLETED")
+	c.Holds("newer.zip", b)
+	if r := c.Record("newer.zip"); r.Scheme != string(manifest.Ramp) || r.Term != 0 {
+		t.Errorf("the item is %+v", r)
 	}
 }
 

@@ -83,6 +83,7 @@ func (r *Record) encode() item {
 	if r.High {
 		i["priority"] = text(highPriority)
 	}
+	i.begunAs(r.Scheme, r.Term)
 	i.set("retries", nil)
 	if r.Retries > 0 {
 		i["retries"] = number(r.Retries)
@@ -110,6 +111,18 @@ func (r *Record) encode() item {
 	}
 	i["landings"] = &types.AttributeValueMemberM{Value: landings}
 	return i
+}
+
+// begunAs notes how an execution was begun. Where an older version has, an item does not say.
+func (i item) begunAs(scheme string, term int64) {
+	i.set("scheme", nil)
+	i.set("term", nil)
+	if scheme != "" {
+		i["scheme"] = text(scheme)
+	}
+	if scheme != "" || term > 0 {
+		i["term"] = number(term)
+	}
 }
 
 func (l Landing) encode() types.AttributeValue {
@@ -143,7 +156,7 @@ var ours = []string{
 	"fileKey", "sourceBucket", "executionId", "status", "startTime", "completedAt", "destinationBuckets", "totalBuckets",
 	"successfulBuckets", "failedBuckets", "successfulCopies", "failedCopies", "copyResults", "landings", "size",
 	"sourceEtag", "infohash", "sha256", "version", "owner", "headers", "sourceModified", "pending",
-	"priority", "retries",
+	"priority", "retries", "scheme", "term",
 }
 
 // highPriority is the only value of priority that is written; one that is normal has none.

@@ -236,7 +236,9 @@ type Start struct {
 	Destinations   []string
 	// High goes before what is not. A running execution that is joined becomes it, too.
 	High bool
-	Now  time.Time
+	// Scheme is as in Record, of an execution that is begun now.
+	Scheme string
+	Now    time.Time
 	// Instead is an execution that is not joined, whatever it is like; empty for none.
 	Instead string
 	// Upload is the execution that the object names as that of its upload; empty for none.
@@ -333,6 +335,7 @@ func (s Start) over(old *Record, destinations []string) *Begun {
 		SourceETag:   s.SourceETag,
 		Headers:      maps.Clone(s.Headers),
 		High:         s.High,
+		Scheme:       s.Scheme,
 		Version:      1,
 
 		SourceModified: s.SourceModified,

@@ -380,6 +380,7 @@ func TestItemFormat(t *testing.T) {
 		},
 		Landings: map[string]Landing{"bbb": {Agent: "g", UploadID: "u", ExecutionID: "01ARZ3NDEKTSV4RRFFQ69G5FAV"}},
 		Size:     42, SourceETag: "e", InfoHash: "i", SHA256: "s", Version: 7, Owner: "global-builds",
+		Scheme: "ramp", Term: 3,
 	}
 	r.settle(noon.Add(time.Second))
 	got, err := json.MarshalIndent(plain(&types.AttributeValueMemberM{Value: r.encode()}), "", "  ")

@@ -63,6 +63,8 @@ func decode(i item, now time.Time) (*Record, error) {
 		Version:    d.number("version", 0, maxVersion),
 		Retries:    d.number("retries", 0, maxVersion),
 		Owner:      d.text("owner"),
+		Scheme:     d.text("scheme"),
+		Term:       d.number("term", 0, maxVersion),
 		item:       i,
 	}
 	unreadable := func(cause, detail string) (*Record, error) {

@@ -82,6 +82,11 @@ type Record struct {
 	// version has written the item.
 	SourceModified   time.Time
 	InfoHash, SHA256 string // hexadecimal; empty until the build was pulled
+	// Scheme names how the build is cut into segments, for whoever takes the execution up
+	// again; empty for the first scheme, where an older version has begun it.
+	Scheme string
+	// Term is that of the seeder which has begun it; 0 where there is one seeder.
+	Term int64
 	// High goes before what is not, wherever builds wait for each other.
 	High    bool
 	Version int64 // grows with every change

@@ -31,6 +31,9 @@ type Upload struct {
 	High         bool
 	StartTime    time.Time
 	Landings     map[string]Landing // by bucket
+	// Scheme and Term are as in Record.
+	Scheme string
+	Term   int64
 }
 
 // record is the upload's execution as if it had the key; it is written nowhere.
@@ -38,6 +41,7 @@ func (u *Upload) record(k Key, owner string) *Record {
 	return &Record{
 		Key: k, ExecutionID: u.ExecutionID, Status: InProgress, StartTime: u.StartTime, Size: u.Size, Owner: owner,
 		Destinations: u.Destinations, High: u.High, Results: map[string]Result{}, Landings: maps.Clone(u.Landings), Uploading: true,
+		Scheme: u.Scheme, Term: u.Term,
 	}
 }
 
@@ -65,6 +69,7 @@ func (u *Upload) encode() types.AttributeValue {
 		"landings": &types.AttributeValueMemberM{Value: landings},
 	}
 	i.set("destinationBuckets", texts(u.Destinations))
+	i.begunAs(u.Scheme, u.Term)
 	if u.High {
 		i["priority"] = text(highPriority)
 	}
@@ -97,6 +102,7 @@ func (d *reader) upload() *Upload {
 		ExecutionID: in.text("executionId"), UploadID: in.text("uploadId"), Size: in.number("size", 0, maxSize),
 		Destinations: in.texts("destinationBuckets"), StartTime: in.instant("startTime"),
 		High: in.text("priority") == highPriority, Landings: make(map[string]Landing),
+		Scheme: in.text("scheme"), Term: in.number("term", 0, maxVersion),
 	}
 	if err := executionid.Check(u.ExecutionID, d.now); err != nil {
 		d.leave("pending", "%v", err)
@@ -257,7 +263,7 @@ func (s Start) adopt(old *Record) *Begun {
 		Key: s.Key, ExecutionID: u.ExecutionID, Destinations: sorted(u.Destinations), StartTime: u.StartTime,
 		Results: map[string]Result{}, Landings: maps.Clone(u.Landings), Size: s.Size, SourceETag: s.SourceETag,
 		Headers: maps.Clone(s.Headers), SourceModified: s.SourceModified, Version: old.Version + 1, item: old.item.foreign(),
-		High: u.High || s.High,
+		High: u.High || s.High, Scheme: u.Scheme, Term: u.Term,
 	}
 	b := &Begun{Record: r, Adopted: true}
 	b.inherit(s, old)

@@ -31,10 +31,18 @@ type Layout struct {
 	ends   []int // of each segment: the part after its last
 }
 
+// Check is an error for a scheme that this version does not know; it wraps ErrInvalid.
+func (s Scheme) Check() error {
+	if s != Ramp {
+		return fmt.Errorf("%w: segments by scheme %.40q, which this version does not know", ErrInvalid, s)
+	}
+	return nil
+}
+
 // NewLayout cuts a build of size bytes. The error wraps ErrInvalid.
 func NewLayout(scheme Scheme, size int64) (*Layout, error) {
-	if scheme != Ramp {
-		return nil, fmt.Errorf("%w: segments by scheme %q, which this version does not know", ErrInvalid, scheme)
+	if err := scheme.Check(); err != nil {
+		return nil, err
 	}
 	l := &Layout{Shape: ShapeOf(size), Scheme: scheme}
 	if err := l.check(); err != nil {
