@@ -1,8 +1,11 @@
 package private
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -13,11 +16,27 @@ const unfinished = ".unfinished-*"
 // Replace writes a file that its owner alone may read, in the place of what was there:
 // whole or not at all, also when the process or the machine ends meanwhile.
 func Replace(file string, text []byte) error {
+	return replace(file, 0o600, func(w io.Writer) error {
+		_, err := w.Write(text)
+		return err
+	})
+}
+
+// ReplacePublic is Replace for a file that everybody may read. write writes it, which is
+// buffered.
+func ReplacePublic(file string, write func(io.Writer) error) error {
+	return replace(file, 0o644, func(w io.Writer) error {
+		b := bufio.NewWriter(w)
+		return errors.Join(write(b), b.Flush())
+	})
+}
+
+func replace(file string, mode fs.FileMode, write func(io.Writer) error) error {
 	f, err := os.CreateTemp(filepath.Dir(file), unfinished)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(text)
+	err = errors.Join(write(f), f.Chmod(mode)) // whatever the umask
 	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
 		err = os.Rename(f.Name(), file)
 	}

@@ -1,6 +1,8 @@
 package private
 
 import (
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -43,6 +45,32 @@ func TestReplace(t *testing.T) {
 	}
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) != 1 || left[0].Name() != "file" {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// Everybody may read what is written so; where it is not written to its end the former file
+// stays, and nothing is left of the try.
+func TestReplacePublic(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	fails := errors.New("fails")
+	for text, want := range map[string]error{"whole": nil, "cut short": fails} {
+		err := ReplacePublic(file, func(w io.Writer) error {
+			_, err := io.WriteString(w, text)
+			return errors.Join(err, want)
+		})
+		if !errors.Is(err, want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	if got, err := os.ReadFile(file); err != nil || string(got) != "whole" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o644 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
 		t.Errorf("left: %v, %v", left, err)
 	}
 }

@@ -220,22 +220,16 @@ func (s *Service) writeManifest(b Build, sums map[string][sha256.Size]byte) erro
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(s.path("manifests"), ".unfinished-*")
-	if err != nil {
+	return private.ReplacePublic(s.path("manifests", b.ExecutionID), func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "# %s\n", about)
+		for _, name := range slices.Sorted(maps.Keys(sums)) {
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(w, "%x  %s\n", sums[name], name)
+		}
 		return err
-	}
-	w := bufio.NewWriter(f)
-	fmt.Fprintf(w, "# %s\n", about)
-	for _, name := range slices.Sorted(maps.Keys(sums)) {
-		fmt.Fprintf(w, "%x  %s\n", sums[name], name)
-	}
-	if err = errors.Join(w.Flush(), f.Chmod(0o644), f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), s.path("manifests", b.ExecutionID))
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return private.SyncDir(s.path("manifests"))
+	})
 }
 
 // readManifest returns what a release was made of.
