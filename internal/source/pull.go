@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +18,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/bucket"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/retry"
 	"github.com/landfall-dist/landfall/internal/tracing"
 )
 
@@ -32,10 +32,10 @@ const (
 	// here: each takes its share of the link from the first one's last ranges, and until
 	// those are here nothing can be sent to anybody.
 	pullAhead = 1
-	// rangeTries and rangeBackoff bound how often a range that broke off is
-	// asked for again; the wait doubles, with full jitter.
-	rangeTries   = 4
-	rangeBackoff = 100 * time.Millisecond
+	// rangeTries bounds how often a range that breaks off is asked for, firstBackoff and
+	// maxBackoff the waits in between.
+	rangeTries               = 4
+	firstBackoff, maxBackoff = 200 * time.Millisecond, time.Second
 	// stalledTries is how often a range is asked for of which nothing came for long.
 	// Whoever asked for the pull tries again.
 	stalledTries = 2
@@ -472,29 +472,20 @@ func (j *job) hash(ctx context.Context, fail context.CancelCauseFunc, w io.Write
 // beyond the SDK's own retries, so it is asked for again here. heard is called when bytes
 // have come.
 func readRange(ctx context.Context, from *bucket.Bucket, o *bucket.Object, b *block, heard func()) error {
-	var err error
 	stalled := 0
-	for try := range rangeTries {
-		if try > 0 {
+	again := retry.Policy{
+		First: firstBackoff, Max: maxBackoff, Tries: rangeTries,
+		Settled: func(err error) bool {
+			if errors.Is(err, answers.ErrStalled) {
+				stalled++
+			}
+			return stalled == stalledTries || errors.Is(err, bucket.ErrChanged) || errors.Is(err, bucket.ErrNotFound) || bucket.Permanent(err)
+		},
+		Failed: func(_ int, err error) {
 			tracing.Failed(ctx, "retry", err, attribute.Int64("landfall.offset", b.offset))
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(rand.N(rangeBackoff << try)):
-			}
-		}
-		err = readRangeOnce(ctx, from, o, b, heard)
-		if err == nil || errors.Is(err, bucket.ErrChanged) || errors.Is(err, bucket.ErrNotFound) ||
-			bucket.Permanent(err) || ctx.Err() != nil {
-			return err
-		}
-		if errors.Is(err, answers.ErrStalled) {
-			if stalled++; stalled == stalledTries {
-				return err
-			}
-		}
+		},
 	}
-	return err
+	return again.Do(ctx, func() error { return readRangeOnce(ctx, from, o, b, heard) })
 }
 
 func readRangeOnce(ctx context.Context, from *bucket.Bucket, o *bucket.Object, b *block, heard func()) error {
