@@ -315,8 +315,8 @@ func (x *index) running() []*ledger.Record {
 	return out
 }
 
-// isGone reports whether the source was found not to have an execution's object.
-func (x *index) isGone(id string) bool {
+// sourceMissing reports whether the source was found not to have an execution's object.
+func (x *index) sourceMissing(id string) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e := x.byID[id]

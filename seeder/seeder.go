@@ -234,7 +234,7 @@ func New(cfg Config) (_ *Seeder, err error) {
 	g.PeerPort, g.HTTPPort = port(cfg.Peers), port(cfg.HTTP)
 	g.Table, g.Arrivals, g.ArrivalsTable = cfg.Ledger.Place().String(), cfg.Arrivals != nil, cfg.Arrivals.Told()
 	g.Book, g.Logger = s.book, cfg.Logger
-	g.OnDocument = s.heard
+	g.OnDocument = s.document
 	g.OnProgress, g.OnLinks, g.OnMembers = s.progress, s.links, s.membersChanged
 	g.OnCounts, g.OnRoster = s.counted, s.roster
 	if s.gossip, err = gossip.New(g); err != nil {
@@ -394,7 +394,7 @@ func (s *Seeder) membersChanged() {
 		return
 	}
 	for _, r := range s.index.unfinished() {
-		if lacks(r, come) && !s.index.isGone(r.ExecutionID) {
+		if lacks(r, come) && !s.index.sourceMissing(r.ExecutionID) {
 			s.start(context.Background(), r, asAwaited)
 		}
 	}
@@ -414,9 +414,9 @@ func lacks(r *ledger.Record, buckets map[string]bool) bool {
 	})
 }
 
-// heard takes a document that came from the cluster: one of this seeder's own, as a
+// document takes in what came from the cluster: one of this seeder's own, as a
 // rule, from before its start.
-func (s *Seeder) heard(d announce.Added) {
+func (s *Seeder) document(d announce.Added) {
 	if s.isLoaded() && d.Announcement != nil {
 		s.retireEnded(d.Announcement)
 	}

@@ -22,7 +22,7 @@ var ErrWrongBytes = errors.New("bytes do not have the piece's hash")
 func (t *Torrent) damaged(piece int, err error) {
 	t.swarm.cfg.Logger.Warn("piece is fetched again", "infohash", t.fetch.InfoHash.String(), "error", err)
 	t.swarm.badOnDisk.Add(1)
-	t.tell(piece, false)
+	t.notify(piece, false)
 	select {
 	case t.lost <- struct{}{}:
 	default:

@@ -141,7 +141,7 @@ func New(cfg Config) (*Swarm, error) {
 	if s.patience.tick == 0 {
 		s.patience = defaultPatience()
 	}
-	tc.Callbacks.ReadMessage = s.heard
+	tc.Callbacks.ReadMessage = s.receive
 	tc.Callbacks.PeerConnAdded = append(tc.Callbacks.PeerConnAdded, s.added)
 	tc.Callbacks.PeerConnClosed = func(c *torrent.PeerConn) { s.exchanges.Delete(&c.Peer) }
 	tc.Callbacks.ReadExtendedHandshake = s.infoOffered
@@ -173,13 +173,13 @@ func New(cfg Config) (*Swarm, error) {
 	return s, nil
 }
 
-// heard passes a peer's message on to its torrent.
-func (s *Swarm) heard(c *torrent.PeerConn, msg *pp.Message) {
+// receive passes a peer's message on to its torrent.
+func (s *Swarm) receive(c *torrent.PeerConn, msg *pp.Message) {
 	s.unheard(c, msg)
 	s.answered(c, msg)
 	s.setGrace()
 	if w, ok := s.wanted.Load(c.Torrent()); ok {
-		w.(*wanted).heard(msg)
+		w.(*wanted).receive(msg)
 	}
 }
 

@@ -198,7 +198,7 @@ func (t *Torrent) mayHave(m peerwire.Member) bool {
 
 // verified is told by the storage, under the engine's locks.
 func (t *Torrent) verified(piece int) {
-	t.tell(piece, true)
+	t.notify(piece, true)
 	t.mu.Lock()
 	w := t.wanted
 	t.mu.Unlock()
@@ -210,7 +210,8 @@ func (t *Torrent) verified(piece int) {
 	}
 }
 
-func (t *Torrent) tell(piece int, verified bool) {
+// notify has those who follow the pieces hear of one: verified, or found damaged.
+func (t *Torrent) notify(piece int, verified bool) {
 	t.mu.Lock()
 	subscribers := slices.Clone(t.onPiece)
 	t.mu.Unlock()

@@ -41,8 +41,8 @@ func newWanted(t *torrent.Torrent, e *cache.Entry) *wanted {
 	}
 }
 
-// heard takes a peer's message, under the engine's lock.
-func (w *wanted) heard(msg *pp.Message) {
+// receive takes a peer's message, under the engine's lock.
+func (w *wanted) receive(msg *pp.Message) {
 	switch msg.Type {
 	case pp.Have, pp.Bitfield, pp.HaveAll:
 	default:
@@ -66,7 +66,7 @@ func (w *wanted) heard(msg *pp.Message) {
 	due := len(w.fresh) > 0
 	w.mu.Unlock()
 	if due {
-		w.tell()
+		w.wakeUp()
 	}
 }
 
@@ -85,11 +85,11 @@ func (w *wanted) verified(piece int) {
 	due := piece == w.anchor
 	w.mu.Unlock()
 	if due {
-		w.tell()
+		w.wakeUp()
 	}
 }
 
-func (w *wanted) tell() {
+func (w *wanted) wakeUp() {
 	select {
 	case w.wake <- struct{}{}:
 	default:
@@ -97,7 +97,7 @@ func (w *wanted) tell() {
 }
 
 // run tells the engine what to want, until the build is whole, the torrent is
-// dropped, or ctx ends. What it hears of must reach heard already.
+// dropped, or ctx ends. What it hears of must reach receive already.
 func (w *wanted) run(ctx context.Context, dropped <-chan struct{}) {
 	for _, c := range w.torrent.PeerConns() {
 		has := c.PeerPieces().ToArray() // announced before
