@@ -401,8 +401,11 @@ func (s *Seeder) forgetPulls() error {
 // torrentFile returns the bencoded .torrent of an execution (BEP 3), for
 // ordinary clients, and seeds the build as that.
 func (s *Seeder) torrentFile(r *ledger.Record) ([]byte, error) {
-	if r.SHA256 == "" || r.Size == 0 {
-		return nil, errors.New("the build was not pulled yet, or has 0 bytes")
+	switch {
+	case r.SHA256 == "":
+		return nil, errors.New("the seeder has not read all of the build yet, which its .torrent needs; ask again later")
+	case r.Size == 0:
+		return nil, errors.New("a build of 0 bytes has no torrent")
 	}
 	layout, err := layoutOf(r)
 	if err != nil {
@@ -413,7 +416,7 @@ func (s *Seeder) torrentFile(r *ledger.Record) ([]byte, error) {
 		return nil, err
 	}
 	if entries == nil {
-		return nil, errors.New("the build is not in the seeder's cache any more")
+		return nil, errors.New("the build is not in the seeder's cache any more; a larger --cache-size keeps builds for longer")
 	}
 	defer func() {
 		for _, e := range entries {
@@ -426,12 +429,8 @@ func (s *Seeder) torrentFile(r *ledger.Record) ([]byte, error) {
 // segmentsOf are the segments of a build that was pulled before, pinned; nil when the cache
 // has not all of them whole.
 func (s *Seeder) segmentsOf(r *ledger.Record, layout *manifest.Layout) ([]*cache.Entry, error) {
-	list, err := s.cfg.Cache.PulledSegments(r.ExecutionID, source.Tag(r.SourceETag, layout))
-	if err != nil {
-		return nil, err
-	}
-	known := list.Known
-	if err := list.Close(); err != nil || len(known) < layout.NumSegments() {
+	known, err := s.cfg.Cache.KnownSegments(r.ExecutionID, source.Tag(r.SourceETag, layout))
+	if err != nil || len(known) < layout.NumSegments() {
 		return nil, err
 	}
 	var entries []*cache.Entry

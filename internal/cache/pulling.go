@@ -226,26 +226,18 @@ type Segments struct {
 
 // PulledSegments opens the list of a pull's segments; End it with Close.
 func (c *Cache) PulledSegments(name, tag string) (*Segments, error) {
-	file, err := os.OpenFile(filepath.Join(c.dir, pulls, name+segmentsSuffix), os.O_RDWR|os.O_CREATE, 0o600)
+	file, err := os.OpenFile(c.listOf(name), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
 	s := &Segments{file: file}
-	b, err := io.ReadAll(io.LimitReader(file, maxSegmentsFile))
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("cache: %w", err), file.Close())
-	}
 	fingerprint := sha256.Sum256([]byte(tag))
-	hashes, same := bytes.CutPrefix(b, fingerprint[:])
-	if !same {
-		hashes = nil
+	var same bool
+	if s.Known, same, err = readList(file, fingerprint); err == nil && !same {
 		err = file.Truncate(0)
 		if err == nil {
 			_, err = file.WriteAt(fingerprint[:], 0)
 		}
-	}
-	for ; len(hashes) >= len(manifest.InfoHash{}); hashes = hashes[len(manifest.InfoHash{}):] {
-		s.Known = append(s.Known, manifest.InfoHash(hashes))
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cache: %w", err), file.Close())
@@ -253,10 +245,47 @@ func (c *Cache) PulledSegments(name, tag string) (*Segments, error) {
 	return s, nil
 }
 
+// KnownSegments is PulledSegments for who only looks: it returns what is listed under a
+// name and tag, nil for nothing, and leaves the disk as it is.
+func (c *Cache) KnownSegments(name, tag string) ([]manifest.InfoHash, error) {
+	file, err := os.Open(c.listOf(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	known, _, err := readList(file, sha256.Sum256([]byte(tag)))
+	if err = errors.Join(err, file.Close()); err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	return known, nil
+}
+
+// listOf is the file that lists the segments of a pull.
+func (c *Cache) listOf(name string) string { return filepath.Join(c.dir, pulls, name+segmentsSuffix) }
+
+// readList reads a list of segments; same is false, and there are none, where it is of
+// another tag.
+func readList(file io.Reader, fingerprint [sha256.Size]byte) (known []manifest.InfoHash, same bool, err error) {
+	b, err := io.ReadAll(io.LimitReader(file, maxSegmentsFile))
+	if err != nil {
+		return nil, false, err
+	}
+	hashes, same := bytes.CutPrefix(b, fingerprint[:])
+	if !same {
+		return nil, false, nil
+	}
+	for ; len(hashes) >= len(manifest.InfoHash{}); hashes = hashes[len(manifest.InfoHash{}):] {
+		known = append(known, manifest.InfoHash(hashes))
+	}
+	return known, true, nil
+}
+
 // RetagSegments has the list of a pull's segments stand for bytes of another tag, which
 // are the same. Where it stands for neither, or is none, it changes nothing.
 func (c *Cache) RetagSegments(name, from, to string) error {
-	file, err := os.OpenFile(filepath.Join(c.dir, pulls, name+segmentsSuffix), os.O_RDWR, 0o600)
+	file, err := os.OpenFile(c.listOf(name), os.O_RDWR, 0o600)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -166,6 +166,7 @@ func TestPulledSegments(t *testing.T) {
 			}
 			c = open(t, dir)
 			want := test.known
+			looks(t, c, dir, test.tag, want)
 			for range 2 { // the second time with what the first has added
 				s = list(c, test.tag)
 				if !slices.Equal(s.Known, want) {
@@ -192,6 +193,25 @@ func TestPulledSegments(t *testing.T) {
 				t.Errorf("%d files are left", n)
 			}
 		})
+	}
+}
+
+// looks reads a list without a change on the disk, whatever the tag, and one that is not there.
+func looks(t *testing.T, c *Cache, dir, tag string, want []manifest.InfoHash) {
+	t.Helper()
+	file := filepath.Join(dir, pulls, "build"+segmentsSuffix)
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if known, err := c.KnownSegments("build", tag); err != nil || !slices.Equal(known, want) {
+		t.Errorf("who looks sees %x, expected %x: %v", known, want, err)
+	}
+	if known, err := c.KnownSegments("another", tag); err != nil || known != nil {
+		t.Errorf("of what was never pulled: %x, %v", known, err)
+	}
+	if after, err := os.ReadFile(file); err != nil || !bytes.Equal(after, before) || left(t, dir) != 1 {
+		t.Errorf("a look has changed the list, or made one: %v", err)
 	}
 }
 
