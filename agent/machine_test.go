@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/announce"
+	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/survive"
 )
@@ -84,6 +85,38 @@ func TestMakeRoom(t *testing.T) {
 	d.does(t, d.hear(0, finished{work: readTable, err: context.Canceled}))
 	d.does(t, d.hear(0, finished{work: joinSwarm}), begin{leaveSwarm})
 	d.does(t, d.hear(0, finished{work: leaveSwarm}), releaseTurn{}, begin{awaitTurn})
+}
+
+// A build that waits for its next revision gives its turn up as soon as others wait for one,
+// but not before all that was announced is in its upload; it has another turn when more comes.
+func TestWaitingForTheSourceMakesRoom(t *testing.T) {
+	d := newDriven()
+	ann := announcementOf(t, false)
+	record := &ledger.Record{ExecutionID: worldID}
+	for _, e := range []event{
+		announced{ann: ann}, finished{work: remember}, finished{work: remember}, finished{work: awaitTurn}, finished{work: joinSwarm},
+		finished{work: readTable, record: record}, finished{work: findObject}, finished{work: openEntry},
+	} {
+		d.hear(0, e)
+	}
+	d.does(t, d.hear(0, finished{work: readTable, leads: true, record: record}), begin{land})
+	n := ann.InfoHashes.Len()
+	d.hear(0, caughtUp{true, n})
+	_, last := ann.Layout().SegmentRange(n - 1)
+	d.hear(0, landedBytes(ann.Size-last))
+	d.does(t, d.hear(time.Second, othersWait{}))
+	d.hear(0, landedBytes(ann.Size))
+	d.does(t, d.hear(0, othersWait{}), say{what: "yielded"}, cancel{steer}, cancel{land})
+	d.does(t, d.hear(0, finished{work: steer, err: context.Canceled}))
+	d.does(t, d.hear(0, finished{work: land, err: context.Canceled}), begin{leaveSwarm})
+	d.does(t, d.hear(0, finished{work: leaveSwarm}), releaseTurn{})
+	if d.state != api.StateQueued || !d.waits || d.err != nil {
+		t.Errorf("it is %s, waits for the source: %v, %v", d.state, d.waits, d.err)
+	}
+	d.does(t, d.hear(time.Second, othersWait{}))
+	seal := *ann
+	seal.SHA256 = "s"
+	d.does(t, d.hear(0, announced{ann: &seal}), revised{}, begin{awaitTurn}, begin{remember})
 }
 
 // A fault in what runs beside a build ends the attempt, and is tried again.

@@ -208,9 +208,14 @@ func (w *world) tell(e event) {
 		w.wanted, w.told = false, true
 	}
 	w.note("%s %T %+v", w.now.Format("15:04:05.000"), e, e)
+	_, others := e.(othersWait)
+	makesRoom := others && w.turn && w.m.waits && w.m.over == nil && !w.m.arrived && w.workers[land] == nil
 	for _, a := range w.m.step(w.now, e) {
 		w.note("    %T %+v", a, a)
 		w.do(a)
+	}
+	if makesRoom && w.turn && !w.m.ending {
+		w.fail("waits for the source and keeps its turn, for which others wait")
 	}
 	w.check()
 	if w.m.done && w.chance(0.5) { // else something is in its mailbox already

@@ -57,8 +57,11 @@ type Options struct {
 	Table string
 	// SourceBuckets are those that POST /deploy may name beside the global bucket.
 	SourceBuckets []string
-	// FallbackAfter is the agents'; 0 for their default.
+	// FallbackAfter and MaxActive are the agents'; 0 for their defaults.
 	FallbackAfter time.Duration
+	MaxActive     int
+	// CacheSize is each member's, in bytes; 0 for more than tests need.
+	CacheSize int64
 	// ArrivalTimeout is the seeder's; 0 for its default.
 	ArrivalTimeout time.Duration
 	// Before is called when the buckets exist and nothing runs yet.
@@ -140,6 +143,8 @@ func Start(t testing.TB, cloud *cloudtest.Cloud, o Options) *Cluster {
 		Poll:           50 * time.Millisecond,
 		ArrivalTimeout: o.ArrivalTimeout,
 		FallbackAfter:  o.FallbackAfter,
+		MaxActive:      o.MaxActive,
+		CacheSize:      o.CacheSize,
 		Uplink:         o.Uplink,
 		AllowWeakStore: o.AllowWeakStore,
 		Limits:         o.Limits,
@@ -248,6 +253,18 @@ func (c *Cluster) background(name string, run func(context.Context) error) (stop
 
 // StopSeeder ends the seeder alone.
 func (c *Cluster) StopSeeder() { c.stopSeeder() }
+
+// StartSeeder starts the seeder that StopSeeder has ended again, on the same data.
+func (c *Cluster) StartSeeder() {
+	c.t.Helper()
+	run, err := c.cluster.NewSeeder(c.t.Context())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.stopSeeder = c.background("seeder", run)
+	c.Seeder = c.client("seeder", c.cluster.SeederURL)
+	c.Until("the seeder is ready", func() bool { return c.Seeder.Ready(c.t.Context()) == nil })
+}
 
 // Dir is where the agent of an id keeps its data.
 func (c *Cluster) Dir(id string) string { return filepath.Join(c.cfg.Dir, id) }

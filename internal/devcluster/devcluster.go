@@ -4,6 +4,7 @@
 package devcluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,8 +45,8 @@ import (
 	"github.com/landfall-dist/landfall/seeder"
 )
 
-// cacheSize is how much each member keeps of finished builds, in bytes.
-const cacheSize = 5 << 30
+// defaultCacheSize is how much each member keeps of finished builds, in bytes.
+const defaultCacheSize = 5 << 30
 
 // Config says what to start and where.
 type Config struct {
@@ -86,8 +87,11 @@ type Config struct {
 	CloseReading bool
 	// BuildSource is the seeder's.
 	BuildSource string
-	// FallbackAfter is the agents'; 0 for its default.
+	// FallbackAfter and MaxActive are the agents'; 0 for their defaults.
 	FallbackAfter time.Duration
+	MaxActive     int
+	// CacheSize is each member's, in bytes; 0 for some GiB.
+	CacheSize int64
 	// Webhook is the URL that the seeder's notices go to; empty for none.
 	Webhook string
 	// Poll and ArrivalTimeout are the seeder's; 0 for its defaults.
@@ -113,8 +117,8 @@ type Cluster struct {
 	// Key signs announcements; its public half is in Trust.
 	Key   signing.Ed25519
 	Trust *signing.Trust
-	// SeederURL and SeederGossip say where the seeder is.
-	SeederURL, SeederGossip string
+	// SeederURL, SeederGossip and SeederPeers say where the seeder is.
+	SeederURL, SeederGossip, SeederPeers string
 	// AgentURLs are the agents', in order of the regions.
 	AgentURLs []string
 	// FleetURLs are where the agents serve hosts, by region; empty without Config.Fleet.
@@ -246,6 +250,16 @@ func (c *Cluster) Detach() (run func(ctx context.Context) error) {
 	return m.runAndClose
 }
 
+// NewSeeder opens a seeder on the data of the one before, which has ended, for the caller to
+// run. It joins through the agents, and is where SeederURL and the others say from now on.
+func (c *Cluster) NewSeeder(ctx context.Context) (run func(ctx context.Context) error, err error) {
+	m, err := c.newSeeder(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return m.runAndClose, nil
+}
+
 // Run runs all members until ctx ends or one fails.
 func (c *Cluster) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
@@ -302,7 +316,7 @@ func instrumented(cfg Config) (Config, *awsmetrics.Metrics) {
 func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 	cfg, counted := instrumented(c.cfg)
 	dir := filepath.Join(cfg.Dir, "seeder")
-	store, err := cache.Open(filepath.Join(dir, "cache"), cacheSize, cfg.Logger.With("node", "seeder"))
+	store, err := cache.Open(filepath.Join(dir, "cache"), cmp.Or(cfg.CacheSize, defaultCacheSize), cfg.Logger.With("node", "seeder"))
 	if err != nil {
 		return nil, err
 	}
@@ -347,7 +361,7 @@ func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 		Cache:          store,
 		Peers:          p.peers,
 		HTTP:           p.http,
-		Gossip:         gossip.Config{Meta: gossip.Meta{ID: "seeder"}, Listen: gossipAddr, Identity: own, TLS: cfg.TLS, Serves: c.serves, Authority: c.authority},
+		Gossip:         gossip.Config{Meta: gossip.Meta{ID: "seeder"}, Listen: gossipAddr, Join: c.gossip, Identity: own, TLS: cfg.TLS, Serves: c.serves, Authority: c.authority},
 		Signer:         c.Key,
 		Security:       security,
 		TLS:            cfg.TLS,
@@ -375,7 +389,7 @@ func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
-	c.SeederURL = "http://" + p.http.Addr().String()
+	c.SeederURL, c.SeederPeers = "http://"+p.http.Addr().String(), p.peers.Addr().String()
 	c.SeederGossip = s.GossipAddr()
 	c.gossip = append(c.gossip, c.SeederGossip)
 	return &member{s.Run, func() error { security.Audit.Close(); return errors.Join(s.Close(), store.Close()) }}, nil
@@ -422,7 +436,7 @@ func newNotifier(cfg Config) (*notify.Notifier, error) {
 // agent opens one agent of a region. Several may serve one region.
 func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url string, _ member, err error) {
 	cfg, counted := instrumented(c.cfg)
-	store, err := cache.Open(filepath.Join(cfg.Dir, id, "cache"), cacheSize, cfg.Logger.With("node", id))
+	store, err := cache.Open(filepath.Join(cfg.Dir, id, "cache"), cmp.Or(cfg.CacheSize, defaultCacheSize), cfg.Logger.With("node", id))
 	if err != nil {
 		return "", member{}, err
 	}
@@ -463,6 +477,7 @@ func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url strin
 		Trust:          c.Trust,
 		Sources:        source.NewBuckets(cfg.AWS),
 		FallbackAfter:  cfg.FallbackAfter,
+		MaxActive:      cfg.MaxActive,
 		Memory:         filepath.Join(cfg.Dir, id, "announced"),
 		Notes:          filepath.Join(cfg.Dir, id, "parts"),
 		ArrivalsMark:   filepath.Join(cfg.Dir, id, "arrivals"),
