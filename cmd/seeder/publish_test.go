@@ -4,12 +4,15 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/clustertest"
 )
 
 // A file that changes while it is uploaded is said to, and what came of it is not whole.
@@ -60,6 +63,48 @@ func TestPublishOfAFileThatChanges(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What is published with a priority has it, a file from its first byte on.
+func TestPublishWithPriority(t *testing.T) {
+	c := clustertest.Start(t, cloud, clustertest.Options{Regions: 1})
+	to, err := url.Parse(c.Seeder.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	uploads := make(chan string, 1) // with which priority
+	proxy := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(to)
+		r.Out.Host = to.Host
+		if r.In.Method == http.MethodPut {
+			uploads <- r.In.URL.Query().Get("priority")
+		}
+	}})
+	defer proxy.Close()
+	publish := func(args ...string) {
+		t.Helper()
+		if out, err := binary(nil, append(append([]string{"publish"}, args...), "--seeder", proxy.URL)...).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	has := func(key, priority string) {
+		t.Helper()
+		e, err := c.Seeder.ByKey(t.Context(), key)
+		if err != nil || e.Priority != priority || e.Status != "COMPLETED" || c.Record(key).High != (priority == api.PriorityHigh) {
+			t.Errorf("%s: %+v, in the table high: %v; %v", key, e, c.Record(key).High, err)
+		}
+	}
+	for key, priority := range map[string]string{"urgent.zip": api.PriorityHigh, "usual.zip": api.PriorityNormal} {
+		publish(build(t, key), "--priority", priority)
+		want := api.Priority(priority == api.PriorityHigh)
+		if sent := <-uploads; sent != want {
+			t.Errorf("%s was uploaded with priority %q", key, sent)
+		}
+		has(key, want)
+	}
+	c.Put("stored.bin", []byte("stored"), nil)
+	publish("s3://"+c.Global+"/stored.bin", "--priority", "high")
+	has("stored.bin", api.PriorityHigh)
 }
 
 // What cannot be a build is refused before anybody is asked.

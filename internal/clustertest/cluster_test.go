@@ -276,19 +276,24 @@ func TestManyBuildsAtOnce(t *testing.T) {
 	}
 }
 
+// What is built of a commit is distributed while it is fetched, and is read from no bucket.
 func TestBuildsByCommit(t *testing.T) {
 	dir := t.TempDir()
-	b := content(9, 200_000)
+	b := content(9, 2*part+1)
 	if err := os.WriteFile(filepath.Join(dir, "abc123"), b, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	c := Start(t, cloud, Options{Regions: 1, BuildSource: "file://" + dir})
+	stored := &reads{key: "abc123.zip"}
+	c := Start(t, cloud, Options{Regions: 1, BuildSource: "file://" + dir, AWS: stored.config()})
 	answer := post[api.BuildAnswer](t, c, "/builds", `{"commit":"abc123"}`, 202)
-	if answer.FileName != "abc123.zip" || answer.FileSize != 200_000 || answer.S3Location != "s3://"+c.Global+"/abc123.zip" {
+	if answer.FileName != "abc123.zip" || answer.FileSize != int64(len(b)) || answer.S3Location != "s3://"+c.Global+"/abc123.zip" {
 		t.Errorf("answer %+v", answer)
 	}
 	c.Await(answer.ExecutionID, "COMPLETED")
 	c.Holds("abc123.zip", b)
+	if n := stored.n.Load(); n > 0 {
+		t.Errorf("%d ranges were read of what had just passed", n)
+	}
 	post[api.Error](t, c, "/builds", `{"commit":"none"}`, 404)
 	for _, commit := range []string{"", "../abc123", ".hidden", "a/b"} {
 		post[api.Error](t, c, "/builds", fmt.Sprintf(`{"commit":%q}`, commit), 400)

@@ -8,10 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/anacrolix/torrent/metainfo"
-
 	"github.com/landfall-dist/landfall/internal/api"
-	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/seeder/client"
 )
 
@@ -121,38 +118,6 @@ func TestUploads(t *testing.T) {
 	feed.Close()
 	if err := <-first; err != nil {
 		t.Error(err)
-	}
-}
-
-func TestTorrentFile(t *testing.T) {
-	c := Start(t, cloud, Options{Regions: 1})
-	e := c.Publish("build.zip", content(1, 2*manifest.MinPartLength+1)) // of three segments
-	res, err := c.Seeder.HTTP.Get(c.Seeder.URL + "/executions/" + e.ExecutionID + "/torrent")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	file, err := metainfo.Load(res.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	info, err := file.UnmarshalInfo()
-	if err != nil || info.Length != e.Size || info.Name != c.Record("build.zip").SHA256 {
-		t.Errorf("%v, %+v", err, info)
-	}
-	empty := c.Publish("empty.zip", nil)
-	for path, code := range map[string]int{
-		empty.ExecutionID:            404, // a build of 0 bytes has no torrent
-		"01ARZ3NDEKTSV4RRFFQ69G5FAV": 404,
-	} {
-		res, err := c.Seeder.HTTP.Get(c.Seeder.URL + "/executions/" + path + "/torrent")
-		if err != nil {
-			t.Fatal(err)
-		}
-		res.Body.Close()
-		if res.StatusCode != code {
-			t.Errorf("%s: %d", path, res.StatusCode)
-		}
 	}
 }
 

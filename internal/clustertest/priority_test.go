@@ -1,10 +1,14 @@
 package clustertest
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/seeder/client"
 )
 
 // A build of high priority that is published in mid-way of a large one lands while that one
@@ -64,4 +68,54 @@ func TestHighPriorityOvertakes(t *testing.T) {
 		t.Errorf("it has landed with priority %q", e.Priority)
 	}
 	c.Holds("large.bin", large)
+}
+
+// A build has the priority that it was sent with, whichever way it comes in: in the table, in
+// what the seeder says, and at the agents.
+func TestPriorityOnItsWaysIn(t *testing.T) {
+	dir := t.TempDir()
+	want := content(3, 2*part+1)
+	for _, priority := range []string{api.PriorityHigh, api.PriorityNormal} {
+		if err := os.WriteFile(filepath.Join(dir, priority), want, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := Start(t, cloud, Options{Regions: 1, BuildSource: "file://" + dir})
+	for _, priority := range []string{api.PriorityHigh, api.PriorityNormal} {
+		high := priority == api.PriorityHigh
+		arrives := func(t *testing.T, id, key string) {
+			t.Helper()
+			e := c.Await(id, "COMPLETED")
+			if e.Key != key || e.Priority != api.Priority(high) || c.Record(key).High != high {
+				t.Errorf("%s has landed with priority %q, in the table high: %v", e.Key, e.Priority, c.Record(key).High)
+			}
+			if b := c.build(c.Agents[0], key); b == nil || b.Priority != api.Priority(high) {
+				t.Errorf("the agent shows %+v", b)
+			}
+			c.Holds(key, want)
+		}
+		for way, size := range map[string]int{"in step": len(want), "stored first": -1} {
+			t.Run(fmt.Sprintf("PUT /uploads, %s, %s", way, priority), func(t *testing.T) {
+				key := fmt.Sprintf("%s %s.bin", way, priority)
+				g := c.uploadFor(client.DeployRequest{SourceKey: key, Priority: priority}, size)
+				g.send(want[:2*part])
+				if size > 0 {
+					e := g.landed(part)
+					if r := c.Record(key); e.Phase != api.PhaseUploading || e.Priority != api.Priority(high) || r.Upload == nil || r.Upload.High != high {
+						t.Errorf("while it goes up: %+v, in the table %+v", e, r.Upload)
+					}
+				}
+				g.send(want[2*part:])
+				g.body.Close()
+				if err := g.ends(); err != nil {
+					t.Fatal(err)
+				}
+				arrives(t, g.answer.ExecutionID, key)
+			})
+		}
+		t.Run("POST /builds, "+priority, func(t *testing.T) {
+			answer := post[api.BuildAnswer](t, c, "/builds", fmt.Sprintf(`{"commit":%[1]q,"priority":%[1]q}`, priority), 202)
+			arrives(t, answer.ExecutionID, priority+".zip")
+		})
+	}
 }

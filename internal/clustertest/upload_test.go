@@ -37,12 +37,17 @@ type going struct {
 
 // upload begins to upload size bytes, of which nothing is sent yet.
 func (c *Cluster) upload(key string, size int, to ...string) *going {
+	return c.uploadFor(client.DeployRequest{SourceKey: key, DestinationBuckets: to}, size)
+}
+
+// uploadFor is upload for what a request says.
+func (c *Cluster) uploadFor(request client.DeployRequest, size int) *going {
 	ctx, cancel := context.WithCancel(c.t.Context())
 	r, w := io.Pipe()
-	g := &going{c: c, key: key, body: w, cancel: cancel, done: make(chan error, 1)}
+	g := &going{c: c, key: request.SourceKey, body: w, cancel: cancel, done: make(chan error, 1)}
 	go func() {
 		var err error
-		g.answer, err = c.Seeder.UploadFor(ctx, client.DeployRequest{SourceKey: key, DestinationBuckets: to}, r, int64(size), "application/zip")
+		g.answer, err = c.Seeder.UploadFor(ctx, request, r, int64(size), "application/zip")
 		r.CloseWithError(errors.New("the upload has ended"))
 		g.done <- err
 	}()
