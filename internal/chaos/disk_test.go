@@ -3,6 +3,7 @@
 package chaos
 
 import (
+	"context"
 	"fmt"
 	"io/fs"
 	"os"
@@ -57,6 +58,38 @@ func TestFullDisk(t *testing.T) {
 	w.Completed(small)
 	resize(t, w.Agents[0], 200)
 	w.Completed(v)
+	w.Settle()
+}
+
+// TestUploadWithoutRoom: an upload that finds no room on the seeder's disk goes to the bucket
+// first, where it is whole at once. It is distributed when there is room; others meanwhile.
+func TestUploadWithoutRoom(t *testing.T) {
+	t.Parallel()
+	w := Start(t, Options{Agents: []int{1}, Seed: 54, Before: func(w *World) { smallDisk(t, w.Seeder, 70) }})
+	upload := func(key string, size int, said string) *Version {
+		t.Helper()
+		v := &Version{Key: key, Size: size, seed: w.rng.Uint64()}
+		if err := w.Upload(context.Background(), v, time.Second); err != nil {
+			t.Fatalf("%s: %v", key, err)
+		}
+		if now, wrong := w.found(key); wrong != "" || now != v {
+			t.Errorf("%s was answered, and the bucket does not have it: %s", key, wrong)
+		}
+		if !slices.ContainsFunc(strings.Split(w.Seeder.Said(), "\n"), func(line string) bool {
+			return strings.Contains(line, `msg="`+said+`"`) && strings.Contains(line, key)
+		}) {
+			t.Errorf("of %s it did not say: %s", key, said)
+		}
+		return v
+	}
+	large := upload("large.zip", several, "the upload is distributed when it is in the bucket")
+	w.Until("the seeder says what it lacks", func() bool {
+		e, err := w.Seeder.ByKey(context.Background(), large.Key)
+		return err == nil && e.Status == "IN_PROGRESS" && strings.Contains(e.Error, "bytes are missing")
+	})
+	w.Completed(upload("small.zip", 1<<20, "upload is distributed while it goes up"))
+	resize(t, w.Seeder, 200)
+	w.Completed(large)
 	w.Settle()
 }
 

@@ -19,8 +19,8 @@ type limits struct {
 	// needs (net/http takes it for the handshake as well), idle how long a
 	// connection may wait for its next request.
 	header, idle time.Duration
-	// body is how long the next byte of a request's body may take: a client that is
-	// slow is waited for as long as it sends, one that has gone is not.
+	// body is how long the next byte of a request's body may take, while this process runs:
+	// a client that is slow is waited for as long as it sends, one that has gone is not.
 	body time.Duration
 	// answer is how long a client may take to read an answer; what streams sets its own.
 	answer time.Duration
@@ -122,17 +122,60 @@ func (a *boundedAnswer) Write(p []byte) (int, error) {
 // Unwrap is for http.ResponseController.
 func (a *boundedAnswer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
-// watchedBody ends a body of which nothing comes any more.
+// bodyLooks is how often it is looked whether something came of a body until the time for
+// that is over. A look that is late, since this process stood still, counts as one: what has
+// come meanwhile is read before the next.
+const bodyLooks = 4
+
+// watchedBody ends a body of which nothing comes any more while this process runs.
 type watchedBody struct {
 	io.ReadCloser
 	control *http.ResponseController
 	within  time.Duration
 	ended   bool
+
+	mu      sync.Mutex
+	next    *time.Timer // calls look; nil before the first Read
+	reading bool
+	looks   int // since the Read under way has begun
+}
+
+func (b *watchedBody) begin() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.reading, b.looks = true, 0
+	if b.next == nil {
+		b.next = time.AfterFunc(b.within/bodyLooks, b.look)
+	} else {
+		b.next.Reset(b.within / bodyLooks)
+	}
+}
+
+func (b *watchedBody) end() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.reading = false
+	b.next.Stop()
+}
+
+// look ends a Read to which nothing has come for too long.
+func (b *watchedBody) look() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case !b.reading:
+	case b.looks+1 < bodyLooks:
+		b.looks++
+		b.next.Reset(b.within / bodyLooks)
+	default:
+		b.control.SetReadDeadline(time.Now()) //nolint:errcheck // a recorder has none
+	}
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
-	b.control.SetReadDeadline(time.Now().Add(b.within)) //nolint:errcheck // a recorder has none
+	b.begin()
 	n, err := b.ReadCloser.Read(p)
+	b.end()
 	b.ended = b.ended || err == io.EOF
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return n, Errorf(http.StatusRequestTimeout, "nothing of the body came for %s", b.within)

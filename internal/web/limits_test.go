@@ -92,6 +92,44 @@ func TestStalledBody(t *testing.T) {
 	}
 }
 
+// deadlines takes note of the deadlines that are set for reading.
+type deadlines struct {
+	http.ResponseWriter
+	set []time.Time
+}
+
+func (d *deadlines) SetReadDeadline(at time.Time) error {
+	d.set = append(d.set, at)
+	return nil
+}
+
+// A process that stood still has not heard what came meanwhile: one look, however late, ends
+// no body.
+func TestBodyOfWhoStoodStill(t *testing.T) {
+	d := &deadlines{}
+	b := &watchedBody{control: http.NewResponseController(d), within: time.Hour}
+	b.begin()
+	for range bodyLooks - 1 {
+		b.look()
+	}
+	if len(d.set) > 0 {
+		t.Errorf("it is ended after %d looks of %d", bodyLooks-1, bodyLooks)
+	}
+	b.end()
+	b.look() // was on its way
+	b.begin()
+	b.look()
+	if len(d.set) > 0 {
+		t.Error("it is ended although something came")
+	}
+	for range bodyLooks - 1 {
+		b.look()
+	}
+	if b.end(); len(d.set) != 1 {
+		t.Errorf("it is not ended: %v", d.set)
+	}
+}
+
 // What is answered without a look at the body waits for it no longer than that, and not
 // at all for a client that waits to be asked.
 func TestBodyThatNobodyReads(t *testing.T) {
