@@ -86,6 +86,8 @@ type Attacker struct {
 	NeedsTLS bool
 	// Often is set for those that have most to tell: every run of the tests has them.
 	Often bool
+	// Fills is set for who takes what a member that starts needs: one is started beside it.
+	Fills bool
 	// Run attacks until ctx ends. An error is one of the attacker's own.
 	Run func(context.Context, Target) error
 }
@@ -105,7 +107,7 @@ const (
 func Attackers() []Attacker {
 	const key, certificate = "the gossip key", "the gossip key and an agent's certificate"
 	attackers := []Attacker{
-		{Name: "idle connections", Does: fmt.Sprintf("tries to hold %d connections to peers, HTTP and gossip, and says nothing", connections), Often: true, Run: idle},
+		{Name: "idle connections", Does: fmt.Sprintf("tries to hold %d connections to peers, HTTP and gossip, and says nothing", connections), Often: true, Fills: true, Run: idle},
 		{Name: "endless handshakes", Does: "begins 256 handshakes with peers and HTTP requests, and sends a byte of each now and then", Run: endless},
 		{Name: "wire flood", Does: "greets peers rightly and then sends messages of wrong lengths, bitfields and requests without end", Run: wireFlood},
 		{Name: "borrowed ids", Has: "members' names", Does: "greets peers with the ids of other members, again and again", Run: borrowed},

@@ -12,12 +12,12 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
-	"sync"
 	"time"
 	"unicode/utf8"
 
 	"golang.org/x/time/rate"
 
+	"github.com/landfall-dist/landfall/internal/admission"
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/identity/awsproof"
@@ -106,7 +106,10 @@ var errBusy = errors.New("too many ask for certificates, try again in a moment")
 func NewEnrolment(authority *ca.Dir, source *identity.Source, logger *slog.Logger) *Enrolment {
 	return &Enrolment{
 		Authority: authority, Source: source, Logger: logger,
-		limits: enrolLimits{all: rate.NewLimiter(enrolRate, enrolBurst), addresses: make(map[netip.Prefix]*rate.Limiter)},
+		limits: enrolLimits{
+			all:      rate.NewLimiter(enrolRate, enrolBurst),
+			networks: admission.Rates[netip.Addr]{Burst: addressBurst, PerSecond: addressRate, Most: maxAddresses},
+		},
 		lines:  seldom.New(enrolSayInterval, maxEnrolSaid),
 	}
 }
@@ -241,39 +244,12 @@ func (e *Enrolment) certifyByAWS(ctx context.Context, proof awsproof.Proof, id i
 
 // enrolLimits bound how often somebody may ask.
 type enrolLimits struct {
-	all *rate.Limiter
-
-	mu        sync.Mutex
-	addresses map[netip.Prefix]*rate.Limiter // the zero prefix is all further ones'
+	all      *rate.Limiter
+	networks admission.Rates[netip.Addr]
 }
 
 func (l *enrolLimits) allow(addr netip.Addr, now time.Time) bool {
-	return l.of(addr, now).AllowN(now, 1) && l.all.AllowN(now, 1)
-}
-
-// of is the bound of an address, of IPv6 that of its network.
-func (l *enrolLimits) of(addr netip.Addr, now time.Time) *rate.Limiter {
-	bits := addr.BitLen()
-	if addr.Is6() {
-		bits = 64
-	}
-	prefix, _ := addr.Prefix(bits) // the zero value for no address
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.addresses[prefix] == nil && len(l.addresses) >= maxAddresses {
-		for p, other := range l.addresses {
-			if other.TokensAt(now) >= addressBurst {
-				delete(l.addresses, p)
-			}
-		}
-		if len(l.addresses) >= maxAddresses {
-			prefix = netip.Prefix{}
-		}
-	}
-	if l.addresses[prefix] == nil {
-		l.addresses[prefix] = rate.NewLimiter(addressRate, addressBurst)
-	}
-	return l.addresses[prefix]
+	return l.networks.Take(admission.Network(addr), false, now) && l.all.AllowN(now, 1)
 }
 
 // addressOf is that of the other side; the zero value where it has none.

@@ -11,12 +11,12 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"net/netip"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
 
+	"github.com/landfall-dist/landfall/internal/admission"
 	"github.com/landfall-dist/landfall/internal/identity"
 )
 
@@ -26,7 +26,7 @@ const (
 	maxConns = 1024
 	maxOfOne = 4
 	// maxStrangers bounds the connections at a time of who has no certificate yet,
-	// maxOfAddress those from one address.
+	// maxOfAddress those from one network.
 	maxStrangers = 32
 	maxOfAddress = 4
 )
@@ -75,8 +75,7 @@ type Server struct {
 	total     int
 	counts    map[identity.ID]int
 	rates     map[identity.ID]*rate.Limiter
-	strangers int
-	addresses map[netip.Addr]int // of strangers
+	strangers admission.Room[*served]
 }
 
 // NewServer serves until Close.
@@ -84,7 +83,8 @@ func NewServer(source *identity.Source, handlers Handlers, logger *slog.Logger) 
 	s := &Server{
 		source: source, handlers: handlers,
 		conns: make(chan net.Conn), done: make(chan struct{}),
-		counts: make(map[identity.ID]int), rates: make(map[identity.ID]*rate.Limiter), addresses: make(map[netip.Addr]int),
+		counts: make(map[identity.ID]int), rates: make(map[identity.ID]*rate.Limiter),
+		strangers: admission.Room[*served]{Most: maxStrangers, PerOrigin: maxOfAddress},
 	}
 	enrolment := http.NewServeMux()
 	enrolment.HandleFunc("POST /enrol", s.enrol)
@@ -125,14 +125,20 @@ func (s *Server) Hand(conn *tls.Conn) {
 	s.pass(&served{Conn: conn, since: s.source.Now(), left: sync.OnceFunc(func() { s.leave(p.ID) })})
 }
 
-// HandStranger is Hand for EnrolProto, whose client has shown no certificate.
+// HandStranger is Hand for EnrolProto, whose client has shown no certificate. Where there are
+// too many such, the oldest of the network that has most goes.
 func (s *Server) HandStranger(conn *tls.Conn) {
-	addr := addressOf(conn.RemoteAddr())
-	if s.handlers.Enrolment == nil || conn.ConnectionState().NegotiatedProtocol != identity.EnrolProto || !s.enterStranger(addr) {
+	if s.handlers.Enrolment == nil || conn.ConnectionState().NegotiatedProtocol != identity.EnrolProto {
 		conn.Close()
 		return
 	}
-	s.pass(&served{Conn: conn, since: s.source.Now(), stranger: true, left: sync.OnceFunc(func() { s.leaveStranger(addr) })})
+	c := &served{Conn: conn, since: s.source.Now(), stranger: true}
+	c.left = func() { s.strangers.Leave(c) }
+	out, full := s.strangers.Enter(c, admission.From(addressOf(conn.RemoteAddr()), false))
+	if full {
+		out.Close()
+	}
+	s.pass(c)
 }
 
 func (s *Server) pass(c *served) {
@@ -168,26 +174,6 @@ func (s *Server) leave(id identity.ID) {
 	s.total--
 	if s.counts[id]--; s.counts[id] == 0 {
 		delete(s.counts, id)
-	}
-}
-
-func (s *Server) enterStranger(addr netip.Addr) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.strangers >= maxStrangers || s.addresses[addr] >= maxOfAddress {
-		return false
-	}
-	s.strangers++
-	s.addresses[addr]++
-	return true
-}
-
-func (s *Server) leaveStranger(addr netip.Addr) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.strangers--
-	if s.addresses[addr]--; s.addresses[addr] == 0 {
-		delete(s.addresses, addr)
 	}
 }
 

@@ -197,6 +197,7 @@ type Gossip struct {
 	renewalsDone, renewalsFailed atomic.Int64
 	name                         string
 	list                         *memberlist.Memberlist
+	ports                        *transport
 	// listed is closed once list is set: members are heard before New returns.
 	listed chan struct{}
 	// ctx ends what runs in the background.
@@ -304,7 +305,7 @@ func New(cfg Config) (*Gossip, error) {
 		g.cancel()
 		return nil, errors.Join(fmt.Errorf("listening for gossip on %s: %w; choose another --gossip-listen", cfg.Listen, err), g.vouching.close())
 	}
-	mc.Transport = ports
+	g.ports, mc.Transport = ports, ports
 	mc.BindPort = ports.GetAutoBindPort()
 	if mc.AdvertisePort == 0 {
 		mc.AdvertisePort = mc.BindPort

@@ -53,6 +53,29 @@ func PeerPolicy(g *Gossip, allowed []netip.Prefix) func(netip.Addr) bool {
 	}
 }
 
+// MemberAt reports whether a member is at an address.
+func MemberAt(g *Gossip) func(netip.Addr) bool { return PeerPolicy(g, nil) }
+
+// knownAddrs reports whether a member is at an address, was there before a restart, or is named
+// by --join.
+func (g *Gossip) knownAddrs() func(netip.Addr) bool {
+	addrs := indexed(g, func(members []Member) map[netip.Addr]bool {
+		out := make(map[netip.Addr]bool, len(members))
+		for _, m := range members {
+			out[m.Addr] = true
+		}
+		for _, texts := range [][]string{*g.named.Load(), g.remembered.addresses()} {
+			for _, text := range texts {
+				if at, err := netip.ParseAddrPort(text); err == nil {
+					out[at.Addr().Unmap()] = true
+				}
+			}
+		}
+		return out
+	})
+	return func(addr netip.Addr) bool { return addrs()[addr] }
+}
+
 // ByPeerID finds members by the peer ids that follow from their names.
 func ByPeerID(members []Member, peerID func(name string) [20]byte) map[[20]byte]Member {
 	out := make(map[[20]byte]Member, len(members))

@@ -8,6 +8,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/landfall-dist/landfall/internal/admission"
 	"github.com/landfall-dist/landfall/internal/identity"
 )
 
@@ -18,61 +19,79 @@ import (
 // memberlist's messages.
 const recordHandshake = 22
 
+var (
+	errNoTLS    = identity.Refuse(identity.Missing, errors.New("it does not speak TLS"))
+	errTooOften = errors.New("too many of its address have shown no certificate that holds, just now")
+)
+
 // secure finds out what an accepted connection is for.
-func (t *transport) secure(raw net.Conn, closed func()) {
+func (t *transport) secure(raw net.Conn, from admission.Origin) {
 	v := t.g.vouching
 	stop := context.AfterFunc(t.ctx, func() { raw.Close() })
-	conn, plain, err := t.open(raw)
+	conn, plain, err := t.open(raw, from)
 	if stopped := stop(); err != nil || !stopped {
-		if err != nil && t.ctx.Err() == nil {
+		// Who had to go for another has nothing to answer for.
+		if err != nil && t.ctx.Err() == nil && t.strangers.Has(raw) {
 			v.source.Count(err)
 			t.warn("connection of a member closed, it is not known whose it is", "addr", raw.RemoteAddr().String(), "error", err)
 		}
 		raw.Close()
-		closed()
+		t.strangers.Leave(raw)
 		return
 	}
 	if plain != nil {
-		t.pass(plain, closed)
+		t.pass(plain, func() { t.strangers.Leave(raw) })
 		return
 	}
+	t.strangers.Leave(raw)
 	switch conn.ConnectionState().NegotiatedProtocol {
-	case identity.CallProto:
-		closed() // which has bounds of its own
+	case identity.CallProto: // which has bounds of its own
 		v.server.Hand(conn)
 	case identity.EnrolProto:
-		closed()
 		v.server.HandStranger(conn)
 	default:
-		t.pass(conn, closed)
+		// The certificate was verified just now.
+		if id, err := identity.Of(conn.ConnectionState().PeerCertificates[0]); err == nil {
+			from = admission.Of(id)
+		}
+		t.place(&t.members, raw, from)
+		t.pass(conn, func() { t.members.Leave(raw) })
 	}
 }
 
-// open makes the handshake, or returns a connection without TLS where that is accepted.
-func (t *transport) open(raw net.Conn) (conn *tls.Conn, plain net.Conn, err error) {
+// open makes the handshake, or returns a connection without TLS where that is accepted. Those
+// of whose address too many have failed just now are not heard: a handshake costs both sides
+// the same.
+func (t *transport) open(raw net.Conn, from admission.Origin) (conn *tls.Conn, plain net.Conn, err error) {
 	v := t.g.vouching
-	if v.mode == identity.Prefer {
-		if err := raw.SetReadDeadline(time.Now().Add(sendTimeout)); err != nil {
-			return nil, nil, err
-		}
-		first := make([]byte, 1)
-		if _, err := raw.Read(first); err != nil {
-			return nil, nil, err
-		}
-		if err := raw.SetReadDeadline(time.Time{}); err != nil {
-			return nil, nil, err
-		}
-		raw = &begun{Conn: raw, first: first}
-		if first[0] != recordHandshake {
-			return nil, raw, nil
-		}
+	if err := raw.SetReadDeadline(time.Now().Add(sendTimeout)); err != nil {
+		return nil, nil, err
+	}
+	first := make([]byte, 1)
+	if _, err := raw.Read(first); err != nil {
+		return nil, nil, err
+	}
+	if err := raw.SetReadDeadline(time.Time{}); err != nil {
+		return nil, nil, err
+	}
+	spoken := &begun{Conn: raw, first: first}
+	switch {
+	case first[0] != recordHandshake && v.mode == identity.Prefer:
+		return nil, spoken, nil
+	case first[0] != recordHandshake:
+		return nil, nil, errNoTLS
+	case !t.failures.Left(from.Addr, from.Known, time.Now()):
+		return nil, nil, errTooOften
 	}
 	cfg := v.source.Server(identity.GossipProto, identity.CallProto)
 	if e := t.g.cfg.Enrolment; e != nil {
 		cfg = v.source.WithEnrolment(cfg, e.Authority.Certificate())
 	}
-	conn = tls.Server(raw, cfg)
-	return conn, nil, v.handshake(t.ctx, conn)
+	conn = tls.Server(spoken, cfg)
+	if err = v.handshake(t.ctx, conn); err != nil && t.strangers.Has(raw) {
+		t.failures.Take(from.Addr, from.Known, time.Now())
+	}
+	return conn, nil, err
 }
 
 // begun is a connection whose first bytes were read already.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+
+	"github.com/landfall-dist/landfall/internal/admission"
 )
 
 const (
@@ -22,9 +25,15 @@ const (
 	// and what memberlist says of maxMembers living ones and as many that have left,
 	// some 700 bytes each.
 	maxStream = maxState + 1<<20
-	// maxStreams bounds the connections worked on at a time; one that does nothing
-	// is closed after sendTimeout.
-	maxStreams = 256
+	// maxStreams bounds the connections at a time whose other side has shown no certificate
+	// yet, or needs none; one that does nothing is closed after sendTimeout.
+	// maxStreamsPerAddr bounds those of one network, behind whose address many members may
+	// be, maxUnknownStreams those of addresses of which nobody knows. Who has to go for
+	// another tries again.
+	maxStreams, maxStreamsPerAddr, maxUnknownStreams = 256, 128, 128
+	// maxMemberStreams bounds those of members with certificates, maxStreamsOfOne those of
+	// one member, which meets one in one exchange and sends it documents beside.
+	maxMemberStreams, maxStreamsOfOne = 256, 32
 	// atATime is how many messages are unpacked at a time, each of which memberlist
 	// may blow up to 40 MiB, and the answer sent. It takes a few milliseconds where the
 	// other side has a key and means well; who has no key gets no place.
@@ -50,8 +59,12 @@ type transport struct {
 	g       *Gossip
 	warn    func(message string, attrs ...any)
 	streams chan net.Conn
-	slots   chan struct{}
 	gate    *gate
+	// strangers are connections whose other side has shown no certificate, members those of
+	// who has one.
+	strangers, members admission.Room[net.Conn]
+	failures           *admission.Rates[netip.Addr]
+	isKnown            func(netip.Addr) bool
 	done    chan struct{}
 	wg      sync.WaitGroup
 	once    sync.Once
@@ -77,7 +90,10 @@ func newTransport(g *Gossip, mc *memberlist.Config) (*transport, error) {
 		g:            g,
 		warn:         g.warn,
 		streams:      make(chan net.Conn),
-		slots:        make(chan struct{}, maxStreams),
+		strangers:    admission.Room[net.Conn]{Most: maxStreams, PerOrigin: maxStreamsPerAddr, Unknown: maxUnknownStreams},
+		members:      admission.Room[net.Conn]{Most: maxMemberStreams, PerOrigin: maxStreamsOfOne},
+		failures:     admission.NewFailures(),
+		isKnown:      g.knownAddrs(),
 		gate:         &gate{ctx: g.ctx, places: make(chan struct{}, atATime)},
 		done:         make(chan struct{}),
 	}
@@ -85,28 +101,40 @@ func newTransport(g *Gossip, mc *memberlist.Config) (*transport, error) {
 	return t, nil
 }
 
-// forward passes accepted connections on, as many as may be worked on.
+// forward passes accepted connections on. Nobody who connects can take the places of others:
+// beyond the bounds the oldest connection goes of who has most of them.
 func (t *transport) forward() {
 	for {
 		select {
 		case <-t.done:
 			return
 		case conn := <-t.NetTransport.StreamCh():
-			select {
-			case t.slots <- struct{}{}:
-			default:
-				t.warn("connection of a member closed, too many are open", "addr", conn.RemoteAddr().String(), "most", maxStreams)
-				conn.Close()
-				continue
-			}
-			closed := sync.OnceFunc(func() { <-t.slots })
+			from := t.origin(conn)
+			t.place(&t.strangers, conn, from)
 			if t.g.vouching != nil {
-				t.wg.Go(func() { t.secure(conn, closed) })
+				t.wg.Go(func() { t.secure(conn, from) })
 				continue
 			}
-			t.pass(conn, closed)
+			t.pass(conn, func() { t.strangers.Leave(conn) })
 		}
 	}
+}
+
+// origin is where a connection comes from.
+func (t *transport) origin(conn net.Conn) admission.Origin {
+	at, _ := netip.ParseAddrPort(conn.RemoteAddr().String())
+	addr := at.Addr().Unmap()
+	return admission.From(addr, addr.IsValid() && t.isKnown(addr))
+}
+
+// place has a connection in a room, and closes the one that has to go for it.
+func (t *transport) place(room *admission.Room[net.Conn], conn net.Conn, from admission.Origin) {
+	out, full := room.Enter(conn, from)
+	if !full {
+		return
+	}
+	t.warn("connection of a member closed, too many are open", "addr", out.RemoteAddr().String(), "most", room.Most, "ofOne", room.PerOrigin)
+	out.Close() // who works on it sees that
 }
 
 // pass hands a connection to memberlist.

@@ -30,7 +30,7 @@ type secured struct {
 	group   sync.WaitGroup
 }
 
-func secure(l net.Listener, own *identity.Source, refused func(netip.AddrPort, error)) *secured {
+func secure(l *entrance, own *identity.Source, refused func(netip.AddrPort, error)) *secured {
 	s := &secured{Listener: l, cfg: own.ServerForRenewal(proto), refused: refused, ready: make(chan net.Conn), failed: make(chan error, 1)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.group.Go(s.accept)
@@ -54,12 +54,17 @@ func (s *secured) accept() {
 			defer cancel()
 			t := tls.Server(c, s.cfg)
 			if err := t.HandshakeContext(ctx); err != nil {
-				c.Close()
 				if s.ctx.Err() == nil {
 					from, _ := netip.ParseAddrPort(c.RemoteAddr().String())
 					s.refused(from, err)
+					c.(*guest).failed()
 				}
+				c.Close()
 				return
+			}
+			// The certificate was verified just now.
+			if id, err := identity.Of(t.ConnectionState().PeerCertificates[0]); err == nil {
+				c.(*guest).showed(id)
 			}
 			select {
 			case s.ready <- t:

@@ -24,7 +24,8 @@ const (
 	// that, and how long a connection is kept that carries no stream.
 	helloTimeout = 10 * time.Second
 	// spareConns are connections that may be open beside MaxStreams: those of hosts that
-	// come while their former ones are not known to be lost.
+	// come while their former ones are not known to be lost. As many as both may be open of
+	// who has not shown yet who it is: all hosts at once.
 	spareConns = 1024
 	// streamsPerConn bounds the streams of one connection; a host has one.
 	streamsPerConn = 2
@@ -80,6 +81,9 @@ type server struct {
 	renewals *rate.Limiter
 }
 
+// guestKey finds a connection without TLS.
+type guestKey struct{}
+
 // Serve takes streams until ctx ends.
 func Serve(ctx context.Context, cfg ServeConfig) error {
 	if cfg.timing == (timing{}) {
@@ -103,10 +107,13 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 		ErrorLog:    slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
-	var l net.Listener = &bounded{Listener: cfg.Listener, most: int64(cfg.MaxStreams + spareConns)}
+	entrance := newEntrance(cfg.Listener, cfg.MaxStreams+spareConns, cfg.Identity != nil, s.refuse)
+	var l net.Listener = entrance
 	if cfg.Identity != nil {
-		secured := secure(l, cfg.Identity, s.refuse)
+		secured := secure(entrance, cfg.Identity, s.refuse)
 		l, h.TLSConfig = secured, secured.cfg
+	} else {
+		h.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, guestKey{}, c) }
 	}
 	done := make(chan error, 1)
 	go func() { done <- h.Serve(l) }()
@@ -203,6 +210,9 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request, from netip.AddrPo
 	if err := rc.SetReadDeadline(time.Time{}); err != nil {
 		return http.StatusInternalServerError, err
 	}
+	if g, ok := ctx.Value(guestKey{}).(*guest); ok {
+		g.showed(identity.ID{})
+	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.WriteHeader(http.StatusOK)
 	if err := rc.Flush(); err != nil {
@@ -286,37 +296,4 @@ func ofRegion(id identity.ID, region string) error {
 		return fmt.Errorf("%s is no host of %s", id, region)
 	}
 	return nil
-}
-
-// bounded closes connections at once that come beyond the most that may be open.
-type bounded struct {
-	net.Listener
-	most int64
-	open atomic.Int64
-}
-
-func (b *bounded) Accept() (net.Conn, error) {
-	for {
-		c, err := b.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		if b.open.Add(1) > b.most {
-			b.open.Add(-1)
-			c.Close()
-			continue
-		}
-		return &counted{Conn: c, open: &b.open}, nil
-	}
-}
-
-type counted struct {
-	net.Conn
-	open *atomic.Int64
-	once sync.Once
-}
-
-func (c *counted) Close() error {
-	c.once.Do(func() { c.open.Add(-1) })
-	return c.Conn.Close()
 }

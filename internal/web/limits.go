@@ -11,6 +11,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/landfall-dist/landfall/internal/admission"
 )
 
 // limits are what a server lets one client, and all of them together, take.
@@ -277,11 +279,5 @@ func client(remote string) netip.Addr {
 	if err != nil {
 		return netip.Addr{}
 	}
-	ip := plainAddr(a.Addr())
-	if ip.Is6() {
-		if p, err := ip.Prefix(64); err == nil {
-			return p.Addr()
-		}
-	}
-	return ip
+	return admission.Network(a.Addr())
 }
