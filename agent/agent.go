@@ -241,6 +241,7 @@ func New(cfg Config) (_ *Agent, err error) {
 		Cache: cfg.Cache, Name: a.gossip.Name(), Fleet: a.swarmFleet(), Config: peerwire.Config{
 			Listener:  cfg.Peers,
 			AllowPeer: gossip.PeerPolicy(a.gossip, cfg.AllowPeers),
+			MemberAt:  gossip.MemberAt(a.gossip),
 			Member:    gossip.PeerMembers(a.gossip),
 			Upload:    cfg.Limits.Upload,
 			Download:  cfg.Limits.Download,

@@ -244,6 +244,7 @@ func New(cfg Config) (_ *Seeder, err error) {
 		Cache: cfg.Cache, Name: s.gossip.Name(), HandOut: true, Config: peerwire.Config{
 			Listener:  cfg.Peers,
 			AllowPeer: gossip.PeerPolicy(s.gossip, cfg.AllowPeers),
+			MemberAt:  gossip.MemberAt(s.gossip),
 			Member:    gossip.PeerMembers(s.gossip),
 			Upload:    cfg.Limits.Upload,
 			Download:  cfg.Limits.Download,

@@ -9,6 +9,7 @@ import (
 
 	pp "github.com/anacrolix/torrent/peer_protocol"
 
+	"github.com/landfall-dist/landfall/internal/admission"
 	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/manifest"
 )
@@ -33,7 +34,10 @@ type Conn struct {
 	// inbound is a connection that the peer made, from an address of which allowed
 	// says whether peers there need not be members.
 	inbound, allowed bool
-	from             netip.Addr
+	// from is the network that it comes from, and the address itself where a member is:
+	// atMember.
+	from     netip.Addr
+	atMember bool
 
 	early []byte // what was read before the engine had it; of the one who reads
 	hello []byte // the peer's handshake so far; of the one who reads
@@ -63,7 +67,11 @@ type Conn struct {
 }
 
 func (w *Wire) watch(l *link, dialled [20]byte, remote string) *Conn {
-	return &Conn{link: l, wire: w, dialled: dialled, remote: remote, from: addrOf(remote)}
+	addr := addrOf(remote)
+	c := &Conn{link: l, wire: w, dialled: dialled, remote: remote}
+	c.atMember = w.cfg.MemberAt != nil && w.cfg.MemberAt(addr)
+	c.from = admission.From(addr, c.atMember).Addr
+	return c
 }
 
 // addrOf is the IP address of host:port; invalid where it is none.

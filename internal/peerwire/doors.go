@@ -5,12 +5,12 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
 	pp "github.com/anacrolix/torrent/peer_protocol"
 
+	"github.com/landfall-dist/landfall/internal/admission"
 	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
@@ -28,21 +28,16 @@ const (
 	// of which nobody knows. Who has to go loses a round trip, if it is a member's.
 	maxSilent, MaxSilentPerAddr, MaxUnknownSilent = 1024, 64, 64
 	// maxStrangers bounds the connections with peers that are no members, over all
-	// builds, MaxStrangersPerAddr those of one IP address: ordinary clients that
+	// builds, MaxStrangersPerAddr those of one network: ordinary clients that
 	// --allow-peers lets in. Members do not count, and their places are never taken.
 	maxStrangers, MaxStrangersPerAddr = 32, 8
 	// maxSecuring bounds the connections whose peers are about to show a certificate: every
-	// member at once. maxSecuringPerAddr bounds those of one IP address, maxUnknownSecuring
+	// member at once. maxSecuringPerAddr bounds those of one network, maxUnknownSecuring
 	// those of addresses of which nobody knows. Each has five seconds.
 	maxSecuring, maxSecuringPerAddr, maxUnknownSecuring = 512, 64, 64
-	// strangersBurst and strangersPerSecond bound how often peers of one IP address
+	// strangersBurst and strangersPerSecond bound how often peers of one network
 	// that are no members may connect: a client asks again each minute or so.
 	strangersBurst, strangersPerSecond = 32, 1
-	// provingBurst and provingPerSecond bound how often peers of one IP address may fail to
-	// prove who they are, or prove that they are left alone, before they are turned away
-	// without being heard: a handshake of TLS costs both sides the same, and some of it goes on
-	// so that a member behind the same address has its chance.
-	provingBurst, provingPerSecond = 32, 4
 	// maxStrangerAddrs bounds the addresses whose rate is remembered.
 	maxStrangerAddrs = 1024
 	// fullPause is the least time for which a peer is left alone that had no place; at most
@@ -76,44 +71,51 @@ var (
 
 // doors admits the connections that peers make. Who is at the other end counts, not
 // from where it comes: a member is known by its peer id, and has a place of its own.
-// What may be no member's is bounded, and the idlest of it goes first.
+// What may be no member's is bounded, by the network that it comes from, and the idlest of it
+// goes first.
 type doors struct {
-	mu sync.Mutex
 	// silent are the connections that have not said anything, securing those that are to
-	// show a certificate, greeting those that have not said who they are, in order.
-	silent, securing, greeting []*Conn
+	// show a certificate, greeting those that have not said who they are.
+	silent, securing, greeting admission.Room[*Conn]
+	rates                      admission.Rates[netip.Addr] // of strangers
+	// failures to prove who they are, or proofs that they are left alone.
+	failures *admission.Rates[netip.Addr]
+
+	mu sync.Mutex
 	// strangers have said who they are, and are no members.
 	strangers []*Conn
-	rates     map[netip.Addr]*allowance // of strangers
-	failures  map[netip.Addr]*allowance // to prove who they are
 }
 
-// wait takes a connection that was just made, and returns one that has to go for it; nil
-// for none.
+func newDoors() *doors {
+	return &doors{
+		silent:   admission.Room[*Conn]{Most: maxSilent, PerOrigin: MaxSilentPerAddr, Unknown: MaxUnknownSilent},
+		securing: admission.Room[*Conn]{Most: maxSecuring, PerOrigin: maxSecuringPerAddr, Unknown: maxUnknownSecuring},
+		greeting: admission.Room[*Conn]{Most: MaxGreeting, Unknown: maxUnknownGreeting},
+		rates:    admission.Rates[netip.Addr]{Burst: strangersBurst, PerSecond: strangersPerSecond, Most: maxStrangerAddrs},
+		failures: admission.NewFailures(),
+	}
+}
+
+// wait takes a connection that was just made, or whose peer has just proven who it is, and
+// returns one that has to go for it; nil for none.
 func (d *doors) wait(w *Conn) (out *Conn) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.securing = without(d.securing, w)
-	d.silent, out = admitOne(d.silent, w, maxSilent, MaxUnknownSilent, MaxSilentPerAddr)
+	d.securing.Leave(w)
+	out, _ = d.silent.Enter(w, w.origin())
 	return out
 }
 
 // secure takes a connection that is to show a certificate.
 func (d *doors) secure(w *Conn) (out *Conn) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.silent = without(d.silent, w)
-	d.securing, out = admitOne(d.securing, w, maxSecuring, maxUnknownSecuring, maxSecuringPerAddr)
+	d.silent.Leave(w)
+	out, _ = d.securing.Enter(w, w.origin())
 	return out
 }
 
 // enter takes a connection that has begun to speak, and returns the one that has to go
 // for it, which may be the same; nil for none.
 func (d *doors) enter(w *Conn) (out *Conn) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.silent = without(d.silent, w)
-	d.greeting, out = admitOne(d.greeting, w, MaxGreeting, maxUnknownGreeting, MaxGreeting)
+	d.silent.Leave(w)
+	out, _ = d.greeting.Enter(w, w.origin())
 	return out
 }
 
@@ -121,54 +123,25 @@ func (d *doors) enter(w *Conn) (out *Conn) {
 func (d *doors) count() (silent, greeting, strangers int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return len(d.silent), len(d.greeting), len(d.strangers)
-}
-
-// admitOne adds a connection to a list. Where there are too many in all, of unknown
-// addresses, or of the one, the oldest of the address, or the identity, that has most goes.
-func admitOne(list []*Conn, w *Conn, most, mostUnknown, mostPerAddr int) (_ []*Conn, out *Conn) {
-	list = append(list, w)
-	unknown, perAddr := 0, make(map[who]int)
-	for _, g := range list {
-		perAddr[g.origin()]++
-		if !g.mayConnect() {
-			unknown++
-		}
-	}
-	unknownOnly := unknown > mostUnknown
-	if !unknownOnly && len(list) <= most && perAddr[w.origin()] <= mostPerAddr {
-		return list, nil
-	}
-	at := -1
-	for i, g := range list {
-		if unknownOnly && g.mayConnect() {
-			continue
-		}
-		if at < 0 || perAddr[g.origin()] > perAddr[list[at].origin()] {
-			at = i
-		}
-	}
-	out = list[at]
-	return slices.Delete(list, at, at+1), out
+	return d.silent.Len(), d.greeting.Len(), len(d.strangers)
 }
 
 // origin is where a connection comes from: from whom, with a certificate, else from where.
-func (c *Conn) origin() who {
+func (c *Conn) origin() admission.Origin {
 	if p := c.proven.Load(); p != nil {
-		return who{identity: p.ID}
+		return admission.Of(p.ID)
 	}
-	return who{ip: c.from}
+	return admission.Origin{Addr: c.from, Known: c.allowed}
 }
-
-// mayConnect reports whether its peer has a certificate, or need not be a member.
-func (c *Conn) mayConnect() bool { return c.allowed || c.proven.Load() != nil }
 
 // leave forgets a connection.
 func (d *doors) leave(w *Conn) {
+	d.silent.Leave(w)
+	d.securing.Leave(w)
+	d.greeting.Leave(w)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.silent, d.securing = without(d.silent, w), without(d.securing, w)
-	d.greeting, d.strangers = without(d.greeting, w), without(d.strangers, w)
+	d.strangers = without(d.strangers, w)
 }
 
 func without(list []*Conn, w *Conn) []*Conn {
@@ -181,22 +154,18 @@ func without(list []*Conn, w *Conn) []*Conn {
 }
 
 // known ends the greeting of a member.
-func (d *doors) known(w *Conn) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.greeting = without(d.greeting, w)
-}
+func (d *doors) known(w *Conn) { d.greeting.Leave(w) }
 
 // stranger ends the greeting of a peer that is no member, and returns the one that
 // has to go for it, nil for none. isMember is asked again of those that are here:
 // membership changes.
 func (d *doors) stranger(w *Conn, isMember func(id [20]byte) bool, now time.Time) (out *Conn, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.greeting = without(d.greeting, w)
-	if !d.rate(w.from, now).take(1, now) {
+	d.greeting.Leave(w)
+	if !d.rates.Take(w.from, w.atMember, now) {
 		return nil, errCrowded
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	kept := d.strangers[:0]
 	for _, s := range d.strangers {
 		if !isMember(s.id) {
@@ -239,58 +208,11 @@ func (d *doors) idlest(newcomer *Conn, match func(*Conn) bool) (out *Conn) {
 }
 
 // failed notes that a peer has not proven who it is, or that it is left alone.
-func (d *doors) failed(w *Conn, now time.Time) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.failures == nil {
-		d.failures = make(map[netip.Addr]*allowance)
-	}
-	rateOf(d.failures, w.from, provingBurst, provingPerSecond, now).take(1, now)
-}
+func (d *doors) failed(w *Conn, now time.Time) { d.failures.Take(w.from, w.atMember, now) }
 
 // mayProve reports whether a peer may prove who it is.
 func (d *doors) mayProve(w *Conn, now time.Time) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	a := d.failures[w.from]
-	if a == nil && len(d.failures) >= maxStrangerAddrs {
-		a = d.failures[netip.Addr{}]
-	}
-	if a == nil {
-		return true
-	}
-	a.refill(now)
-	return a.left >= 1
-}
-
-// rate is the allowance of strangers of an address. The caller holds mu.
-func (d *doors) rate(addr netip.Addr, now time.Time) *allowance {
-	if d.rates == nil {
-		d.rates = make(map[netip.Addr]*allowance)
-	}
-	return rateOf(d.rates, addr, strangersBurst, strangersPerSecond, now)
-}
-
-// rateOf is the allowance of an address, a new one where it has none.
-func rateOf(rates map[netip.Addr]*allowance, addr netip.Addr, burst, perSecond float64, now time.Time) *allowance {
-	a := rates[addr]
-	if a == nil {
-		if len(rates) >= maxStrangerAddrs {
-			for other, r := range rates {
-				if r.full(now) {
-					delete(rates, other)
-				}
-			}
-		}
-		if len(rates) >= maxStrangerAddrs {
-			addr = netip.Addr{} // one allowance for all further ones
-		}
-		if a = rates[addr]; a == nil {
-			a = newAllowance(burst, perSecond, now)
-			rates[addr] = a
-		}
-	}
-	return a
+	return d.failures.Left(w.from, w.atMember, now)
 }
 
 // isMember reports whether a peer id is a member's. Where the members are not known,

@@ -8,16 +8,18 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/landfall-dist/landfall/internal/admission"
 )
 
 func newGreeting(from string, allowed bool) *Conn {
-	return &Conn{link: new(link), from: netip.MustParseAddr(from), allowed: allowed, inbound: true}
+	return &Conn{link: new(link), from: admission.Network(netip.MustParseAddr(from)), allowed: allowed, inbound: true}
 }
 
 // Of connections that do not say who they are, those of unknown addresses have a bound
 // of their own, and the address that has most gives way.
 func TestGreetingsAreBounded(t *testing.T) {
-	var d doors
+	d := newDoors()
 	honest := newGreeting("10.0.0.1", true)
 	if out := d.enter(honest); out != nil {
 		t.Fatal("the first has to go")
@@ -30,38 +32,32 @@ func TestGreetingsAreBounded(t *testing.T) {
 	for range maxUnknownGreeting / 2 { // one address that has many loses its own
 		d.enter(newGreeting("10.3.0.1", false))
 	}
-	if unknown := len(d.greeting) - 1; unknown != maxUnknownGreeting {
+	if unknown := d.greeting.Len() - 1; unknown != maxUnknownGreeting {
 		t.Errorf("%d of unknown addresses", unknown)
 	}
+	var many []*Conn
 	for range 2 * MaxGreeting {
-		d.enter(newGreeting("10.4.0.1", true))
+		many = append(many, newGreeting("10.4.0.1", true))
+		d.enter(many[len(many)-1])
 	}
-	if len(d.greeting) != MaxGreeting {
-		t.Errorf("%d in all", len(d.greeting))
+	if d.greeting.Len() != MaxGreeting {
+		t.Errorf("%d in all", d.greeting.Len())
 	}
-	still := func(w *Conn) bool {
-		for _, g := range d.greeting {
-			if g == w {
-				return true
-			}
-		}
-		return false
-	}
-	if !still(honest) || !still(nat) {
+	if !d.greeting.Has(honest) || !d.greeting.Has(nat) {
 		t.Error("others were closed for an address that has many")
 	}
-	for _, w := range append([]*Conn(nil), d.greeting...) {
+	for _, w := range many {
 		d.leave(w)
 	}
-	if len(d.greeting) != 0 {
-		t.Errorf("%d remain", len(d.greeting))
+	if d.greeting.Len() != 1+maxUnknownGreeting {
+		t.Errorf("%d remain", d.greeting.Len())
 	}
 }
 
 // Of strangers the idlest goes, those of one address first, and whoever has become a
 // member does not count.
 func TestStrangersAreBounded(t *testing.T) {
-	var d doors
+	d := newDoors()
 	now := time.Unix(1, 0)
 	turnedMember := make(map[[20]byte]bool)
 	isMember := func(id [20]byte) bool { return turnedMember[id] }
@@ -109,7 +105,7 @@ func TestStrangersAreBounded(t *testing.T) {
 
 // Who is no member connects so often and no more, and addresses remembered are bounded.
 func TestStrangersHaveARate(t *testing.T) {
-	var d doors
+	d := newDoors()
 	now := time.Unix(1, 0)
 	try := func(from string) error {
 		w := newGreeting(from, true)
@@ -135,49 +131,96 @@ func TestStrangersHaveARate(t *testing.T) {
 	for i := range 2 * maxStrangerAddrs {
 		_ = try(fmt.Sprintf("10.%d.%d.1", i/256, i%256))
 	}
-	if len(d.rates) > maxStrangerAddrs+1 {
-		t.Errorf("%d addresses are remembered", len(d.rates))
+	if d.rates.Len() > maxStrangerAddrs {
+		t.Errorf("%d addresses are remembered", d.rates.Len())
 	}
 }
 
-// Who fails to prove who it is does so so often; later some of it goes on, and the addresses
-// remembered are bounded.
+// Who fails to prove who it is does so so often, those of a network together; later some of
+// it goes on. However many others fail, who comes from where a member is is heard.
 func TestFailuresHaveARate(t *testing.T) {
-	var d doors
+	members := map[netip.Addr]bool{netip.MustParseAddr("2001:db8:ffff::1"): true, netip.MustParseAddr("10.99.0.1"): true}
+	wire := &Wire{cfg: Config{MemberAt: func(a netip.Addr) bool { return members[a] }}}
+	d := newDoors()
 	now := time.Unix(1, 0)
 	try := func(from string) bool {
-		w := newGreeting(from, false)
+		w := wire.watch(new(link), [20]byte{}, netip.AddrPortFrom(netip.MustParseAddr(from), 1).String())
 		if !d.mayProve(w, now) {
 			return false
 		}
 		d.failed(w, now)
 		return true
 	}
-	for i := range provingBurst {
-		if !try("10.0.0.1") {
+	for i := range admission.FailureBurst {
+		if !try(fmt.Sprintf("2001:db8::%d", i+1)) {
 			t.Fatalf("turned away after %d", i)
 		}
 	}
-	if try("10.0.0.1") {
-		t.Error("heard beyond the burst")
+	if try("2001:db8::ffff") {
+		t.Error("those of one network are heard beyond the burst")
 	}
-	if !d.mayProve(newGreeting("10.0.0.2", false), now) {
-		t.Error("another address is not heard")
+	if !try("10.0.0.2") || !try("2001:db8:0:1::1") {
+		t.Error("another network is not heard")
 	}
 	now = now.Add(time.Second)
-	for i := range provingPerSecond {
-		if !try("10.0.0.1") {
+	for i := range admission.FailuresPerSecond {
+		if !try("2001:db8::1") {
 			t.Errorf("turned away after %d a second later", i)
 		}
 	}
-	if try("10.0.0.1") {
+	if try("2001:db8::1") {
 		t.Error("heard beyond the rate")
 	}
-	for i := range 2 * maxStrangerAddrs {
+	for i := range 4 * maxStrangerAddrs {
 		try(fmt.Sprintf("10.%d.%d.1", i/256, i%256))
 	}
-	if len(d.failures) > maxStrangerAddrs+1 {
-		t.Errorf("%d addresses are remembered", len(d.failures))
+	if d.failures.Len() > maxStrangerAddrs {
+		t.Errorf("%d addresses are remembered", d.failures.Len())
+	}
+	if try("10.98.0.1") {
+		t.Error("there is something left for further networks")
+	}
+	for from := range members {
+		if !try(from.String()) {
+			t.Errorf("who comes from %s, where a member is, is not heard", from)
+		}
+	}
+}
+
+// An IPv6 network of 64 bits is one place: who has it has no more connections than who has one
+// address, and a member in it has places of its own.
+func TestPlacesAreOfNetworks(t *testing.T) {
+	member := netip.MustParseAddr("2001:db8::1")
+	wire := &Wire{cfg: Config{MemberAt: func(a netip.Addr) bool { return a == member }}}
+	d := newDoors()
+	come := func(from netip.Addr) *Conn {
+		c := wire.watch(new(link), [20]byte{}, netip.AddrPortFrom(from, 1).String())
+		c.inbound, c.allowed = true, true
+		return c
+	}
+	honest := come(member)
+	d.wait(honest)
+	addr := member
+	for range 4 * MaxSilentPerAddr {
+		addr = addr.Next()
+		d.wait(come(addr))
+	}
+	if d.silent.Len() != 1+MaxSilentPerAddr || !d.silent.Has(honest) {
+		t.Errorf("%d connections of one network say nothing; the member is there: %t", d.silent.Len(), d.silent.Has(honest))
+	}
+	gone := 0
+	for range MaxStrangersPerAddr + 1 {
+		addr = addr.Next()
+		out, err := d.stranger(come(addr), func([20]byte) bool { return false }, time.Unix(1, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out != nil {
+			gone++
+		}
+	}
+	if gone != 1 {
+		t.Errorf("%d of the strangers of a network had to go, %d may stay", gone, MaxStrangersPerAddr)
 	}
 }
 

@@ -52,16 +52,6 @@ func (a *allowance) refill(now time.Time) {
 	}
 }
 
-// take spends n when there is as much.
-func (a *allowance) take(n float64, now time.Time) bool {
-	a.refill(now)
-	if a.left < n {
-		return false
-	}
-	a.left -= n
-	return true
-}
-
 // owed is the time until what was spent too much is paid.
 func (a *allowance) owed(now time.Time) time.Duration {
 	a.refill(now)
@@ -69,11 +59,6 @@ func (a *allowance) owed(now time.Time) time.Duration {
 		return 0
 	}
 	return time.Duration(-a.left / a.rate * float64(time.Second))
-}
-
-func (a *allowance) full(now time.Time) bool {
-	a.refill(now)
-	return a.left >= a.burst
 }
 
 // messages follows what a peer sends after its handshake, and what it costs.

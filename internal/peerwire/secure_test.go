@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/landfall-dist/landfall/internal/admission"
 	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/identity/identitytest"
 )
@@ -149,11 +150,7 @@ func TestHandshakesAreBounded(t *testing.T) {
 	}
 	defer honest.Close()
 	eventually(t, func() bool { silent, _, _ := w.Waiting(); return silent == 1 && w.Counts.Proven.Load() == 1 })
-	securing := func() int {
-		w.doors.mu.Lock()
-		defer w.doors.mu.Unlock()
-		return len(w.doors.securing)
-	}
+	securing := w.doors.securing.Len
 	most := 0
 	for i := range 3 * maxUnknownSecuring {
 		c, err := net.Dial("tcp", addr)
@@ -226,7 +223,7 @@ func TestFailedHandshakesCostNothing(t *testing.T) {
 	config.VerifyConnection = nil // it takes everybody
 	greeted := 0
 	begun := time.Now()
-	for try := range 3 * provingBurst {
+	for try := range 3 * admission.FailureBurst {
 		c, err := tls.Dial("tcp", w.cfg.Listener.Addr().String(), config)
 		if err == nil { // the other side has answered, and then refuses
 			greeted++
@@ -234,7 +231,7 @@ func TestFailedHandshakesCostNothing(t *testing.T) {
 		}
 		eventually(t, func() bool { return w.Counts.TurnedAway.Load() == int64(try+1) })
 	}
-	if most := provingBurst + int(provingPerSecond*(time.Since(begun).Seconds()+1)); greeted > most {
+	if most := admission.FailureBurst + int(admission.FailuresPerSecond*(time.Since(begun).Seconds()+1)); greeted > most {
 		t.Errorf("%d were answered, expected %d at most", greeted, most)
 	}
 }
@@ -242,7 +239,7 @@ func TestFailedHandshakesCostNothing(t *testing.T) {
 // Of silent connections with certificates, each identity has a bound of its own, wherever
 // they come from.
 func TestSilentConnectionsOfAnIdentityAreBounded(t *testing.T) {
-	var d doors
+	d := newDoors()
 	of := func(name, from string) *Conn {
 		c := newGreeting(from, false)
 		c.proven.Store(&identity.Peer{ID: identity.ID{Cluster: "test", Kind: identity.Agent, Region: "region-a", Name: name}})
@@ -253,7 +250,7 @@ func TestSilentConnectionsOfAnIdentityAreBounded(t *testing.T) {
 	for i := range 3 * MaxSilentPerAddr {
 		d.wait(of("many", fmt.Sprintf("10.0.1.%d", i)))
 	}
-	if len(d.silent) != 1+MaxSilentPerAddr || d.silent[0] != honest {
-		t.Errorf("%d say nothing", len(d.silent))
+	if d.silent.Len() != 1+MaxSilentPerAddr || !d.silent.Has(honest) {
+		t.Errorf("%d say nothing", d.silent.Len())
 	}
 }

@@ -149,7 +149,7 @@ func TestSparesAreBounded(t *testing.T) {
 }
 
 func TestSilentConnectionsAreBounded(t *testing.T) {
-	var d doors
+	d := newDoors()
 	member := newGreeting("10.0.0.1", true)
 	d.wait(member)
 	gone := 0
@@ -161,20 +161,22 @@ func TestSilentConnectionsAreBounded(t *testing.T) {
 	if gone != MaxSilentPerAddr {
 		t.Errorf("%d of one address had to go", gone)
 	}
+	var last *Conn
 	for i := range 2 * maxSilent {
-		d.wait(newGreeting(fmt.Sprintf("10.2.%d.1", i%50), true))
+		last = newGreeting(fmt.Sprintf("10.2.%d.1", i%50), true)
+		d.wait(last)
 	}
-	if len(d.silent) != maxSilent {
-		t.Errorf("%d say nothing", len(d.silent))
+	if d.silent.Len() != maxSilent {
+		t.Errorf("%d say nothing", d.silent.Len())
 	}
-	if d.silent[0] != member {
+	if !d.silent.Has(member) {
 		t.Error("another address took the place")
 	}
-	if out := d.enter(member); out != nil || len(d.silent) != maxSilent-1 || len(d.greeting) != 1 {
+	if out := d.enter(member); out != nil || d.silent.Len() != maxSilent-1 || d.greeting.Len() != 1 {
 		t.Error("one that speaks is silent still")
 	}
-	d.leave(d.silent[0])
-	if len(d.silent) != maxSilent-2 {
+	d.leave(last)
+	if d.silent.Len() != maxSilent-2 {
 		t.Error("one that has gone is there")
 	}
 	if silentAge <= spareAge+DialTimeout {

@@ -74,6 +74,9 @@ type Config struct {
 	// AllowPeer says from which addresses peers may connect that are no members; nil
 	// for all. Members may from anywhere.
 	AllowPeer func(netip.Addr) bool
+	// MemberAt reports whether a member is at an address, which then has bounds of its own
+	// beside the networks of all others. Nil: that is not known.
+	MemberAt func(netip.Addr) bool
 	// Member is the member with a peer id; the zero value is nobody's.
 	// It must not call the Wire. Nil: who is a member is not known, and strangers
 	// are not bounded.
@@ -123,7 +126,7 @@ type Wire struct {
 	cfg     Config
 	ctx     context.Context
 	conduct *conduct
-	doors   doors
+	doors   *doors
 	spares  *spares
 	notices *notices
 	conns   sync.Map // of connKey to *Conn, from the handshake on
@@ -142,6 +145,7 @@ func New(ctx context.Context, cfg Config) *Wire {
 		ctx:     ctx,
 		conduct: newConduct(time.Now),
 		notices: newNotices(),
+		doors:   newDoors(),
 		spoken:  make(chan net.Conn),
 		ended:   make(chan struct{}),
 	}
