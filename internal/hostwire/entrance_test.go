@@ -1,7 +1,9 @@
 package hostwire
 
 import (
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"net"
 	"net/netip"
 	"strings"
@@ -146,4 +148,38 @@ func TestFailedHandshakesHaveARate(t *testing.T) {
 		t.Errorf("%d were answered, expected %d at most", greeted, most)
 	}
 	dialTo(t, s, DialConfig{TLS: ClientTLS(cluster.Source(t, cluster.Host("region-a", "host-1")))})
+}
+
+// A host that asks for one certificate after the other gets a few, and the others get theirs.
+func TestRenewalsOfAHostAreBounded(t *testing.T) {
+	cluster := identitytest.New(t, "prod", nil)
+	region, err := cluster.Root.Region("region-a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, ServeConfig{Identity: cluster.Source(t, cluster.Agent("region-a", "agent-1")), Handle: echo, Renew: region.RenewFor})
+	request, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, identitytest.Key(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(r *Renewals) error {
+		_, err := r.Renew(t.Context(), strings.TrimPrefix(s.url, "https://"), request)
+		return err
+	}
+	one := NewRenewals(cluster.Source(t, cluster.Host("region-a", "host-1")))
+	begun, made := time.Now(), 0
+	for range 5 * maxRenewalBurstOfOne {
+		err := ask(one)
+		if err == nil {
+			made++
+		} else if !strings.Contains(err.Error(), "one a minute is enough") {
+			t.Fatal(err)
+		}
+	}
+	if most := maxRenewalBurstOfOne + int(time.Since(begun).Minutes()*maxRenewalsOfOne); made > most || made < maxRenewalBurstOfOne {
+		t.Errorf("%d certificates for one host, at most %d may be", made, most)
+	}
+	if err := ask(NewRenewals(cluster.Source(t, cluster.Host("region-a", "host-2")))); err != nil {
+		t.Errorf("another host: %v", err)
+	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/landfall-dist/landfall/internal/admission"
 	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/retry"
 )
@@ -43,6 +44,9 @@ const (
 	renewPath                       = "/renew"
 	maxRequest, maxCerts            = 8 << 10, 64 << 10
 	maxRenewalRate, maxRenewalBurst = 50, 200
+	// One host may ask for so many a minute, and some more at once, whatever comes of it: it
+	// needs one in eight hours, and tries again after half a minute or more.
+	maxRenewalsOfOne, maxRenewalBurstOfOne = 1, 4
 	// retryAfter is told to who is refused since there is no room, in seconds.
 	retryAfter = "10"
 )
@@ -79,6 +83,8 @@ type server struct {
 	ServeConfig
 	streams  atomic.Int64
 	renewals *rate.Limiter
+	// renewalsOf are the same of each host.
+	renewalsOf admission.Rates[identity.ID]
 }
 
 // guestKey finds a connection without TLS.
@@ -90,6 +96,9 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 		cfg.timing = usualTiming
 	}
 	s := &server{ServeConfig: cfg, renewals: rate.NewLimiter(maxRenewalRate, maxRenewalBurst)}
+	s.renewalsOf = admission.Rates[identity.ID]{
+		Burst: maxRenewalBurstOfOne, PerSecond: maxRenewalsOfOne / rate.Limit(60), Most: cfg.MaxStreams + spareConns,
+	}
 	var protocols http.Protocols
 	protocols.SetHTTP2(cfg.Identity != nil)
 	protocols.SetUnencryptedHTTP2(cfg.Identity == nil)
@@ -256,6 +265,8 @@ func (s *server) renew(w http.ResponseWriter, r *http.Request, _ netip.AddrPort)
 		return http.StatusMethodNotAllowed, fmt.Errorf("%.20s by %s, a certificate is renewed by POST", r.Method, peer.ID)
 	case s.Renew == nil:
 		return http.StatusNotImplemented, errors.New("this agent has no key of the authority of its region's hosts (agent run --host-authority DIR)")
+	case !s.renewalsOf.Take(peer.ID, false, time.Now()):
+		return http.StatusServiceUnavailable, fmt.Errorf("%s has asked for several certificates just now, one a minute is enough", peer.ID)
 	case !s.renewals.Allow():
 		return http.StatusServiceUnavailable, fmt.Errorf("%s wants a certificate, too many were made just now", peer.ID)
 	}
