@@ -20,7 +20,7 @@ func TestOrigins(t *testing.T) {
 	}
 	// The engine's word can be older than what was counted last.
 	now := map[[20]byte]int64{{seeder}: 105, {agent}: 8, {fresh}: 1000}
-	if got, want := s.origins(now, names), (origins{seeders: 110, agents: 1058, gone: 7}); got != want {
+	if got, want := s.origins(now, names), (origins{seeders: 110, agents: 1058, departed: 7}); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -47,6 +48,14 @@ type Target struct {
 	TLS                       bool
 	Foreign, Inside, Stranger string
 	ForeignBucket             string
+	// OtherSeeder and OtherAgent are directories of a seeder's and an agent's certificate of
+	// another cluster.
+	OtherSeeder, OtherAgent string
+	// Stores is the URL of DynamoDB as the role of Foreign's, or of Inside's, agent reaches it:
+	// by it its own bucket's rows alone can be written. ArrivalsTable is the table of those;
+	// Buckets are the regions'.
+	Stores, ArrivalsTable string
+	Buckets               []string
 	// Now is what is under way.
 	Now func() Now `json:"-"`
 
@@ -59,8 +68,9 @@ type Now struct {
 	InfoHash []byte
 	// Names are the members', with their starts.
 	Names []string
-	// Executions are the ids of what goes out.
+	// Executions are the ids of what goes out, Builds what their items say.
 	Executions []string
+	Builds     []Build
 }
 
 // Waits says where an attacker is known to delay a build, by as long as a landing waits for
@@ -88,6 +98,8 @@ type Attacker struct {
 	Often bool
 	// Fills is set for who takes what a member that starts needs: one is started beside it.
 	Fills bool
+	// Writes is set for who writes to the table of arrivals, as the agent of which bucket.
+	Writes func(Target) (bucket string)
 	// Run attacks until ctx ends. An error is one of the attacker's own.
 	Run func(context.Context, Target) error
 }
@@ -106,6 +118,7 @@ const (
 // Attackers are all of them.
 func Attackers() []Attacker {
 	const key, certificate = "the gossip key", "the gossip key and an agent's certificate"
+	const rows = certificate + " and role, by which the rows of its own bucket can be written"
 	attackers := []Attacker{
 		{Name: "idle connections", Does: fmt.Sprintf("tries to hold %d connections to peers, HTTP and gossip, and says nothing", connections), Often: true, Fills: true, Run: idle},
 		{Name: "endless handshakes", Does: "begins 256 handshakes with peers and HTTP requests, and sends a byte of each now and then", Run: endless},
@@ -128,6 +141,9 @@ func Attackers() []Attacker {
 		{Name: "gossip flood of a taken-over agent", Has: certificate, Does: "is a member, and sends every other one garbage in packets and over TLS", Run: abroad(gossipFlood)},
 		{Name: "states of a taken-over agent", Has: certificate, Does: fmt.Sprintf("is a member, and exchanges states of %d MiB over TLS", stateSize>>20), Run: abroad(bigState)},
 		{Name: "replays of a taken-over agent", Has: certificate, Does: "sends every document that it has heard again and again", Run: abroad(replays)},
+		{Name: "another cluster with its own authority", Has: "the gossip key and certificates of an authority of its own", Does: "is a seeder and an agent of a region's bucket, announces and ends by a key that nobody trusts, and tells of progress", Often: true, Run: otherCluster},
+		{Name: "lying arrivals of a taken-over agent", Has: rows, Does: "records for each build that it has arrived in its own region and in those of others, and that it lands there", Writes: func(t Target) string { return t.ForeignBucket }, Often: true, Run: abroad(liesAbroad)},
+		{Name: "lying arrivals of an agent of a region", Has: rows, Does: "is one of two agents of a region, and records that each build has arrived there, and in other regions", Writes: func(t Target) string { return t.Bucket }, Delays: Everywhere, Run: inside(liesAtHome)},
 		{Name: "foreign buckets of a taken-over agent", Has: certificate, Does: "is a member for another region's bucket, and asks for builds that do not go to its own", Run: abroad(foreign)},
 		{Name: "wire flood of a taken-over agent", Has: certificate, Does: "is one of two agents of a region, and floods peers over TLS with messages of wrong lengths, bitfields and requests, and with the ids of others", Delays: Everywhere, Often: true, Run: inside(wireFloodTLS)},
 		{Name: "a taken-over agent that lands nothing", Has: certificate, Does: "is one of two agents of a region, tells of progress, and never lands", Delays: Everywhere, Often: true, Run: inside(lazy)},
@@ -447,6 +463,24 @@ func anotherCluster(ctx context.Context, t Target) error {
 			}
 		}
 	})
+}
+
+// otherCluster is anotherCluster with certificates of its own authority, and an agent beside it:
+// the key of the gossip alone has them meet the members.
+func otherCluster(ctx context.Context, t Target) error {
+	var failed [2]error
+	beside(2, func(i int) {
+		var run func(context.Context, Target) error
+		own, dir := t, ""
+		if dir, run = t.OtherSeeder, anotherCluster; i == 1 {
+			dir, run = t.OtherAgent, lazy
+		}
+		own.source, failed[i] = identity.Open(identity.FilesIn(dir), nil)
+		if failed[i] == nil {
+			failed[i] = run(ctx, own)
+		}
+	})
+	return errors.Join(failed[:]...)
 }
 
 func newKey() (signing.Ed25519, error) {

@@ -110,7 +110,7 @@ func NewEnrolment(authority *ca.Dir, source *identity.Source, logger *slog.Logge
 			all:      rate.NewLimiter(enrolRate, enrolBurst),
 			networks: admission.Rates[netip.Addr]{Burst: addressBurst, PerSecond: addressRate, Most: maxAddresses},
 		},
-		lines:  seldom.New(enrolSayInterval, maxEnrolSaid),
+		lines: seldom.New(enrolSayInterval, maxEnrolSaid),
 	}
 }
 

@@ -3,6 +3,7 @@
 package chaos
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -63,7 +64,12 @@ func testAttacks(t *testing.T, certificates bool) {
 			if *longFlag { // the machine is not the same all the time
 				before = w.measure("before " + a.Name + ".zip")
 			}
-			stop := w.attack(a, target)
+			against, role := target, (*attackersRole)(nil)
+			if a.Writes != nil {
+				role = w.role(a.Writes(target))
+				against.Stores = role.url
+			}
+			stop := w.attack(a, against)
 			now := w.measure("beside " + a.Name + ".zip")
 			if a.Fills {
 				w.Agents[1].Terminate()
@@ -72,6 +78,7 @@ func testAttacks(t *testing.T, certificates bool) {
 				t.Logf("with an agent that has just started: %s", w.measure("started beside "+a.Name+".zip"))
 			}
 			stop()
+			role.check(t)
 			t.Logf("%.2f times as long as without, %.2f times the CPU: %s", float64(now.took)/float64(before.took), float64(now.cpu)/float64(before.cpu), now)
 			allowed := attackedSlack * before.took
 			if a.Delays == attack.Everywhere || a.Delays == attack.WithoutTLS && !certificates {
@@ -118,6 +125,51 @@ func (w *World) measure(key string) (m measured) {
 	return m
 }
 
+// attackersRole is the way to the stores of an agent that was taken over.
+type attackersRole struct {
+	gate   *Gate
+	denied *Rule
+	url    string
+}
+
+// role lets through what an agent of a bucket may do (docs/security.md): it reads the tables,
+// and writes its own bucket's rows of arrivals.
+func (w *World) role(bucket string) *attackersRole {
+	w.t().Helper()
+	uid := w.firstUser() + len(w.Members())
+	at := w.address(2, uid).String() + ":4566"
+	g, err := newGate("attacker", at, w.address(3, uid).String()+":4566", filepath.Join(w.dir, "attacker.calls"), w.options.Seed)
+	if err != nil {
+		w.t().Fatal(err)
+	}
+	table, own := fmt.Appendf(nil, "%q:%q", "TableName", w.Arrivals.Name()), fmt.Appendf(nil, "%q:{%q:%q}", "destinationBucket", "S", bucket)
+	denied := g.Break(Rule{Do: AccessDenied, When: func(c Call) bool {
+		switch c.Op {
+		case "DescribeTable", "GetItem", "BatchGetItem":
+			return false
+		case "PutItem":
+			return !bytes.Contains(c.Body, table) || !bytes.Contains(c.Body, own)
+		}
+		return true
+	}})
+	return &attackersRole{g, denied, "http://" + at}
+}
+
+// check ends the role of an attacker that is over, and has the test fail when it has tried
+// nothing.
+func (r *attackersRole) check(t *testing.T) {
+	t.Helper()
+	if r == nil {
+		return
+	}
+	wrote, denied := r.gate.Ops("PutItem"), r.denied.Met()
+	r.gate.close()
+	t.Logf("%d rows written, %d calls denied", wrote, denied)
+	if wrote == 0 || denied == 0 {
+		t.Error("the attacker has done nothing")
+	}
+}
+
 // target is what an attacker knows of a world, and has.
 func (w *World) target() attack.Target {
 	w.t().Helper()
@@ -139,15 +191,30 @@ func (w *World) target() attack.Target {
 	target.TLS = true
 	target.Foreign = w.identity(identity.ID{Cluster: cluster, Kind: identity.Agent, Region: foreignRegion, Name: "taken"})
 	target.Inside = w.identity(inside)
-	other, err := ca.Init(filepath.Join(w.dir, "other-ca"), cluster, nil, nil)
+	target.ArrivalsTable, target.Buckets = w.Arrivals.Name(), w.Buckets
+	target.Stranger = w.identityOf("other-ca", inside)
+	target.OtherSeeder = w.identityOf("another-ca", identity.ID{Cluster: "another", Kind: identity.Seeder, Name: "another"})
+	target.OtherAgent = w.identityOf("another-ca", identity.ID{Cluster: "another", Kind: identity.Agent, Region: inside.Region, Name: "another"})
+	return target
+}
+
+// identityOf makes a certificate of another authority, and returns its directory.
+func (w *World) identityOf(authority string, id identity.ID) string {
+	w.t().Helper()
+	dir := filepath.Join(w.dir, authority)
+	open := func(dir string) (*ca.Dir, error) { return ca.Init(dir, id.Cluster, nil, nil) }
+	if _, err := os.Stat(dir); err == nil {
+		open = func(dir string) (*ca.Dir, error) { return ca.Open(dir, nil) }
+	}
+	of, err := open(dir)
+	own := filepath.Join(w.dir, authority+"-"+string(id.Kind))
 	if err == nil {
-		target.Stranger = filepath.Join(w.dir, "stranger")
-		_, err = other.Write(inside, target.Stranger)
+		_, err = of.Write(id, own)
 	}
 	if err != nil {
 		w.t().Fatal(err)
 	}
-	return target
+	return own
 }
 
 // attack runs an attacker until the function it returns is called.
@@ -201,6 +268,7 @@ func (w *World) now(ctx context.Context) (now attack.Now) {
 			return
 		}
 		now.Executions = append(now.Executions, r.ExecutionID)
+		now.Builds = append(now.Builds, attack.Build{Key: r.Key, ExecutionID: r.ExecutionID, Size: r.Size, SHA256: r.SHA256})
 		if infohash, err := manifest.ParseInfoHash(r.InfoHash); err == nil {
 			now.InfoHash = infohash[:]
 		}

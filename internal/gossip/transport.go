@@ -65,9 +65,9 @@ type transport struct {
 	strangers, members admission.Room[net.Conn]
 	failures           *admission.Rates[netip.Addr]
 	isKnown            func(netip.Addr) bool
-	done    chan struct{}
-	wg      sync.WaitGroup
-	once    sync.Once
+	done               chan struct{}
+	wg                 sync.WaitGroup
+	once               sync.Once
 }
 
 func newTransport(g *Gossip, mc *memberlist.Config) (*transport, error) {

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -162,8 +163,15 @@ func (l *Ledger) Scan(ctx context.Context, s Scan) error {
 	pages := make(chan scanned)
 	go func() {
 		defer close(pages)
+		var next map[string]types.AttributeValue
 		for p := dynamodb.NewScanPaginator(l.client, in); p.HasMorePages(); {
 			page, err := l.page(ctx, p)
+			if err == nil && len(next) > 0 && reflect.DeepEqual(page.LastEvaluatedKey, next) {
+				err = fmt.Errorf("table %s: %w", l.table, ErrEndless)
+			}
+			if err == nil {
+				next = page.LastEvaluatedKey
+			}
 			if pages <- (scanned{page, err}); err != nil {
 				return
 			}

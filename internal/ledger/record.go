@@ -38,6 +38,8 @@ var (
 	// ErrTooMany says that an execution would have more destinations than one may,
 	// with those of the one that it replaces.
 	ErrTooMany = errors.New("too many destinations")
+	// ErrEndless says that a table sends the same page again and again.
+	ErrEndless = errors.New("its pages do not come to an end")
 	// errInvalid is wrapped by what a caller must not ask for.
 	errInvalid = errors.New("invalid execution")
 )

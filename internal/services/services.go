@@ -16,6 +16,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strconv"
 	"time"
 
@@ -156,8 +157,13 @@ func (t *Tables) All(ctx context.Context) (all []*Service, err error) {
 			}
 			all = append(all, s)
 		}
-		if in.ExclusiveStartKey = out.LastEvaluatedKey; len(in.ExclusiveStartKey) == 0 {
+		switch next := out.LastEvaluatedKey; {
+		case len(next) == 0:
 			return all, nil
+		case reflect.DeepEqual(next, in.ExclusiveStartKey):
+			return nil, fmt.Errorf("table %s: %w", t.names.Services, ledger.ErrEndless)
+		default:
+			in.ExclusiveStartKey = next
 		}
 	}
 }
