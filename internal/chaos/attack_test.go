@@ -29,22 +29,29 @@ const (
 	// attackedMemory bounds what a member ever has resident under attack, in bytes, and
 	// attackedLog what it logs, in bytes a minute.
 	attackedMemory, attackedLog = 256 << 20, 1 << 20
+	// attackedLeast is the shortest time by which what is logged is divided: what is said once,
+	// as a build or an attack begins, is no rate.
+	attackedLeast = 10 * time.Second
 	// attackedSlack is by how much an attack may delay a build with -chaos.long, where nothing
-	// else works on the same cores but the attacker; `go test -v` prints what it was.
-	attackedSlack = 3
+	// else works on the same cores but the attacker, attackedSlackBeside without, where other
+	// tests do. `go test -v` prints what it was.
+	attackedSlack, attackedSlackBeside = 1.3, 5
 	// attackedWait is how much longer a build may take beside who delays it.
 	attackedWait = 4 * arrivals.Patience
 )
 
 // TestAttacks has four regions land a build beside each attacker: it arrives, hardly later
-// than without, and no member's memory or log grows without a bound. Without -chaos.long it
-// is beside those that have most to tell, and only has to arrive in time. The attacker is a process of its own, which has
-// what the members leave of the machine.
+// than without, and no member's memory or log grows without a bound. A build that took longer
+// is repeated: it is the median of three that counts. Without -chaos.long it is beside those
+// that have most to tell. The attacker is a process of its own, which has what the members leave
+// of the machine.
 func TestAttacks(t *testing.T) {
 	t.Parallel()
 	for name, certificates := range map[string]bool{"without TLS": false, "with TLS": true} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+			if !*longFlag { // else one at a time: times are compared
+				t.Parallel()
+			}
 			testAttacks(t, certificates)
 		})
 	}
@@ -61,37 +68,61 @@ func testAttacks(t *testing.T, certificates bool) {
 			continue
 		}
 		w.Sub(t, a.Name, func(t *testing.T) {
-			if *longFlag { // the machine is not the same all the time
-				before = w.measure("before " + a.Name + ".zip")
+			late, inTime := 0, 0
+			for try := 0; try == 0 || late == 1 && inTime < 2; try++ {
+				if *longFlag || try > 0 { // the machine is not the same all the time
+					before = w.measure(fmt.Sprintf("before %s %d.zip", a.Name, try))
+				}
+				now := w.beside(a, target, try)
+				t.Logf("%.2f times as long as without, %.2f times the CPU: %s", float64(now.took)/float64(before.took), float64(now.cpu)/float64(before.cpu), now)
+				if now.took <= allowed(a, before.took, certificates) {
+					inTime++
+				} else {
+					late++
+				}
+				if perMinute := float64(now.logged) / max(now.took, attackedLeast).Minutes(); now.resident > attackedMemory || perMinute > attackedLog {
+					t.Errorf("%d bytes resident, %.0f logged a minute", now.resident, perMinute)
+				}
 			}
-			against, role := target, (*attackersRole)(nil)
-			if a.Writes != nil {
-				role = w.role(a.Writes(target))
-				against.Stores = role.url
-			}
-			stop := w.attack(a, against)
-			now := w.measure("beside " + a.Name + ".zip")
-			if a.Fills {
-				w.Agents[1].Terminate()
-				w.Agents[1].Run()
-				w.ready()
-				t.Logf("with an agent that has just started: %s", w.measure("started beside "+a.Name+".zip"))
-			}
-			stop()
-			role.check(t)
-			t.Logf("%.2f times as long as without, %.2f times the CPU: %s", float64(now.took)/float64(before.took), float64(now.cpu)/float64(before.cpu), now)
-			allowed := attackedSlack * before.took
-			if a.Delays == attack.Everywhere || a.Delays == attack.WithoutTLS && !certificates {
-				allowed += attackedWait
-			}
-			if *longFlag && now.took > allowed {
-				t.Errorf("the build took %s, without an attacker %s", now.took, before.took)
-			}
-			if perMinute := float64(now.logged) / max(now.took.Minutes(), 1); now.resident > attackedMemory || perMinute > attackedLog {
-				t.Errorf("%d bytes resident, %.0f logged a minute", now.resident, perMinute)
+			if late > 1 {
+				t.Errorf("builds took longer than %s, the last one without an attacker %s", allowed(a, before.took, certificates), before.took)
 			}
 		})
 	}
+}
+
+// allowed is how long a build may take beside an attacker.
+func allowed(a attack.Attacker, before time.Duration, certificates bool) time.Duration {
+	slack := float64(attackedSlackBeside)
+	if *longFlag {
+		slack = attackedSlack
+	}
+	most := time.Duration(slack * float64(before))
+	if a.Delays == attack.Everywhere || a.Delays == attack.WithoutTLS && !certificates {
+		most += attackedWait
+	}
+	return most
+}
+
+// beside distributes a build beside an attacker.
+func (w *World) beside(a attack.Attacker, target attack.Target, try int) measured {
+	w.t().Helper()
+	var role *attackersRole
+	if a.Writes != nil {
+		role = w.role(a.Writes(target))
+		target.Stores = role.url
+	}
+	stop := w.attack(a, target)
+	now := w.measure(fmt.Sprintf("beside %s %d.zip", a.Name, try))
+	if a.Fills && try == 0 {
+		w.Agents[1].Terminate()
+		w.Agents[1].Run()
+		w.ready()
+		w.t().Logf("with an agent that has just started: %s", w.measure("started beside "+a.Name+".zip"))
+	}
+	stop()
+	role.check(w.t())
+	return now
 }
 
 // measured is what a build has cost.
@@ -157,7 +188,7 @@ func (w *World) role(bucket string) *attackersRole {
 
 // check ends the role of an attacker that is over, and has the test fail when it has tried
 // nothing.
-func (r *attackersRole) check(t *testing.T) {
+func (r *attackersRole) check(t testing.TB) {
 	t.Helper()
 	if r == nil {
 		return
