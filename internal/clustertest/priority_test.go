@@ -2,8 +2,9 @@ package clustertest
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
 	"testing"
 
 	"github.com/landfall-dist/landfall/internal/api"
@@ -73,14 +74,20 @@ func TestHighPriorityOvertakes(t *testing.T) {
 // A build has the priority that it was sent with, whichever way it comes in: in the table, in
 // what the seeder says, and at the agents.
 func TestPriorityOnItsWaysIn(t *testing.T) {
-	dir := t.TempDir()
 	want := content(3, 2*part+1)
-	for _, priority := range []string{api.PriorityHigh, api.PriorityNormal} {
-		if err := os.WriteFile(filepath.Join(dir, priority), want, 0o600); err != nil {
-			t.Fatal(err)
+	goesOn := make(chan struct{})
+	builds := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", strconv.Itoa(len(want)))
+		w.Write(want[:2*part])                //nolint:errcheck // the seeder says
+		http.NewResponseController(w).Flush() //nolint:errcheck // the same
+		select {
+		case <-goesOn:
+		case <-r.Context().Done():
 		}
-	}
-	c := Start(t, cloud, Options{Regions: 1, BuildSource: "file://" + dir})
+		w.Write(want[2*part:]) //nolint:errcheck // the same
+	}))
+	t.Cleanup(builds.Close)
+	c := Start(t, cloud, Options{Regions: 1, BuildSource: builds.URL})
 	for _, priority := range []string{api.PriorityHigh, api.PriorityNormal} {
 		high := priority == api.PriorityHigh
 		arrives := func(t *testing.T, id, key string) {
@@ -94,16 +101,20 @@ func TestPriorityOnItsWaysIn(t *testing.T) {
 			}
 			c.Holds(key, want)
 		}
+		goesUp := func(t *testing.T, g *going) {
+			t.Helper()
+			e := g.landed(part)
+			if r := c.Record(g.key); e.Phase != api.PhaseUploading || e.Priority != api.Priority(high) || r.Upload == nil || r.Upload.High != high {
+				t.Errorf("while it goes up: %+v, in the table %+v", e, r.Upload)
+			}
+		}
 		for way, size := range map[string]int{"in step": len(want), "stored first": -1} {
 			t.Run(fmt.Sprintf("PUT /uploads, %s, %s", way, priority), func(t *testing.T) {
 				key := fmt.Sprintf("%s %s.bin", way, priority)
 				g := c.uploadFor(client.DeployRequest{SourceKey: key, Priority: priority}, size)
 				g.send(want[:2*part])
 				if size > 0 {
-					e := g.landed(part)
-					if r := c.Record(key); e.Phase != api.PhaseUploading || e.Priority != api.Priority(high) || r.Upload == nil || r.Upload.High != high {
-						t.Errorf("while it goes up: %+v, in the table %+v", e, r.Upload)
-					}
+					goesUp(t, g)
 				}
 				g.send(want[2*part:])
 				g.body.Close()
@@ -114,7 +125,18 @@ func TestPriorityOnItsWaysIn(t *testing.T) {
 			})
 		}
 		t.Run("POST /builds, "+priority, func(t *testing.T) {
-			answer := post[api.BuildAnswer](t, c, "/builds", fmt.Sprintf(`{"commit":%[1]q,"priority":%[1]q}`, priority), 202)
+			var answer *api.BuildAnswer
+			answered := make(chan error, 1)
+			go func() {
+				var err error
+				answer, err = c.Seeder.BuildFor(t.Context(), api.BuildRequest{Commit: priority, Priority: priority})
+				answered <- err
+			}()
+			goesUp(t, &going{c: c, key: priority + ".zip"})
+			goesOn <- struct{}{}
+			if err := <-answered; err != nil {
+				t.Fatal(err)
+			}
 			arrives(t, answer.ExecutionID, priority+".zip")
 		})
 	}
