@@ -103,6 +103,7 @@ func TestNewAuthority(t *testing.T) { script(t, "authority.txtar") }
 func TestJoinByAWS(t *testing.T)    { script(t, "join-aws.txtar") }
 func TestJoin(t *testing.T)         { script(t, "join.txtar") }
 func TestOperators(t *testing.T)    { script(t, "operators.txtar") }
+func TestKeyring(t *testing.T)      { script(t, "keyring.txtar") }
 
 func TestClientCertificates(t *testing.T) { script(t, "certificates.txtar") }
 
