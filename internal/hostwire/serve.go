@@ -120,7 +120,7 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	var l net.Listener = entrance
 	if cfg.Identity != nil {
 		secured := secure(entrance, cfg.Identity, s.refuse)
-		l, h.TLSConfig = secured, secured.cfg
+		l, h.TLSConfig = secured, secured.cfg.Clone() // which the server changes
 	} else {
 		h.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, guestKey{}, c) }
 	}

@@ -128,8 +128,9 @@ func TestAgentEnds(t *testing.T) {
 
 // A connection that breaks is no orderly end.
 func TestBrokenConnection(t *testing.T) {
-	ended := make(chan error, 1)
+	begun, ended := make(chan struct{}), make(chan error, 1)
 	s := serve(t, ServeConfig{Handle: func(ctx context.Context, s *Stream, h *Hello) {
+		close(begun)
 		echo(ctx, s, h)
 		ended <- s.Err()
 	}})
@@ -139,6 +140,7 @@ func TestBrokenConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stream.Close()
+	<-begun // else the agent may find that it is gone before it is handed on
 	relay.cut()
 	if err := <-ended; err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("a broken connection is %v", err)
