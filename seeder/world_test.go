@@ -294,6 +294,7 @@ func (s *sim) begin(w worker) {
 			s.fail("announced after it was superseded")
 		}
 	case failWorker, renewWorker:
+		s.owes = s.owes && w == failWorker // another execution is begun for it
 		if s.uploading {
 			s.fail("%s begins, and the key is another execution's", w)
 		}
