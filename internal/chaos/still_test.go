@@ -15,8 +15,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/manifest"
 )
 
-// longStop is how long the seeder stands still in a long run: longer than anybody waits for
-// the next byte of a body.
+// longStop is how long the seeder stands still in a long run: a minute, and some.
 const longStop = 65 * time.Second
 
 // TestSeederStopped has the seeder stand still (SIGSTOP, as a machine that is moved does) in
