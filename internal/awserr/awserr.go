@@ -25,8 +25,9 @@ import (
 )
 
 const (
-	// maxReason bounds what is shown of a server's own words, in bytes.
-	maxReason = 300
+	// maxSaid bounds what is read of a server's own words, maxReason what is shown of them,
+	// in bytes.
+	maxSaid, maxReason = 16 << 10, 300
 	// maxSkew is how far a host's clock may be off before AWS refuses its signatures.
 	maxSkew = 5 * time.Minute
 )
@@ -290,6 +291,7 @@ var ids = regexp.MustCompile(`(?i)[,;]?\s*\(?(service: \w+; )?(request|host|exte
 
 // oneLine makes a server's or a library's words fit a line.
 func oneLine(s string) string {
+	s = s[:min(len(s), maxSaid)] // what is longer is read no further
 	s = ids.ReplaceAllString(strings.Join(strings.Fields(s), " "), "")
 	if len(s) > maxReason {
 		s = strings.ToValidUTF8(s[:maxReason], "") + "…"

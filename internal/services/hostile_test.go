@@ -208,7 +208,7 @@ func TestHostileAnswers(t *testing.T) {
 					of := tables{ledger.New(client, hostileTable), arrivals.New(client, hostileTable), New(client, Names{hostileTable, hostileTable, hostileTable}, 0)}
 					all.Go(func() {
 						// None waits for anything but the table's own answers, some of which are tried again.
-						ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+						ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 						defer cancel()
 						err := c.call(ctx, of)
 						if ctx.Err() != nil {
