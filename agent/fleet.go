@@ -193,7 +193,7 @@ func (a *Agent) runFleet(ctx context.Context) error {
 		}
 	})
 	if authority := a.cfg.Fleet.Authority; authority != nil {
-		beside.Go(func() { _ = authority.Run(ctx, a.cfg.Logger) })
+		beside.Go(func() { authority.Run(ctx, a.cfg.Logger) })
 	}
 	a.cfg.Logger.Info("hosts are served", "address", a.cfg.Fleet.Listener.Addr().String(), "goals", len(a.hosts.shelf.Goals()))
 	return a.hosts.Run(ctx)

@@ -6,8 +6,12 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/landfall-dist/landfall/internal/identity"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func at(addr string) netip.Addr { return netip.MustParseAddr(addr) }
 

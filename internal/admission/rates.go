@@ -16,6 +16,8 @@ const (
 	FailureBurst, FailuresPerSecond = 32, 4
 	// maxNetworks bounds the networks that are told apart in that.
 	maxNetworks = 1024
+	// cleanInterval is the least time between two looks at all allowances.
+	cleanInterval = time.Second
 )
 
 // Rates are allowances by key: each may do a thing Burst times at once and PerSecond times a
@@ -28,8 +30,28 @@ type Rates[K comparable] struct {
 	Most int
 
 	mu        sync.Mutex
-	own, sure map[K]*rate.Limiter
+	own, sure allowances[K]
 	shared    *rate.Limiter
+}
+
+// allowances are those of some keys. Those that are whole again are forgotten when there are
+// too many, and that is looked at once a second: whoever comes with ever new keys is not to
+// have all of them looked at each time.
+type allowances[K comparable] struct {
+	of      map[K]*rate.Limiter
+	cleaned time.Time
+}
+
+func (a *allowances[K]) clean(burst int, now time.Time) {
+	if now.Sub(a.cleaned) < cleanInterval {
+		return
+	}
+	a.cleaned = now
+	for key, l := range a.of {
+		if l.TokensAt(now) >= float64(burst) {
+			delete(a.of, key)
+		}
+	}
 }
 
 // NewFailures are the rates at which addresses may fail to show a certificate. Their keys are
@@ -58,27 +80,23 @@ func (r *Rates[K]) Left(key K, sure bool, now time.Time) bool {
 func (r *Rates[K]) Len() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.own) + len(r.sure)
+	return len(r.own.of) + len(r.sure.of)
 }
 
 // of is the allowance of a key. Where nothing of it is spent, and it is not to be made, that
 // is nil. The caller holds mu.
 func (r *Rates[K]) of(key K, sure bool, now time.Time, create bool) *rate.Limiter {
-	of := &r.own
+	a := &r.own
 	if sure {
-		of = &r.sure
+		a = &r.sure
 	}
-	if l := (*of)[key]; l != nil {
+	if l := a.of[key]; l != nil {
 		return l
 	}
-	if len(*of) >= r.Most {
-		for other, l := range *of {
-			if l.TokensAt(now) >= float64(r.Burst) {
-				delete(*of, other)
-			}
-		}
+	if len(a.of) >= r.Most {
+		a.clean(r.Burst, now)
 	}
-	if len(*of) >= r.Most {
+	if len(a.of) >= r.Most {
 		if r.shared == nil {
 			r.shared = rate.NewLimiter(r.PerSecond, r.Burst)
 		}
@@ -87,10 +105,10 @@ func (r *Rates[K]) of(key K, sure bool, now time.Time, create bool) *rate.Limite
 	if !create {
 		return nil
 	}
-	if *of == nil {
-		*of = map[K]*rate.Limiter{}
+	if a.of == nil {
+		a.of = map[K]*rate.Limiter{}
 	}
 	l := rate.NewLimiter(r.PerSecond, r.Burst)
-	(*of)[key] = l
+	a.of[key] = l
 	return l
 }

@@ -11,21 +11,10 @@ import (
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/admission"
+	"github.com/landfall-dist/landfall/internal/admission/admissiontest"
 	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/identity/identitytest"
 )
-
-// elsewhere dials from another address than the members', or skips.
-func elsewhere(t *testing.T) *net.Dialer {
-	t.Helper()
-	from := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}
-	l, err := net.ListenTCP("tcp", from)
-	if err != nil {
-		t.Skipf("this machine has no second address: %v", err)
-	}
-	l.Close()
-	return &net.Dialer{LocalAddr: from}
-}
 
 // hold opens as many connections and says nothing on them, and others when they are closed,
 // until the test ends. It returns when one was closed, or all are open.
@@ -68,7 +57,7 @@ func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
 		"with TLS":    func(more ...func(*Config)) func(*Config) { return withTLS(t, prod, identity.Require, more...) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := elsewhere(t)
+			d := admissiontest.Elsewhere(t)
 			s := start(t, seeder("s1"), with())
 			hold(t, d, s.Addr(), 2*maxStreams)
 			a := start(t, agent("a1", "region-a"), with(join(s)))
@@ -94,7 +83,7 @@ func TestStreamsOfEachAreBounded(t *testing.T) {
 	prod := identitytest.New(t, "prod", nil)
 	s := start(t, seeder("s1"), withTLS(t, prod, identity.Require))
 	ports := s.ports
-	d := elsewhere(t)
+	d := admissiontest.Elsewhere(t)
 	for range 2 * maxUnknownStreams {
 		c, err := d.Dial("tcp", s.Addr())
 		if err != nil {
@@ -130,7 +119,7 @@ func TestFailedHandshakesHaveARate(t *testing.T) {
 	s := start(t, seeder("s1"), withTLS(t, prod, identity.Require))
 	config := identitytest.New(t, "prod", nil).Source(t, prod.Agent("region-a", "a1")).Client(identity.GossipProto, nil)
 	config.VerifyConnection = nil // it takes everybody
-	d := elsewhere(t)
+	d := admissiontest.Elsewhere(t)
 	greeted, begun := 0, time.Now()
 	for range 3 * admission.FailureBurst {
 		c, err := tls.DialWithDialer(d, "tcp", s.Addr(), config)

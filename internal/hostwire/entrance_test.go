@@ -11,26 +11,15 @@ import (
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/admission"
+	"github.com/landfall-dist/landfall/internal/admission/admissiontest"
 	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/identity/identitytest"
 )
 
-// elsewhere dials from another address than hosts, or skips.
-func elsewhere(t *testing.T) *net.Dialer {
-	t.Helper()
-	from := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}
-	l, err := net.ListenTCP("tcp", from)
-	if err != nil {
-		t.Skipf("this machine has no second address: %v", err)
-	}
-	l.Close()
-	return &net.Dialer{LocalAddr: from}
-}
-
 // Whoever connects takes no place of others: those who have shown nothing give way to each
 // other, the oldest of the address that has most first, and who has shown who it is to none.
 func TestEntrance(t *testing.T) {
-	many := elsewhere(t)
+	many := admissiontest.Elsewhere(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -127,7 +116,7 @@ func TestConnectionsOfAHostAreBounded(t *testing.T) {
 
 // Who has shown no certificate that holds too often is turned away before TLS is spoken.
 func TestFailedHandshakesHaveARate(t *testing.T) {
-	d := elsewhere(t)
+	d := admissiontest.Elsewhere(t)
 	cluster := identitytest.New(t, "prod", nil)
 	s := serve(t, ServeConfig{Identity: cluster.Source(t, cluster.Agent("region-a", "agent-1")), Handle: echo})
 	config := identitytest.New(t, "prod", nil).Source(t, cluster.Host("region-a", "host-1")).Client(proto, nil)
