@@ -324,7 +324,7 @@ func New(cfg Config) (*Gossip, error) {
 func (g *Gossip) Name() string { return g.name }
 
 // Addr is the address the others are told, as host:port.
-func (g *Gossip) Addr() string { return g.list.LocalNode().Address() }
+func (g *Gossip) Addr() string { return g.told }
 
 // Run joins the cluster and works until ctx ends; then it leaves politely. It
 // keeps trying to reach who is missing.
