@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -21,6 +22,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/source"
 	"github.com/landfall-dist/landfall/internal/swarm"
 	"github.com/landfall-dist/landfall/internal/tracing"
+	"github.com/landfall-dist/landfall/internal/web"
 )
 
 // mendInterval is how often it is looked whether a segment was found damaged on this disk.
@@ -399,13 +401,13 @@ func (s *Seeder) forgetPulls() error {
 }
 
 // torrentFile returns the bencoded .torrent of an execution (BEP 3), for
-// ordinary clients, and seeds the build as that.
+// ordinary clients, and seeds the build as that. Where there is none the error is a 404.
 func (s *Seeder) torrentFile(r *ledger.Record) ([]byte, error) {
 	switch {
 	case r.SHA256 == "":
-		return nil, errors.New("the seeder has not read all of the build yet, which its .torrent needs; ask again later")
+		return nil, web.Errorf(http.StatusNotFound, "the seeder has not read all of the build yet, which its .torrent needs; ask again later")
 	case r.Size == 0:
-		return nil, errors.New("a build of 0 bytes has no torrent")
+		return nil, web.Errorf(http.StatusNotFound, "a build of 0 bytes has no torrent")
 	}
 	layout, err := layoutOf(r)
 	if err != nil {
@@ -416,7 +418,7 @@ func (s *Seeder) torrentFile(r *ledger.Record) ([]byte, error) {
 		return nil, err
 	}
 	if entries == nil {
-		return nil, errors.New("the build is not in the seeder's cache any more; a larger --cache-size keeps builds for longer")
+		return nil, web.Errorf(http.StatusNotFound, "the build is not in the seeder's cache any more; a larger --cache-size keeps builds for longer")
 	}
 	defer func() {
 		for _, e := range entries {

@@ -85,7 +85,7 @@ func (s *Seeder) mux() (_ web.Protection, mux *web.Mux, all http.Handler) {
 		return s.change(r, s.retry(r.Context(), r.PathValue("id")))
 	})
 	mux.Costly("GET /executions/{id}/swarm", mux.Answer(s.getSwarm))
-	mux.Costly("GET /executions/{id}/torrent", s.getTorrent)
+	mux.Costly("GET /executions/{id}/torrent", mux.File("application/x-bittorrent", s.getTorrent))
 	uploads := func(w http.ResponseWriter, r *http.Request) {
 		control := http.NewResponseController(w)
 		mux.Answer(func(r *http.Request) (int, any, error) {
@@ -215,24 +215,14 @@ func (s *Seeder) change(r *http.Request, err error) (int, any, error) {
 	return s.getExecution(r)
 }
 
-func (s *Seeder) getTorrent(w http.ResponseWriter, r *http.Request) {
+func (s *Seeder) getTorrent(r *http.Request) (name string, file []byte, err error) {
 	id := r.PathValue("id")
 	record, ok := s.index.get(id)
 	if !ok {
-		var e *web.Error
-		err := s.noExecution(id)
-		errors.As(err, &e)
-		web.Write(w, e.Code, api.Error{Error: e.Error(), Successor: e.Successor})
-		return
+		return "", nil, s.noExecution(id)
 	}
-	file, err := s.torrentFile(record)
-	if err != nil {
-		web.Write(w, http.StatusNotFound, api.Error{Error: err.Error()})
-		return
-	}
-	w.Header().Set("Content-Type", "application/x-bittorrent")
-	w.Header().Set("Content-Disposition", `attachment; filename="`+record.SHA256+`.torrent"`)
-	w.Write(file) //nolint:errcheck // the client hung up; nobody is left to tell
+	file, err = s.torrentFile(record)
+	return record.SHA256 + ".torrent", file, err
 }
 
 // putUpload streams a body into the global bucket, and to the regions meanwhile. interrupt

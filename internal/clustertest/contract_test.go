@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -94,6 +95,12 @@ func TestContract(t *testing.T) {
 		}
 	}
 	a.ask(c.Seeder, "GET", "/executions/"+empty+"/torrent", "", 404)
+	// What its disk does not tell is no "there is none".
+	segments := filepath.Join(c.Dir("seeder"), "cache", "pulls", done+".segments")
+	if err := errors.Join(os.Remove(segments), os.Mkdir(segments, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	a.ask(c.Seeder, "GET", "/executions/"+done+"/torrent", "", 500)
 	for _, path := range []string{"/", "/healthz", "/readyz", "/metrics", "/changes", "/status"} {
 		a.ask(c.Agents[0], "GET", path, "", 200)
 	}
