@@ -48,7 +48,7 @@ fuzz: ## run every fuzz target for FUZZTIME
 # of the random schedules alone, and LONG=1 every case of each.
 ROUNDS ?= 50
 RUN ?= ^TestChaos$$
-CHAOS = $(GO) test ./internal/chaos -count=1 -timeout 24h -v $(if $(SEED),-chaos.seed $(SEED))
+CHAOS = $(GO) test ./internal/chaos -count=1 -timeout 24h -v -chaos.seed $(or $(SEED),0)
 .PHONY: chaos
 chaos: ## kill, cut off and starve members at random (ROUNDS=200; SEED=… repeats a run; root for network faults)
 	$(CHAOS) -run '$(RUN)' -chaos.rounds $(ROUNDS) $(if $(LONG),-chaos.long)
@@ -110,6 +110,7 @@ man: build ## write the man pages to bin/man
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, licences
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt on these files'; exit 1; }
+	@! git grep -n 'filepath\.Glob' -- '*.go' ':!*_test.go' ':!internal/private' || { echo 'use private.Glob: a directory may have [ in its name'; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 	$(GO) run ./internal/notice -check NOTICE

@@ -32,6 +32,10 @@ func build(t testing.TB, seed byte, size int) ([]byte, *manifest.Manifest) {
 	return b, manifesttest.Segment(b)
 }
 
+// tempDir is a directory of the test's own, with a name in which a pattern would stand for
+// something else.
+func tempDir(t testing.TB) string { return filepath.Join(t.TempDir(), `[1_1] *?\`) }
+
 func open(t testing.TB, dir string) *Cache {
 	t.Helper()
 	c, err := Open(dir, 1<<40, slog.New(slog.DiscardHandler))
@@ -76,7 +80,7 @@ func put(t testing.TB, c *Cache, seed byte, size int) *Entry {
 }
 
 func TestEntryOutlivesTheProcess(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	b, m := build(t, 1, 10*piece+7)
 	c := open(t, dir)
 	e, err := c.Create("made", m, nil)
@@ -133,7 +137,7 @@ func TestDamagedEntriesAreRemoved(t *testing.T) {
 		"short bitmap":          func(dir string) error { return os.Truncate(filepath.Join(dir, "have"), 0) },
 		"no bitmap":             func(dir string) error { return os.Remove(filepath.Join(dir, "have")) },
 	} {
-		dir := t.TempDir()
+		dir := tempDir(t)
 		c := open(t, dir)
 		e := put(t, c, 1, piece)
 		if err := c.Close(); err != nil {
@@ -153,7 +157,7 @@ func TestDamagedEntriesAreRemoved(t *testing.T) {
 }
 
 func TestPulls(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	c := open(t, dir)
 	b, m := build(t, 1, 3*piece)
 	left, err := c.Pull("left-over", 0, "etag", 100, nil)
@@ -204,7 +208,7 @@ func TestPulls(t *testing.T) {
 }
 
 func TestOneProcessToADirectory(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	c := open(t, dir)
 	if _, err := Open(dir, 0, slog.New(slog.DiscardHandler)); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("second: %v", err)
@@ -219,7 +223,7 @@ func TestOneProcessToADirectory(t *testing.T) {
 // on to ask, and not for ever.
 func TestDiskIsKeptForHighBuilds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := open(t, t.TempDir())
+		c := open(t, tempDir(t))
 		c.free = func() (int64, error) { return minFree + 10*piece, nil }
 		reserve := func(size int64, high, want bool) *Room {
 			t.Helper()
@@ -263,7 +267,7 @@ func TestDiskIsKeptForHighBuilds(t *testing.T) {
 // What is promised to a build is promised to nobody else, whether it is a room still,
 // or a segment on its way.
 func TestDiskIsReserved(t *testing.T) {
-	c := open(t, t.TempDir())
+	c := open(t, tempDir(t))
 	c.free = func() (int64, error) { return minFree + 10*piece, nil }
 	refused := 0
 	fits := func(when string, most int64) {
@@ -341,7 +345,7 @@ func TestDiskIsReserved(t *testing.T) {
 }
 
 func TestEvict(t *testing.T) {
-	c := open(t, t.TempDir())
+	c := open(t, tempDir(t))
 	var entries []*Entry
 	start := time.Now()
 	for i := range 4 {
@@ -387,7 +391,7 @@ func TestEvict(t *testing.T) {
 // What is pulled, made or looked up to be worked with stays, however full the
 // cache is.
 func TestPinnedFromTheStart(t *testing.T) {
-	c := open(t, t.TempDir())
+	c := open(t, tempDir(t))
 	c.limit = 0
 	evicted := func() (n int) {
 		t.Helper()
@@ -446,7 +450,7 @@ func TestPinnedFromTheStart(t *testing.T) {
 }
 
 func TestPiecesFromManyGoroutines(t *testing.T) {
-	c := open(t, t.TempDir())
+	c := open(t, tempDir(t))
 	_, m := build(t, 1, 64*piece)
 	e, err := c.Create("made", m, nil)
 	if err != nil {
@@ -473,7 +477,7 @@ func TestPiecesFromManyGoroutines(t *testing.T) {
 }
 
 func TestDamagedPieceIsFound(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	c := open(t, dir)
 	b, _ := build(t, 1, 3*piece)
 	e := put(t, c, 1, 3*piece)

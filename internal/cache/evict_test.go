@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/private"
 )
 
 // segments makes whole entries of a build of that name, of a piece each.
@@ -73,7 +74,7 @@ func TestEvictionGoesByBuild(t *testing.T) {
 		"what is pinned of it goes": {bound: func(c *Cache) { c.limit = 0 }, pinned: []string{"b1"}, want: "b1", count: 3},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := open(t, t.TempDir())
+			c := open(t, tempDir(t))
 			named := make(map[string]*Entry)
 			start := time.Now()
 			for i, build := range []string{"c", "a", "b"} {
@@ -104,7 +105,7 @@ func TestEvictionGoesByBuild(t *testing.T) {
 			if want := int64(len(got)) * piece; c.Size() != want {
 				t.Errorf("%d bytes, expected %d", c.Size(), want)
 			}
-			files, err := filepath.Glob(filepath.Join(c.dir, "*", infoFile))
+			files, err := private.Glob(c.dir, "*/"+infoFile)
 			if err != nil || len(files) != len(got) {
 				t.Errorf("on disk are %d, %v", len(files), err)
 			}
@@ -115,7 +116,7 @@ func TestEvictionGoesByBuild(t *testing.T) {
 // An entry is of the build that has asked for it last, also after a restart; one of which
 // no build is known is one of its own.
 func TestEntriesKnowTheirBuild(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	c := open(t, dir)
 	old := segments(t, c, "old", 1, 2)
 	segments(t, c, "new", 3)
@@ -195,7 +196,7 @@ func openFilesOf(t testing.TB, dir string) (n int) {
 
 // An entry that nobody uses holds no file; each user, of whatever kind, finds it open.
 func TestColdEntriesHoldNoFile(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	c := open(t, dir)
 	const lock = 1
 	check := func(when string, want int) {
@@ -245,7 +246,7 @@ func TestColdEntriesHoldNoFile(t *testing.T) {
 // What is open for others, and not pinned, goes all the same, and whoever has it open finds
 // that it is closed.
 func TestOpenEntriesAreEvicted(t *testing.T) {
-	c := open(t, t.TempDir())
+	c := open(t, tempDir(t))
 	e := segments(t, c, "build", 1)[0]
 	if err := e.Open(); err != nil {
 		t.Fatal(err)
@@ -273,7 +274,7 @@ func TestOpenEntriesAreEvicted(t *testing.T) {
 // Entries that are opened, pinned, read and evicted at the same time are read right or not
 // at all, and none stays open.
 func TestReadWhileEvicted(t *testing.T) {
-	c := open(t, t.TempDir())
+	c := open(t, tempDir(t))
 	contents := make(map[manifest.InfoHash][]byte)
 	var all []manifest.InfoHash
 	for seed := range byte(6) {
@@ -352,7 +353,7 @@ func TestDamageIsFoundWhenReadAgain(t *testing.T) {
 		"long bitmap": func(dir string) error { return os.Truncate(filepath.Join(dir, haveFile), 9) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := open(t, t.TempDir())
+			c := open(t, tempDir(t))
 			e := segments(t, c, "build", 1, 2)[0]
 			if err := damage(c.path(e.InfoHash())); err != nil {
 				t.Fatal(err)
@@ -376,7 +377,7 @@ func TestDamageIsFoundWhenReadAgain(t *testing.T) {
 			pin(t, again)
 		})
 	}
-	c := open(t, t.TempDir())
+	c := open(t, tempDir(t))
 	e := segments(t, c, "build", 1)[0]
 	if err := os.WriteFile(filepath.Join(c.path(e.InfoHash()), haveFile), []byte{0}, 0o600); err != nil {
 		t.Fatal(err)
@@ -392,7 +393,7 @@ func TestUnreadableEntryStays(t *testing.T) {
 	if os.Geteuid() == 0 {
 		t.Skip("root may read everything")
 	}
-	c := open(t, t.TempDir())
+	c := open(t, tempDir(t))
 	e := segments(t, c, "build", 1)[0]
 	info := filepath.Join(c.path(e.InfoHash()), infoFile)
 	if err := os.Chmod(info, 0); err != nil {
@@ -414,7 +415,7 @@ const memoryOfOne = 2 * 200
 // What nobody uses takes little memory, and the bound on segments is arithmetic on that.
 func TestMemoryOfEntries(t *testing.T) {
 	const entries, size = 1000, 64 * piece
-	dir := t.TempDir()
+	dir := tempDir(t)
 	c := open(t, dir)
 	for i := range entries {
 		m := &manifest.Manifest{Shape: manifest.ShapeOf(size), Pieces: make([]byte, 20*64), Parts: make([]byte, 32*2)}

@@ -12,7 +12,7 @@ import (
 // A disk that does not answer holds up those who write to it, and nobody who looks at
 // what there is.
 func TestNobodyWaitsForTheDiskOfAnother(t *testing.T) {
-	c := open(t, t.TempDir())
+	c := open(t, tempDir(t))
 	e := put(t, c, 1, 10*piece)
 	free := c.free
 	asked, letGo := make(chan struct{}, 2), make(chan struct{})
@@ -63,7 +63,7 @@ func TestNobodyWaitsForTheDiskOfAnother(t *testing.T) {
 // Entries that are made, evicted and completed at the same time are one each, and what
 // is said of their pieces is on disk.
 func TestAtTheSameTime(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	c := open(t, dir)
 	c.limit = 1 // everything goes that nobody has pinned
 	b, m := build(t, 1, 64*piece)

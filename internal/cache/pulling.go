@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/private"
 )
 
 const (
@@ -82,7 +83,7 @@ func (c *Cache) Left(name string) (bytes int64) {
 
 // left are the files of a pull.
 func (c *Cache) left(name string) []string {
-	files, err := filepath.Glob(filepath.Join(c.dir, pulls, name+".*"))
+	files, err := private.Glob(filepath.Join(c.dir, pulls), name+".*")
 	if err != nil { // of a name that is no ULID
 		return nil
 	}

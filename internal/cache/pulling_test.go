@@ -40,7 +40,7 @@ func TestPullGoesOn(t *testing.T) {
 		}, []bool{false, false, false, false}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
+			dir := tempDir(t)
 			c := open(t, dir)
 			p, err := c.Pull("build", 0, "etag", 4*block, nil)
 			if err != nil {
@@ -145,7 +145,7 @@ func TestPulledSegments(t *testing.T) {
 		}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
+			dir := tempDir(t)
 			c := open(t, dir)
 			s := list(c, "etag")
 			if len(s.Known) != 0 {
@@ -217,7 +217,7 @@ func looks(t *testing.T, c *Cache, dir, tag string, want []manifest.InfoHash) {
 
 // Segments of one pull, and pulls whose names begin alike, have files of their own.
 func TestPullsOfManySegments(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	c := open(t, dir)
 	leave := func(name string, segment int) {
 		t.Helper()

@@ -12,7 +12,7 @@ import (
 )
 
 var (
-	seedFlag   = flag.Uint64("chaos.seed", 0, "seed of the schedules; 0 for one made of the time")
+	seedFlag   = flag.Uint64("chaos.seed", 1, "seed of the schedules, by default the same ones each time; 0 for one made of the time")
 	roundsFlag = flag.Int("chaos.rounds", 3, "rounds of TestChaos")
 	longFlag   = flag.Bool("chaos.long", false, "every case of every test, not only those that have most to tell")
 )

@@ -152,9 +152,7 @@ func TestOffersWaitForTheEnginesFirstMessage(t *testing.T) {
 // between, and takes the result apart again.
 func TestStreamStaysWhole(t *testing.T) {
 	const pieces, blocks = 400, 300
-	seed := uint64(time.Now().UnixNano())
-	t.Log("seed", seed)
-	r := rand.New(rand.NewPCG(seed, 0))
+	r := rand.New(rand.NewPCG(1, 0))
 	p := newPair(t, newTestSet(pieces), testHash)
 	p.expect(join(extended, haveNone))
 

@@ -58,7 +58,7 @@ func holdsWorkingDirectory(dir string) bool {
 // user's.
 func Tighten(dir string, patterns ...string) error {
 	for _, pattern := range patterns {
-		roots, err := filepath.Glob(filepath.Join(globEscaped(dir), pattern))
+		roots, err := Glob(dir, pattern)
 		if err != nil {
 			return fmt.Errorf("looking for %s in %s: %w", pattern, dir, err)
 		}
@@ -87,7 +87,9 @@ func Tighten(dir string, patterns ...string) error {
 	return nil
 }
 
-// globEscaped is a directory's name as a pattern that matches it alone.
-func globEscaped(dir string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(dir)
+// Glob returns the files of a directory that match a pattern, as filepath.Match has it. In
+// the directory's own name nothing stands for anything else, as in filepath.Glob.
+func Glob(dir, pattern string) ([]string, error) {
+	escaped := strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(dir)
+	return filepath.Glob(filepath.Join(escaped, pattern))
 }

@@ -58,7 +58,7 @@ func SyncDir(dir string) error {
 // RemoveUnfinished removes from a directory what a process that was killed in Replace
 // has left there. Nobody else may be writing there.
 func RemoveUnfinished(dir string) error {
-	files, err := filepath.Glob(filepath.Join(globEscaped(dir), unfinished))
+	files, err := Glob(dir, unfinished)
 	if err != nil {
 		return fmt.Errorf("looking for unfinished files in %s: %w", dir, err)
 	}
