@@ -33,12 +33,16 @@ func hostCommand() *cli.Command {
 			"  agent host --service web --dir /srv --agents http://10.0.0.1:7090 --trust seeder.key.pub --unpack \\\n" +
 			"    --exec 'systemctl restart web' --check http://127.0.0.1:8080/\n" +
 			"  agent host --service web,worker --dir /srv --agents http://10.0.0.1:7090 --trust seeder.key.pub --label zone=a \\\n" +
-			"    --before '/etc/landfall/drain' --exec '/etc/landfall/restart' --check '/etc/landfall/healthy'\n\n" +
+			"    --before '/etc/landfall/drain' --exec '/etc/landfall/restart' --check '/etc/landfall/healthy'\n" +
+			"  agent host --services services.json --dir /srv --agents http://10.0.0.1:7090 --trust seeder.key.pub\n\n" +
+			"A file of services is JSON, {\"services\": [{\"service\": \"web\", …}, …]}, at most 16 of them; each may have dir (in place of\n" +
+			"--dir, for its releases), before, exec, check, unpack, keep, hookTimeout and checkTimeout, which are as the flags.\n\n" +
 			"Commands are run by /bin/sh in DIR/SERVICE, and told of the switch by LANDFALL_SERVICE, LANDFALL_BUILD (the key),\n" +
 			"LANDFALL_PATH (the release), LANDFALL_PREVIOUS (that of before; empty for none), LANDFALL_DEPLOYMENT, LANDFALL_PHASE\n" +
 			"(before, exec, check; back-exec and back-check when the build before is put back) and LANDFALL_ATTEMPT.",
 		Flags: slices.Concat([]cli.Flag{
-			requiredStrings("service", "`NAME`,… of the services that this machine runs"),
+			command.Strings("service", "`NAME`,… of the services that this machine runs, each with the hooks below"),
+			command.File("services", "`FILE` with services that have hooks of their own, in place of --service and of the flags from --before to --check-timeout"),
 			command.Required("dir", "`DIR` for releases, and for what the host keeps (in DIR/.landfall)"),
 			requiredStrings("agents", "`URL`,… of agents of this region, where they take hosts (--fleet-listen); others are learned from them"),
 			requiredStrings("trust", "public `KEY` of a seeder, or a file of them; goals signed by others are refused"+command.TrustLimits),
@@ -83,18 +87,10 @@ func runHost(c *cli.Context) (err error) {
 	}
 	command.Daemon(c.Context, logger)
 	cfg := host.Config{
-		Services: c.StringSlice("service"), AllowHosts: c.StringSlice("allow-hosts"), Version: command.Version(), Logger: logger,
-		Hooks: release.Config{
-			Before: c.String("before"), Exec: c.String("exec"), Check: c.String("check"), Unpack: c.Bool("unpack"), Keep: c.Int("keep"),
-			HookTimeout: c.Duration("hook-timeout"), CheckTimeout: c.Duration("check-timeout"),
-		},
+		AllowHosts: c.StringSlice("allow-hosts"), Version: command.Version(), Logger: logger,
 	}
-	for flag, ok := range map[string]bool{
-		"keep": c.Int("keep") > 0, "hook-timeout": c.Duration("hook-timeout") > 0, "check-timeout": c.Duration("check-timeout") > 0,
-	} {
-		if !ok {
-			return command.Usagef("--%s is %v, expected more than 0", flag, c.Value(flag))
-		}
+	if err := hostServices(c, &cfg); err != nil {
+		return err
 	}
 	if port := c.Int("advertise"); port < 0 || port > 65535 {
 		return command.Usagef("--advertise is %d, expected a port", port)
@@ -133,6 +129,39 @@ func runHost(c *cli.Context) (err error) {
 		return errors.Join(err, cfg.HTTP.Close(), cfg.Peers.Close())
 	}
 	return errors.Join(h.Run(c.Context), h.Close())
+}
+
+// hookFlags say what a service does when it switches.
+var hookFlags = []string{"before", "exec", "check", "unpack", "keep", "hook-timeout", "check-timeout"}
+
+// hostServices reads which services there are, and what each does when it switches.
+func hostServices(c *cli.Context, cfg *host.Config) (err error) {
+	file := c.String("services")
+	switch named := c.IsSet("service"); {
+	case file == "" && !named:
+		return command.Usagef("which services? Name them with --service NAME,… or --services FILE")
+	case file != "":
+		for _, flag := range append([]string{"service"}, hookFlags...) {
+			if c.IsSet(flag) {
+				return command.Usagef("--%s and --services exclude each other: the file says it for each service", flag)
+			}
+		}
+		cfg.Services, cfg.HooksOf, err = host.ReadServices(file)
+		return err
+	}
+	for flag, ok := range map[string]bool{
+		"keep": c.Int("keep") > 0, "hook-timeout": c.Duration("hook-timeout") > 0, "check-timeout": c.Duration("check-timeout") > 0,
+	} {
+		if !ok {
+			return command.Usagef("--%s is %v, expected more than 0", flag, c.Value(flag))
+		}
+	}
+	cfg.Services = c.StringSlice("service")
+	cfg.Hooks = release.Config{
+		Before: c.String("before"), Exec: c.String("exec"), Check: c.String("check"), Unpack: c.Bool("unpack"), Keep: c.Int("keep"),
+		HookTimeout: c.Duration("hook-timeout"), CheckTimeout: c.Duration("check-timeout"),
+	}
+	return nil
 }
 
 // agentURLs are addresses without a slash at the end, as agents say their own.

@@ -88,6 +88,11 @@ func TestErrors(t *testing.T) {
 		{"status --wathc", 2, "there is no flag --wathc; did you mean `--watch`?\nTry `agent status --help`."},
 		{"status --agent 127.0.0.1:7081", 2, "expected a URL"},
 		{"status --agent http://127.0.0.1:1", 1, "no agent answers at http://127.0.0.1:1 (dial tcp 127.0.0.1:1: connect: connection refused); is `agent run`"},
+		{"host --dir x --agents http://a --trust k", 2, "Name them with --service NAME,… or --services FILE"},
+		{"host --dir x --agents http://a --trust k --services f --exec true", 2, "--exec and --services exclude each other"},
+		{"host --dir x --agents http://a --trust k --services f --service web", 2, "--service and --services exclude each other"},
+		{"host --dir x --agents http://a --trust k --services /none", 1, "services: open /none: no such file"},
+		{"host --dir x --agents http://a --trust k --service web --keep 0", 2, "--keep is 0, expected more than 0"},
 		{"status --watch --agent http://127.0.0.1:1", 1, "no agent answers at http://127.0.0.1:1"},
 	} {
 		var stderr strings.Builder

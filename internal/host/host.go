@@ -65,8 +65,11 @@ type Config struct {
 	Dir string
 	// Services are their names.
 	Services []string
-	// Hooks say what each does when it switches; Dir, Service and Logger are not looked at.
-	Hooks release.Config
+	// Hooks say what each does when it switches, unless HooksOf has something else under its
+	// name: its Dir, too, where that is not empty. Otherwise Dir, Service and Logger of both are
+	// not looked at.
+	Hooks   release.Config
+	HooksOf map[string]release.Config
 	// Trust has the keys of the seeders whose goals count.
 	Trust *signing.Trust
 	// Peers is where the swarm listens, and PeerPort the port at which others reach it; 0
@@ -129,9 +132,7 @@ func New(cfg Config) (_ *Host, err error) {
 		return nil, fmt.Errorf("what the host keeps: %w", err)
 	}
 	for _, name := range cfg.Services {
-		r := cfg.Hooks
-		r.Dir, r.Service, r.Logger = cfg.Dir, name, cfg.Logger
-		opened, err := release.Open(r)
+		opened, err := release.Open(cfg.hooksOf(name))
 		if err != nil {
 			return nil, err
 		}
@@ -180,6 +181,9 @@ func (cfg Config) check() error {
 		}
 		if slices.Contains(cfg.Services[:i], s) {
 			return fmt.Errorf("service %s is named twice", s)
+		}
+		if err := checkHooks(cfg.hooksOf(s)); err != nil {
+			return fmt.Errorf("service %s: %w", s, err)
 		}
 	}
 	_, err := hostwire.Encode(&hostwire.Hello{Version: hostwire.Version, Host: cfg.Name, Start: ulid.Make().String(), Zone: cfg.Zone, Labels: cfg.Labels})

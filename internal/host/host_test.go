@@ -217,6 +217,10 @@ func TestConfig(t *testing.T) {
 		"too many services":    func(c *Config) { c.Services = make([]string, hostwire.MaxServices+1) },
 		"no agent":             func(c *Config) { c.Agents = nil },
 		"a relative path":      func(c *Config) { c.Dir = "x" },
+		"too many releases":    func(c *Config) { c.Hooks.Keep = maxKeep + 1 },
+		"less than none":       func(c *Config) { c.HooksOf = map[string]release.Config{"web": {Keep: -1}} },
+		"a hook for days":      func(c *Config) { c.Hooks.HookTimeout = maxHookTime + 1 },
+		"a relative directory": func(c *Config) { c.HooksOf = map[string]release.Config{"web": {Dir: "x"}} },
 		"a label that is long": func(c *Config) { c.Labels = map[string]string{"a": strings.Repeat("x", 100)} },
 	} {
 		c := good

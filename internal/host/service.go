@@ -287,7 +287,7 @@ func (s *service) prune() error {
 // askHealth asks whether what runs is healthy, when that is due.
 func (s *service) askHealth(ctx context.Context, now time.Time) {
 	q := s.health
-	if s.host.cfg.Hooks.Check == "" || q.runs || now.Sub(q.asked) < healthInterval || s.release.State().Running.ExecutionID == "" {
+	if s.host.cfg.hooksOf(s.name).Check == "" || q.runs || now.Sub(q.asked) < healthInterval || s.release.State().Running.ExecutionID == "" {
 		return
 	}
 	q.runs, q.asked = true, now
@@ -404,6 +404,8 @@ func (s *service) notReady(v view, g *goal.Goal, wanted *goal.Build) error {
 		why = "no agent has said yet which region this is"
 	case v.state.State == goal.Switching:
 		why = "it is switching"
+	case v.state.Running == "" && v.failed != "":
+		why = v.failed
 	case v.state.Running == "":
 		why = "no build runs yet"
 	case wanted != nil && wanted.ExecutionID != v.state.Running && v.failed != "":

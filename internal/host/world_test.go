@@ -19,6 +19,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/landfall-dist/landfall/internal/api/apitest"
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/executionid"
 	"github.com/landfall-dist/landfall/internal/goal"
@@ -284,8 +285,9 @@ func listen(t *testing.T, addr string) net.Listener {
 // testHost is a host that runs.
 type testHost struct {
 	*Host
-	url  string
-	stop func() // ends it, and waits
+	url      string
+	contract *apitest.Contract // what its HTTP side is held to
+	stop     func()            // ends it, and waits
 }
 
 // startHost runs a host until the test ends, or stop is called.
@@ -307,7 +309,7 @@ func startHost(t *testing.T, dir string, change func(*Config), agents ...string)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- h.Run(ctx) }()
-	out := &testHost{Host: h, url: "http://" + http.Addr().String()}
+	out := &testHost{Host: h, url: "http://" + http.Addr().String(), contract: apitest.LoadHost(t)}
 	out.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := errors.Join(<-done, h.Close()); err != nil {
@@ -321,8 +323,19 @@ func startHost(t *testing.T, dir string, change func(*Config), agents ...string)
 // get asks the host's HTTP side.
 func (h *testHost) get(t *testing.T, path string) (code int, body string) {
 	t.Helper()
-	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := c.Get(h.url + path)
+	return h.getAs(t, "", path)
+}
+
+// getAs is get by a name of the host; empty for its address.
+func (h *testHost) getAs(t *testing.T, name, path string) (code int, body string) {
+	t.Helper()
+	c := &http.Client{Transport: h.contract.Transport(t, "host", &http.Transport{DisableKeepAlives: true})}
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, h.url+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Host = name
+	resp, err := c.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}

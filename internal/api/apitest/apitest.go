@@ -1,5 +1,5 @@
 // Package apitest holds what tests ask of seeders and agents, and what they get, to
-// docs/openapi.yaml.
+// docs/openapi.yaml, and the same of hosts to docs/openapi-host.yaml.
 package apitest
 
 import (
@@ -31,8 +31,9 @@ var Root = func() string {
 	return filepath.Join(filepath.Dir(file), "..", "..", "..")
 }()
 
-// Contract is docs/openapi.yaml.
+// Contract is docs/openapi.yaml, or docs/openapi-host.yaml.
 type Contract struct {
+	name string // such as docs/openapi.yaml
 	// Document is the file. Unlike programs, which ignore fields that they do not
 	// know, tests fail at one that it does not name.
 	Document *openapi3.T
@@ -41,10 +42,17 @@ type Contract struct {
 	seen map[string]bool
 }
 
-// load is done once: the document is only read.
-var load = sync.OnceValues(func() (*openapi3.T, error) {
+// Each file is read once: a document is only read.
+var (
+	members = sync.OnceValues(func() (*openapi3.T, error) { return load(membersFile) })
+	hosts   = sync.OnceValues(func() (*openapi3.T, error) { return load(hostsFile) })
+)
+
+const membersFile, hostsFile = "docs/openapi.yaml", "docs/openapi-host.yaml"
+
+func load(name string) (*openapi3.T, error) {
 	loader := openapi3.NewLoader()
-	doc, err := loader.LoadFromFile(filepath.Join(Root, "docs", "openapi.yaml"))
+	doc, err := loader.LoadFromFile(filepath.Join(Root, name))
 	if err != nil {
 		return nil, err
 	}
@@ -63,11 +71,12 @@ var load = sync.OnceValues(func() (*openapi3.T, error) {
 		}
 	}
 	return doc, nil
-})
+}
 
-// closeObject leaves an object no other properties than those that are named.
+// closeObject leaves an object no other properties than those that are named, unless it says
+// what they are.
 func closeObject(s *openapi3.Schema) {
-	if !s.Type.Is("object") {
+	if !s.Type.Is("object") || s.AdditionalProperties.Schema != nil {
 		return
 	}
 	no := false
@@ -79,14 +88,25 @@ func closeObject(s *openapi3.Schema) {
 	}
 }
 
-// Load reads and checks the file.
+// Load reads and checks the file of seeders and agents.
 func Load(t testing.TB) *Contract {
 	t.Helper()
-	doc, err := load()
+	return contract(t, membersFile, members)
+}
+
+// LoadHost reads and checks the file of hosts.
+func LoadHost(t testing.TB) *Contract {
+	t.Helper()
+	return contract(t, hostsFile, hosts)
+}
+
+func contract(t testing.TB, name string, document func() (*openapi3.T, error)) *Contract {
+	t.Helper()
+	doc, err := document()
 	if err != nil {
-		t.Fatalf("docs/openapi.yaml: %v", err)
+		t.Fatalf("%s: %v", name, err)
 	}
-	return &Contract{Document: doc, seen: make(map[string]bool)}
+	return &Contract{name: name, Document: doc, seen: make(map[string]bool)}
 }
 
 // Operations are all of the file, each as "GET /healthz 200" with one of its statuses.
@@ -120,7 +140,7 @@ func (c *Contract) Has(method, path string) bool {
 func (c *Contract) Check(schema string, value any) error {
 	s := c.Document.Components.Schemas[schema]
 	if s == nil {
-		return fmt.Errorf("docs/openapi.yaml has no schema %s", schema)
+		return fmt.Errorf("%s has no schema %s", c.name, schema)
 	}
 	return s.Value.VisitJSON(value, openapi3.EnableJSONSchema2020())
 }
@@ -158,7 +178,7 @@ func (x *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	if err := x.check(asked, isJSON, res); err != nil {
-		x.t.Errorf("%s %.200s: %d is not as docs/openapi.yaml says: %v", r.Method, r.URL.RequestURI(), res.StatusCode, err)
+		x.t.Errorf("%s %.200s: %d is not as %s says: %v", r.Method, r.URL.RequestURI(), res.StatusCode, x.name, err)
 	}
 	return res, nil
 }

@@ -98,9 +98,9 @@ var pattern = regexp.MustCompile(`^(GET|POST|PUT|PATCH|DELETE) (/.*)$`)
 
 // TestEveryRouteIsInTheFile reads the routes from the sources that register them.
 func TestEveryRouteIsInTheFile(t *testing.T) {
-	contract := Load(t)
+	contract, host := Load(t), LoadHost(t)
 	found := 0
-	for _, dir := range []string{"seeder", "agent", "internal/web"} {
+	for dir, contract := range map[string]*Contract{"seeder": contract, "agent": contract, "internal/web": contract, "internal/host": host} {
 		files, err := filepath.Glob(filepath.Join(Root, dir, "*.go"))
 		if err != nil {
 			t.Fatal(err)
@@ -113,12 +113,12 @@ func TestEveryRouteIsInTheFile(t *testing.T) {
 				}
 				found++
 				if path := strings.ReplaceAll(route[2], "{$}", ""); !contract.Has(route[1], path) {
-					t.Errorf("docs/openapi.yaml lacks %s, which %s has", text, file)
+					t.Errorf("%s lacks %s, which %s has", contract.name, text, file)
 				}
 			}
 		}
 	}
-	if found < 12 {
+	if found < 16 {
 		t.Errorf("%d routes found", found)
 	}
 }
@@ -151,15 +151,28 @@ var types = []any{
 	api.ServiceDeployRequest{}, api.ServiceDeployAnswer{}, api.WavePlan{}, api.ServiceCommandRequest{}, api.ServiceCommandAnswer{}, api.HostViews{}, api.HostView{},
 }
 
+// hostTypes are those of what a host answers.
+var hostTypes = []any{api.Error{}, api.HostStatus{}, api.HostService{}, api.HostBuild{}}
+
 // TestTypesAgree: every field of the types is in its schema, as what it is, and none
 // more.
 func TestTypesAgree(t *testing.T) {
-	schemas := Load(t).Document.Components.Schemas
+	agree(t, Load(t), types)
+	agree(t, LoadHost(t), hostTypes)
+	for _, name := range declared(t) {
+		if name != "StatusError" && !slices.ContainsFunc(slices.Concat(types, hostTypes), func(v any) bool { return reflect.TypeOf(v).Name() == name }) {
+			t.Errorf("api.%s is not looked at here", name)
+		}
+	}
+}
+
+func agree(t *testing.T, contract *Contract, types []any) {
+	t.Helper()
 	for _, v := range types {
 		of := reflect.TypeOf(v)
-		s := schemas[of.Name()]
+		s := contract.Document.Components.Schemas[of.Name()]
 		if s == nil {
-			t.Errorf("docs/openapi.yaml has no schema %s", of.Name())
+			t.Errorf("%s has no schema %s", contract.name, of.Name())
 			continue
 		}
 		properties, required := s.Value.Properties, s.Value.Required
@@ -203,11 +216,6 @@ func TestTypesAgree(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range declared(t) {
-		if name != "StatusError" && !slices.ContainsFunc(types, func(v any) bool { return reflect.TypeOf(v).Name() == name }) {
-			t.Errorf("api.%s is not looked at here", name)
-		}
-	}
 }
 
 // kindOf is how a schema says a Go type: its type, or the name of another schema.
@@ -244,7 +252,7 @@ func kind(p *openapi3.SchemaRef) string {
 // declared are the exported structs of package api.
 func declared(t *testing.T) (names []string) {
 	t.Helper()
-	for _, name := range []string{"api.go", "services.go"} {
+	for _, name := range []string{"api.go", "services.go", "host.go"} {
 		file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(Root, "internal", "api", name), nil, 0)
 		if err != nil {
 			t.Fatal(err)
