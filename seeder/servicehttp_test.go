@@ -49,6 +49,9 @@ func TestServiceLabelsAreBounded(t *testing.T) {
 			Deployment: &api.Deployment{State: []string{api.DeploymentDone, api.DeploymentStopped}[i%2]},
 		})
 	}
+	list.Services[7].Error = "the table cannot be written"
+	under := list.Services[8].Deployment
+	under.State, under.StartedAt = api.DeploymentPaused, time.Now().Add(-time.Hour)
 	r := prometheus.NewRegistry()
 	r.MustRegister(serviceCollector{func() api.Services { return list }})
 	families, err := r.Gather()
@@ -70,8 +73,11 @@ func TestServiceLabelsAreBounded(t *testing.T) {
 	if n := series["landfall_service_hosts"]; n != (maxServiceLabels+1)*len(api.HostStates()) {
 		t.Errorf("%d series of hosts", n)
 	}
+	if age := got["landfall_oldest_deployment_age_seconds"]; age < 3600 || age > 3700 {
+		t.Errorf("the deployment under way is %g s old", age)
+	}
 	for name, want := range map[string]float64{
-		"landfall_services done": 125, "landfall_services stopped": 125, "landfall_services wave": 0, "landfall_services went back": 0,
+		"landfall_services done": 124, "landfall_services paused": 1, "landfall_services_failing": 1, "landfall_services stopped": 125, "landfall_services wave": 0, "landfall_services went back": 0,
 		"landfall_service_hosts s000 healthy": 2, "landfall_service_hosts s031 failed": 1, "landfall_service_hosts_on_target s000": 2,
 		"landfall_service_hosts OTHER failed": 250 - maxServiceLabels, "landfall_service_hosts_on_target OTHER": 2 * (250 - maxServiceLabels),
 	} {

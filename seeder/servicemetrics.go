@@ -1,6 +1,8 @@
 package seeder
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/landfall-dist/landfall/internal/api"
@@ -14,9 +16,11 @@ const (
 )
 
 var (
-	servicesDesc     = prometheus.NewDesc("landfall_services", "Services by the state of their newest deployment.", []string{"deployment"}, nil)
-	serviceHostsDesc = prometheus.NewDesc("landfall_service_hosts", "Hosts of services by state, as agents count them: the first 32 services by name, and OTHER for the rest.", []string{"service", "state"}, nil)
-	onTargetDesc     = prometheus.NewDesc("landfall_service_hosts_on_target", "Hosts of services that run the target of its goal.", []string{"service"}, nil)
+	servicesDesc      = prometheus.NewDesc("landfall_services", "Services by the state of their newest deployment.", []string{"deployment"}, nil)
+	serviceHostsDesc  = prometheus.NewDesc("landfall_service_hosts", "Hosts of services by state, as agents count them: the first 32 services by name, and OTHER for the rest.", []string{"service", "state"}, nil)
+	deploymentAgeDesc = prometheus.NewDesc("landfall_oldest_deployment_age_seconds", "Age of the oldest deployment that is under way, in seconds; 0 without one.", nil, nil)
+	failingDesc       = prometheus.NewDesc("landfall_services_failing", "Services that the seeder cannot go on with, such as for a table that cannot be written.", nil, nil)
+	onTargetDesc      = prometheus.NewDesc("landfall_service_hosts_on_target", "Hosts of services that run the target of its goal.", []string{"service"}, nil)
 )
 
 // deploymentStates are what landfall_services tells apart.
@@ -34,14 +38,18 @@ func (c serviceCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- servicesDesc
 	ch <- serviceHostsDesc
 	ch <- onTargetDesc
+	ch <- deploymentAgeDesc
+	ch <- failingDesc
 }
 
 func (c serviceCollector) Collect(ch chan<- prometheus.Metric) {
-	gauge := func(d *prometheus.Desc, v int, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
+	value := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
+	gauge := func(d *prometheus.Desc, v int, labels ...string) { value(d, float64(v), labels...) }
 	states := make(map[string]int)
 	others := api.HostCounts{}
+	failing, oldest := 0, time.Duration(0)
 	show := func(label string, c api.HostCounts) {
 		for _, state := range api.HostStates() {
 			gauge(serviceHostsDesc, c.Of(state), label, state)
@@ -51,6 +59,12 @@ func (c serviceCollector) Collect(ch chan<- prometheus.Metric) {
 	for i, s := range c.list().Services {
 		if s.Deployment != nil {
 			states[s.Deployment.State]++
+			if !s.Deployment.Ended() {
+				oldest = max(oldest, time.Since(s.Deployment.StartedAt))
+			}
+		}
+		if s.Error != "" {
+			failing++
 		}
 		if i < maxServiceLabels {
 			show(s.Service, s.Hosts)
@@ -59,6 +73,8 @@ func (c serviceCollector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	show(otherServices, others)
+	value(deploymentAgeDesc, oldest.Seconds())
+	gauge(failingDesc, failing)
 	for _, state := range deploymentStates() {
 		gauge(servicesDesc, states[state], state)
 	}

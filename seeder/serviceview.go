@@ -54,7 +54,7 @@ func (v *service) look() api.Service {
 	}
 	for _, name := range v.m.Regions() {
 		c, at := v.m.Counts(name)
-		r := api.ServiceRegion{Region: name, Hosts: countsView(c), CountedAt: utc(at)}
+		r := api.ServiceRegion{Region: name, Hosts: countsView(c), CountedAt: utc(at), Zones: zonesView(c.Zones)}
 		if d != nil {
 			of, named := d.Regions[name]
 			switch {
@@ -100,6 +100,17 @@ func countsView(c goal.Counts) api.HostCounts {
 		Total: c.Hosts, Waiting: c.Waiting, Ready: c.Ready, Switching: c.Switching, Healthy: c.Healthy,
 		Failed: c.Failed, Absent: c.Absent, Sick: c.Sick, Target: c.OnTarget,
 	}
+}
+
+// zonesView are the largest of a region's zones.
+func zonesView(zones []goal.Zone) (out []api.ServiceZone) {
+	for _, z := range goal.Largest(zones, goal.MaxZones) {
+		out = append(out, api.ServiceZone{Zone: z.Zone, Hosts: api.HostCounts{
+			Total: z.Hosts, Waiting: z.Waiting, Ready: z.Ready, Switching: z.Switching, Healthy: z.Healthy,
+			Failed: z.Failed, Absent: z.Absent, Sick: z.Sick, Target: z.OnTarget,
+		}})
+	}
+	return out
 }
 
 // viewOf is a deployment as the table has it.

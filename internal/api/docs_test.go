@@ -19,7 +19,7 @@ func TestFieldsAreDocumented(t *testing.T) {
 	for _, v := range []any{
 		api.Execution{}, api.Destination{}, api.Executions{}, api.Unserved{}, api.DeployAnswer{},
 		api.AgentStatus{}, api.Member{}, api.Build{}, api.Peer{}, api.BadPeer{}, api.Limits{},
-		api.Services{}, api.Service{}, api.ServiceBuild{}, api.ServiceRegion{}, api.HostCounts{}, api.FailureGroup{}, api.Policy{}, api.Deployment{},
+		api.Services{}, api.Service{}, api.ServiceBuild{}, api.ServiceRegion{}, api.ServiceZone{}, api.HostCounts{}, api.FailureGroup{}, api.Policy{}, api.Deployment{},
 		api.ServiceDeployAnswer{}, api.WavePlan{}, api.ServiceCommandAnswer{}, api.HostViews{}, api.HostView{},
 	} {
 		of := reflect.TypeOf(v)

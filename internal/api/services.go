@@ -93,6 +93,15 @@ type ServiceRegion struct {
 	// CountedAt is when the agents said so last; absent while none has, and the counts
 	// are unknown.
 	CountedAt *time.Time `json:"countedAt,omitempty"`
+	// Zones are the largest zones of the region, in order of name; absent where hosts name
+	// none.
+	Zones []ServiceZone `json:"zones,omitempty"`
+}
+
+// ServiceZone is a service in one zone of a region.
+type ServiceZone struct {
+	Zone  string     `json:"zone"` // empty for hosts that name none
+	Hosts HostCounts `json:"hosts"`
 }
 
 // HostCounts are how many hosts are in which state. Target is how many run the target.

@@ -203,9 +203,11 @@ func TestMetrics(t *testing.T) {
 		promtool(t, "", "test", "rules", "alerts_test.yml")
 	})
 	t.Run("documented", func(t *testing.T) { documented(t, seeder, agent) })
+	// What hosts show, too, which package host holds the document to.
+	all := scrape{families: merged(agent.families, ofHosts(t))}
 	t.Run("alerts", func(t *testing.T) {
 		for alert, expr := range alerts(t) {
-			shown(t, alert, expr, seeder, agent)
+			shown(t, alert, expr, seeder, all)
 		}
 	})
 	t.Run("dashboard", func(t *testing.T) {
@@ -258,6 +260,23 @@ func documented(t *testing.T, seeder, agent scrape) {
 	for name := range rows {
 		t.Errorf("docs/metrics.md has %s, which nobody shows", name)
 	}
+}
+
+// ofHosts are the metrics of hosts by docs/metrics.md.
+func ofHosts(t *testing.T) map[string]family {
+	out := make(map[string]family)
+	for line := range strings.Lines(string(file(t, "docs/metrics.md"))) {
+		cells := strings.Split(strings.TrimSpace(line), " | ")
+		if len(cells) != 6 || cells[5] != "host |" {
+			continue
+		}
+		labels := make(map[string]bool)
+		for _, l := range strings.Split(cells[3], ", ") {
+			labels[l] = true
+		}
+		out[strings.Trim(cells[0], "| `")] = family{kind: cells[1], labels: labels}
+	}
+	return out
 }
 
 func merged[V any](a, b map[string]V) map[string]V {

@@ -147,6 +147,7 @@ func (f *fleetAgent) count() (list []goal.Counts) {
 				c.Below++
 			}
 		}
+		c.Zones = []goal.Zone{{Zone: "a", Hosts: c.Hosts, Ready: c.Ready, Healthy: c.Healthy, Failed: c.Failed, OnTarget: c.OnTarget}}
 		c.Failures = c.Failures[:min(len(c.Failures), goal.MaxFailures)]
 		list = append(list, c)
 	}
@@ -228,6 +229,9 @@ func TestServicesThroughHTTP(t *testing.T) {
 	s := until(deploy("hello-1.zip", quick).DeploymentID, api.DeploymentDone)
 	if n := all(first); n != 10 || s.Target.ExecutionID != first || s.Hosts.Total != 10 {
 		t.Errorf("%d hosts run the first build: %+v", n, s)
+	}
+	if r := s.Regions[1]; len(r.Zones) != 1 || r.Zones[0].Zone != "a" || r.Zones[0].Hosts != r.Hosts || r.Hosts.Total != 5 {
+		t.Errorf("zones of %+v", r)
 	}
 
 	second := c.Publish("hello-2.zip", content(2, 300_000)).ExecutionID

@@ -625,6 +625,7 @@ func add(a, b goal.Counts) goal.Counts {
 	a.OnTarget += b.OnTarget
 	a.Below += b.Below
 	a.Out += b.Out
+	a.Zones = goal.JoinZones(a.Zones, b.Zones)
 	return a
 }
 

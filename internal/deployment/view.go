@@ -70,11 +70,12 @@ func (m *Machine) Counts(region string) (c goal.Counts, at time.Time) {
 	return c, at
 }
 
-// Total are the counts of all regions.
+// Total are the counts of all regions, without zones: two regions may call theirs the same.
 func (m *Machine) Total() (c goal.Counts) {
 	c.Service, c.Version = m.s.Name, m.s.Version
 	for _, name := range m.Regions() {
 		of, _ := m.Counts(name)
+		of.Zones = nil
 		c = add(c, of)
 	}
 	return c

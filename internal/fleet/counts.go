@@ -93,8 +93,15 @@ func (m *machine) counted(s *service) goal.Counts {
 	if s.goal != nil {
 		n.Version, target = s.goal.Version, s.goal.Target.ExecutionID
 	}
+	zones := make(map[string]*goal.Zone)
 	for _, r := range s.hosts {
 		state := m.stateOf(r)
+		z := zones[r.host.zone]
+		if z == nil {
+			z = &goal.Zone{Zone: r.host.zone}
+			zones[z.Zone] = z
+		}
+		z.Add(state, target != "" && r.state.Running == target)
 		switch state {
 		case goal.Waiting:
 			n.Waiting++
@@ -123,6 +130,12 @@ func (m *machine) counted(s *service) goal.Counts {
 				n.Out++
 			}
 		}
+	}
+	if _, none := zones[""]; len(zones) > 1 || len(zones) == 1 && !none {
+		for _, z := range zones {
+			n.Zones = append(n.Zones, *z)
+		}
+		n.Zones = goal.Largest(n.Zones, goal.MaxZones)
 	}
 	c.now = n
 	return n
@@ -159,7 +172,7 @@ func same(a, b goal.Counts) bool {
 	a.Failures, b.Failures = nil, nil
 	return a.Service == b.Service && a.Version == b.Version && a.Hosts == b.Hosts && a.Waiting == b.Waiting && a.Ready == b.Ready &&
 		a.Switching == b.Switching && a.Healthy == b.Healthy && a.Failed == b.Failed && a.Absent == b.Absent && a.Sick == b.Sick &&
-		a.OnTarget == b.OnTarget && a.Below == b.Below && a.Out == b.Out
+		a.OnTarget == b.OnTarget && a.Below == b.Below && a.Out == b.Out && slices.Equal(a.Zones, b.Zones)
 }
 
 // roster is the hashes of a service's hosts that were seen of late, in order. Those that

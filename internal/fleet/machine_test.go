@@ -318,6 +318,34 @@ func TestRebuiltFromHellos(t *testing.T) {
 	}
 }
 
+// Hosts are counted by zone too: where they name one, and the largest zones alone.
+func TestZonesAreCounted(t *testing.T) {
+	w := newWorld(t)
+	w.join(3, "")
+	w.follow(1, goal.Circle)
+	if n := w.counts(); len(n.Zones) != 0 {
+		t.Errorf("nobody names a zone: %+v", n.Zones)
+	}
+	w.m.report()
+	w.join(2, "b")
+	names := w.join(4, "a")
+	w.says(w.hosts[names[0]], goal.Healthy, target, "")
+	want := []goal.Zone{{Hosts: 3, Waiting: 3}, {Zone: "a", Hosts: 4, Healthy: 1, Waiting: 3, OnTarget: 1}, {Zone: "b", Hosts: 2, Waiting: 2}}
+	if n := w.counts(); !slices.Equal(n.Zones, want) || n.Check() != nil {
+		t.Errorf("%+v, want %+v, %v", n.Zones, want, n.Check())
+	}
+	if len(w.m.report()) != 1 {
+		t.Error("zones have changed, and nobody was told")
+	}
+	for i := range goal.MaxZones {
+		w.join(2, fmt.Sprint("more-", i))
+	}
+	n := w.counts()
+	if len(n.Zones) != goal.MaxZones || n.Zones[0].Zone != "" || n.Zones[1].Zone != "a" || n.Check() != nil {
+		t.Errorf("of too many: %+v, %v", n.Zones, n.Check())
+	}
+}
+
 // Counts go up when they change, else every ten seconds; failures are told once, eight at a
 // time.
 func TestReports(t *testing.T) {

@@ -1,7 +1,9 @@
 package goal
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -30,6 +32,9 @@ const (
 	MaxFailures = 8
 	// MaxOutput bounds the last lines of a hook in bytes, MaxError an error's text.
 	MaxOutput, MaxError = 1 << 10, 512
+	// MaxZones bounds the zones of a region that an agent counts apart, MaxZone a zone's name
+	// in bytes.
+	MaxZones, MaxZone = 16, 63
 	// MaxHosts bounds the hosts of an agent, and of a roster.
 	MaxHosts = 1_000_000
 	// MaxHostsOfAgent bounds the hosts of one service that an agent answers with.
@@ -58,8 +63,109 @@ type Counts struct {
 	// sick. Below are all where there is no cut: the stable build is the target.
 	Below int `json:"below,omitempty"`
 	Out   int `json:"out,omitempty"`
+	// Zones are the same hosts by zone: the MaxZones that have most, in order of name. None
+	// where no host says that it is in one.
+	Zones []Zone `json:"zones,omitempty"`
 	// Failures are those that were not told before, at most MaxFailures.
 	Failures []Failure `json:"failures,omitempty"`
+}
+
+// Zone are the hosts of one zone, each of which is in one of the states.
+type Zone struct {
+	Zone      string `json:"zone"` // empty for hosts that are in none
+	Hosts     int    `json:"hosts"`
+	Waiting   int    `json:"waiting,omitempty"`
+	Ready     int    `json:"ready,omitempty"`
+	Switching int    `json:"switching,omitempty"`
+	Healthy   int    `json:"healthy,omitempty"`
+	Failed    int    `json:"failed,omitempty"`
+	Absent    int    `json:"absent,omitempty"`
+	Sick      int    `json:"sick,omitempty"`
+	OnTarget  int    `json:"onTarget,omitempty"`
+}
+
+// Add counts a host in a state, which runs the target or does not.
+func (z *Zone) Add(state string, onTarget bool) {
+	z.Hosts++
+	if of := z.of(state); of != nil {
+		*of++
+	}
+	if onTarget {
+		z.OnTarget++
+	}
+}
+
+func (z *Zone) of(state string) *int {
+	switch state {
+	case Waiting:
+		return &z.Waiting
+	case Ready:
+		return &z.Ready
+	case Switching:
+		return &z.Switching
+	case Healthy:
+		return &z.Healthy
+	case Failed:
+		return &z.Failed
+	case Absent:
+		return &z.Absent
+	case Sick:
+		return &z.Sick
+	}
+	return nil
+}
+
+func (z *Zone) check() error {
+	if len(z.Zone) > MaxZone {
+		return fmt.Errorf("%w: a zone's name of %d bytes, at most %d", ErrInvalid, len(z.Zone), MaxZone)
+	}
+	for _, n := range []int{z.Hosts, z.Waiting, z.Ready, z.Switching, z.Healthy, z.Failed, z.Absent, z.Sick, z.OnTarget} {
+		if n < 0 || n > MaxHosts {
+			return fmt.Errorf("%w: counts of zone %.80q: %d hosts", ErrInvalid, z.Zone, n)
+		}
+	}
+	return nil
+}
+
+// JoinZones are the zones of either, each once, in order of name.
+func JoinZones(a, b []Zone) []Zone {
+	if len(a) == 0 || len(b) == 0 {
+		return append(a, b...)
+	}
+	out := slices.Concat(a, b)
+	slices.SortStableFunc(out, func(x, y Zone) int { return strings.Compare(x.Zone, y.Zone) })
+	n := 0
+	for _, z := range out[1:] {
+		if to := &out[n]; to.Zone == z.Zone {
+			to.add(z)
+			continue
+		}
+		n++
+		out[n] = z
+	}
+	return out[:n+1]
+}
+
+func (z *Zone) add(more Zone) {
+	z.Hosts += more.Hosts
+	z.Waiting += more.Waiting
+	z.Ready += more.Ready
+	z.Switching += more.Switching
+	z.Healthy += more.Healthy
+	z.Failed += more.Failed
+	z.Absent += more.Absent
+	z.Sick += more.Sick
+	z.OnTarget += more.OnTarget
+}
+
+// Largest are the zones with most hosts, not more than so many, in order of name.
+func Largest(zones []Zone, most int) []Zone {
+	if len(zones) > most {
+		slices.SortFunc(zones, func(a, b Zone) int { return cmp.Or(cmp.Compare(b.Hosts, a.Hosts), strings.Compare(a.Zone, b.Zone)) })
+		zones = zones[:most]
+	}
+	slices.SortFunc(zones, func(a, b Zone) int { return strings.Compare(a.Zone, b.Zone) })
+	return zones
 }
 
 // Failure is why a host does not run what it should.
@@ -85,6 +191,17 @@ func (c *Counts) Check() error {
 	}
 	if len(c.Failures) > MaxFailures {
 		return fmt.Errorf("%w: %d failures of %s, at most %d", ErrInvalid, len(c.Failures), c.Service, MaxFailures)
+	}
+	if len(c.Zones) > MaxZones {
+		return fmt.Errorf("%w: %d zones of %s, at most %d", ErrInvalid, len(c.Zones), c.Service, MaxZones)
+	}
+	for i := range c.Zones {
+		if i > 0 && c.Zones[i-1].Zone >= c.Zones[i].Zone {
+			return fmt.Errorf("%w: the zones of %s are not in order", ErrInvalid, c.Service)
+		}
+		if err := c.Zones[i].check(); err != nil {
+			return err
+		}
 	}
 	for i := range c.Failures {
 		f := &c.Failures[i]

@@ -296,10 +296,43 @@ func TestCountsCheck(t *testing.T) {
 	for _, bad := range []Counts{
 		{Service: "a/b"}, {Service: "web", Sick: -1}, {Service: "web", Hosts: MaxHosts + 1},
 		{Service: "web", Failures: make([]Failure, MaxFailures+1)}, {Service: "web", Failures: []Failure{{Host: "../a"}}},
+		{Service: "web", Zones: make([]Zone, MaxZones+1)}, {Service: "web", Zones: []Zone{{Zone: "b"}, {Zone: "a"}}}, {Service: "web", Zones: make([]Zone, 2)},
+		{Service: "web", Zones: []Zone{{Zone: strings.Repeat("z", MaxZone+1)}}}, {Service: "web", Zones: []Zone{{Zone: "a", Ready: -1}}},
+		{Service: "web", Zones: []Zone{{Zone: "a", OnTarget: MaxHosts + 1}}},
 	} {
 		if !errors.Is(bad.Check(), ErrInvalid) {
 			t.Errorf("%+v passes", bad)
 		}
+	}
+}
+
+func TestZones(t *testing.T) {
+	var a Zone
+	for _, state := range []string{Waiting, Ready, Switching, Healthy, Healthy, Failed, Absent, Sick} {
+		a.Add(state, state == Healthy)
+	}
+	if want := (Zone{Hosts: 8, Waiting: 1, Ready: 1, Switching: 1, Healthy: 2, Failed: 1, Absent: 1, Sick: 1, OnTarget: 2}); a != want {
+		t.Errorf("%+v, want %+v", a, want)
+	}
+	b, c := a, Zone{Zone: "c", Hosts: 1, Ready: 1}
+	a.Zone, b.Zone = "a", "b"
+	twice := a
+	twice.add(a)
+	if twice.Hosts != 16 || twice.Healthy != 4 || twice.Sick != 2 {
+		t.Errorf("%+v", twice)
+	}
+	first, second := []Zone{a, b}, []Zone{a, c}
+	if got, want := JoinZones(first, second), []Zone{twice, b, c}; !slices.Equal(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if !slices.Equal(first, []Zone{a, b}) || !slices.Equal(second, []Zone{a, c}) {
+		t.Error("what was joined has changed")
+	}
+	if got := JoinZones(nil, first); !slices.Equal(got, first) || &got[0] == &first[0] {
+		t.Errorf("with none: %+v", got)
+	}
+	if got := Largest([]Zone{c, b, twice, {Zone: "0"}}, 2); got[0].Zone != "a" || got[1].Zone != "b" || len(got) != 2 {
+		t.Errorf("the largest: %+v", got)
 	}
 }
 

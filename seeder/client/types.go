@@ -26,6 +26,7 @@ type (
 	Service               = api.Service
 	ServiceBuild          = api.ServiceBuild
 	ServiceRegion         = api.ServiceRegion
+	ServiceZone           = api.ServiceZone
 	HostCounts            = api.HostCounts
 	FailureGroup          = api.FailureGroup
 	Policy                = api.Policy

@@ -147,7 +147,7 @@ var types = []any{
 	api.Execution{}, api.Destination{}, api.Took{}, api.SwarmView{}, api.Holder{}, api.Link{}, api.Traffic{}, api.Executions{}, api.Unserved{},
 	api.DeployRequest{}, api.DeployAnswer{}, api.BuildRequest{}, api.BuildAnswer{}, api.UploadAnswer{}, api.Error{}, api.Changes{}, api.Change{},
 	api.AgentStatus{}, api.TLS{}, api.Cache{}, api.CacheEntry{}, api.BadPeer{}, api.Member{}, api.Build{}, api.Peer{},
-	api.Services{}, api.Service{}, api.ServiceBuild{}, api.ServiceRegion{}, api.HostCounts{}, api.FailureGroup{}, api.Policy{}, api.Deployment{}, api.Deployments{},
+	api.Services{}, api.Service{}, api.ServiceBuild{}, api.ServiceRegion{}, api.ServiceZone{}, api.HostCounts{}, api.FailureGroup{}, api.Policy{}, api.Deployment{}, api.Deployments{},
 	api.ServiceDeployRequest{}, api.ServiceDeployAnswer{}, api.WavePlan{}, api.ServiceCommandRequest{}, api.ServiceCommandAnswer{}, api.HostViews{}, api.HostView{},
 }
 
