@@ -100,6 +100,8 @@ type (
 	checkedWave struct{ deployment.Checked }
 	// logged says that failures were written, or not.
 	logged struct{ err error }
+	// recorded says that times were written, or not.
+	recorded struct{ err error }
 	// broken is a fault of a worker.
 	broken struct{ err error }
 )
@@ -191,6 +193,10 @@ func (v *service) Hear(now time.Time, e any) {
 			v.logger.Warn("failures of hosts not logged in the table", "error", e.err)
 		}
 		v.logFailures()
+	case recorded:
+		if e.err != nil && !errors.Is(e.err, services.ErrChanged) && !v.owner.Ending() {
+			v.logger.Warn("for how long a deployment has waited and baked is not in the table, a restart would begin anew", "error", e.err)
+		}
 	case broken:
 		v.trouble = e.err
 	case deployment.Event:
@@ -252,6 +258,15 @@ func (v *service) act(a deployment.Action) {
 	switch a := a.(type) {
 	case deployment.Publish:
 		v.owner.Work("write", func(err error) any { return wrote{goal: a.Goal, err: err} }, func(ctx context.Context) any { return v.write(ctx, a) })
+	case deployment.Record:
+		if v.owner.Works("record") {
+			return
+		}
+		v.owner.Work("record", func(err error) any { return recorded{err} }, func(ctx context.Context) any {
+			ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+			defer cancel()
+			return recorded{v.cfg.Services.Record(ctx, v.name, &a.Deployment, a.Version)}
+		})
 	case deployment.Answer:
 		if to := v.asks[a.Ask]; to != nil {
 			v.answers = append(v.answers, answer{to, a.Err})

@@ -384,6 +384,88 @@ func TestServiceIsDeployed(t *testing.T) {
 	}
 }
 
+// version is that of the goal at each agent, once it is the same.
+func (w *fleetWorld) version() (v int64) {
+	for _, a := range w.agents {
+		g := a.shelf.Goal("web")
+		if g == nil || v != 0 && g.Version != v {
+			return 0
+		}
+		v = g.Version
+	}
+	return v
+}
+
+// TestKilledBeforeSending has a seeder die between the table and the agents: the next one sends
+// what the table has.
+func TestKilledBeforeSending(t *testing.T) {
+	w := newFleetWorld(t, 2)
+	r := w.build("web-1.zip")
+	w.deploy(r, api.Policy{})
+	w.until("the agents have the goal", func() bool { return w.version() > 0 })
+	w.stop()
+	before, err := w.tables.Service(t.Context(), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := deployment.New(before.Service)
+	var written int64
+	for _, a := range m.Step(time.Now(), deployment.Command{Ask: "x", Kind: api.CommandPause, By: "carol"}) {
+		if p, ok := a.(deployment.Publish); ok {
+			wire, err := goal.Sign(t.Context(), w.key, p.Goal)
+			if err == nil {
+				err = w.tables.Write(t.Context(), p.Service, wire, p.Before)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			written = p.Goal.Version
+		}
+	}
+	if written <= w.version() {
+		t.Fatalf("goal %d after %d", written, w.version())
+	}
+	w.start()
+	w.until("the agents have what the table has", func() bool { return w.version() == written })
+	w.until("it is paused", w.is(deployment.Paused))
+}
+
+// TestTimesAreRecorded has the table say for how long a wave has been healthy, without a new goal,
+// and a seeder that starts go on from there.
+func TestTimesAreRecorded(t *testing.T) {
+	w := newFleetWorld(t, 2)
+	r := w.build("web-1.zip")
+	w.land(r, "region-a", "region-b")
+	w.deploy(r, api.Policy{Waves: []string{"100%"}, Bake: "100s"})
+	w.until("it bakes", w.is(deployment.Baking))
+	version := w.version()
+	var recorded *services.Service
+	w.until("the table says for how long", func() bool {
+		var err error
+		recorded, err = w.tables.Service(t.Context(), "web")
+		return err == nil && recorded.Current.Baked > 0
+	})
+	if recorded.Version != version || w.version() != version {
+		t.Errorf("goal %d in the table, %d at the agents, %d before", recorded.Version, w.version(), version)
+	}
+	w.stop()
+	w.start()
+	var baked time.Duration
+	w.until("it bakes again", func() bool {
+		v, err := w.s.serviceView("web")
+		if err != nil || v.Deployment == nil {
+			return false
+		}
+		_, after, ok := strings.Cut(v.Deployment.Reason, "healthy for ")
+		said, _, _ := strings.Cut(after, " ")
+		baked, err = time.ParseDuration(said)
+		return ok && err == nil
+	})
+	if baked < recorded.Current.Baked.Truncate(time.Second) {
+		t.Errorf("healthy for %s, the table said %s", baked, recorded.Current.Baked)
+	}
+}
+
 // TestFailuresOfHosts stops a deployment, and says why.
 func TestFailuresOfHosts(t *testing.T) {
 	w := newFleetWorld(t, 5)

@@ -131,6 +131,8 @@ type Region struct {
 	// are below it.
 	Roster int `json:"roster,omitempty"`
 	Below  int `json:"below,omitempty"`
+	// Unseen is for how long hosts of the roster have been unaccounted for.
+	Unseen time.Duration `json:"unseen,omitempty"`
 }
 
 // Deployment is one change of what a service runs, as the table keeps it.
@@ -159,7 +161,11 @@ type Deployment struct {
 	By      string    `json:"by,omitempty"`
 	Started time.Time `json:"started"`
 	WaveAt  time.Time `json:"waveAt,omitzero"`
-	Ended   time.Time `json:"ended,omitzero"`
+	// Waited is for how long it has waited for its gate, Baked for how long its wave has been
+	// healthy. Both, and a region's Unseen, stand still while no seeder runs.
+	Waited time.Duration `json:"waited,omitempty"`
+	Baked  time.Duration `json:"baked,omitempty"`
+	Ended  time.Time     `json:"ended,omitzero"`
 	// Counts are of all regions when it ended.
 	Counts *goal.Counts `json:"counts,omitempty"`
 }

@@ -99,6 +99,13 @@ type Publish struct {
 	Before  int64
 }
 
+// Record wants the table to be told for how long things have lasted, on condition that the
+// service's version there is this one. Nothing follows from it, and hosts hear nothing.
+type Record struct {
+	Deployment Deployment
+	Version    int64
+}
+
 // Answer is what came of a Deploy or a Command.
 type Answer struct {
 	Ask string
@@ -122,6 +129,7 @@ type Notice struct {
 }
 
 func (Publish) action()   {}
+func (Record) action()    {}
 func (Answer) action()    {}
 func (AskRoster) action() {}
 func (Check) action()     {}

@@ -25,6 +25,9 @@ const (
 	gatherFor = 10 * time.Second
 	// maxAgents bounds the agents of one region that are remembered.
 	maxAgents = 1000
+	// recordEvery is how often the table is told for how long things have lasted, or each
+	// hundredth of a longer time: a seeder that is killed forgets no more.
+	recordEvery = 10 * time.Second
 	// maxHeld bounds the commands that wait for a write.
 	maxHeld = 100
 )
@@ -47,9 +50,12 @@ type Machine struct {
 	landed   map[string]bool               // of the target, by region
 	sha      string                        // the target's composite
 	lost     string                        // why the target will not land any more
-	since    time.Time                     // when the machine took up the deployment, for the gate's time-out
+	resumed  bool                          // the times below go on from what the table says
+	recorded time.Time                     // when the table was told of them
+	since    time.Time                     // as if it had waited for its gate since then without a break
 	gather   time.Time                     // when it began to look for its regions
-	healthy  time.Time                     // since when the wave is
+	healthy  time.Time                     // since when the wave is, as if without a break
+	baked    time.Duration                 // for how long it was, while it is not known to be
 	missing  map[string]time.Time          // since when hosts of a roster are unaccounted for, by region
 	rosters  map[string]map[string][]uint32
 	askedAt  time.Time // for rosters; zero while none are wanted
@@ -73,7 +79,7 @@ func New(s Service) *Machine {
 
 // forget begins a deployment with nothing known of it.
 func (m *Machine) forget() {
-	m.landed, m.sha, m.lost, m.since, m.gather = make(map[string]bool), "", "", time.Time{}, time.Time{}
+	m.landed, m.sha, m.lost, m.gather = make(map[string]bool), "", "", time.Time{}
 	m.checked = 0
 	if d := m.s.Current; d != nil {
 		for name, r := range d.Regions {
@@ -84,9 +90,64 @@ func (m *Machine) forget() {
 	m.forgetWave()
 }
 
-// forgetWave begins a wave, or takes one up, with nothing known of it.
+// forgetWave begins a wave, or takes one up, with nothing known of it but the times that the
+// table has.
 func (m *Machine) forgetWave() {
 	m.healthy, m.missing, m.rosters, m.askedAt, m.checking = time.Time{}, make(map[string]time.Time), nil, time.Time{}, false
+	m.resumed = false
+}
+
+// resume has times go on from what the table says.
+func (m *Machine) resume() {
+	d := m.s.Current
+	m.resumed, m.recorded, m.since, m.baked = true, m.now, m.now.Add(-lasted(d.Waited)), lasted(d.Baked)
+	for name, r := range d.Regions {
+		if unseen := lasted(r.Unseen); unseen > 0 {
+			m.missing[name] = m.now.Add(-unseen)
+		}
+	}
+}
+
+// lasted is for how long the table says that something has lasted, within bounds.
+func lasted(d time.Duration) time.Duration { return min(max(d, 0), MaxTime) }
+
+// putTimes says in a deployment for how long things have lasted.
+func (m *Machine) putTimes(d *Deployment) {
+	if !m.resumed {
+		return
+	}
+	if d.Policy.GateTimeout > 0 && (d.State == Gate || d.State == Wave) {
+		d.Waited = m.now.Sub(m.since)
+	}
+	if d.Baked = m.baked; !m.healthy.IsZero() {
+		d.Baked = m.now.Sub(m.healthy)
+	}
+	for name, r := range d.Regions {
+		if r.Unseen = 0; !m.missing[name].IsZero() {
+			r.Unseen = m.now.Sub(m.missing[name])
+		}
+		d.Regions[name] = r
+	}
+}
+
+// record has the table told, now and then, for how long things have lasted.
+func (m *Machine) record() {
+	of := m.s.Current
+	every := recordEvery
+	if len(m.missing) == 0 {
+		every = max(every, of.Policy.Bake/100, of.Policy.GateTimeout/100)
+	}
+	if m.now.Sub(m.recorded) < every {
+		return
+	}
+	m.recorded = m.now
+	next := m.s.clone()
+	d := next.Current
+	m.putTimes(d)
+	if d.Waited != of.Waited || d.Baked != of.Baked || !maps.Equal(d.Regions, of.Regions) {
+		m.s = next
+		m.act(Record{Deployment: *d, Version: m.s.Version})
+	}
 }
 
 // Service is as the table has it. Nobody may change it.
@@ -206,6 +267,9 @@ func (m *Machine) written(e Written) {
 // change has the service written as it is after f, and answers ask then.
 func (m *Machine) change(ask string, f func(s *Service, d *Deployment)) {
 	next := m.s.clone()
+	if d := next.Current; d != nil {
+		m.putTimes(d)
+	}
 	f(&next, next.Current)
 	d := next.Current
 	for name, r := range d.Regions {
@@ -249,17 +313,26 @@ func (m *Machine) decide() {
 		return
 	}
 	m.waits = nil
-	if d := m.s.Current; len(d.Regions) > 0 && len(m.regions()) == 0 && (d.State == Gate || d.State == Wave) {
+	d := m.s.Current
+	if !m.resumed && (d.State == Gate || d.State == Wave || d.State == GoingBack) { // in no other does time run
+		m.resume()
+	}
+	if len(d.Regions) > 0 && len(m.regions()) == 0 && (d.State == Gate || d.State == Wave) {
 		m.end(Stopped, "all of its regions are skipped")
 		return
 	}
-	switch m.s.Current.State {
+	switch d.State {
 	case Gate:
 		m.gate()
 	case Wave:
 		m.wave()
 	case GoingBack:
 		m.back()
+	default:
+		return
+	}
+	if m.next == nil {
+		m.record()
 	}
 }
 
@@ -272,9 +345,6 @@ func (m *Machine) wait(format string, args ...any) {
 // gate waits until hosts may switch.
 func (m *Machine) gate() {
 	d := m.s.Current
-	if m.since.IsZero() {
-		m.since = m.now
-	}
 	if !d.Fixed {
 		m.fix()
 		return
@@ -442,13 +512,13 @@ func (m *Machine) cut(wave int, regions []string) {
 	rosters := m.rosters
 	m.change("", func(_ *Service, d *Deployment) {
 		if d.Wave != wave || d.State != Wave {
-			d.WaveAt = m.now.UTC()
+			d.WaveAt, d.Baked = m.now.UTC(), 0
 		}
 		d.State, d.Wave, d.Reason = Wave, wave, ""
 		share := d.Policy.Waves[wave-1]
 		for _, name := range regions {
 			hashes, r := merged(rosters[name]), d.Regions[name]
-			r.Open, r.Roster = true, len(hashes)
+			r.Open, r.Roster, r.Unseen = true, len(hashes), 0
 			switch n := share.Of(len(hashes)); {
 			case share.Whole():
 				r.Cut = goal.Circle
@@ -495,6 +565,10 @@ func (m *Machine) wave() {
 		m.wait("waits for the build to land in %s", strings.Join(closed, ", "))
 		return
 	}
+	if m.now.Before(m.meeting) { // hosts of agents that are not met yet are not lost
+		m.wait("agents are still being met")
+		return
+	}
 	below, failed, settled, known := 0, 0, true, true
 	for _, name := range taking {
 		c := m.look(name)
@@ -515,9 +589,9 @@ func (m *Machine) wave() {
 	}
 	switch {
 	case settled && m.healthy.IsZero():
-		m.healthy = m.now
+		m.healthy = m.now.Add(-m.baked)
 	case !settled && known: // counts that are unknown alone turn nothing back
-		m.healthy = time.Time{}
+		m.healthy, m.baked = time.Time{}, 0
 	}
 	switch {
 	case !settled || m.healthy.IsZero():
@@ -632,6 +706,10 @@ func add(a, b goal.Counts) goal.Counts {
 // back waits until no host has to go back any more.
 func (m *Machine) back() {
 	d := m.s.Current
+	if m.now.Before(m.meeting) {
+		m.wait("agents are still being met")
+		return
+	}
 	failed := 0
 	all := make(map[string]bool)
 	for name, r := range d.Regions {
@@ -682,6 +760,10 @@ func (m *Machine) end(state, reason string) {
 func (m *Machine) goBack(ask, reason string, now bool) {
 	m.change(ask, func(_ *Service, d *Deployment) {
 		d.State, d.Reason, d.Now = GoingBack, reason, now
+		for name, r := range d.Regions {
+			r.Unseen = 0
+			d.Regions[name] = r
+		}
 	})
 }
 

@@ -329,6 +329,97 @@ func TestWaveCheck(t *testing.T) {
 	w.until(Done)
 }
 
+// TestTimesGoOn has the seeder killed in the midst of each time that runs, and paused: it goes
+// on from what the table says, at most recordEvery behind, and not while nobody looks.
+func TestTimesGoOn(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*Policy)
+		// begin brings about that a time begins to run, to is where it leads after lasts.
+		begin func(*world)
+		lasts time.Duration
+		over  func(*world) bool
+	}{
+		"bake": {
+			func(p *Policy) { p.Bake = 100 * time.Second },
+			func(w *world) { w.land(2, "ra"); w.until(Baking) }, 100 * time.Second,
+			func(w *world) bool { return w.table.Current.Wave == 2 },
+		},
+		"gate": {
+			func(p *Policy) { p.GateTimeout = 100 * time.Second },
+			func(w *world) { w.turn() }, 100 * time.Second,
+			func(w *world) bool { return w.table.Current.State == Stopped },
+		},
+		"hosts that are silent": {
+			func(p *Policy) { p.Waves, p.Bake = []goal.Share{"50%", "100%"}, time.Hour },
+			func(w *world) {
+				w.land(2, "ra")
+				w.until(Wave)
+				clear(w.agents["ra"]["a"].hosts)
+				clear(w.agents["ra"]["b"].hosts)
+			}, SilentFor,
+			func(w *world) bool { return w.table.Current.State == Stopped },
+		},
+	} {
+		for _, break_ := range []string{"killed", "paused", "met late"} {
+			t.Run(name+"/"+break_, func(t *testing.T) {
+				w := newWorld(t, Service{Name: "web", Version: 1, Completed: whole(1)}, map[string]int{"ra": 6})
+				w.deploy(2, policy(t, c.change))
+				c.begin(w)
+				began, away := w.now, time.Duration(0)
+				for !c.over(w) {
+					if w.now.Sub(began) > c.lasts+time.Minute+away {
+						w.fatal("not over after %s and %s of %s: %s, %v", w.now.Sub(began)-away, away, c.lasts, w.m.State(), w.m.Waits())
+					}
+					if ran := w.now.Sub(began); ran > c.lasts/2 && away == 0 {
+						at := w.now
+						switch break_ {
+						case "killed":
+							w.now = w.now.Add(time.Hour)
+							w.restart()
+						case "met late": // of two agents one is met first
+							w.restart()
+							w.step(Living{Agents: map[string][]string{"ra": {"a"}}, Until: w.now.Add(5 * time.Second)})
+							for range 4 {
+								w.now = w.now.Add(time.Second)
+								w.step(Counted{Region: "ra", Agent: "a", Counts: w.count("ra", "a", w.agents["ra"]["a"])})
+							}
+							w.step(Living{Agents: w.living})
+						case "paused":
+							w.step(Command{Kind: api.CommandPause})
+							w.write()
+							w.now = w.now.Add(time.Hour)
+							w.step(Command{Kind: api.CommandResume})
+							w.write()
+						}
+						away = w.now.Sub(at) + 1
+					}
+					w.turn()
+				}
+				if took := w.now.Sub(began) - away; took < c.lasts-5*time.Second || took > c.lasts+recordEvery+5*time.Second {
+					t.Errorf("over after %s, expected %s and at most %s more", took, c.lasts, recordEvery)
+				}
+				if n := w.records; n > 40 {
+					t.Errorf("the table was told %d times", n)
+				}
+			})
+		}
+	}
+}
+
+// TestTimesOfTheTable has a table say for how long things have lasted that they cannot have.
+func TestTimesOfTheTable(t *testing.T) {
+	for said, want := range map[time.Duration]time.Duration{-1 << 62: 0, -1: 0, 0: 0, time.Hour: time.Hour, MaxTime + 1: MaxTime, 1 << 62: MaxTime} {
+		w := newWorld(t, Service{Name: "web", Version: 1, Completed: whole(1)}, map[string]int{"ra": 1})
+		w.deploy(2, policy(t, func(p *Policy) { p.GateTimeout = MaxTime }))
+		w.table.Current.Waited, w.table.Current.Baked = said, said
+		w.restart()
+		w.step(Tick{})
+		if since := w.now.Sub(w.m.since); since != want || w.m.baked != want {
+			t.Errorf("%s: has waited for %s and baked for %s, expected %s", said, since, w.m.baked, want)
+		}
+	}
+}
+
 // tableOf reads what docs/fleet.md says that each command does in each state: state → command
 // → state, empty for refused.
 func tableOf(t *testing.T) map[string]map[string]string {

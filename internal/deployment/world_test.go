@@ -43,6 +43,7 @@ type world struct {
 	answers map[string]error
 	notices []Deployment
 	asked   bool
+	records int // how often the table was told of times alone
 	steps   []string
 }
 
@@ -91,6 +92,12 @@ func (w *world) step(e Event) {
 				w.fatal("version %d after %d, the goal has %d", a.Service.Version, a.Before, a.Goal.Version)
 			}
 			w.pending = &a
+		case Record:
+			if a.Version == w.table.Version {
+				d := a.Deployment
+				w.table.Current = &d
+				w.records++
+			}
 		case Answer:
 			w.answers[a.Ask] = a.Err
 		case AskRoster:

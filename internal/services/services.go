@@ -257,12 +257,9 @@ func decode(i item) *deployment.Deployment {
 // error wraps ErrChanged.
 func (t *Tables) Write(ctx context.Context, s deployment.Service, wire []byte, before int64) error {
 	d := s.Current
-	document, err := json.Marshal(d)
+	of, err := encode(s.Name, d)
 	if err != nil {
-		return fmt.Errorf("encoding a deployment: %w", err)
-	}
-	if len(document) > maxDocument {
-		return fmt.Errorf("deployment %s of %s: %d bytes, at most %d", d.ID, s.Name, len(document), maxDocument)
+		return err
 	}
 	i := item{"service": text(s.Name), "version": number(s.Version), "goal": &types.AttributeValueMemberB{Value: wire}, "deployment": text(d.ID)}
 	if s.Completed != nil {
@@ -276,8 +273,33 @@ func (t *Tables) Write(ctx context.Context, s deployment.Service, wire []byte, b
 	if before > 0 {
 		put.ConditionExpression, put.ExpressionAttributeValues = aws.String("version = :before"), item{":before": number(before)}
 	}
+	return t.transact(ctx, s.Name, types.TransactWriteItem{Put: put}, types.TransactWriteItem{Put: &types.Put{TableName: &t.names.Deployments, Item: of}})
+}
+
+// Record puts a service's newest deployment into its table, on condition that the service's
+// version is still this one. Else the error wraps ErrChanged.
+func (t *Tables) Record(ctx context.Context, service string, d *deployment.Deployment, version int64) error {
+	of, err := encode(service, d)
+	if err != nil {
+		return err
+	}
+	return t.transact(ctx, service, types.TransactWriteItem{ConditionCheck: &types.ConditionCheck{
+		TableName: &t.names.Services, Key: item{"service": text(service)},
+		ConditionExpression: aws.String("version = :version"), ExpressionAttributeValues: item{":version": number(version)},
+	}}, types.TransactWriteItem{Put: &types.Put{TableName: &t.names.Deployments, Item: of}})
+}
+
+// encode makes a deployment's item.
+func encode(service string, d *deployment.Deployment) (item, error) {
+	document, err := json.Marshal(d)
+	if err != nil {
+		return nil, fmt.Errorf("encoding a deployment: %w", err)
+	}
+	if len(document) > maxDocument {
+		return nil, fmt.Errorf("deployment %s of %s: %d bytes, at most %d", d.ID, service, len(document), maxDocument)
+	}
 	of := item{
-		"service": text(s.Name), "deploymentId": text(d.ID), "state": text(d.State), "key": text(d.Target.Key),
+		"service": text(service), "deploymentId": text(d.ID), "state": text(d.State), "key": text(d.Target.Key),
 		"started": text(d.Started.UTC().Format(time.RFC3339)), "document": text(string(document)),
 	}
 	if d.By != "" {
@@ -286,14 +308,17 @@ func (t *Tables) Write(ctx context.Context, s deployment.Service, wire []byte, b
 	if !d.Ended.IsZero() {
 		of["ended"] = text(d.Ended.UTC().Format(time.RFC3339))
 	}
-	_, err = t.client.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{TransactItems: []types.TransactWriteItem{
-		{Put: put}, {Put: &types.Put{TableName: &t.names.Deployments, Item: of}},
-	}})
+	return of, nil
+}
+
+// transact writes all or nothing: nothing where a condition about a service does not hold.
+func (t *Tables) transact(ctx context.Context, service string, items ...types.TransactWriteItem) error {
+	_, err := t.client.TransactWriteItems(ctx, &dynamodb.TransactWriteItemsInput{TransactItems: items})
 	var canceled *types.TransactionCanceledException
 	if errors.As(err, &canceled) {
 		for _, r := range canceled.CancellationReasons {
 			if aws.ToString(r.Code) == "ConditionalCheckFailed" {
-				return fmt.Errorf("table %s: %s: %w", t.names.Services, s.Name, ErrChanged)
+				return fmt.Errorf("table %s: %s: %w", t.names.Services, service, ErrChanged)
 			}
 		}
 	}

@@ -212,3 +212,23 @@ func TestLogFailures(t *testing.T) {
 		t.Error("no error of a call that was given up")
 	}
 }
+
+// TestRecord puts down a deployment alone, unless the service has changed.
+func TestRecord(t *testing.T) {
+	tables := newTables(t)
+	s := service(5, 2)
+	if err := tables.Write(t.Context(), s, []byte("goal 5"), 0); err != nil {
+		t.Fatal(err)
+	}
+	d := *s.Current
+	d.Baked = time.Minute
+	for version, want := range map[int64]error{4: ErrChanged, 6: ErrChanged, 5: nil} {
+		if err := tables.Record(t.Context(), "web", &d, version); !errors.Is(err, want) {
+			t.Errorf("under version %d: %v, expected %v", version, err, want)
+		}
+	}
+	got, err := tables.Service(t.Context(), "web")
+	if err != nil || got.Version != 5 || string(got.Wire) != "goal 5" || got.Current.Baked != time.Minute {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
