@@ -447,7 +447,7 @@ func tableOf(t *testing.T) map[string]map[string]string {
 			}
 		}
 	}
-	if len(table) != 9 || len(table[Done]) != 7 {
+	if len(table) != 10 || len(table[Done]) != 7 {
 		t.Fatalf("docs/fleet.md has no table of commands and states: %v", table)
 	}
 	return table
@@ -455,7 +455,7 @@ func tableOf(t *testing.T) map[string]map[string]string {
 
 // TestCommands has each command in each state do what docs/fleet.md says.
 func TestCommands(t *testing.T) {
-	const nothing = "nothing yet"
+	const nothing, pausedThere = "nothing yet", "paused there"
 	for state, does := range tableOf(t) {
 		for command, want := range does {
 			t.Run(state+"/"+command, func(t *testing.T) {
@@ -464,7 +464,7 @@ func TestCommands(t *testing.T) {
 					w.deploy(2, policy(t, func(p *Policy) { p.Bake = 10 * time.Second }))
 				}
 				to := func(state string) { w.until(state) }
-				if state != nothing && state != Gate {
+				if state != nothing && state != Gate && state != pausedThere {
 					w.land(2, "ra", "rb")
 				}
 				switch state {
@@ -473,6 +473,12 @@ func TestCommands(t *testing.T) {
 					for range 3 {
 						w.turn()
 					}
+				case pausedThere:
+					for range 3 {
+						w.turn()
+					}
+					w.step(Command{Kind: api.CommandPause})
+					w.write()
 				case Paused:
 					to(Wave)
 					w.step(Command{Kind: api.CommandPause})
