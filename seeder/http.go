@@ -51,6 +51,8 @@ var roles = map[string]operator.Role{
 	"POST /services/{name}/abort":       operator.Deploy,
 	"POST /services/{name}/rollback":    operator.Deploy,
 	"POST /services/{name}/skip":        operator.Deploy,
+	"POST /services/{name}/hold":        operator.Deploy,
+	"POST /services/{name}/release":     operator.Deploy,
 }
 
 func (s *Seeder) handler() http.Handler {

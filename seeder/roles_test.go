@@ -43,6 +43,8 @@ func TestRoles(t *testing.T) {
 		"POST /services/{name}/abort":       operator.Deploy,
 		"POST /services/{name}/rollback":    operator.Deploy,
 		"POST /services/{name}/skip":        operator.Deploy,
+		"POST /services/{name}/hold":        operator.Deploy,
+		"POST /services/{name}/release":     operator.Deploy,
 
 		"POST /limits": operator.Admin,
 		"GET /audit":   operator.Admin,

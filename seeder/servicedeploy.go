@@ -144,12 +144,17 @@ func (s *Seeder) commandService(ctx context.Context, name, command string, r api
 	if err != nil {
 		return nil, err
 	}
+	for _, h := range r.Hosts {
+		if err := goal.CheckName("host", h); err != nil {
+			return nil, &web.Error{Code: http.StatusBadRequest, Err: err}
+		}
+	}
 	if command == api.CommandSkip {
 		if err := goal.CheckName("region", r.Region); err != nil {
 			return nil, &web.Error{Code: http.StatusBadRequest, Err: err}
 		}
 	}
-	if err := v.do(ctx, deployment.Command{Kind: command, Region: r.Region, Now: r.Now, By: by}); err != nil {
+	if err := v.do(ctx, deployment.Command{Kind: command, Region: r.Region, Hosts: r.Hosts, Now: r.Now, By: by}); err != nil {
 		return nil, err
 	}
 	return &api.ServiceCommandAnswer{Service: v.shown()}, nil

@@ -6,9 +6,11 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/goal"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/web"
 )
@@ -41,6 +43,8 @@ func (s *Seeder) serveServices(mux *web.Mux) {
 	mux.JSON("POST /services/{name}/abort", s.serviceCommand(api.CommandAbort))
 	mux.JSON("POST /services/{name}/rollback", s.serviceCommand(api.CommandRollback))
 	mux.JSON("POST /services/{name}/skip", s.serviceCommand(api.CommandSkip))
+	mux.JSON("POST /services/{name}/hold", s.serviceCommand(api.CommandHold))
+	mux.JSON("POST /services/{name}/release", s.serviceCommand(api.CommandRelease))
 }
 
 // postDeployment begins a deployment, or says what it would do.
@@ -82,8 +86,13 @@ func (s *Seeder) serviceCommand(command string) func(*http.Request) (int, any, e
 			return 0, nil, web.Errorf(http.StatusBadRequest, "region means nothing to %s", command)
 		case command != api.CommandRollback && request.Now:
 			return 0, nil, web.Errorf(http.StatusBadRequest, "now means nothing to %s", command)
+		case (command == api.CommandHold || command == api.CommandRelease) == (len(request.Hosts) == 0):
+			return 0, nil, web.Errorf(http.StatusBadRequest, "hosts are those to hold or to release, and mean nothing to other commands")
+		case len(request.Hosts) > goal.MaxHeld:
+			return 0, nil, web.Errorf(http.StatusBadRequest, "%d hosts, at most %d", len(request.Hosts), goal.MaxHeld)
 		}
 		web.About(r, "region", request.Region)
+		web.About(r, "hosts", strings.Join(request.Hosts, ","))
 		answer, err := s.commandService(r.Context(), r.PathValue("name"), command, request, web.By(r))
 		return http.StatusOK, answer, err
 	}
@@ -113,7 +122,14 @@ func (s *Seeder) getHosts(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, &web.Error{Code: http.StatusServiceUnavailable, Err: err, RetryAfter: hostsPatience}
 	}
-	return http.StatusOK, mergeHosts(answers, silent, limit), nil
+	out := mergeHosts(answers, silent, limit)
+	for i := range out.Hosts {
+		h := &out.Hosts[i]
+		if of, ok := s.index.get(h.Running); ok {
+			h.Key = of.FileKey
+		}
+	}
+	return http.StatusOK, out, nil
 }
 
 // mergeHosts makes one list of what agents say. A host that two of them know has moved: it

@@ -356,16 +356,22 @@ func serviceShowCommand() *cli.Command {
 func hostsCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "hosts",
-		Usage:     "list hosts of a service, as the agents know them",
-		ArgsUsage: "SERVICE",
-		Description: "A failed one is shown with the reason and the last line that its hook said; -o json has more of them.\n\n" +
-			"Examples:\n\n  seeder hosts web\n  seeder hosts web --state failed\n  seeder hosts web --state failed -o json",
+		Usage:     "list hosts of a service, as the agents know them; hold some, or release them",
+		ArgsUsage: "SERVICE | SERVICE hold HOST… | SERVICE release HOST…",
+		Description: "Each is shown with its state, the build that it runs, the version of the goal that it follows, when it was seen last and its labels.\n" +
+			"A failed one is shown with the reason and the last line that its hook said; -o json has more of them.\n" +
+			"Held hosts stay with what they run, whatever is deployed or rolled back, and are in no wave, until they are released.\n\n" +
+			"Examples:\n\n  seeder hosts web\n  seeder hosts web --state failed\n  seeder hosts web --state failed -o json\n" +
+			"  seeder hosts web hold web-17\n  seeder hosts web release web-17",
 		Flags: append(connectFlags(),
 			command.String("state", "", "only hosts in a `STATE`: "+strings.Join(api.HostStates(), ", ")),
 			command.Int("limit", 100, "hosts to show"),
 			command.Output(),
 		),
 		Action: func(c *cli.Context) error {
+			if c.NArg() > 1 {
+				return holdHosts(c)
+			}
 			return commandService(c, func(to *client.Client, service string, asJSON bool) error {
 				if state := c.String("state"); state != "" && !slices.Contains(api.HostStates(), state) {
 					return command.Usagef("--state is %q, expected one of %s", state, strings.Join(api.HostStates(), ", "))
@@ -381,6 +387,36 @@ func hostsCommand() *cli.Command {
 			})
 		},
 	}
+}
+
+// holdHosts holds hosts of a service, or releases them.
+func holdHosts(c *cli.Context) error {
+	asJSON, err := command.JSONWanted(c)
+	if err != nil {
+		return err
+	}
+	service, what, hosts := c.Args().First(), c.Args().Get(1), c.Args().Slice()[2:]
+	if what != api.CommandHold && what != api.CommandRelease || len(hosts) == 0 || c.IsSet("state") || c.IsSet("limit") {
+		return command.Usagef("hosts takes a SERVICE, or a SERVICE, hold or release, and HOSTs")
+	}
+	for _, h := range hosts {
+		if err := goal.CheckName("host", h); err != nil {
+			return command.Usagef("%w", err)
+		}
+	}
+	to, err := connect(c)
+	if err != nil {
+		return err
+	}
+	do := to.Hold
+	if what == api.CommandRelease {
+		do = to.Release
+	}
+	answer, err := do(c.Context, service, hosts...)
+	if err != nil {
+		return explainService(c, err)
+	}
+	return showService(answer, &answer.Service, asJSON)
 }
 
 // commandService does something about the service that the only argument names.

@@ -57,6 +57,7 @@ func (f *fleet) start(t *testing.T) (url string) {
 		at := time.Now()
 		answer(w, 200, api.HostViews{All: 700, Unanswered: []string{"region-b"}, Hosts: []api.HostView{{
 			Host: "h1", Region: "region-a", Zone: "z1", State: r.URL.Query().Get("state"), Running: deploymentID, Version: 7,
+			Labels: map[string]string{"rack": "7", "disk": "ssd"}, Key: "hello-1.0.0.zip", Held: true,
 			Phase: "check", Error: "exit status 1", Output: "starting\nport 80 is taken\n", SeenAt: &at,
 		}}})
 	})
@@ -218,10 +219,18 @@ func TestServiceCommands(t *testing.T) {
 		{"pause web", []api.Service{at(api.DeploymentPaused, 1, 1, 0)}, 0, "paused, 1 of 2 (20%)"},
 		{"resume web", nil, 1, "is wave; look at it with: seeder service web --seeder "},
 		{"abort web", []api.Service{at(api.DeploymentStopped, 1, 1, 0)}, 0, "stopped"},
-		{"skip web region-b", []api.Service{done}, 0, "{Region:region-b Now:false}"},
+		{"skip web region-b", []api.Service{done}, 0, "{Region:region-b Now:false Hosts:[]}"},
 		{"skip web", nil, 2, "skip takes a SERVICE and a REGION"},
 		{"rollback web --now", []api.Service{at(api.DeploymentBack, 1, 1, 0), back}, 0, "went back"},
-		{"rollback web --now", []api.Service{at(api.DeploymentBack, 1, 1, 0), back}, 0, "{Region: Now:true}"},
+		{"rollback web --now", []api.Service{at(api.DeploymentBack, 1, 1, 0), back}, 0, "{Region: Now:true Hosts:[]}"},
+		{"hosts web hold h1 h2", []api.Service{done}, 0, "Hosts:[h1 h2]"},
+		{"hosts web release h1", []api.Service{done}, 0, "release {Region: Now:false Hosts:[h1]"},
+		{"hosts web stop h1", nil, 2, "hosts takes a SERVICE, or a SERVICE, hold or release, and HOSTs"},
+		{"hosts web hold", nil, 2, "hold or release, and HOSTs"},
+		{"hosts web hold ../h1", nil, 2, "expected at most 63"},
+		{"hosts web", nil, 0, "disk=ssd,rack=7"},
+		{"hosts web", nil, 0, "held; check: exit status 1"},
+		{"hosts web", nil, 0, "hello-1.0.0.zip"},
 		{"rollback web", []api.Service{at(api.DeploymentBack, 1, 1, 0), failed}, 1, "web has not gone back everywhere: stopped"},
 		{"rollback web --no-wait", []api.Service{at(api.DeploymentBack, 1, 1, 0)}, 0, "going back"},
 		{"deploy web", nil, 2, "deploy takes a SERVICE and a KEY"},

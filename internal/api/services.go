@@ -260,6 +260,8 @@ const (
 	CommandAbort    = "abort"
 	CommandRollback = "rollback"
 	CommandSkip     = "skip"
+	CommandHold     = "hold"
+	CommandRelease  = "release"
 )
 
 // ServiceCommandRequest says more of a command.
@@ -268,6 +270,8 @@ type ServiceCommandRequest struct {
 	Region string `json:"region,omitempty"`
 	// Now lifts the limit of hosts that switch at a time, of a roll-back.
 	Now bool `json:"now,omitempty"`
+	// Hosts are those to hold or to release.
+	Hosts []string `json:"hosts,omitempty"`
 }
 
 // ServiceCommandAnswer is the service after a command.
@@ -288,9 +292,15 @@ type HostView struct {
 	Host   string `json:"host"`
 	Region string `json:"region"`
 	Zone   string `json:"zone,omitempty"`
-	State  string `json:"state"`
-	// Running is the executionId of the build that it runs; empty for none.
+	// Labels are what it says of itself.
+	Labels map[string]string `json:"labels,omitempty"`
+	State  string            `json:"state"`
+	// Held: it stays with what it runs.
+	Held bool `json:"held,omitempty"`
+	// Running is the executionId of the build that it runs; empty for none. Key is that
+	// build's, where it is known.
 	Running string `json:"running,omitempty"`
+	Key     string `json:"key,omitempty"`
 	// Version is that of the goal that it follows.
 	Version int64 `json:"version"`
 	// Phase, Error and Output are of what failed last: the last lines of the hook.

@@ -218,7 +218,7 @@ func TestContract(t *testing.T) {
 		if at.c == nil || !strings.HasPrefix(path, "/services/") {
 			continue
 		}
-		body := map[string]string{"deployments": `{"key":"done.bin"}`, "skip": `{"region":"region-b"}`}[path[strings.LastIndex(path, "/")+1:]]
+		body := map[string]string{"deployments": `{"key":"done.bin"}`, "skip": `{"region":"region-b"}`, "hold": `{"hosts":["h"]}`, "release": `{"hosts":["h"]}`}[path[strings.LastIndex(path, "/")+1:]]
 		code := 501
 		if status == "503" {
 			code = 503
@@ -405,6 +405,8 @@ func (a caller) services() {
 		what, body string
 		code       int
 	}{
+		{"hold", `{"hosts":["h1"]}`, 200}, {"hold", `{"hosts":["h1"]}`, 409}, {"hold", "{}", 400}, {"hold", `{"hosts":["A B"]}`, 400},
+		{"release", `{"hosts":["h1"]}`, 200}, {"release", `{"hosts":["h1"]}`, 409}, {"release", "{}", 400}, {"pause", `{"hosts":["h1"]}`, 400},
 		{"resume", "", 409}, {"skip", `{"region":"elsewhere"}`, 409}, {"pause", "", 200}, {"pause", "{}", 409}, {"resume", "{}", 200},
 		{"pause", `{"region":"x"}`, 400}, {"resume", `{"now":true}`, 400}, {"abort", `{"now":true}`, 400}, {"rollback", region, 400}, {"skip", "{}", 400}, {"skip", `{"region":"A B"}`, 400},
 		{"abort", "", 200}, {"abort", "", 409}, {"skip", region, 409},

@@ -83,9 +83,39 @@ func (m *Machine) command(e Command) error {
 		})
 	case api.CommandRollback:
 		return m.rollback(e, "rolled back"+by)
+	case api.CommandHold:
+		return m.holdHosts(e)
+	case api.CommandRelease:
+		return m.releaseHosts(e)
 	default:
 		return fmt.Errorf("%w: unknown command %.20q", ErrState, e.Kind)
 	}
+	return nil
+}
+
+// holdHosts has hosts stay with what they run, whatever the goal is.
+func (m *Machine) holdHosts(e Command) error {
+	held := slices.Compact(slices.Sorted(slices.Values(slices.Concat(m.s.Held, e.Hosts))))
+	switch {
+	case len(held) == len(m.s.Held):
+		return fmt.Errorf("%w: held already: %v", ErrState, e.Hosts)
+	case len(held) > goal.MaxHeld:
+		return fmt.Errorf("%w: that would be %d held hosts, at most %d can be", ErrState, len(held), goal.MaxHeld)
+	}
+	m.change(e.Ask, func(s *Service, _ *Deployment) { s.Held = held })
+	return nil
+}
+
+// releaseHosts has hosts follow the goal again.
+func (m *Machine) releaseHosts(e Command) error {
+	for _, h := range e.Hosts {
+		if !slices.Contains(m.s.Held, h) {
+			return fmt.Errorf("%w: host %.80q is not held", ErrState, h)
+		}
+	}
+	m.change(e.Ask, func(s *Service, _ *Deployment) {
+		s.Held = slices.DeleteFunc(slices.Clone(s.Held), func(h string) bool { return slices.Contains(e.Hosts, h) })
+	})
 	return nil
 }
 

@@ -191,6 +191,8 @@ type Service struct {
 	Completed *goal.Build
 	// Current is the newest deployment; nil before the first.
 	Current *Deployment
+	// Held are hosts that stay with what they run, in order.
+	Held []string
 }
 
 // clone shares nothing that is changed in place.
@@ -209,7 +211,7 @@ func (s *Service) goal(version int64, now time.Time) *goal.Goal {
 	g := &goal.Goal{
 		Service: s.Name, Version: version, Deployment: d.ID, Target: d.Target, Stable: d.Stable,
 		MaxUnavailable: d.Policy.MaxUnavailable, By: d.By, Issued: now.UTC(),
-		Paused: d.State == Paused || d.State == Stopped,
+		Paused: d.State == Paused || d.State == Stopped, Held: s.Held,
 	}
 	switch d.State {
 	case GoingBack, WentBack: // everywhere, through no gate and no wave

@@ -27,6 +27,8 @@ type Command struct {
 	ID string
 	// Region is the one to skip.
 	Region string
+	// Hosts are those to hold, or to release.
+	Hosts []string
 	// Now is as in Deployment.
 	Now bool
 	By  string

@@ -259,7 +259,7 @@ func (m *Machine) written(e Written) {
 	default:
 		m.rosters, m.askedAt = nil, time.Time{}
 	}
-	if d.Over() {
+	if d.Over() && (before == nil || before.ID != d.ID || !before.Over()) {
 		m.act(Notice{*d, m.now})
 	}
 }

@@ -447,7 +447,7 @@ func tableOf(t *testing.T) map[string]map[string]string {
 			}
 		}
 	}
-	if len(table) != 10 || len(table[Done]) != 7 {
+	if len(table) != 10 || len(table[Done]) != 9 {
 		t.Fatalf("docs/fleet.md has no table of commands and states: %v", table)
 	}
 	return table
@@ -495,12 +495,16 @@ func TestCommands(t *testing.T) {
 				default:
 					to(state)
 				}
+				if command == api.CommandRelease && state != nothing {
+					w.step(Command{Kind: api.CommandHold, Hosts: []string{"host-0"}})
+					w.write()
+				}
 				before := len(w.goals)
 				kind, now := strings.CutSuffix(command, " --now")
 				if command == "deploy" {
 					w.step(Deploy{Ask: "x", ID: id(9), Target: build(9), Policy: policy(t, nil)})
 				} else {
-					w.step(Command{Ask: "x", Kind: kind, Now: now, ID: id(9), Region: "ra", By: "carol"})
+					w.step(Command{Ask: "x", Kind: kind, Now: now, ID: id(9), Region: "ra", Hosts: []string{"host-0"}, By: "carol"})
 				}
 				_, early := w.answers["x"]
 				wrote := w.pending != nil
@@ -520,6 +524,56 @@ func TestCommands(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestHeld has hosts stay with what they run, over waves and roll-backs, until released.
+func TestHeld(t *testing.T) {
+	w := newWorld(t, Service{Name: "web", Version: 1, Completed: whole(1)}, map[string]int{"ra": 6})
+	running := func(name string) string {
+		for _, a := range w.agents["ra"] {
+			if h := a.hosts[name]; h != nil {
+				return h.running
+			}
+		}
+		return ""
+	}
+	command := func(kind string, hosts ...string) error {
+		w.step(Command{Ask: "x", Kind: kind, ID: id(50 + len(w.goals)), Hosts: hosts})
+		w.write()
+		return w.answers["x"]
+	}
+	w.deploy(2, policy(t, nil))
+	w.land(2, "ra")
+	if err := command(api.CommandHold, "host-0", "host-3"); err != nil {
+		t.Fatal(err)
+	}
+	if d := w.until(Done); d.Counts.Healthy != 4 {
+		t.Errorf("%+v", d.Counts)
+	}
+	notices := len(w.notices)
+	if running("host-0") != build(1).ExecutionID || w.on("ra", 2) != 4 {
+		t.Errorf("held, and runs %s; %d hosts have switched", running("host-0"), w.on("ra", 2))
+	}
+	for name, err := range map[string]error{"held twice": command(api.CommandHold, "host-3"), "released, and not held": command(api.CommandRelease, "host-1")} {
+		if !errors.Is(err, ErrState) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := command(api.CommandRelease, "host-0"); err != nil {
+		t.Fatal(err)
+	}
+	w.turn()
+	w.turn()
+	if running("host-0") != build(2).ExecutionID || running("host-3") != build(1).ExecutionID || w.table.Current.State != Done || len(w.notices) != notices {
+		t.Errorf("%s and %s run, %s, told %d times more", running("host-0"), running("host-3"), w.table.Current.State, len(w.notices)-notices)
+	}
+	var many []string
+	for i := range goal.MaxHeld {
+		many = append(many, fmt.Sprintf("many-%d", i))
+	}
+	if err := command(api.CommandHold, many...); !errors.Is(err, ErrState) || !strings.Contains(err.Error(), "at most 200") {
+		t.Errorf("one more than can be held: %v", err)
 	}
 }
 
@@ -592,8 +646,8 @@ func anyOrder(t *testing.T, r *rand.Rand) {
 		case 13:
 			w.land(1+r.IntN(n), region)
 		case 14:
-			kinds := []string{api.CommandPause, api.CommandResume, api.CommandResume, api.CommandAbort, api.CommandRollback, api.CommandSkip}
-			w.step(Command{Ask: "x", Kind: kinds[r.IntN(len(kinds))], ID: id(500 + n), Region: region, Now: r.IntN(2) == 0})
+			kinds := []string{api.CommandPause, api.CommandResume, api.CommandResume, api.CommandAbort, api.CommandRollback, api.CommandSkip, api.CommandHold, api.CommandRelease}
+			w.step(Command{Ask: "x", Kind: kinds[r.IntN(len(kinds))], ID: id(500 + n), Region: region, Hosts: []string{fmt.Sprintf("host-%d", r.IntN(8))}, Now: r.IntN(2) == 0})
 		case 15:
 			if r.IntN(3) == 0 {
 				deploy()

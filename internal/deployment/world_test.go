@@ -183,9 +183,6 @@ func (w *world) count(region, name string, a *agent) goal.Counts {
 	}
 	c.Version = a.goal.Version
 	for host, h := range a.hosts {
-		if a.goal.For(region, host) == &a.goal.Target {
-			c.Below++
-		}
 		if h.running == a.goal.Target.ExecutionID {
 			c.OnTarget++
 		}
@@ -193,11 +190,23 @@ func (w *world) count(region, name string, a *agent) goal.Counts {
 		if h.goal != a.goal {
 			state = goal.Waiting
 		}
+		held := slices.Contains(a.goal.Held, host)
+		if state == goal.Failed && held {
+			state = goal.Sick
+		}
+		if a.goal.Named(region, host) == &a.goal.Target {
+			c.Below++
+			if held && state != goal.Healthy {
+				c.Out++
+			}
+		}
 		switch state {
 		case goal.Healthy:
 			c.Healthy++
 		case goal.Failed:
 			c.Failed++
+		case goal.Sick:
+			c.Sick++
 		case goal.Waiting:
 			c.Waiting++
 		default:
@@ -209,6 +218,9 @@ func (w *world) count(region, name string, a *agent) goal.Counts {
 
 func (w *world) roster(a *agent) (out []uint32) {
 	for host := range a.hosts {
+		if a.goal != nil && slices.Contains(a.goal.Held, host) {
+			continue
+		}
 		out = append(out, uint32(goal.HashOf("web", host)))
 	}
 	slices.Sort(out)

@@ -49,11 +49,17 @@ func (r *running) told() bool {
 	return g != nil && r.state.Running == g.Target.ExecutionID
 }
 
+// held reports whether a host is to stay with what it runs.
+func (r *running) held() bool {
+	g := r.service.goal
+	return g != nil && slices.Contains(g.Held, r.host.name)
+}
+
 // stateOf is the state that a host is counted under: what it says, as far as that can be.
 func (m *machine) stateOf(r *running) string {
 	if lost := r.host.lostAt; !lost.IsZero() {
 		switch {
-		case !r.told():
+		case !r.told() || r.held():
 			return goal.Absent
 		case r.silent:
 			return goal.Failed
@@ -61,7 +67,12 @@ func (m *machine) stateOf(r *running) string {
 	}
 	g := r.service.goal
 	switch said := r.state.State; said {
-	case goal.Switching, goal.Failed:
+	case goal.Switching:
+		return said
+	case goal.Failed:
+		if r.held() {
+			return goal.Sick // nobody tells it to switch any more
+		}
 		return said
 	case goal.Sick:
 		if g != nil && r.state.Running == g.Target.ExecutionID {
@@ -124,9 +135,9 @@ func (m *machine) counted(s *service) goal.Counts {
 		if r.state.Running == target {
 			n.OnTarget++
 		}
-		if build := s.goal.For(m.region, r.host.name); build != nil && build.ExecutionID == target {
+		if build := s.goal.Named(m.region, r.host.name); build != nil && build.ExecutionID == target {
 			n.Below++
-			if state == goal.Absent || state == goal.Sick {
+			if state == goal.Absent || state == goal.Sick || state != goal.Healthy && r.held() {
 				n.Out++
 			}
 		}
@@ -218,7 +229,8 @@ func (m *machine) list(name, state string, most int) (all int, hosts []api.HostV
 		}
 		seen = seen.UTC()
 		hosts = append(hosts, api.HostView{
-			Host: r.host.name, Region: m.region, Zone: r.host.zone, State: m.stateOf(r), Running: r.state.Running, Version: r.state.Goal,
+			Host: r.host.name, Region: m.region, Zone: r.host.zone, Labels: r.host.labels, State: m.stateOf(r), Running: r.state.Running, Version: r.state.Goal,
+			Held:  r.held(),
 			Phase: r.state.Phase, Error: r.state.Error, Output: r.state.Output, SeenAt: &seen,
 		})
 	}

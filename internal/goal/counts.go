@@ -59,8 +59,9 @@ type Counts struct {
 	Sick      int `json:"sick,omitempty"`
 	// OnTarget are those that run the target now, healthy or not.
 	OnTarget int `json:"onTarget,omitempty"`
-	// Below are those below the cut in whichever state, Out those of them that are absent or
-	// sick. Below are all where there is no cut: the stable build is the target.
+	// Below are those below the cut in whichever state, Out those of them that are absent,
+	// sick, or held and not healthy. Below are all where there is no cut: the stable build is
+	// the target.
 	Below int `json:"below,omitempty"`
 	Out   int `json:"out,omitempty"`
 	// Zones are the same hosts by zone: the MaxZones that have most, in order of name. None

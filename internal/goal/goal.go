@@ -122,6 +122,11 @@ func (g *Goal) For(region, host string) *Build {
 	if slices.Contains(g.Held, host) {
 		return nil
 	}
+	return g.Named(region, host)
+}
+
+// Named is what a host is to run unless it is held; nil for what it runs.
+func (g *Goal) Named(region, host string) *Build {
 	r, named := g.Regions[region]
 	if named && r.Open && HashOf(g.Service, host) < r.Cut || !named && g.Done {
 		return &g.Target

@@ -17,6 +17,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/call"
 	"github.com/landfall-dist/landfall/internal/goal"
+	"github.com/landfall-dist/landfall/internal/hostwire"
 	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/identity/identitytest"
 	"github.com/landfall-dist/landfall/internal/retry"
@@ -364,6 +365,10 @@ func TestFleetIsBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var labels strings.Builder
+	for i := range hostwire.MaxLabels {
+		fmt.Fprintf(&labels, `"k%d":"v",`, i)
+	}
 	for what, of := range map[string]struct {
 		kind byte
 		body string
@@ -386,6 +391,8 @@ func TestFleetIsBounded(t *testing.T) {
 		"hosts without a name":        {kindHosts, `{"h":[{"state":"ready"}]}`},
 		"too many hosts":              {kindHosts, `{"a":1000001}`},
 		"long words of a host":        {kindHosts, `{"h":[{"host":"h1","state":"ready","error":"` + strings.Repeat("x", maxHostText+1) + `"}]}`},
+		"too many labels":             {kindHosts, `{"h":[{"host":"h1","state":"ready","labels":{` + labels.String() + `"x":""}}]}`},
+		"a long label":                {kindHosts, `{"h":[{"host":"h1","state":"ready","labels":{"x":"` + strings.Repeat("x", hostwire.MaxLabel+1) + `"}}]}`},
 		"wants no list":               {kindWant, `{}`},
 		"wants too many":              {kindWant, `["` + strings.Repeat(`","`, goal.MaxServices+1) + `"]`},
 		"a seeder's question":         {kindHostsOf, `{"s":"web","l":1}`},
@@ -409,6 +416,9 @@ func TestFleetIsBounded(t *testing.T) {
 		if err := handle(one, of.kind, s.Name(), []byte(of.body)); err == nil {
 			t.Errorf("%s: taken", what)
 		}
+	}
+	if a, err := decodeHosts([]byte(`{"h":[{"host":"h1","state":"ready","key":"web.zip","labels":{"rack":"7"}}]}`)); err != nil || a.Hosts[0].Key != "" || a.Hosts[0].Labels["rack"] != "7" {
+		t.Errorf("%+v, %v", a, err)
 	}
 	if err := handle(s, kindCounts, "nobody-"+ulid.Make().String(), []byte(`[]`)); err == nil {
 		t.Error("counts of nobody are taken")

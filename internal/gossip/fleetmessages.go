@@ -9,6 +9,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/goal"
+	"github.com/landfall-dist/landfall/internal/hostwire"
 )
 
 // isFleet reports whether a message is one about the fleet.
@@ -105,6 +106,15 @@ func decodeHosts(body []byte) (a hostsAnswer, err error) {
 		}
 		if max(len(h.Zone), len(h.Running), len(h.Phase), len(h.Error)) > maxHostText || len(h.Output) > goal.MaxOutput {
 			return a, fmt.Errorf("hosts: what is said of %s is too long", h.Host)
+		}
+		h.Key = "" // which is not an agent's to say
+		if len(h.Labels) > hostwire.MaxLabels {
+			return a, fmt.Errorf("hosts: %d labels of %s, at most %d", len(h.Labels), h.Host, hostwire.MaxLabels)
+		}
+		for k, v := range h.Labels {
+			if max(len(k), len(v)) > hostwire.MaxLabel {
+				return a, fmt.Errorf("hosts: a label of %s is too long", h.Host)
+			}
 		}
 	}
 	return a, nil

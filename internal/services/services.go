@@ -1,7 +1,7 @@
 // Package services is the three tables of the fleet, which the seeder writes: what each
 // service is to run, its deployments, and what failed on its hosts.
 //
-//	LandfallServices     service (S)                     version N, goal B (as it is signed), completed S (JSON), deployment S
+//	LandfallServices     service (S)                     version N, goal B (as it is signed), completed S (JSON), held S (JSON), deployment S
 //	                     "head"                          beat B (as it is signed)
 //	LandfallDeployments  service (S), deploymentId (S)   state S, key S, by S, started S, ended S, document S (JSON)
 //	host-deployment-logs region#deployment#nn (S), host (S)
@@ -199,6 +199,11 @@ func (t *Tables) read(ctx context.Context, name string, i item) (*Service, error
 			return odd(fmt.Errorf("completed: %w", err))
 		}
 	}
+	if held := of.Whole("held"); held != "" {
+		if err := json.Unmarshal([]byte(held), &s.Held); err != nil || len(s.Held) > goal.MaxHeld {
+			return odd(fmt.Errorf("held: %d hosts: %w", len(s.Held), err))
+		}
+	}
 	d, err := t.Deployment(ctx, name, of.Text("deployment"))
 	if err != nil {
 		return nil, err
@@ -268,6 +273,13 @@ func (t *Tables) Write(ctx context.Context, s deployment.Service, wire []byte, b
 			return fmt.Errorf("encoding a build: %w", err)
 		}
 		i["completed"] = text(string(completed))
+	}
+	if len(s.Held) > 0 {
+		held, err := json.Marshal(s.Held)
+		if err != nil {
+			return fmt.Errorf("encoding held hosts: %w", err)
+		}
+		i["held"] = text(string(held))
 	}
 	put := &types.Put{TableName: &t.names.Services, Item: i, ConditionExpression: aws.String("attribute_not_exists(service)")}
 	if before > 0 {

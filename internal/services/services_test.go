@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -217,6 +218,7 @@ func TestLogFailures(t *testing.T) {
 func TestRecord(t *testing.T) {
 	tables := newTables(t)
 	s := service(5, 2)
+	s.Held = []string{"host-1", "host-2"}
 	if err := tables.Write(t.Context(), s, []byte("goal 5"), 0); err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +230,7 @@ func TestRecord(t *testing.T) {
 		}
 	}
 	got, err := tables.Service(t.Context(), "web")
-	if err != nil || got.Version != 5 || string(got.Wire) != "goal 5" || got.Current.Baked != time.Minute {
+	if err != nil || got.Version != 5 || string(got.Wire) != "goal 5" || got.Current.Baked != time.Minute || !slices.Equal(got.Held, s.Held) {
 		t.Errorf("%+v, %v", got, err)
 	}
 }

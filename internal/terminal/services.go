@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -134,12 +136,24 @@ func Hosts(w io.Writer, list *api.HostViews) error {
 		if last := lastLine(h.Output); last != "" {
 			why += " (" + last + ")"
 		}
-		rows = append(rows, []string{h.Host, h.Region, dash(h.Zone), h.State, dash(h.Running), fmt.Sprint(h.Version), countedAt(h.SeenAt), why})
+		if h.Held {
+			why = strings.TrimSuffix("held; "+why, "; ")
+		}
+		rows = append(rows, []string{h.Host, h.Region, dash(h.Zone), h.State, dash(cmp.Or(h.Key, h.Running)), fmt.Sprint(h.Version), countedAt(h.SeenAt), dash(labelsOf(h.Labels)), why})
 	}
 	return table(w, []column{
 		{head: "HOST", least: 8}, {head: "REGION", least: 6, rank: 1}, {head: "ZONE", least: 4, rank: 4}, {head: "STATE"},
-		{head: "RUNNING", rank: 2}, {head: "GOAL", rank: 5}, {head: "SEEN", rank: 3}, {note: true},
+		{head: "RUNNING", rank: 2}, {head: "GOAL", rank: 5}, {head: "SEEN", rank: 3}, {head: "LABELS", rank: 6}, {note: true},
 	}, rows)
+}
+
+// labelsOf are a host's labels in order.
+func labelsOf(labels map[string]string) string {
+	var all []string
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		all = append(all, k+"="+labels[k])
+	}
+	return strings.Join(all, ",")
 }
 
 func lastLine(text string) string {

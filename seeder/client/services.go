@@ -62,6 +62,16 @@ func (c *Client) Rollback(ctx context.Context, service string, now bool) (*Servi
 	return c.command(ctx, service, "/rollback", ServiceCommandRequest{Now: now})
 }
 
+// Hold has hosts stay with what they run, whatever the goal is, until Release.
+func (c *Client) Hold(ctx context.Context, service string, hosts ...string) (*ServiceCommandAnswer, error) {
+	return c.command(ctx, service, "/hold", ServiceCommandRequest{Hosts: hosts})
+}
+
+// Release has hosts follow the goal again.
+func (c *Client) Release(ctx context.Context, service string, hosts ...string) (*ServiceCommandAnswer, error) {
+	return c.command(ctx, service, "/release", ServiceCommandRequest{Hosts: hosts})
+}
+
 // Skip has a deployment go on without a region.
 func (c *Client) Skip(ctx context.Context, service, region string) (*ServiceCommandAnswer, error) {
 	return c.command(ctx, service, "/skip", ServiceCommandRequest{Region: region})

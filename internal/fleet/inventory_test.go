@@ -1,0 +1,44 @@
+package fleet
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/landfall-dist/landfall/internal/goal"
+	"github.com/landfall-dist/landfall/internal/hostwire"
+)
+
+// TestInventory: hosts are listed with what they say of themselves; held ones are in no roster
+// and wanted by no wave.
+func TestInventory(t *testing.T) {
+	w := newWorld(t)
+	names := w.join(3, "a")
+	w.m.join(&hostwire.Hello{
+		Version: 1, Host: names[1], Start: start, Zone: "a", Labels: map[string]string{"rack": "7"}, PeerPort: 1,
+		Services: []hostwire.ServiceState{{Service: "web", State: goal.Waiting}},
+	}, netip.MustParseAddr("10.0.0.1"), w.hosts[names[1]])
+	w.follow(1, goal.Circle, func(g *goal.Goal) { g.Held = names[:1] })
+	all, hosts := w.m.list("web", "", 10)
+	if all != 3 || !hosts[0].Held || hosts[1].Held || hosts[1].Labels["rack"] != "7" || hosts[0].Labels != nil || hosts[0].Version != 0 || hosts[0].SeenAt == nil {
+		t.Errorf("%+v", hosts)
+	}
+	if n := len(w.m.roster("web")); n != 2 {
+		t.Errorf("%d hosts in the roster", n)
+	}
+	if c := w.counts(); c.Below != 3 || c.Out != 1 {
+		t.Errorf("%+v", c)
+	}
+	held := w.hosts[names[0]]
+	w.says(held, goal.Failed, stable, "")
+	if c := w.counts(); c.Failed != 0 || c.Sick != 1 || c.Out != 1 {
+		t.Errorf("held and failed: %+v", c)
+	}
+	w.says(held, goal.Healthy, target, "")
+	if c := w.counts(); c.Healthy != 1 || c.Out != 0 {
+		t.Errorf("held and healthy: %+v", c)
+	}
+	w.m.ended(w.m.hosts[names[0]], held, false)
+	if c := w.counts(); c.Absent != 1 || c.Out != 1 {
+		t.Errorf("held and lost: %+v", c)
+	}
+}
