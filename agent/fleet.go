@@ -310,7 +310,7 @@ func (a *Agent) fleetStatus() *api.AgentFleet {
 	for _, c := range v.Services {
 		s.Services = append(s.Services, api.AgentService{Service: c.Service, Version: c.Version, Hosts: api.HostCounts{
 			Total: c.Hosts, Waiting: c.Waiting, Ready: c.Ready, Switching: c.Switching, Healthy: c.Healthy,
-			Failed: c.Failed, Absent: c.Absent, Sick: c.Sick, Target: c.OnTarget,
+			Failed: c.Failed, Absent: c.Absent, Sick: c.Sick, Target: c.OnTarget, Stable: c.HoldStable,
 		}})
 	}
 	return s

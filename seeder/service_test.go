@@ -278,6 +278,9 @@ func (a *playedAgent) count() {
 			if running == g.Target.ExecutionID {
 				c.OnTarget++
 			}
+			if g.Stable != nil && running == g.Stable.ExecutionID {
+				c.HoldStable++
+			}
 		}
 		c.Failures = c.Failures[:min(len(c.Failures), goal.MaxFailures)]
 		if err := a.g.ReportCounts(c); err != nil {
@@ -354,8 +357,14 @@ func TestServiceIsDeployed(t *testing.T) {
 	if now, err := w.tables.Service(t.Context(), "web"); err != nil || now.Version != before.Version || w.on(second) != 2 || now.Current.Wave != 1 {
 		t.Errorf("goal %d after %d, %d hosts of 2 switched, %v", now.Version, before.Version, w.on(second), err)
 	}
-	if _, err := w.s.commandService(t.Context(), "web", api.CommandRollback, api.ServiceCommandRequest{}, "dave"); err != nil {
-		t.Fatal(err)
+	// Before anything goes back it says what that means.
+	w.until("the hosts that hold the stable build are counted", func() bool { v, _ := w.s.serviceView("web"); return v.Hosts.Stable == 8 })
+	plan, err := w.s.commandService(t.Context(), "web", api.CommandRollback, api.ServiceCommandRequest{DryRun: true}, "dave")
+	if want := []api.BackPlan{{Region: "region-a", Hosts: 5, Holding: 4, Fetching: 1}, {Region: "region-b", Hosts: 5, Holding: 4, Fetching: 1}}; err != nil || !plan.DryRun || !slices.Equal(plan.Back, want) || plan.Deployment.State != deployment.Baking {
+		t.Errorf("%+v, %v", plan, err)
+	}
+	if back, err := w.s.commandService(t.Context(), "web", api.CommandRollback, api.ServiceCommandRequest{}, "dave"); err != nil || back.DryRun || !slices.Equal(back.Back, plan.Back) {
+		t.Fatalf("%+v, %v", back, err)
 	}
 	w.until("all hosts are back", func() bool { return w.on(first) == 10 })
 	w.until("it went back", w.is(deployment.WentBack))

@@ -149,6 +149,16 @@ func (s *Seeder) commandService(ctx context.Context, name, command string, r api
 			return nil, &web.Error{Code: http.StatusBadRequest, Err: err}
 		}
 	}
+	before := v.shown()
+	var back []api.BackPlan
+	if command == api.CommandRollback {
+		if back = backPlan(&before); r.DryRun {
+			if d := before.Deployment; d == nil || d.From == nil {
+				return nil, web.Errorf(http.StatusConflict, "service %s: there is no stable build to go back to: no deployment before this one has completed", name)
+			}
+			return &api.ServiceCommandAnswer{Service: before, DryRun: true, Back: back}, nil
+		}
+	}
 	if command == api.CommandSkip {
 		if err := goal.CheckName("region", r.Region); err != nil {
 			return nil, &web.Error{Code: http.StatusBadRequest, Err: err}
@@ -157,7 +167,18 @@ func (s *Seeder) commandService(ctx context.Context, name, command string, r api
 	if err := v.do(ctx, deployment.Command{Kind: command, Region: r.Region, Hosts: r.Hosts, Now: r.Now, By: by}); err != nil {
 		return nil, err
 	}
-	return &api.ServiceCommandAnswer{Service: v.shown()}, nil
+	return &api.ServiceCommandAnswer{Service: v.shown(), Back: back}, nil
+}
+
+// backPlan says of each region how many hosts hold the stable build and how many have to fetch
+// it, by what agents have counted last.
+func backPlan(of *api.Service) (out []api.BackPlan) {
+	for _, r := range of.Regions {
+		out = append(out, api.BackPlan{
+			Region: r.Region, Hosts: r.Hosts.Total, Holding: r.Hosts.Stable, Fetching: r.Hosts.Total - r.Hosts.Stable, Unknown: r.CountedAt == nil,
+		})
+	}
+	return out
 }
 
 // checkWave asks a URL whether a wave may begin: yes is an answer of 200 to 299.

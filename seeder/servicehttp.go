@@ -86,6 +86,8 @@ func (s *Seeder) serviceCommand(command string) func(*http.Request) (int, any, e
 			return 0, nil, web.Errorf(http.StatusBadRequest, "region means nothing to %s", command)
 		case command != api.CommandRollback && request.Now:
 			return 0, nil, web.Errorf(http.StatusBadRequest, "now means nothing to %s", command)
+		case command != api.CommandRollback && request.DryRun:
+			return 0, nil, web.Errorf(http.StatusBadRequest, "dryRun means nothing to %s", command)
 		case (command == api.CommandHold || command == api.CommandRelease) == (len(request.Hosts) == 0):
 			return 0, nil, web.Errorf(http.StatusBadRequest, "hosts are those to hold or to release, and mean nothing to other commands")
 		case len(request.Hosts) > goal.MaxHeld:

@@ -98,7 +98,7 @@ func buildView(b *goal.Build) *api.ServiceBuild {
 func countsView(c goal.Counts) api.HostCounts {
 	return api.HostCounts{
 		Total: c.Hosts, Waiting: c.Waiting, Ready: c.Ready, Switching: c.Switching, Healthy: c.Healthy,
-		Failed: c.Failed, Absent: c.Absent, Sick: c.Sick, Target: c.OnTarget,
+		Failed: c.Failed, Absent: c.Absent, Sick: c.Sick, Target: c.OnTarget, Stable: c.HoldStable,
 	}
 }
 
@@ -107,7 +107,7 @@ func zonesView(zones []goal.Zone) (out []api.ServiceZone) {
 	for _, z := range goal.Largest(zones, goal.MaxZones) {
 		out = append(out, api.ServiceZone{Zone: z.Zone, Hosts: api.HostCounts{
 			Total: z.Hosts, Waiting: z.Waiting, Ready: z.Ready, Switching: z.Switching, Healthy: z.Healthy,
-			Failed: z.Failed, Absent: z.Absent, Sick: z.Sick, Target: z.OnTarget,
+			Failed: z.Failed, Absent: z.Absent, Sick: z.Sick, Target: z.OnTarget, Stable: z.HoldStable,
 		}})
 	}
 	return out

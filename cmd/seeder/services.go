@@ -187,11 +187,12 @@ func rollbackCommand() *cli.Command {
 		Name:      "rollback",
 		Usage:     "have all hosts of a service run its stable build again",
 		ArgsUsage: "SERVICE",
-		Description: "The stable build is the one that a deployment completed with last. It waits for no gate and no wave, and --max-unavailable holds.\n" +
-			"Ctrl-C ends the waiting, not the roll-back.\n\n" +
-			"Examples:\n\n  seeder rollback web\n  seeder rollback web --now",
+		Description: "The stable build is the one that a deployment completed with last. It waits for no gate and no wave, and the --max-unavailable of its deployment holds.\n" +
+			"It says first how many hosts hold that build and how many must fetch it. Ctrl-C ends the waiting, not the roll-back.\n\n" +
+			"Examples:\n\n  seeder rollback web --dry-run\n  seeder rollback web\n  seeder rollback web --now",
 		Flags: append(connectFlags(),
 			command.Bool("now", "all hosts at once: lift the limit of those that switch at a time"),
+			command.Bool("dry-run", "only say how many hosts hold the stable build, and how many must fetch it"),
 			noWaitFlag(),
 			command.Output(),
 		),
@@ -201,9 +202,24 @@ func rollbackCommand() *cli.Command {
 
 func rollback(c *cli.Context) error {
 	return commandService(c, func(to *client.Client, service string, asJSON bool) error {
+		if c.Bool("dry-run") {
+			plan, err := to.RollbackPlan(c.Context, service)
+			if err != nil {
+				return explainService(c, err)
+			}
+			if asJSON {
+				return terminal.JSON(os.Stdout, plan)
+			}
+			return terminal.Back(os.Stdout, plan)
+		}
 		answer, err := to.Rollback(c.Context, service, c.Bool("now"))
 		if err != nil {
 			return explainService(c, err)
+		}
+		if !asJSON {
+			if err := terminal.BackLine(os.Stdout, answer); err != nil {
+				return err
+			}
 		}
 		d := answer.Deployment
 		if d == nil || c.Bool("no-wait") {

@@ -87,7 +87,11 @@ func (f *fleet) start(t *testing.T) (url string) {
 		f.mu.Lock()
 		f.requests = append(f.requests, fmt.Sprintf("%+v", request))
 		f.mu.Unlock()
-		answer(w, 200, api.ServiceCommandAnswer{Service: next()})
+		a := api.ServiceCommandAnswer{Service: next(), DryRun: request.DryRun}
+		if r.PathValue("what") == "rollback" {
+			a.Back = []api.BackPlan{{Region: "region-a", Hosts: 5, Holding: 4, Fetching: 1}, {Region: "region-b", Unknown: true}}
+		}
+		answer(w, 200, a)
 	})
 	s := httptest.NewServer(mux)
 	t.Cleanup(s.Close)
@@ -219,12 +223,15 @@ func TestServiceCommands(t *testing.T) {
 		{"pause web", []api.Service{at(api.DeploymentPaused, 1, 1, 0)}, 0, "paused, 1 of 2 (20%)"},
 		{"resume web", nil, 1, "is wave; look at it with: seeder service web --seeder "},
 		{"abort web", []api.Service{at(api.DeploymentStopped, 1, 1, 0)}, 0, "stopped"},
-		{"skip web region-b", []api.Service{done}, 0, "{Region:region-b Now:false Hosts:[]}"},
+		{"skip web region-b", []api.Service{done}, 0, "{Region:region-b Now:false DryRun:false Hosts:[]}"},
 		{"skip web", nil, 2, "skip takes a SERVICE and a REGION"},
 		{"rollback web --now", []api.Service{at(api.DeploymentBack, 1, 1, 0), back}, 0, "went back"},
-		{"rollback web --now", []api.Service{at(api.DeploymentBack, 1, 1, 0), back}, 0, "{Region: Now:true Hosts:[]}"},
+		{"rollback web --now", []api.Service{at(api.DeploymentBack, 1, 1, 0), back}, 0, "{Region: Now:true DryRun:false Hosts:[]}"},
+		{"rollback web", []api.Service{at(api.DeploymentBack, 1, 1, 0), back}, 0, "back to hello-1.0.0.zip: 4 hosts hold it, 1 must fetch it; not counted of late: hosts in region-b"},
+		{"rollback web --dry-run", []api.Service{done}, 0, "REGION    HOSTS  HOLD IT  MUST FETCH IT\nregion-a  5      4        1"},
+		{"rollback web --dry-run -o json", []api.Service{done}, 0, `"fetching": 1`},
 		{"hosts web hold h1 h2", []api.Service{done}, 0, "Hosts:[h1 h2]"},
-		{"hosts web release h1", []api.Service{done}, 0, "release {Region: Now:false Hosts:[h1]"},
+		{"hosts web release h1", []api.Service{done}, 0, "release {Region: Now:false DryRun:false Hosts:[h1]"},
 		{"hosts web stop h1", nil, 2, "hosts takes a SERVICE, or a SERVICE, hold or release, and HOSTs"},
 		{"hosts web hold", nil, 2, "hold or release, and HOSTs"},
 		{"hosts web hold ../h1", nil, 2, "expected at most 63"},
@@ -279,7 +286,7 @@ func TestHostileService(t *testing.T) {
 	s.Regions[0].Region = evil
 	f := &fleet{states: []api.Service{s}}
 	url := f.start(t)
-	for _, args := range [][]string{{"services"}, {"service", "web"}, {"service", "web", "-o", "json"}, {"hosts", "web"}, {"deploy", "web", evil}, {"service", evil}, {"service", "web", "--watch"}, {"rollback", "web"}, {"pause", "web"}} {
+	for _, args := range [][]string{{"services"}, {"service", "web"}, {"service", "web", "-o", "json"}, {"hosts", "web"}, {"rollback", "web", "--dry-run"}, {"deploy", "web", evil}, {"service", evil}, {"service", "web", "--watch"}, {"rollback", "web"}, {"pause", "web"}} {
 		p := terminaltest.Start(t, 120, binary([]string{"NO_COLOR=1"}, append(args, "--seeder", url)...))
 		p.Wait()
 		if strings.ContainsAny(p.Raw(), "\a\u009b\u202e") || len(p.Unknown()) > 0 || strings.Contains(p.Raw(), "\x1b[2J") {

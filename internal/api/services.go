@@ -115,6 +115,9 @@ type HostCounts struct {
 	Absent    int `json:"absent"`
 	Sick      int `json:"sick"`
 	Target    int `json:"target"`
+	// Stable is how many run the stable build of the newest deployment, or hold it whole: they
+	// go back without fetching anything.
+	Stable int `json:"stable"`
 }
 
 // Add adds the hosts of another region.
@@ -128,6 +131,7 @@ func (c *HostCounts) Add(more HostCounts) {
 	c.Absent += more.Absent
 	c.Sick += more.Sick
 	c.Target += more.Target
+	c.Stable += more.Stable
 }
 
 // Of is how many hosts are in a state.
@@ -270,12 +274,32 @@ type ServiceCommandRequest struct {
 	Region string `json:"region,omitempty"`
 	// Now lifts the limit of hosts that switch at a time, of a roll-back.
 	Now bool `json:"now,omitempty"`
+	// DryRun only says what a roll-back would do.
+	DryRun bool `json:"dryRun,omitempty"`
 	// Hosts are those to hold or to release.
 	Hosts []string `json:"hosts,omitempty"`
 }
 
-// ServiceCommandAnswer is the service after a command.
-type ServiceCommandAnswer struct{ Service }
+// ServiceCommandAnswer is the service after a command; of a roll-back that was only asked
+// about, as it is.
+type ServiceCommandAnswer struct {
+	Service
+	DryRun bool `json:"dryRun,omitempty"`
+	// Back is what a roll-back means in each region, by what was known before it.
+	Back []BackPlan `json:"back,omitempty"`
+}
+
+// BackPlan is what going back means in one region.
+type BackPlan struct {
+	Region string `json:"region"`
+	// Hosts are all of the service, Holding those of them that run the stable build or hold it
+	// whole, Fetching those that have to fetch it first.
+	Hosts    int `json:"hosts"`
+	Holding  int `json:"holding"`
+	Fetching int `json:"fetching"`
+	// Unknown: no agent has counted them of late.
+	Unknown bool `json:"unknown,omitempty"`
+}
 
 // HostViews are hosts of a service, in order of region and name.
 type HostViews struct {

@@ -407,6 +407,7 @@ func (a caller) services() {
 	}{
 		{"hold", `{"hosts":["h1"]}`, 200}, {"hold", `{"hosts":["h1"]}`, 409}, {"hold", "{}", 400}, {"hold", `{"hosts":["A B"]}`, 400},
 		{"release", `{"hosts":["h1"]}`, 200}, {"release", `{"hosts":["h1"]}`, 409}, {"release", "{}", 400}, {"pause", `{"hosts":["h1"]}`, 400},
+		{"rollback", `{"dryRun":true}`, 200}, {"pause", `{"dryRun":true}`, 400},
 		{"resume", "", 409}, {"skip", `{"region":"elsewhere"}`, 409}, {"pause", "", 200}, {"pause", "{}", 409}, {"resume", "{}", 200},
 		{"pause", `{"region":"x"}`, 400}, {"resume", `{"now":true}`, 400}, {"abort", `{"now":true}`, 400}, {"rollback", region, 400}, {"skip", "{}", 400}, {"skip", `{"region":"A B"}`, 400},
 		{"abort", "", 200}, {"abort", "", 409}, {"skip", region, 409},

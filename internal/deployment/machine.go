@@ -697,6 +697,7 @@ func add(a, b goal.Counts) goal.Counts {
 	a.Absent += b.Absent
 	a.Sick += b.Sick
 	a.OnTarget += b.OnTarget
+	a.HoldStable += b.HoldStable
 	a.Below += b.Below
 	a.Out += b.Out
 	a.Zones = goal.JoinZones(a.Zones, b.Zones)

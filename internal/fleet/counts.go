@@ -135,6 +135,10 @@ func (m *machine) counted(s *service) goal.Counts {
 		if r.state.Running == target {
 			n.OnTarget++
 		}
+		if stable := s.goal.Stable; stable != nil && (r.state.Running == stable.ExecutionID || r.host.whole[stable.ExecutionID]) {
+			n.HoldStable++
+			z.HoldStable++
+		}
 		if build := s.goal.Named(m.region, r.host.name); build != nil && build.ExecutionID == target {
 			n.Below++
 			if state == goal.Absent || state == goal.Sick || state != goal.Healthy && r.held() {
@@ -183,7 +187,7 @@ func same(a, b goal.Counts) bool {
 	a.Failures, b.Failures = nil, nil
 	return a.Service == b.Service && a.Version == b.Version && a.Hosts == b.Hosts && a.Waiting == b.Waiting && a.Ready == b.Ready &&
 		a.Switching == b.Switching && a.Healthy == b.Healthy && a.Failed == b.Failed && a.Absent == b.Absent && a.Sick == b.Sick &&
-		a.OnTarget == b.OnTarget && a.Below == b.Below && a.Out == b.Out && slices.Equal(a.Zones, b.Zones)
+		a.OnTarget == b.OnTarget && a.HoldStable == b.HoldStable && a.Below == b.Below && a.Out == b.Out && slices.Equal(a.Zones, b.Zones)
 }
 
 // roster is the hashes of a service's hosts that were seen of late, in order. Those that

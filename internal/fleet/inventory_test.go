@@ -9,7 +9,7 @@ import (
 )
 
 // TestInventory: hosts are listed with what they say of themselves; held ones are in no roster
-// and wanted by no wave.
+// and wanted by no wave; it is counted who holds the stable build.
 func TestInventory(t *testing.T) {
 	w := newWorld(t)
 	names := w.join(3, "a")
@@ -25,8 +25,14 @@ func TestInventory(t *testing.T) {
 	if n := len(w.m.roster("web")); n != 2 {
 		t.Errorf("%d hosts in the roster", n)
 	}
-	if c := w.counts(); c.Below != 3 || c.Out != 1 {
+	if c := w.counts(); c.Below != 3 || c.Out != 1 || c.HoldStable != 2 || len(c.Zones) != 1 || c.Zones[0].HoldStable != 2 {
 		t.Errorf("%+v", c)
+	}
+	for whole, want := range map[bool]int{true: 3, false: 2} {
+		w.m.holds(w.m.hosts[names[1]], &hostwire.Holds{ExecutionID: stable, Segments: 1, Whole: whole})
+		if c := w.counts(); c.HoldStable != want {
+			t.Errorf("whole: %v: %+v", whole, c)
+		}
 	}
 	held := w.hosts[names[0]]
 	w.says(held, goal.Failed, stable, "")

@@ -326,6 +326,11 @@ func (m *machine) says(r *running, state *hostwire.ServiceState) {
 
 // holds notes which builds a host has.
 func (m *machine) holds(h *host, holds *hostwire.Holds) {
+	if h.whole[holds.ExecutionID] != holds.Whole {
+		for _, r := range h.services {
+			r.service.counts.dirty = true
+		}
+	}
 	if !holds.Whole {
 		delete(h.whole, holds.ExecutionID)
 		return

@@ -59,6 +59,9 @@ type Counts struct {
 	Sick      int `json:"sick,omitempty"`
 	// OnTarget are those that run the target now, healthy or not.
 	OnTarget int `json:"onTarget,omitempty"`
+	// HoldStable are those that run the stable build or hold it whole: going back fetches
+	// nothing there.
+	HoldStable int `json:"holdStable,omitempty"`
 	// Below are those below the cut in whichever state, Out those of them that are absent,
 	// sick, or held and not healthy. Below are all where there is no cut: the stable build is
 	// the target.
@@ -83,6 +86,8 @@ type Zone struct {
 	Absent    int    `json:"absent,omitempty"`
 	Sick      int    `json:"sick,omitempty"`
 	OnTarget  int    `json:"onTarget,omitempty"`
+	// HoldStable is as in Counts.
+	HoldStable int `json:"holdStable,omitempty"`
 }
 
 // Add counts a host in a state, which runs the target or does not.
@@ -120,7 +125,7 @@ func (z *Zone) check() error {
 	if len(z.Zone) > MaxZone {
 		return fmt.Errorf("%w: a zone's name of %d bytes, at most %d", ErrInvalid, len(z.Zone), MaxZone)
 	}
-	for _, n := range []int{z.Hosts, z.Waiting, z.Ready, z.Switching, z.Healthy, z.Failed, z.Absent, z.Sick, z.OnTarget} {
+	for _, n := range []int{z.Hosts, z.Waiting, z.Ready, z.Switching, z.Healthy, z.Failed, z.Absent, z.Sick, z.OnTarget, z.HoldStable} {
 		if n < 0 || n > MaxHosts {
 			return fmt.Errorf("%w: counts of zone %.80q: %d hosts", ErrInvalid, z.Zone, n)
 		}
@@ -157,6 +162,7 @@ func (z *Zone) add(more Zone) {
 	z.Absent += more.Absent
 	z.Sick += more.Sick
 	z.OnTarget += more.OnTarget
+	z.HoldStable += more.HoldStable
 }
 
 // Largest are the zones with most hosts, not more than so many, in order of name.
@@ -185,7 +191,7 @@ func (c *Counts) Check() error {
 	if err := CheckService(c.Service); err != nil {
 		return err
 	}
-	for _, n := range []int{c.Hosts, c.Waiting, c.Ready, c.Switching, c.Healthy, c.Failed, c.Absent, c.Sick, c.OnTarget, c.Below, c.Out} {
+	for _, n := range []int{c.Hosts, c.Waiting, c.Ready, c.Switching, c.Healthy, c.Failed, c.Absent, c.Sick, c.OnTarget, c.HoldStable, c.Below, c.Out} {
 		if n < 0 || n > MaxHosts {
 			return fmt.Errorf("%w: counts of %s: %d hosts", ErrInvalid, c.Service, n)
 		}

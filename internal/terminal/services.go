@@ -66,6 +66,45 @@ func Service(w io.Writer, s *api.Service) error {
 	return failureGroups(w, s.Failures)
 }
 
+// Back prints what a roll-back means in each region.
+func Back(w io.Writer, a *api.ServiceCommandAnswer) error {
+	say(w, backLine(a))
+	var rows [][]string
+	for _, r := range a.Back {
+		note := ""
+		if r.Unknown {
+			note = "not counted of late"
+		}
+		rows = append(rows, []string{r.Region, fmt.Sprint(r.Hosts), fmt.Sprint(r.Holding), fmt.Sprint(r.Fetching), note})
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	return table(w, []column{{head: "REGION", least: 6}, {head: "HOSTS"}, {head: "HOLD IT"}, {head: "MUST FETCH IT"}, {note: true}}, rows)
+}
+
+// BackLine prints that in one line.
+func BackLine(w io.Writer, a *api.ServiceCommandAnswer) error { return say(w, backLine(a)) }
+
+func backLine(a *api.ServiceCommandAnswer) string {
+	holding, fetching, unknown := 0, 0, []string{}
+	for _, r := range a.Back {
+		holding, fetching = holding+r.Holding, fetching+r.Fetching
+		if r.Unknown {
+			unknown = append(unknown, r.Region)
+		}
+	}
+	note := ""
+	if len(unknown) > 0 {
+		note = "; not counted of late: hosts in " + strings.Join(unknown, ", ")
+	}
+	key := ""
+	if d := a.Deployment; d != nil {
+		key = keyOf(d.From)
+	}
+	return command.Plain(fmt.Sprintf("back to %s: %d hosts hold it, %d must fetch it%s", cmp.Or(key, "the stable build"), holding, fetching, note))
+}
+
 // serviceRegions prints the table of a service's regions.
 func serviceRegions(w io.Writer, s *api.Service) error {
 	if len(s.Regions) == 0 {

@@ -62,6 +62,12 @@ func (c *Client) Rollback(ctx context.Context, service string, now bool) (*Servi
 	return c.command(ctx, service, "/rollback", ServiceCommandRequest{Now: now})
 }
 
+// RollbackPlan says what a roll-back would do, in its Back: how many hosts hold the stable
+// build, and how many have to fetch it.
+func (c *Client) RollbackPlan(ctx context.Context, service string) (*ServiceCommandAnswer, error) {
+	return c.command(ctx, service, "/rollback", ServiceCommandRequest{DryRun: true})
+}
+
 // Hold has hosts stay with what they run, whatever the goal is, until Release.
 func (c *Client) Hold(ctx context.Context, service string, hosts ...string) (*ServiceCommandAnswer, error) {
 	return c.command(ctx, service, "/hold", ServiceCommandRequest{Hosts: hosts})

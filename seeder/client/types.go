@@ -37,6 +37,7 @@ type (
 	WavePlan              = api.WavePlan
 	ServiceCommandRequest = api.ServiceCommandRequest
 	ServiceCommandAnswer  = api.ServiceCommandAnswer
+	BackPlan              = api.BackPlan
 	HostViews             = api.HostViews
 	HostView              = api.HostView
 )
