@@ -178,6 +178,9 @@ func (a *Agent) runFleet(ctx context.Context) error {
 	if wire := a.hosts.shelf.Beat(); wire != nil {
 		a.passOn("", wire)
 	}
+	if wire := a.hosts.shelf.Recalls(); wire != nil {
+		a.passOn(goal.Recalls, wire)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	var beside sync.WaitGroup
 	defer beside.Wait()
@@ -227,6 +230,9 @@ func (a *Agent) goal(wire []byte) error {
 		a.cfg.Logger.Info("goal of a service", "service", service, "version", d.Version, "key", d.Target.Key, "executionId", d.Target.ExecutionID)
 	case *goal.Beat:
 		a.wantGoals(d)
+	case *goal.Recall:
+		service = goal.Recalls
+		a.cfg.Logger.Info("list of recalled builds", "version", d.Version, "builds", len(d.SHA256), "by", d.By)
 	}
 	a.keepBuilds()
 	a.passOn(service, wire)

@@ -564,7 +564,7 @@ func (a *Agent) keepBuilds() {
 	var builds []goal.Build
 	for _, g := range a.hosts.shelf.Goals() {
 		for _, b := range []*goal.Build{&g.Target, g.Stable} {
-			if b != nil && b.ExecutionID != "" {
+			if b != nil && b.ExecutionID != "" && !a.hosts.shelf.Recalled(b.SHA256) {
 				builds = append(builds, *b)
 			}
 		}

@@ -53,6 +53,8 @@ var roles = map[string]operator.Role{
 	"POST /services/{name}/skip":        operator.Deploy,
 	"POST /services/{name}/hold":        operator.Deploy,
 	"POST /services/{name}/release":     operator.Deploy,
+	"GET /recalls":                      operator.View,
+	"POST /recalls":                     operator.Deploy,
 }
 
 func (s *Seeder) handler() http.Handler {

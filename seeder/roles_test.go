@@ -45,6 +45,8 @@ func TestRoles(t *testing.T) {
 		"POST /services/{name}/skip":        operator.Deploy,
 		"POST /services/{name}/hold":        operator.Deploy,
 		"POST /services/{name}/release":     operator.Deploy,
+		"GET /recalls":                      operator.View,
+		"POST /recalls":                     operator.Deploy,
 
 		"POST /limits": operator.Admin,
 		"GET /audit":   operator.Admin,

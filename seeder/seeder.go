@@ -164,6 +164,7 @@ type Seeder struct {
 	changes  changes
 	builds   buildSource // nil for none
 	services *serviceOwners
+	recalls  *recallList
 
 	mu      sync.Mutex
 	running context.Context // set by Run
@@ -227,6 +228,7 @@ func New(cfg Config) (_ *Seeder, err error) {
 		agents:     make(map[string]bool),
 		distrust:   seldom.New(distrustInterval, maxDistrust),
 		services:   newServiceOwners(),
+		recalls:    newRecallList(),
 	}
 	s.sources.Limit(cfg.Limits.Source)
 	g := cfg.Gossip

@@ -118,6 +118,7 @@ func (s *Seeder) newService(name string, of *services.Service) *service {
 // take begins with what the table has.
 func (v *service) take(of *services.Service) {
 	v.goal, v.odd = nil, nil
+	v.owner.Tell(v.recalls.event())
 	if of == nil {
 		v.m = deployment.New(deployment.Service{Name: v.name})
 		return

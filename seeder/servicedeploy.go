@@ -97,6 +97,9 @@ func (s *Seeder) deployService(ctx context.Context, name string, r api.ServiceDe
 	if err != nil {
 		return nil, err
 	}
+	if s.recalls.recalled(of.ExecutionID) {
+		return nil, web.Errorf(http.StatusConflict, "%s is recalled: `seeder recall %s --undo` takes that back", of.FileKey, of.FileKey)
+	}
 	v, err := s.openService(name, !r.DryRun)
 	if err != nil {
 		return nil, err

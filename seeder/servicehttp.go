@@ -45,6 +45,11 @@ func (s *Seeder) serveServices(mux *web.Mux) {
 	mux.JSON("POST /services/{name}/skip", s.serviceCommand(api.CommandSkip))
 	mux.JSON("POST /services/{name}/hold", s.serviceCommand(api.CommandHold))
 	mux.JSON("POST /services/{name}/release", s.serviceCommand(api.CommandRelease))
+	mux.JSON("GET /recalls", func(*http.Request) (int, any, error) {
+		view, err := s.recallsView()
+		return http.StatusOK, view, err
+	})
+	mux.JSON("POST /recalls", s.postRecalls)
 }
 
 // postDeployment begins a deployment, or says what it would do.

@@ -134,8 +134,12 @@ func (s *Seeder) loadServices(ctx context.Context) error {
 			}
 		},
 	}
+	var recalls *services.Recalls
 	err := again.Do(ctx, func() (err error) {
 		if err := s.cfg.Services.Check(ctx); err != nil {
+			return err
+		}
+		if recalls, err = s.cfg.Services.Recalls(ctx); err != nil {
 			return err
 		}
 		list, err = s.cfg.Services.All(ctx)
@@ -144,6 +148,7 @@ func (s *Seeder) loadServices(ctx context.Context) error {
 	if err != nil {
 		return nil // ctx has ended
 	}
+	s.takeRecalls(recalls)
 	for _, of := range list {
 		if of.Odd != nil {
 			s.cfg.Logger.Error("a service cannot be read and is left alone", "service", of.Name, "error", of.Odd)

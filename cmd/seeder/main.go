@@ -47,6 +47,7 @@ func app() *cli.App {
 		"skip":     serviceNames,
 		"service":  serviceNames,
 		"hosts":    serviceNames,
+		"recall":   keys(anyExecution),
 	}
 	return &cli.App{
 		Name:  "seeder",
@@ -70,6 +71,7 @@ func app() *cli.App {
 			servicesCommand(),
 			serviceShowCommand(),
 			hostsCommand(),
+			recallCommand(),
 			limitsCommand(),
 			auditCommand(),
 			operatorCommand(),

@@ -435,6 +435,59 @@ func holdHosts(c *cli.Context) error {
 	return showService(answer, &answer.Service, asJSON)
 }
 
+func recallCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "recall",
+		Usage:     "have builds run nowhere any more; list those that are recalled",
+		ArgsUsage: "[BUILD…]",
+		Description: "A BUILD is a key, an executionId, or the composite SHA-256 that S3 has of it; its bytes count, by whatever name they come. Agents hand it to no host,\n" +
+			"hosts start it no more, and no deployment takes it. Refused for what a service runs or goes back to: deploy another build first.\n" +
+			"Hosts that run it already are not stopped. Without a BUILD the list is shown.\n\n" +
+			"Examples:\n\n  seeder recall web-2.0.0.zip\n  seeder recall web-2.0.0.zip --undo\n  seeder recall",
+		Flags: append(connectFlags(),
+			command.Bool("undo", "take recalls back"),
+			command.Output(),
+		),
+		Action: func(c *cli.Context) error {
+			asJSON, err := command.JSONWanted(c)
+			if err != nil {
+				return err
+			}
+			r := api.RecallRequest{Undo: c.Bool("undo")}
+			for _, build := range c.Args().Slice() {
+				if where, ok := strings.CutPrefix(build, "s3://"); ok {
+					bucket, key, found := strings.Cut(where, "/")
+					if !found || key == "" || r.SourceBucket != "" && r.SourceBucket != bucket {
+						return command.Usagef("%s is not s3://BUCKET/KEY, or of another bucket than the one before", build)
+					}
+					r.SourceBucket, build = bucket, key
+				}
+				r.Builds = append(r.Builds, build)
+			}
+			if r.Undo && len(r.Builds) == 0 {
+				return command.Usagef("recall --undo takes BUILDs")
+			}
+			to, err := connect(c)
+			if err != nil {
+				return err
+			}
+			var list *api.Recalls
+			if len(r.Builds) == 0 {
+				list, err = to.Recalls(c.Context)
+			} else {
+				list, err = to.Recall(c.Context, r)
+			}
+			if err != nil {
+				return explain(c, err)
+			}
+			if asJSON {
+				return terminal.JSON(os.Stdout, list)
+			}
+			return terminal.Recalls(os.Stdout, list)
+		},
+	}
+}
+
 // commandService does something about the service that the only argument names.
 func commandService(c *cli.Context, do func(to *client.Client, service string, asJSON bool) error) error {
 	asJSON, err := command.JSONWanted(c)

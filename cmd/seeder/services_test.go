@@ -93,6 +93,22 @@ func (f *fleet) start(t *testing.T) (url string) {
 		}
 		answer(w, 200, a)
 	})
+	recalls := api.Recalls{Version: 7, Recalled: []api.RecalledBuild{{SHA256: "abc=-1", Key: "hello-2.0.0.zip", ExecutionID: deploymentID, By: "carol", At: time.Now()}}}
+	mux.HandleFunc("GET /recalls", func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, recalls) })
+	mux.HandleFunc("POST /recalls", func(w http.ResponseWriter, r *http.Request) {
+		var request api.RecallRequest
+		if err := json.NewDecoder(r.Body).Decode(&request); err != nil {
+			t.Error(err)
+		}
+		f.mu.Lock()
+		f.requests = append(f.requests, fmt.Sprintf("%+v", request))
+		f.mu.Unlock()
+		if request.Undo {
+			answer(w, 200, api.Recalls{Version: 8, Recalled: []api.RecalledBuild{}})
+			return
+		}
+		answer(w, 200, recalls)
+	})
 	s := httptest.NewServer(mux)
 	t.Cleanup(s.Close)
 	return s.URL
@@ -238,6 +254,12 @@ func TestServiceCommands(t *testing.T) {
 		{"hosts web", nil, 0, "disk=ssd,rack=7"},
 		{"hosts web", nil, 0, "held; check: exit status 1"},
 		{"hosts web", nil, 0, "hello-1.0.0.zip"},
+		{"recall", nil, 0, "hello-2.0.0.zip"},
+		{"recall hello-2.0.0.zip s3://other-builds/x.zip", nil, 0, "{Builds:[hello-2.0.0.zip x.zip] SourceBucket:other-builds Undo:false}"},
+		{"recall hello-2.0.0.zip --undo", nil, 0, "no build is recalled"},
+		{"recall -o json", nil, 0, `"version": 7`},
+		{"recall --undo", nil, 2, "recall --undo takes BUILDs"},
+		{"recall s3://a-bucket/x s3://b-bucket/y", nil, 2, "of another bucket"},
 		{"rollback web", []api.Service{at(api.DeploymentBack, 1, 1, 0), failed}, 1, "web has not gone back everywhere: stopped"},
 		{"rollback web --no-wait", []api.Service{at(api.DeploymentBack, 1, 1, 0)}, 0, "going back"},
 		{"deploy web", nil, 2, "deploy takes a SERVICE and a KEY"},
@@ -286,7 +308,7 @@ func TestHostileService(t *testing.T) {
 	s.Regions[0].Region = evil
 	f := &fleet{states: []api.Service{s}}
 	url := f.start(t)
-	for _, args := range [][]string{{"services"}, {"service", "web"}, {"service", "web", "-o", "json"}, {"hosts", "web"}, {"rollback", "web", "--dry-run"}, {"deploy", "web", evil}, {"service", evil}, {"service", "web", "--watch"}, {"rollback", "web"}, {"pause", "web"}} {
+	for _, args := range [][]string{{"services"}, {"service", "web"}, {"service", "web", "-o", "json"}, {"hosts", "web"}, {"recall"}, {"rollback", "web", "--dry-run"}, {"deploy", "web", evil}, {"service", evil}, {"service", "web", "--watch"}, {"rollback", "web"}, {"pause", "web"}} {
 		p := terminaltest.Start(t, 120, binary([]string{"NO_COLOR=1"}, append(args, "--seeder", url)...))
 		p.Wait()
 		if strings.ContainsAny(p.Raw(), "\a\u009b\u202e") || len(p.Unknown()) > 0 || strings.Contains(p.Raw(), "\x1b[2J") {

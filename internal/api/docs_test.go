@@ -21,6 +21,7 @@ func TestFieldsAreDocumented(t *testing.T) {
 		api.AgentStatus{}, api.Member{}, api.Build{}, api.Peer{}, api.BadPeer{}, api.Limits{},
 		api.Services{}, api.Service{}, api.ServiceBuild{}, api.ServiceRegion{}, api.ServiceZone{}, api.HostCounts{}, api.FailureGroup{}, api.Policy{}, api.Deployment{},
 		api.ServiceDeployAnswer{}, api.WavePlan{}, api.ServiceCommandAnswer{}, api.HostViews{}, api.HostView{}, api.BackPlan{},
+		api.Recalls{}, api.RecalledBuild{},
 	} {
 		of := reflect.TypeOf(v)
 		for i := range of.NumField() {

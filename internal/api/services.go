@@ -301,6 +301,33 @@ type BackPlan struct {
 	Unknown bool `json:"unknown,omitempty"`
 }
 
+// RecallRequest names builds that are to run nowhere, or may again.
+type RecallRequest struct {
+	// Builds are keys, executionIds, or composite SHA-256.
+	Builds []string `json:"builds"`
+	// SourceBucket has the keys; the seeder's global bucket where it is empty.
+	SourceBucket string `json:"sourceBucket,omitempty"`
+	Undo         bool   `json:"undo,omitempty"`
+}
+
+// Recalls are the builds that are to run nowhere.
+type Recalls struct {
+	// Version only grows; 0 before the first recall.
+	Version  int64           `json:"version"`
+	Recalled []RecalledBuild `json:"recalled"`
+}
+
+// RecalledBuild is one of them.
+type RecalledBuild struct {
+	SHA256 string `json:"sha256"` // S3's composite over the parts
+	// Key and ExecutionID are of the execution by which it was named; empty where it was named
+	// by its SHA-256.
+	Key         string    `json:"key,omitempty"`
+	ExecutionID string    `json:"executionId,omitempty"`
+	By          string    `json:"by,omitempty"` // who has recalled it
+	At          time.Time `json:"at"`
+}
+
 // HostViews are hosts of a service, in order of region and name.
 type HostViews struct {
 	Hosts []HostView `json:"hosts"`

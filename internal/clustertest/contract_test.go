@@ -215,10 +215,10 @@ func TestContract(t *testing.T) {
 	for _, o := range contract.Operations() {
 		method, path, status := operation(o)
 		at := map[string]caller{"501": none, "503": loading}[status]
-		if at.c == nil || !strings.HasPrefix(path, "/services/") {
+		if at.c == nil || !strings.HasPrefix(path, "/services/") && path != "/recalls" {
 			continue
 		}
-		body := map[string]string{"deployments": `{"key":"done.bin"}`, "skip": `{"region":"region-b"}`, "hold": `{"hosts":["h"]}`, "release": `{"hosts":["h"]}`}[path[strings.LastIndex(path, "/")+1:]]
+		body := map[string]string{"deployments": `{"key":"done.bin"}`, "skip": `{"region":"region-b"}`, "hold": `{"hosts":["h"]}`, "release": `{"hosts":["h"]}`, "recalls": `{"builds":["done.bin"]}`}[path[strings.LastIndex(path, "/")+1:]]
 		code := 501
 		if status == "503" {
 			code = 503
@@ -423,5 +423,12 @@ func (a caller) services() {
 		if of.code != 400 {
 			a.ask(seeder, "POST", "/services/none/"+of.what, of.body, 404)
 		}
+	}
+	a.ask(seeder, "GET", "/recalls", "", 200)
+	for body, code := range map[string]int{
+		`{"builds":["done.bin"]}`: 409, `{"builds":["none.bin"]}`: 404, `{"builds":[]}`: 400, `{`: 400,
+		`{"builds":["LCa0a2j/xo/5m0U8HTBBNBNCLXBkg7+g+YpeiGJm564=-1"]}`: 200,
+	} {
+		a.ask(seeder, "POST", "/recalls", body, code)
 	}
 }

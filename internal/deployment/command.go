@@ -14,6 +14,9 @@ func (m *Machine) deploy(e Deploy) error {
 	if d := m.s.Current; d != nil && !d.Over() {
 		return fmt.Errorf("%w: deployment %s of %s is %s: abort it, or roll back, first", ErrState, d.ID, d.Target.Key, d.State)
 	}
+	if m.recalled[e.Target.SHA256] {
+		return fmt.Errorf("%w: %s is recalled", ErrState, e.Target.Key)
+	}
 	m.change(e.Ask, func(s *Service, d *Deployment) {
 		s.Current = &Deployment{
 			ID: e.ID, Kind: api.KindDeploy, Target: e.Target, Stable: s.Completed, Policy: e.Policy,
@@ -126,6 +129,8 @@ func (m *Machine) rollback(e Command, reason string) error {
 	switch {
 	case d.Stable == nil:
 		return fmt.Errorf("%w: there is no stable build to go back to: no deployment before this one has completed", ErrState)
+	case m.recalled[d.Stable.SHA256]:
+		return fmt.Errorf("%w: the stable build %s is recalled", ErrState, d.Stable.Key)
 	case d.State == WentBack:
 		return fmt.Errorf("%w: it has gone back already, to %s", ErrState, d.Stable.Key)
 	case d.State == GoingBack && (!e.Now || d.Now):

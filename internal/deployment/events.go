@@ -68,6 +68,9 @@ type Checked struct {
 	Err        error
 }
 
+// Recalled are the builds that must run nowhere, by their composites: all that there are now.
+type Recalled struct{ SHA256 map[string]bool }
+
 // Written says that a goal is in the table, or why it never will be: somebody else has
 // written meanwhile. Then Table is the service as it is there.
 type Written struct {
@@ -79,16 +82,17 @@ type Written struct {
 // Tick says that time has passed.
 type Tick struct{}
 
-func (Deploy) event()  {}
-func (Command) event() {}
-func (Living) event()  {}
-func (Landed) event()  {}
-func (Lost) event()    {}
-func (Counted) event() {}
-func (Roster) event()  {}
-func (Checked) event() {}
-func (Written) event() {}
-func (Tick) event()    {}
+func (Deploy) event()   {}
+func (Command) event()  {}
+func (Living) event()   {}
+func (Landed) event()   {}
+func (Lost) event()     {}
+func (Counted) event()  {}
+func (Roster) event()   {}
+func (Checked) event()  {}
+func (Written) event()  {}
+func (Tick) event()     {}
+func (Recalled) event() {}
 
 // Action is what a Machine wants to have done.
 type Action interface{ action() }

@@ -49,6 +49,7 @@ type Machine struct {
 	counts   map[string]map[string]counted // by region and agent
 	landed   map[string]bool               // of the target, by region
 	sha      string                        // the target's composite
+	recalled map[string]bool               // builds that must run nowhere, by their composites
 	lost     string                        // why the target will not land any more
 	resumed  bool                          // the times below go on from what the table says
 	recorded time.Time                     // when the table was told of them
@@ -194,6 +195,8 @@ func (m *Machine) Step(now time.Time, e Event) []Action {
 		}
 	case Checked:
 		m.hearCheck(e)
+	case Recalled:
+		m.recalled = e.SHA256
 	case Written:
 		m.written(e)
 	case Tick:
@@ -316,6 +319,10 @@ func (m *Machine) decide() {
 	d := m.s.Current
 	if !m.resumed && (d.State == Gate || d.State == Wave || d.State == GoingBack) { // in no other does time run
 		m.resume()
+	}
+	if (d.State == Gate || d.State == Wave || d.State == Paused) && m.sha != "" && m.recalled[m.sha] {
+		m.end(Stopped, "the build is recalled")
+		return
 	}
 	if len(d.Regions) > 0 && len(m.regions()) == 0 && (d.State == Gate || d.State == Wave) {
 		m.end(Stopped, "all of its regions are skipped")

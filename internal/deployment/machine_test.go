@@ -577,6 +577,43 @@ func TestHeld(t *testing.T) {
 	}
 }
 
+// TestRecalled has a build that is recalled be deployed by nobody, and a deployment that brings
+// it stop.
+func TestRecalled(t *testing.T) {
+	w := newWorld(t, Service{Name: "web", Version: 1, Completed: whole(1)}, map[string]int{"ra": 2})
+	recall := func(sums ...string) {
+		all := make(map[string]bool)
+		for _, sum := range sums {
+			all[sum] = true
+		}
+		w.step(Recalled{all})
+	}
+	other := strings.Replace(sum, "LCa", "MCa", 1)
+	recall(sum)
+	w.step(Living{Agents: w.living})
+	w.step(Deploy{Ask: "x", ID: id(2), Target: build(2), Policy: policy(t, nil)})
+	if err := w.answers["x"]; !errors.Is(err, ErrState) || !strings.Contains(err.Error(), "recalled") {
+		t.Fatal(err)
+	}
+	// What it is of is known when it has landed.
+	target := build(2)
+	target.SHA256 = ""
+	w.step(Deploy{Ask: "y", ID: id(2), Target: target, Policy: policy(t, nil)})
+	w.write()
+	w.turn()
+	w.land(2, "ra")
+	if d := w.until(Stopped); d.Reason != "the build is recalled" || w.on("ra", 2) != 0 {
+		t.Errorf("%s, %d hosts run it", d.Reason, w.on("ra", 2))
+	}
+	w.step(Command{Ask: "back", Kind: api.CommandRollback, ID: id(3)})
+	if err := w.answers["back"]; !errors.Is(err, ErrState) || !strings.Contains(err.Error(), "recalled") {
+		t.Errorf("back to a build that is recalled: %v", err)
+	}
+	recall(other)
+	w.step(Command{Ask: "back", Kind: api.CommandRollback, ID: id(3)})
+	w.until(WentBack)
+}
+
 // TestAnyOrderOfEvents has everything happen in any order, and be lost, and checks after
 // each step what has to be true at every moment; in the end all is well again, and the
 // deployment comes to an end that is true.

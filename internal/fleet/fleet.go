@@ -160,6 +160,9 @@ func (f *Fleet) own(ctx context.Context) {
 	if wire := f.cfg.Shelf.Beat(); wire != nil {
 		m.beats(wire)
 	}
+	if wire := f.cfg.Shelf.Recalls(); wire != nil {
+		m.recall(wire)
+	}
 	f.refresh(m)
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
@@ -227,14 +230,18 @@ func (f *Fleet) ask(ctx context.Context, e func(*machine)) bool {
 	}
 }
 
-// Follow takes what was added to the shelf for a service, or the beat where service is
-// empty, and passes it down.
+// Follow takes what was added to the shelf for a service, the beat where service is empty, or
+// the recalls where it is goal.Recalls, and passes it down.
 func (f *Fleet) Follow(ctx context.Context, service string) {
 	f.tell(ctx, func(m *machine) {
 		if service == "" {
 			if wire := f.cfg.Shelf.Beat(); wire != nil {
 				m.beats(wire)
 			}
+			return
+		}
+		if service == goal.Recalls {
+			m.recall(f.cfg.Shelf.Recalls())
 			return
 		}
 		// A later one may be added between these two: then it is passed down twice.

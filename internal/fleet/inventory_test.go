@@ -48,3 +48,22 @@ func TestInventory(t *testing.T) {
 		t.Errorf("held and lost: %+v", c)
 	}
 }
+
+// TestRecallsGoDown: who is here hears of a list, and who comes later before all else.
+func TestRecallsGoDown(t *testing.T) {
+	w := newWorld(t)
+	names := w.join(2, "a")
+	w.m.recall([]byte("a list"))
+	for _, n := range names {
+		if got := take[*hostwire.Goal](w.hosts[n]); len(got) != 1 || string(got[0].Wire) != "a list" {
+			t.Errorf("%s got %v", n, got)
+		}
+	}
+	w.follow(1, goal.Circle)
+	h := w.hosts[names[0]]
+	h.got = nil
+	w.hello(h)
+	if got := take[*hostwire.Goal](h); len(got) != 2 || string(got[0].Wire) != "a list" {
+		t.Errorf("it hears of %v", got)
+	}
+}

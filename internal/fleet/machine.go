@@ -119,6 +119,7 @@ type machine struct {
 	services  map[string]*service
 	idle      int // services without a goal
 	beat      hostwire.Encoded
+	recalls   hostwire.Encoded
 	welcome   hostwire.Encoded
 	// sources are where the region's agents hand builds out.
 	sources []hostwire.Peer
@@ -214,6 +215,7 @@ func (m *machine) join(hello *hostwire.Hello, from netip.Addr, l link) {
 		h.services = append(h.services, r)
 	}
 	m.send(h, "welcome", m.welcome)
+	m.send(h, "recalls", m.recalls) // before the goals, which it may forbid
 	m.send(h, "beat", m.beat)
 	for i := range hello.Services {
 		m.runs(h, &hello.Services[i])
@@ -442,6 +444,14 @@ func (m *machine) beats(wire []byte) {
 	m.beat = encode(&hostwire.Beat{Wire: wire})
 	for _, h := range m.hosts {
 		m.send(h, "beat", m.beat)
+	}
+}
+
+// recall passes the list of recalled builds down.
+func (m *machine) recall(wire []byte) {
+	m.recalls = encode(&hostwire.Goal{Wire: wire})
+	for _, h := range m.hosts {
+		m.send(h, "recalls", m.recalls)
 	}
 }
 

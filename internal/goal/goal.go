@@ -3,8 +3,8 @@
 // (shelf.go) and has what agents count of the hosts under them (counts.go); others carry
 // them, switch hosts, and decide what the next goal is.
 //
-// A document travels as a signing.Envelope of the kind "landfall-goal-v1" or
-// "landfall-beat-v1".
+// A document travels as a signing.Envelope of the kind "landfall-goal-v1", "landfall-beat-v1"
+// or "landfall-recall-v1" (recall.go).
 package goal
 
 import (
@@ -47,7 +47,7 @@ const (
 	beatKind = "landfall-beat-v1"
 )
 
-var envelope = signing.Envelope{Kinds: []string{goalKind, beatKind}, MaxLength: MaxLength}
+var envelope = signing.Envelope{Kinds: []string{goalKind, beatKind, recallKind}, MaxLength: MaxLength}
 
 var (
 	// ErrInvalid is wrapped by errors about a document that is malformed or breaks a bound.
@@ -157,7 +157,7 @@ type Beat struct {
 // greater than last whatever the clock says.
 func NextVersion(now time.Time, last int64) int64 { return max(now.Unix(), last+1) }
 
-// Sign encodes and signs a *Goal or a *Beat.
+// Sign encodes and signs a *Goal, a *Beat or a *Recall.
 func Sign(ctx context.Context, signer signing.Signer, doc any) ([]byte, error) {
 	switch d := doc.(type) {
 	case *Goal:
@@ -170,12 +170,17 @@ func Sign(ctx context.Context, signer signing.Signer, doc any) ([]byte, error) {
 			return nil, err
 		}
 		return envelope.Sign(ctx, signer, beatKind, d)
+	case *Recall:
+		if err := d.check(); err != nil {
+			return nil, err
+		}
+		return envelope.Sign(ctx, signer, recallKind, d)
 	}
 	return nil, fmt.Errorf("%w: cannot sign a %T", ErrInvalid, doc)
 }
 
 // Open checks a document from the network or the disk against what is trusted, and returns
-// a *Goal or a *Beat. Errors wrap ErrInvalid or ErrUntrusted.
+// a *Goal, a *Beat or a *Recall. Errors wrap ErrInvalid or ErrUntrusted.
 func Open(wire []byte, trust *signing.Trust, now time.Time) (any, error) {
 	opened, err := envelope.Open(wire, trust)
 	if err != nil {
@@ -191,6 +196,25 @@ func Open(wire []byte, trust *signing.Trust, now time.Time) (any, error) {
 		}
 		return b, checkTime(b.Time, now)
 	}
+	if opened.Kind == recallKind {
+		r := new(Recall)
+		if err := opened.Decode(r); err != nil {
+			return nil, err
+		}
+		if err := r.check(); err != nil {
+			return nil, err
+		}
+		if err := checkTime(r.Issued, now); err != nil {
+			return nil, err
+		}
+		if err := checkVersion(r.Version, now); err != nil {
+			return nil, err
+		}
+		if err := trust.Check(opened.Key, r.SourceBucket, ""); err != nil {
+			return nil, err
+		}
+		return r, nil
+	}
 	g := new(Goal)
 	if err := opened.Decode(g); err != nil {
 		return nil, err
@@ -201,8 +225,8 @@ func Open(wire []byte, trust *signing.Trust, now time.Time) (any, error) {
 	if err := checkTime(g.Issued, now); err != nil {
 		return nil, err
 	}
-	if latest := now.Add(executionid.MaxAhead).Unix(); g.Version > latest {
-		return nil, fmt.Errorf("%w: version %d, %d is the greatest that there can be by now", ErrInvalid, g.Version, latest)
+	if err := checkVersion(g.Version, now); err != nil {
+		return nil, err
 	}
 	for _, b := range g.builds() {
 		if err := trust.Check(opened.Key, b.SourceBucket, b.Key); err != nil {
@@ -217,6 +241,14 @@ func Open(wire []byte, trust *signing.Trust, now time.Time) (any, error) {
 func checkTime(t, now time.Time) error {
 	if err := executionid.CheckTime(t, now); err != nil {
 		return fmt.Errorf("%w: issued %w", ErrInvalid, err)
+	}
+	return nil
+}
+
+// checkVersion refuses one from far ahead, which nobody could replace.
+func checkVersion(version int64, now time.Time) error {
+	if latest := now.Add(executionid.MaxAhead).Unix(); version > latest {
+		return fmt.Errorf("%w: version %d, %d is the greatest that there can be by now", ErrInvalid, version, latest)
 	}
 	return nil
 }
@@ -283,14 +315,14 @@ func (b *Build) check() error {
 	if b.Size < 0 || b.Size > manifest.MaxSize {
 		return fmt.Errorf("%w: build of %d bytes", ErrInvalid, b.Size)
 	}
-	if b.SHA256 != "" && !isComposite(b.SHA256) {
+	if b.SHA256 != "" && !IsComposite(b.SHA256) {
 		return fmt.Errorf("%w: composite SHA-256 %.80q: expected base64, a dash and the number of parts", ErrInvalid, b.SHA256)
 	}
 	return checkID("executionId", b.ExecutionID)
 }
 
-// isComposite knows what S3 has of an object of parts.
-func isComposite(s string) bool {
+// IsComposite reports whether a text is what S3 has as the SHA-256 of an object of parts.
+func IsComposite(s string) bool {
 	sum, parts, _ := strings.Cut(s, "-")
 	raw, err := base64.StdEncoding.DecodeString(sum)
 	n, errParts := strconv.Atoi(parts)

@@ -25,8 +25,8 @@ const (
 // ErrOld is wrapped by Add when a greater version is on the shelf.
 var ErrOld = errors.New("older than what is known")
 
-// Shelf keeps the greatest goal of each service and the newest beat, in a directory where
-// it has one. It is safe for concurrent use.
+// Shelf keeps the greatest goal of each service, the greatest list of recalls and the newest
+// beat, in a directory where it has one. It is safe for concurrent use.
 type Shelf struct {
 	dir   string // empty for memory alone
 	trust *signing.Trust
@@ -37,6 +37,8 @@ type Shelf struct {
 	goals   map[string]kept
 	beat    *Beat
 	wire    []byte // the beat's
+	recall  *Recall
+	recalls []byte // as they are sent
 }
 
 type kept struct {
@@ -64,7 +66,7 @@ func OpenShelf(dir string, trust *signing.Trust) (*Shelf, error) {
 	}
 	var odd error
 	for _, n := range names {
-		if n.Name() != beatFile && !strings.HasSuffix(n.Name(), goalSuffix) {
+		if n.Name() != beatFile && n.Name() != recallFile && !strings.HasSuffix(n.Name(), goalSuffix) {
 			continue
 		}
 		file := filepath.Join(dir, n.Name())
@@ -95,8 +97,11 @@ func readFile(file string) ([]byte, error) {
 }
 
 func fileOf(doc any) string {
-	if g, ok := doc.(*Goal); ok {
-		return g.Service + goalSuffix
+	switch d := doc.(type) {
+	case *Goal:
+		return d.Service + goalSuffix
+	case *Recall:
+		return recallFile
 	}
 	return beatFile
 }
@@ -109,11 +114,13 @@ func (s *Shelf) keep(doc any, wire []byte) {
 		s.goals[d.Service] = kept{d, wire}
 	case *Beat:
 		s.beat, s.wire = d, wire
+	case *Recall:
+		s.recall, s.recalls = d, wire
 	}
 }
 
-// Add takes a signed goal or beat, and reports whether it is newer than what was there; then
-// it is on the disk, too. Errors wrap ErrInvalid, ErrUntrusted, ErrOld or ErrContradiction.
+// Add takes a signed goal, beat or list of recalls, and reports whether it is newer than what
+// was there; then it is on the disk, too. Errors wrap ErrInvalid, ErrUntrusted, ErrOld or ErrContradiction.
 func (s *Shelf) Add(wire []byte) (added bool, err error) {
 	doc, err := Open(wire, s.trust, s.now())
 	if err != nil {
@@ -146,6 +153,16 @@ func (s *Shelf) compare(doc any, wire []byte) (known bool, err error) {
 	case *Beat:
 		if s.beat != nil && !d.Time.After(s.beat.Time) {
 			return true, nil
+		}
+	case *Recall:
+		switch {
+		case s.recall == nil || s.recall.Version < d.Version:
+		case bytes.Equal(wire, s.recalls):
+			return true, nil
+		case s.recall.Version == d.Version:
+			return false, fmt.Errorf("recalls %d: %w", d.Version, ErrContradiction)
+		default:
+			return false, fmt.Errorf("recalls %d: %w: %d", d.Version, ErrOld, s.recall.Version)
 		}
 	case *Goal:
 		k, ok := s.goals[d.Service]
@@ -188,6 +205,20 @@ func (s *Shelf) Wire(service string) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.goals[service].wire
+}
+
+// Recalled reports whether a build, by its composite SHA-256, is recalled.
+func (s *Shelf) Recalled(sha256 string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.recall.Has(sha256)
+}
+
+// Recalls is the newest list of recalls as it is sent; nil for none.
+func (s *Shelf) Recalls() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.recalls
 }
 
 // Beat is the newest beat as it is sent; nil for none.

@@ -347,7 +347,7 @@ func TestFleetIsBounded(t *testing.T) {
 			sent++
 		}
 	}
-	if sent != goal.MaxServices+1 {
+	if sent != goal.MaxServices+2 {
 		t.Errorf("goals of %d services are sent", sent)
 	}
 	s.DropGoal("s0")

@@ -126,6 +126,47 @@ func TestHost(t *testing.T) {
 	}
 }
 
+// TestRecalled: a build that is recalled is neither started nor fetched or served, whatever the goal says,
+// and is once that is taken back.
+func TestRecalled(t *testing.T) {
+	dir := t.TempDir()
+	a := newAgent(t)
+	h := startHost(t, dir, nil, a.url)
+	one, two := newBuild(t, 1), newBuild(t, 2)
+	a.has(one)
+	a.has(two)
+	a.say(sign(t, goalOf(10, one, nil), key), one.recipe)
+	a.await("the first wants leave", func(s hostwire.ServiceState) bool { return s.Wants == one.goal.ExecutionID })
+	a.say(&hostwire.Leave{Service: "web", Version: 10, Seconds: 30})
+	a.await("the first runs", func(s hostwire.ServiceState) bool { return s.State == goal.Healthy })
+	a.say(sign(t, goalOf(20, two, one), key), two.recipe)
+	a.await("the second is in its place", func(s hostwire.ServiceState) bool { return s.Wants == two.goal.ExecutionID })
+	recall := func(version int64, sums ...string) *hostwire.Goal {
+		wire, err := goal.Sign(t.Context(), key, &goal.Recall{Version: version, SourceBucket: "global-builds", SHA256: sums, Issued: time.Now()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &hostwire.Goal{Wire: wire}
+	}
+	a.say(recall(5, two.goal.SHA256))
+	s := a.await("it says why it does not switch", func(s hostwire.ServiceState) bool { return s.State == goal.Failed })
+	if s.Wants != "" || s.Running != one.goal.ExecutionID || s.Phase != "recall" || !strings.Contains(s.Error, "recalled") {
+		t.Errorf("%+v", s)
+	}
+	a.say(&hostwire.Leave{Service: "web", Version: 20, Seconds: 30})
+	until(t, "its bytes are let go", func() bool { _, known := h.fetch.Known(two.goal.ExecutionID); return !known })
+	if runs(t, dir) != "build 1" {
+		t.Errorf("runs %q", runs(t, dir))
+	}
+	h.stop()
+	h = startHost(t, dir, nil, a.url)
+	if !h.shelf.Recalled(two.goal.SHA256) {
+		t.Error("forgotten over a restart")
+	}
+	a.say(recall(4), recall(6)) // an older list changes nothing
+	a.await("it wants the second again", func(s hostwire.ServiceState) bool { return s.Wants == two.goal.ExecutionID })
+}
+
 // TestAnotherAgent: when a host's agent is gone it goes to another that it has heard of,
 // and says all; when the first is back, it goes home.
 func TestAnotherAgent(t *testing.T) {

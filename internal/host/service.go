@@ -31,6 +31,9 @@ const (
 	maxJobs = 4
 )
 
+// errRecalled is why a build is not started, whatever a goal says.
+var errRecalled = errors.New("the build is recalled")
+
 // service is the owner of one service: its goroutine alone decides what is done next, one
 // thing at a time.
 type service struct {
@@ -139,7 +142,7 @@ func (s *service) goal() (g *goal.Goal, wanted *goal.Build) {
 // step begins what is due.
 func (s *service) step(ctx context.Context, now time.Time) {
 	g, wanted := s.goal()
-	if j := s.job; j != nil && wanted != nil && wanted.ExecutionID != j.to && !j.given {
+	if j := s.job; j != nil && wanted != nil && (wanted.ExecutionID != j.to || s.recalled(wanted)) && !j.given {
 		j.given = true
 		close(j.giveUp)
 	}
@@ -162,8 +165,12 @@ func (s *service) step(ctx context.Context, now time.Time) {
 // wants reports whether the service waits for leave to switch.
 func (s *service) wants(g *goal.Goal, wanted *goal.Build) bool {
 	state := s.release.State()
-	return g != nil && wanted != nil && wanted.ExecutionID != state.Running.ExecutionID && state.Version < g.Version && s.release.Placed(wanted.ExecutionID)
+	return g != nil && wanted != nil && wanted.ExecutionID != state.Running.ExecutionID && state.Version < g.Version &&
+		s.release.Placed(wanted.ExecutionID) && !s.recalled(wanted)
 }
+
+// recalled reports whether a build must not be started.
+func (s *service) recalled(b *goal.Build) bool { return s.host.shelf.Recalled(b.SHA256) }
 
 // due reports whether it has leave to do so now.
 func (s *service) due(g *goal.Goal, wanted *goal.Build, now time.Time) bool {
@@ -175,7 +182,7 @@ func (s *service) placeable(b *goal.Build, now time.Time) bool {
 	if f := s.unplaced[b.ExecutionID]; f.err != nil && (f.again.IsZero() || now.Before(f.again)) {
 		return false
 	}
-	if b.SHA256 == "" || s.release.Placed(b.ExecutionID) {
+	if b.SHA256 == "" || s.release.Placed(b.ExecutionID) || s.recalled(b) {
 		return false
 	}
 	held, ok := s.host.fetch.Known(b.ExecutionID)
@@ -373,9 +380,13 @@ func (s *service) lack(g *goal.Goal, wanted *goal.Build, differs bool) (phase st
 	if g == nil {
 		return "", nil
 	}
-	id := g.Target.ExecutionID
+	b := &g.Target
 	if differs {
-		id = wanted.ExecutionID
+		b = wanted
+	}
+	id := b.ExecutionID
+	if s.recalled(b) {
+		return "recall", errRecalled
 	}
 	if s.release.Placed(id) {
 		return "", nil
@@ -391,7 +402,7 @@ func (s *service) lack(g *goal.Goal, wanted *goal.Build, differs bool) (phase st
 
 // settled reports whether a build that lacks will do so until somebody does something.
 func settled(err error) bool {
-	return errors.Is(err, release.ErrRefused) || errors.Is(err, release.ErrNoRoom) || errors.Is(err, cache.ErrNoSpace) || errors.Is(err, fetch.ErrWrongBuild)
+	return errors.Is(err, errRecalled) || errors.Is(err, release.ErrRefused) || errors.Is(err, release.ErrNoRoom) || errors.Is(err, cache.ErrNoSpace) || errors.Is(err, fetch.ErrWrongBuild)
 }
 
 // notReady is why the service does not run its goal; nil when it does.

@@ -59,7 +59,8 @@ func (s *stock) known(id string) (fetch.Recipe, bool) {
 	return r, ok
 }
 
-// wanted are the builds that a goal names, by executionId.
+// wanted are the builds that a goal names, by executionId, but for recalled ones: those are
+// neither fetched nor served.
 func (s *stock) wanted() map[string]goal.Build {
 	all := make(map[string]goal.Build)
 	for _, name := range s.host.cfg.Services {
@@ -67,9 +68,10 @@ func (s *stock) wanted() map[string]goal.Build {
 		if g == nil {
 			continue
 		}
-		all[g.Target.ExecutionID] = g.Target
-		if g.Stable != nil {
-			all[g.Stable.ExecutionID] = *g.Stable
+		for _, b := range []*goal.Build{&g.Target, g.Stable} {
+			if b != nil && !s.host.shelf.Recalled(b.SHA256) {
+				all[b.ExecutionID] = *b
+			}
 		}
 	}
 	return all

@@ -16,6 +16,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"github.com/landfall-dist/landfall/internal/arrivals"
+	"github.com/landfall-dist/landfall/internal/goal"
 	"github.com/landfall-dist/landfall/internal/ledger"
 )
 
@@ -178,6 +179,13 @@ func TestHostileAnswers(t *testing.T) {
 		}},
 		{"a beat", "GetItem", func(ctx context.Context, of tables) error {
 			_, err := of.services.Head(ctx)
+			return err
+		}},
+		{"recalls", "GetItem", func(ctx context.Context, of tables) error {
+			r, err := of.services.Recalls(ctx)
+			if err == nil && len(r.Builds) > goal.MaxRecalled {
+				t.Errorf("%d recalls", len(r.Builds))
+			}
 			return err
 		}},
 		{"a beat that is written", "PutItem", func(ctx context.Context, of tables) error { return of.services.WriteHead(ctx, []byte("beat")) }},

@@ -3,6 +3,7 @@
 //
 //	LandfallServices     service (S)                     version N, goal B (as it is signed), completed S (JSON), held S (JSON), deployment S
 //	                     "head"                          beat B (as it is signed)
+//	                     ".recalls"                      version N, recalls B (as they are signed), builds S (JSON)
 //	LandfallDeployments  service (S), deploymentId (S)   state S, key S, by S, started S, ended S, document S (JSON)
 //	host-deployment-logs region#deployment#nn (S), host (S)
 //	                                                     at S, phase S, error S, output S, version N, expires N
@@ -145,7 +146,7 @@ func (t *Tables) All(ctx context.Context) (all []*Service, err error) {
 		}
 		for _, i := range out.Items {
 			name := ledger.Read(i, time.Now()).Whole("service")
-			if name == goal.Head {
+			if name == goal.Head || name == goal.Recalls {
 				continue
 			}
 			if len(all) >= goal.MaxServices {

@@ -234,3 +234,33 @@ func TestRecord(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
+
+// TestRecalls writes and reads the list; of two writers one wins.
+func TestRecalls(t *testing.T) {
+	tables := newTables(t)
+	if r, err := tables.Recalls(t.Context()); err != nil || r.Version != 0 || r.Builds != nil {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	list := &Recalls{Version: 5, Wire: []byte("signed"), Builds: []Recalled{{SHA256: "sum", Key: "web.zip", By: "carol", At: noon}}}
+	for i, c := range []struct {
+		before int64
+		want   error
+	}{{3, ErrChanged}, {0, nil}, {0, ErrChanged}, {4, ErrChanged}, {5, nil}} {
+		if err := tables.WriteRecalls(t.Context(), list, c.before); !errors.Is(err, c.want) {
+			t.Errorf("%d: over version %d: %v, expected %v", i, c.before, err, c.want)
+		}
+	}
+	if r, err := tables.Recalls(t.Context()); err != nil || r.Version != 5 || string(r.Wire) != "signed" || len(r.Builds) != 1 || r.Builds[0] != list.Builds[0] {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if all, err := tables.All(t.Context()); err != nil || len(all) != 0 {
+		t.Errorf("the list is taken for a service: %v, %v", all, err)
+	}
+	odd := item{"service": text(goal.Recalls), "version": number(6), "recalls": &types.AttributeValueMemberB{Value: []byte("x")}, "builds": text("{")}
+	if _, err := cloud.DynamoDB.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: &tables.names.Services, Item: odd}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tables.Recalls(t.Context()); err == nil {
+		t.Error("a list that cannot be read")
+	}
+}

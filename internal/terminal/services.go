@@ -105,6 +105,18 @@ func backLine(a *api.ServiceCommandAnswer) string {
 	return command.Plain(fmt.Sprintf("back to %s: %d hosts hold it, %d must fetch it%s", cmp.Or(key, "the stable build"), holding, fetching, note))
 }
 
+// Recalls prints the builds that are to run nowhere.
+func Recalls(w io.Writer, list *api.Recalls) error {
+	if len(list.Recalled) == 0 {
+		return say(w, "no build is recalled")
+	}
+	var rows [][]string
+	for _, b := range list.Recalled {
+		rows = append(rows, []string{dash(b.Key), dash(b.ExecutionID), b.SHA256, b.At.Local().Format(time.DateTime), dash(b.By)})
+	}
+	return table(w, []column{{head: "KEY", least: 8}, {head: "EXECUTION", rank: 3}, {head: "SHA-256", least: 12, rank: 4}, {head: "SINCE", rank: 2}, {head: "BY", rank: 1}}, rows)
+}
+
 // serviceRegions prints the table of a service's regions.
 func serviceRegions(w io.Writer, s *api.Service) error {
 	if len(s.Regions) == 0 {

@@ -78,6 +78,17 @@ func (c *Client) Release(ctx context.Context, service string, hosts ...string) (
 	return c.command(ctx, service, "/release", ServiceCommandRequest{Hosts: hosts})
 }
 
+// Recalls are the builds that are to run nowhere.
+func (c *Client) Recalls(ctx context.Context) (*Recalls, error) {
+	return call[Recalls](ctx, c, http.MethodGet, "/recalls", nil)
+}
+
+// Recall has builds run nowhere any more, or takes that back. A *StatusError of 409 says that
+// a service runs one, or goes back to it.
+func (c *Client) Recall(ctx context.Context, r RecallRequest) (*Recalls, error) {
+	return call[Recalls](ctx, c, http.MethodPost, "/recalls", r)
+}
+
 // Skip has a deployment go on without a region.
 func (c *Client) Skip(ctx context.Context, service, region string) (*ServiceCommandAnswer, error) {
 	return c.command(ctx, service, "/skip", ServiceCommandRequest{Region: region})

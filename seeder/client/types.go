@@ -38,6 +38,9 @@ type (
 	ServiceCommandRequest = api.ServiceCommandRequest
 	ServiceCommandAnswer  = api.ServiceCommandAnswer
 	BackPlan              = api.BackPlan
+	RecallRequest         = api.RecallRequest
+	Recalls               = api.Recalls
+	RecalledBuild         = api.RecalledBuild
 	HostViews             = api.HostViews
 	HostView              = api.HostView
 )

@@ -1,0 +1,96 @@
+package goal
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/executionid"
+	"github.com/landfall-dist/landfall/internal/signing"
+)
+
+func aRecall(version int64, sums ...string) *Recall {
+	return &Recall{Version: version, SourceBucket: "global-builds", SHA256: sums, By: "carol", Issued: noon}
+}
+
+// TestRecall signs lists of recalls, and keeps the greatest, over a restart too.
+func TestRecall(t *testing.T) {
+	dir := t.TempDir()
+	s := openShelf(t, dir)
+	if s.Recalled(composite) || s.Recalls() != nil {
+		t.Error("recalled by nobody")
+	}
+	for i, c := range []struct {
+		of    *Recall
+		added bool
+		err   error
+		has   bool
+	}{
+		{aRecall(5, composite), true, nil, true},
+		{aRecall(5, composite), false, nil, true},
+		{aRecall(5), false, ErrContradiction, true},
+		{aRecall(4), false, ErrOld, true},
+		{aRecall(6), true, nil, false},
+		{aRecall(7, composite), true, nil, true},
+	} {
+		added, err := s.Add(sign(t, c.of))
+		if added != c.added || !errors.Is(err, c.err) || s.Recalled(composite) != c.has {
+			t.Errorf("%d: %v, %v, recalled: %v", i, added, err, s.Recalled(composite))
+		}
+	}
+	again := openShelf(t, dir)
+	if !again.Recalled(composite) || len(again.Recalls()) == 0 || again.Recalled("other") {
+		t.Error("forgotten over a restart")
+	}
+	if err := os.WriteFile(filepath.Join(dir, recallFile), sign(t, aGoal(1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if odd, err := OpenShelf(dir, trust); err == nil || odd.Recalled(composite) {
+		t.Errorf("a goal is taken for a list of recalls: %v", err)
+	}
+}
+
+// TestRecallBounds: a list is what its own bounds say, and signed by who is trusted with all.
+func TestRecallBounds(t *testing.T) {
+	var most []string
+	for i := range MaxRecalled + 1 {
+		most = append(most, fmt.Sprintf("LCa0a2j/xo/5m0U8HTBBNBNCLXBkg7+g+YpeiGJm564=-%d", 1000+i))
+	}
+	slices.Sort(most)
+	if wire := sign(t, aRecall(1, most[:MaxRecalled]...)); len(wire) > MaxLength {
+		t.Errorf("%d bytes", len(wire))
+	}
+	for name, r := range map[string]*Recall{
+		"too many":      aRecall(1, most...),
+		"version":       aRecall(0),
+		"no digest":     aRecall(1, "abc"),
+		"twice":         aRecall(1, composite, composite),
+		"out of order":  aRecall(1, most[1], most[0]),
+		"who":           {Version: 1, SourceBucket: "global-builds", By: string(make([]byte, maxBy+1)), Issued: noon},
+		"no bucket":     {Version: 1, Issued: noon},
+		"far ahead":     {Version: 1, SourceBucket: "global-builds", Issued: noon.Add(2 * executionid.MaxAhead)},
+		"version ahead": {Version: noon.Add(2 * executionid.MaxAhead).Unix(), SourceBucket: "global-builds", Issued: noon},
+	} {
+		wire, err := Sign(t.Context(), key, r)
+		if err == nil {
+			_, err = Open(wire, trust, noon)
+		}
+		if !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	wire := sign(t, aRecall(1, composite))
+	for rule, ok := range map[string]bool{"": true, ":bucket=global-builds": true, ":bucket=other-builds": false, ":prefix=web/": false} {
+		trust, err := signing.OpenTrust([]string{key.Public().String() + rule}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(wire, trust, noon.Add(time.Minute)); ok != (err == nil) || !ok && !errors.Is(err, ErrUntrusted) {
+			t.Errorf("a key that is trusted with %q: %v", rule, err)
+		}
+	}
+}
