@@ -98,8 +98,13 @@ type (
 	}
 	// checkedWave is the answer to a wave's check.
 	checkedWave struct{ deployment.Checked }
-	// logged says that failures were written, or not.
-	logged struct{ err error }
+	// logged says that failures were written, or what the table has of them.
+	logged struct {
+		of    logging
+		hosts int
+		rest  []services.Rest
+		err   error
+	}
 	// recorded says that times were written, or not.
 	recorded struct{ err error }
 	// broken is a fault of a worker.
@@ -192,6 +197,9 @@ func (v *service) Hear(now time.Time, e any) {
 	case logged:
 		if e.err != nil && !v.owner.Ending() {
 			v.logger.Warn("failures of hosts not logged in the table", "error", e.err)
+		}
+		if e.of.count { // 0 after an error: too many lines are better than none
+			v.failures.counted(e.of, e.hosts, e.rest)
 		}
 		v.logFailures()
 	case recorded:
@@ -430,11 +438,17 @@ func (v *service) logFailures() {
 	if v.owner.Works("log") {
 		return
 	}
-	region, id, list := v.failures.next()
-	if len(list) == 0 {
+	l, ok := v.failures.next()
+	if !ok {
 		return
 	}
-	v.owner.Work("log", func(err error) any { return logged{err} }, func(ctx context.Context) any {
-		return logged{v.cfg.Services.LogFailures(ctx, region, id, list)}
+	v.owner.Work("log", func(err error) any { return logged{of: l, err: err} }, func(ctx context.Context) any {
+		out := logged{of: l}
+		if l.count {
+			out.hosts, out.rest, out.err = v.cfg.Services.Logged(ctx, l.region, l.deployment)
+			return out
+		}
+		out.err = errors.Join(v.cfg.Services.LogFailures(ctx, l.region, l.deployment, l.list), v.cfg.Services.LogRest(ctx, l.region, l.deployment, l.rest))
+		return out
 	})
 }

@@ -188,6 +188,13 @@ func TestHostileAnswers(t *testing.T) {
 			}
 			return err
 		}},
+		{"failures that are counted", "Query", func(ctx context.Context, of tables) error {
+			_, rest, err := of.services.Logged(ctx, "region-a", "01K")
+			if len(rest) > maxRest {
+				t.Errorf("%d reasons", len(rest))
+			}
+			return err
+		}},
 		{"a beat that is written", "PutItem", func(ctx context.Context, of tables) error { return of.services.WriteHead(ctx, []byte("beat")) }},
 	}
 	for name, answer := range hostileAnswers {

@@ -2,15 +2,18 @@ package services
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"hash/fnv"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/landfall-dist/landfall/internal/goal"
+	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/retry"
 )
 
@@ -19,6 +22,8 @@ const (
 	logPartitions = 16
 	// maxBatch is DynamoDB's limit on the items of one BatchWriteItem.
 	maxBatch = 25
+	// maxRest bounds the reasons that are read of one region and deployment.
+	maxRest = 500
 	// maxBatchTries bounds how often what DynamoDB has not written is sent again, and the
 	// two bound the wait before.
 	maxBatchTries            = 8
@@ -75,4 +80,74 @@ func (t *Tables) batch(ctx context.Context, requests []types.WriteRequest) error
 		}
 		return nil
 	})
+}
+
+// Rest is how many hosts of a region have failed for one reason in a deployment, beyond those
+// that are written one by one.
+type Rest struct {
+	Phase, Error string
+	Hosts        int
+	Example      string // one of them
+}
+
+// LogRest writes counts by reason, each in the place of the one before.
+func (t *Tables) LogRest(ctx context.Context, region, deploymentID string, rest []Rest) error {
+	for len(rest) > 0 {
+		n := min(len(rest), maxBatch)
+		var requests []types.WriteRequest
+		for _, r := range rest[:n] {
+			i := item{
+				"deployment": text(fmt.Sprintf("%s#%s#rest", region, deploymentID)), "host": text(reasonOf(r)), "hosts": number(int64(r.Hosts)),
+				"at": text(time.Now().UTC().Format(time.RFC3339)), "phase": text(r.Phase), "error": text(r.Error), "example": text(r.Example),
+			}
+			if t.ttl > 0 {
+				i["expires"] = number(time.Now().Add(t.ttl).Unix())
+			}
+			requests = append(requests, types.WriteRequest{PutRequest: &types.PutRequest{Item: i}})
+		}
+		if err := t.batch(ctx, requests); err != nil {
+			return err
+		}
+		rest = rest[n:]
+	}
+	return nil
+}
+
+// reasonOf is the sort key of a reason, of which DynamoDB takes 1,024 bytes.
+func reasonOf(r Rest) string {
+	sum := sha256.Sum256([]byte(r.Phase + "\x00" + r.Error))
+	return fmt.Sprintf("reason-%x", sum[:8])
+}
+
+// Logged is what the table has of a region's failures in a deployment: how many hosts one by
+// one, and the counts of the others.
+func (t *Tables) Logged(ctx context.Context, region, deploymentID string) (hosts int, rest []Rest, err error) {
+	for n := range logPartitions {
+		in := t.logsOf(fmt.Sprintf("%s#%s#%02d", region, deploymentID, n))
+		in.Select = types.SelectCount
+		out, err := t.client.Query(ctx, in) // one page has all: there are a thousand of 2 KB in 16 partitions
+		if err != nil {
+			return 0, nil, t.explain(2, err)
+		}
+		hosts += int(out.Count)
+	}
+	out, err := t.client.Query(ctx, t.logsOf(fmt.Sprintf("%s#%s#rest", region, deploymentID)))
+	if err != nil {
+		return 0, nil, t.explain(2, err)
+	}
+	for _, i := range out.Items[:min(len(out.Items), maxRest)] {
+		of := ledger.Read(i, time.Now())
+		r := Rest{Phase: of.Whole("phase"), Error: of.Whole("error"), Hosts: int(of.Number("hosts", goal.MaxHosts)), Example: of.Whole("example")}
+		if of.Whole("host") == reasonOf(r) && r.Hosts > 0 {
+			rest = append(rest, r)
+		}
+	}
+	return hosts, rest, nil
+}
+
+func (t *Tables) logsOf(partition string) *dynamodb.QueryInput {
+	return &dynamodb.QueryInput{
+		TableName: &t.names.Logs, KeyConditionExpression: aws.String("deployment = :deployment"),
+		ExpressionAttributeValues: item{":deployment": text(partition)}, ConsistentRead: aws.Bool(true),
+	}
 }

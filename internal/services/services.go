@@ -7,6 +7,7 @@
 //	LandfallDeployments  service (S), deploymentId (S)   state S, key S, by S, started S, ended S, document S (JSON)
 //	host-deployment-logs region#deployment#nn (S), host (S)
 //	                                                     at S, phase S, error S, output S, version N, expires N
+//	                     region#deployment#rest          hosts N, example S, …: those beyond the first thousand, by reason
 //
 // A goal and its deployment are written in one transaction, on condition that the version
 // in the table is still the one that was read: of two seeders one wins, the other is told.

@@ -264,3 +264,39 @@ func TestRecalls(t *testing.T) {
 		t.Error("a list that cannot be read")
 	}
 }
+
+// TestLogRest counts what is not written one by one.
+func TestLogRest(t *testing.T) {
+	tables := newTables(t)
+	var rest []Rest
+	for i := range 30 {
+		rest = append(rest, Rest{Phase: "exec", Error: fmt.Sprintf("%0512d", i), Hosts: i + 1, Example: "host-1"})
+	}
+	for range 2 {
+		if err := tables.LogRest(t.Context(), "region-a", "01K", rest); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := cloud.DynamoDB.Scan(t.Context(), &dynamodb.ScanInput{TableName: &tables.names.Logs})
+	if err != nil || len(out.Items) != 30 {
+		t.Fatalf("%d, %v", len(out.Items), err)
+	}
+	of := ledger.Read(out.Items[0], time.Now())
+	if of.Text("deployment") != "region-a#01K#rest" || of.Number("hosts", maxNumber) < 1 || of.Number("expires", maxNumber) == 0 {
+		t.Errorf("%v", out.Items[0])
+	}
+	n, got, err := tables.Logged(t.Context(), "region-a", "01K")
+	slices.SortFunc(got, func(x, y Rest) int { return x.Hosts - y.Hosts })
+	if n != 0 || !slices.Equal(got, rest) || err != nil {
+		t.Errorf("%d hosts, %v, %v", n, got, err)
+	}
+	if err := tables.LogFailures(t.Context(), "region-a", "01K", []goal.Failure{{Host: "a", At: noon}, {Host: "b", At: noon}}); err != nil {
+		t.Fatal(err)
+	}
+	if n, _, err := tables.Logged(t.Context(), "region-a", "01K"); n != 2 || err != nil {
+		t.Errorf("%d hosts, %v", n, err)
+	}
+	if n, rest, err := tables.Logged(t.Context(), "region-b", "01K"); n != 0 || rest != nil || err != nil {
+		t.Errorf("%d hosts, %v, %v", n, rest, err)
+	}
+}
