@@ -59,6 +59,9 @@ type service struct {
 	soughtAt time.Time
 	ticked   time.Time // when what may have changed was looked at last
 	failures failures
+	// looked is the version of hosts' goal for which the table was read again, since it is
+	// greater than the table's.
+	looked int64
 
 	mu   sync.Mutex // held for a few lines
 	view api.Service
@@ -107,6 +110,12 @@ type (
 	}
 	// recorded says that times were written, or not.
 	recorded struct{ err error }
+	// readAgain is the table, read since hosts follow a greater version than was known here.
+	readAgain struct {
+		newer int64
+		table *services.Service
+		err   error
+	}
 	// broken is a fault of a worker.
 	broken struct{ err error }
 )
@@ -185,6 +194,7 @@ func (v *service) Hear(now time.Time, e any) {
 	case hostsCounted:
 		v.failures.add(e.Region, v.m.Service().Current, e.failures)
 		v.step(now, e.Counted)
+		v.lookAgain()
 		v.logFailures()
 	case wrote:
 		v.wrote(now, e)
@@ -206,6 +216,8 @@ func (v *service) Hear(now time.Time, e any) {
 		if e.err != nil && !errors.Is(e.err, services.ErrChanged) && !v.owner.Ending() {
 			v.logger.Warn("for how long a deployment has waited and baked is not in the table, a restart would begin anew", "error", e.err)
 		}
+	case readAgain:
+		v.readAgain(e)
 	case broken:
 		v.trouble = e.err
 	case deployment.Event:
@@ -331,6 +343,39 @@ func (v *service) write(ctx context.Context, a deployment.Publish) wrote {
 	}
 	out.table = table
 	return out
+}
+
+// lookAgain reads the table where hosts follow a goal that is newer than was known of it:
+// another seeder has written it, or it was restored from an old copy.
+func (v *service) lookAgain() {
+	newer := v.m.Newer()
+	if newer == 0 || newer == v.looked || v.owner.Works("write") || v.owner.Works("read again") {
+		return
+	}
+	v.owner.Work("read again", func(err error) any { return readAgain{newer: newer, err: err} }, func(ctx context.Context) any {
+		ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+		defer cancel()
+		table, err := v.cfg.Services.Service(ctx, v.name)
+		return readAgain{newer, table, err}
+	})
+}
+
+func (v *service) readAgain(e readAgain) {
+	switch {
+	case e.err != nil: // the next counts have it read again
+	case v.owner.Works("write"): // which finds out
+	case e.table != nil && e.table.Version > v.m.Service().Version:
+		v.replaceBy(e.table)
+	default:
+		v.looked = e.newer
+	}
+}
+
+// replaceBy goes on with what somebody else has written into the table.
+func (v *service) replaceBy(of *services.Service) {
+	v.logger.Warn("the table has a greater goal of somebody else's, perhaps another seeder, which holds from now on", "version", of.Version)
+	v.take(of)
+	v.owner.Tell(v.livingNow())
 }
 
 // wrote has a goal sent once it is in the table.

@@ -1,6 +1,7 @@
 package seeder
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
@@ -46,7 +47,11 @@ func (v *service) look() api.Service {
 	if g := v.goal; g != nil {
 		out.Target, out.Issued, out.By, out.Held = buildView(&g.Target), g.Issued, g.By, g.Held
 	}
-	for _, err := range []error{v.odd, v.trouble} {
+	var newer error
+	if n := v.m.Newer(); n > 0 && n == v.looked {
+		newer = fmt.Errorf("hosts follow goal %d, the table has goal %d: it was restored from an older copy; deploy what should run", n, of.Version)
+	}
+	for _, err := range []error{v.odd, v.trouble, newer} {
 		if err != nil {
 			out.Error = err.Error()
 			break

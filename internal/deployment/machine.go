@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/executionid"
 	"github.com/landfall-dist/landfall/internal/goal"
 )
 
@@ -28,6 +29,9 @@ const (
 	// recordEvery is how often the table is told for how long things have lasted, or each
 	// hundredth of a longer time: a seeder that is killed forgets no more.
 	recordEvery = 10 * time.Second
+	// maxNewer bounds how far ahead of the clock a version that agents say hosts follow may lie
+	// to be counted: half of what a goal's may, so that there is room for those that follow.
+	maxNewer = executionid.MaxAhead / 2
 	// maxHeld bounds the commands that wait for a write.
 	maxHeld = 100
 )
@@ -50,6 +54,7 @@ type Machine struct {
 	landed   map[string]bool               // of the target, by region
 	sha      string                        // the target's composite
 	recalled map[string]bool               // builds that must run nowhere, by their composites
+	newer    int64                         // the greatest version that hosts follow, beyond the table's
 	lost     string                        // why the target will not land any more
 	resumed  bool                          // the times below go on from what the table says
 	recorded time.Time                     // when the table was told of them
@@ -232,6 +237,18 @@ func (m *Machine) count(e Counted) {
 	if len(of) < maxAgents {
 		of[e.Agent] = counted{e.Counts, m.now}
 	}
+	if v := e.Counts.Version; (m.next == nil || v > m.next.Version) && v <= m.now.Add(maxNewer).Unix() {
+		m.newer = max(m.newer, v)
+	}
+}
+
+// Newer is the version of the goal that hosts follow where that is greater than the table's,
+// which was restored from an old copy then; else 0. The next goal is newer than both.
+func (m *Machine) Newer() int64 {
+	if m.newer <= m.s.Version {
+		return 0
+	}
+	return m.newer
 }
 
 // written has what was written hold from now on.
@@ -287,7 +304,7 @@ func (m *Machine) change(ask string, f func(s *Service, d *Deployment)) {
 		total := m.Total()
 		d.Counts = &total
 	}
-	next.Version = goal.NextVersion(m.now, m.s.Version)
+	next.Version = goal.NextVersion(m.now, max(m.s.Version, m.newer))
 	m.next = &next
 	if ask != "" {
 		m.asks = append(m.asks, ask)

@@ -614,6 +614,43 @@ func TestRecalled(t *testing.T) {
 	w.until(WentBack)
 }
 
+// TestRestoredTable has a table say less than hosts know: that is seen, nothing is concluded
+// from what they count, and the next goal is newer than theirs, unless that is a lie.
+func TestRestoredTable(t *testing.T) {
+	w := newWorld(t, Service{Name: "web", Version: noon.Unix() - 5, Completed: whole(1)}, map[string]int{"ra": 2})
+	w.deploy(2, policy(t, nil))
+	w.land(2, "ra")
+	backup := w.table.clone()
+	w.until(Done)
+	// The clock of who goes on is behind: versions follow what hosts have, not it.
+	known, newest := len(w.goals), w.goals[len(w.goals)-1].Version
+	w.table = backup
+	w.now = noon.Add(-time.Hour)
+	w.restart()
+	for _, a := range w.agents["ra"] {
+		a.goal = w.goals[known-1]
+	}
+	w.each(func(region, name string, a *agent) {
+		w.step(Counted{Region: region, Agent: name, Counts: w.count(region, name, a)})
+	})
+	if w.m.Newer() != newest || w.pending != nil {
+		t.Fatalf("newer is %d, expected %d, writes %v", w.m.Newer(), newest, w.pending)
+	}
+	w.step(Counted{Region: "ra", Agent: "liar", Counts: goal.Counts{Version: w.now.Add(maxNewer).Unix() + 1}})
+	if w.m.Newer() != newest {
+		t.Errorf("an agent that lies makes hosts follow %d", w.m.Newer())
+	}
+	w.restart()
+	w.each(func(region, name string, a *agent) {
+		w.step(Counted{Region: region, Agent: name, Counts: w.count(region, name, a)})
+	})
+	w.step(Command{Ask: "x", Kind: api.CommandAbort})
+	w.write()
+	if g := w.goals[len(w.goals)-1]; w.answers["x"] != nil || g.Version <= newest || w.m.Newer() != 0 {
+		t.Errorf("%v, goal %d after %d, newer %d", w.answers["x"], g.Version, newest, w.m.Newer())
+	}
+}
+
 // TestAnyOrderOfEvents has everything happen in any order, and be lost, and checks after
 // each step what has to be true at every moment; in the end all is well again, and the
 // deployment comes to an end that is true.
