@@ -64,6 +64,8 @@ type Config struct {
 	Arrivals *arrivals.Table
 	// Services are the tables of services; nil: there are none.
 	Services *services.Tables
+	// Copies are of what Services says, for when they cannot be read; nil for none.
+	Copies *services.Copies
 	// Checker checks agents' signatures of arrivals; nil for nobody.
 	Checker arrivals.Checker
 	Cache   *cache.Cache

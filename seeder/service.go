@@ -59,6 +59,8 @@ type service struct {
 	soughtAt time.Time
 	ticked   time.Time // when what may have changed was looked at last
 	failures failures
+	apart    apart
+	writing  *deployment.Publish // nil for nothing
 	// looked is the version of hosts' goal for which the table was read again, since it is
 	// greater than the table's.
 	looked int64
@@ -78,6 +80,8 @@ type (
 	request struct {
 		of     deployment.Event
 		answer chan<- error // has room for it
+		// withoutTable: what follows from it is sent before it is in the table.
+		withoutTable bool
 	}
 	// hostsCounted is what an agent counts, and new failures.
 	hostsCounted struct {
@@ -89,6 +93,10 @@ type (
 		goal *goal.Goal
 		wire []byte
 		err  error
+		// ended: it was ended, and may be begun again.
+		ended bool
+		// apart is what was kept here and is not in the table; nil for what is there.
+		apart *services.Copy
 		// table is the service as somebody else has written it meanwhile; nil for nobody.
 		table *services.Service
 	}
@@ -122,22 +130,26 @@ type (
 
 // newService returns the owner of a service as the table has it; of nil of a new one.
 func (s *Seeder) newService(name string, of *services.Service) *service {
-	logger := s.cfg.Logger.With("service", name)
-	v := &service{Seeder: s, name: name, owner: owner.New[any](logger), logger: logger, asks: make(map[string]chan<- error)}
+	v := s.ownerOf(name)
 	v.take(of)
 	v.publish()
 	return v
 }
 
+func (s *Seeder) ownerOf(name string) *service {
+	logger := s.cfg.Logger.With("service", name)
+	return &service{Seeder: s, name: name, owner: owner.New[any](logger), logger: logger, asks: make(map[string]chan<- error)}
+}
+
 // take begins with what the table has.
 func (v *service) take(of *services.Service) {
-	v.goal, v.odd = nil, nil
+	v.goal, v.odd, v.apart, v.writing = nil, nil, apart{}, nil
 	v.owner.Tell(v.recalls.event())
 	if of == nil {
 		v.m = deployment.New(deployment.Service{Name: v.name})
 		return
 	}
-	v.m, v.odd = deployment.New(of.Service), of.Odd
+	v.m, v.odd, v.apart.table = deployment.New(of.Service), of.Odd, of.Version
 	v.send(of.Wire)
 }
 
@@ -175,15 +187,25 @@ func (v *service) run(ctx context.Context) (next *service) {
 	if err == nil || !retry.Wait(ctx, serviceAgain) {
 		return nil
 	}
+	if next = v.aheadOf(v.name); next == nil {
+		next = v.reread(ctx)
+	}
+	if next == nil {
+		return nil
+	}
+	v.services.put(next)
+	next.owner.Tell(v.livingNow())
+	return next
+}
+
+// reread returns another owner, of the service as the table has it; nil when ctx ends.
+func (v *service) reread(ctx context.Context) *service {
 	var of *services.Service
 	again := retry.Policy{First: firstRetry, Max: maxRetry, Logger: v.logger, Level: slog.LevelWarn, Message: "service not read"}
 	if again.Do(ctx, func() (err error) { of, err = v.cfg.Services.Service(ctx, v.name); return err }) != nil {
 		return nil
 	}
-	next = v.newService(v.name, of)
-	v.services.put(next)
-	next.owner.Tell(v.livingNow())
-	return next
+	return v.newService(v.name, of)
 }
 
 // Hear, Due, Wake and Over are for the owner.
@@ -216,6 +238,10 @@ func (v *service) Hear(now time.Time, e any) {
 		if e.err != nil && !errors.Is(e.err, services.ErrChanged) && !v.owner.Ending() {
 			v.logger.Warn("for how long a deployment has waited and baked is not in the table, a restart would begin anew", "error", e.err)
 		}
+	case reconciled:
+		v.reconciled(e)
+	case behind:
+		v.reconcile()
 	case readAgain:
 		v.readAgain(e)
 	case broken:
@@ -250,6 +276,10 @@ func (v *service) ask(now time.Time, e request) {
 		e.answer <- fmt.Errorf("%w; mend or remove the item", v.odd)
 		return
 	}
+	if e.withoutTable {
+		v.setApart()
+		defer v.apart.settle(v)
+	}
 	v.asked++
 	id := strconv.Itoa(v.asked)
 	v.asks[id] = e.answer
@@ -278,9 +308,9 @@ func (v *service) step(now time.Time, e deployment.Event) {
 func (v *service) act(a deployment.Action) {
 	switch a := a.(type) {
 	case deployment.Publish:
-		v.owner.Work("write", func(err error) any { return wrote{goal: a.Goal, err: err} }, func(ctx context.Context) any { return v.write(ctx, a) })
+		v.beginWrite(a, nil)
 	case deployment.Record:
-		if v.owner.Works("record") {
+		if v.apart.on || v.owner.Works("record") {
 			return
 		}
 		v.owner.Work("record", func(err error) any { return recorded{err} }, func(ctx context.Context) any {
@@ -309,9 +339,22 @@ func (v *service) act(a deployment.Action) {
 	}
 }
 
+// beginWrite has a goal written, which may be signed already.
+func (v *service) beginWrite(a deployment.Publish, wire []byte) {
+	v.writing = &a
+	write := v.write
+	if v.apart.on {
+		table := v.apart.table
+		write = func(ctx context.Context, a deployment.Publish, wire []byte) wrote {
+			return v.keepApart(ctx, a, wire, table)
+		}
+	}
+	v.owner.Work("write", func(err error) any { return wrote{goal: a.Goal, err: err} }, func(ctx context.Context) any { return write(ctx, a, wire) })
+}
+
 // write signs a goal and puts it into the table, however long that takes.
-func (v *service) write(ctx context.Context, a deployment.Publish) wrote {
-	out := wrote{goal: a.Goal}
+func (v *service) write(ctx context.Context, a deployment.Publish, wire []byte) wrote {
+	out := wrote{goal: a.Goal, wire: wire}
 	again := retry.Policy{
 		First: firstRetry, Max: maxRetry, Logger: v.logger, Level: slog.LevelWarn, Message: "goal not written, it is tried again",
 		Settled: func(err error) bool { return errors.Is(err, services.ErrChanged) || errors.Is(err, goal.ErrInvalid) },
@@ -327,6 +370,13 @@ func (v *service) write(ctx context.Context, a deployment.Publish) wrote {
 		defer cancel()
 		return v.cfg.Services.Write(ctx, a.Service, out.wire, a.Before)
 	})
+	if out.err != nil && ctx.Err() != nil {
+		out.ended = true
+		return out
+	}
+	if out.err == nil {
+		v.keepCopy(services.Copy{Service: a.Service, Wire: out.wire, Table: a.Service.Version})
+	}
 	if !errors.Is(out.err, services.ErrChanged) {
 		return out
 	}
@@ -349,13 +399,14 @@ func (v *service) write(ctx context.Context, a deployment.Publish) wrote {
 // another seeder has written it, or it was restored from an old copy.
 func (v *service) lookAgain() {
 	newer := v.m.Newer()
-	if newer == 0 || newer == v.looked || v.owner.Works("write") || v.owner.Works("read again") {
+	if newer == 0 || newer == v.looked || v.apart.on || v.writing != nil || v.owner.Works("read again") {
 		return
 	}
 	v.owner.Work("read again", func(err error) any { return readAgain{newer: newer, err: err} }, func(ctx context.Context) any {
 		ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 		defer cancel()
 		table, err := v.cfg.Services.Service(ctx, v.name)
+		v.keepRead(table)
 		return readAgain{newer, table, err}
 	})
 }
@@ -363,19 +414,12 @@ func (v *service) lookAgain() {
 func (v *service) readAgain(e readAgain) {
 	switch {
 	case e.err != nil: // the next counts have it read again
-	case v.owner.Works("write"): // which finds out
-	case e.table != nil && e.table.Version > v.m.Service().Version:
+	case v.apart.on || v.writing != nil: // which finds out
+	case e.table != nil && e.table.Version > v.apart.table:
 		v.replaceBy(e.table)
 	default:
 		v.looked = e.newer
 	}
-}
-
-// replaceBy goes on with what somebody else has written into the table.
-func (v *service) replaceBy(of *services.Service) {
-	v.logger.Warn("the table has a greater goal of somebody else's, perhaps another seeder, which holds from now on", "version", of.Version)
-	v.take(of)
-	v.owner.Tell(v.livingNow())
 }
 
 // wrote has a goal sent once it is in the table.
@@ -383,12 +427,16 @@ func (v *service) wrote(now time.Time, e wrote) {
 	if v.owner.Ending() && e.err != nil {
 		return
 	}
-	v.trouble = nil
+	if v.apart.on && e.ended && v.writing != nil { // it was not to wait for the table
+		v.beginWrite(*v.writing, e.wire)
+		return
+	}
+	v.trouble, v.writing = nil, nil
 	written := deployment.Written{Version: e.goal.Version, Err: e.err}
 	switch {
 	case e.table != nil:
 		v.logger.Warn("the service was changed by somebody else meanwhile, perhaps another seeder", "version", e.table.Version)
-		v.odd = e.table.Odd
+		v.odd, v.apart.table = e.table.Odd, e.table.Version
 		written.Table = &e.table.Service
 		v.send(e.table.Wire)
 	case e.err != nil:
@@ -399,12 +447,18 @@ func (v *service) wrote(now time.Time, e wrote) {
 		if err := v.gossip.SendGoal(v.name, e.wire); err != nil {
 			v.logger.Error("goal not sent", "error", err)
 		}
+		if v.apart.table = e.goal.Version; e.apart != nil {
+			v.apart.table, v.apart.ahead, v.apart.instead = e.apart.Table, e.apart, nil
+			v.logger.Error("goal sent WITHOUT the table, which does not have it: it is written there as soon as that can be", "version", e.goal.Version, "table", e.apart.Table)
+			v.reconcile()
+		}
 		d := v.m.Service().Current
 		v.logger.Info("goal written and sent", "version", e.goal.Version, "deployment", e.goal.Deployment, "key", e.goal.Target.Key,
 			"before", stateOf(d), "by", e.goal.By)
 		defer v.services.beatSoon()
 	}
 	v.step(now, written)
+	v.apart.settle(v)
 	v.lookAtTarget(now)
 }
 

@@ -16,9 +16,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 
 	"github.com/landfall-dist/landfall/internal/announce"
@@ -47,7 +49,8 @@ type fleetWorld struct {
 	agents  map[string]*playedAgent
 	dir     string
 	notices chan notify.Notice
-	hook    string // URL
+	hook    string      // URL
+	away    atomic.Bool // the tables of services are
 	s       *Seeder
 	stop    func()
 }
@@ -84,7 +87,10 @@ func newFleetWorld(t *testing.T, hosts int) *fleetWorld {
 	w.hook = hook.URL
 	name := cloud.Table(t)
 	w.table = ledger.New(cloud.DynamoDB, name)
-	w.tables = services.New(cloud.DynamoDB, services.Names{Services: name + "-s", Deployments: name + "-d", Logs: name + "-l"}, time.Hour)
+	client := dynamodb.NewFromConfig(cloud.AWS, func(o *dynamodb.Options) {
+		o.BaseEndpoint, o.HTTPClient = aws.String(cloud.URL), away{&w.away, o.HTTPClient}
+	})
+	w.tables = services.New(client, services.Names{Services: name + "-s", Deployments: name + "-d", Logs: name + "-l"}, time.Hour)
 	w.makeTables()
 	w.start()
 	t.Cleanup(func() { w.stop() })
@@ -127,6 +133,19 @@ func newFleetWorld(t *testing.T, hosts int) *fleetWorld {
 	return w
 }
 
+// away is a client of DynamoDB whose other end is away while on.
+type away struct {
+	on *atomic.Bool
+	dynamodb.HTTPClient
+}
+
+func (a away) Do(r *http.Request) (*http.Response, error) {
+	if a.on.Load() {
+		return nil, errors.New("the table is away")
+	}
+	return a.HTTPClient.Do(r)
+}
+
 func (w *fleetWorld) makeTables() {
 	w.t.Helper()
 	if err := w.tables.Create(w.t.Context(), func(string, bool) {}); err != nil {
@@ -164,7 +183,12 @@ func (w *fleetWorld) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	copies, err := services.OpenCopies(filepath.Join(w.dir, "services"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	w.s, err = New(Config{
+		Copies: copies,
 		Notify: notifier,
 		Bucket: global, AWS: cloud.AWS, Ledger: w.table, Services: w.tables, Cache: store, Peers: listen(), HTTP: listen(),
 		Gossip: gossip.Config{Meta: gossip.Meta{ID: "seeder"}, Listen: "127.0.0.1:0", Join: join}, Signer: w.key,
@@ -537,6 +561,136 @@ func TestRecall(t *testing.T) {
 	}
 	w.deploy(second, all)
 	w.until("the second is done", w.is(deployment.Done))
+}
+
+// TestWithoutTable rolls back while the table is away, before and after a restart of the
+// seeder, and has the table say so when it is back.
+func TestWithoutTable(t *testing.T) {
+	w := newFleetWorld(t, 5)
+	first, second := w.build("web-1.zip"), w.build("web-2.zip")
+	w.land(first, "region-a", "region-b")
+	w.land(second, "region-a", "region-b")
+	all := api.Policy{Waves: []string{"100%"}, Bake: "0s"}
+	w.deploy(first, all)
+	w.until("the first is done", w.is(deployment.Done))
+	w.deploy(second, all)
+	w.until("the second is done", w.is(deployment.Done))
+	old, err := w.tables.Service(t.Context(), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	w.away.Store(true)
+	// What is asked for as always waits for the table; what must not wait does not, and gets
+	// that out of the way.
+	waits, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	var e *web.Error
+	if _, err := w.s.commandService(waits, "web", api.CommandHold, api.ServiceCommandRequest{Hosts: []string{"host-0"}}, "dave"); !errors.As(err, &e) || e.Code != http.StatusServiceUnavailable || !strings.Contains(err.Error(), "--without-table") {
+		t.Fatalf("%v", err)
+	}
+	back, err := w.s.commandService(t.Context(), "web", api.CommandRollback, api.ServiceCommandRequest{WithoutTable: true, Now: true}, "dave")
+	if err != nil || !back.WithoutTable || !strings.Contains(back.Error, "without the table") || back.Version <= old.Version {
+		t.Fatalf("%+v, %v", back, err)
+	}
+	w.until("all but the held hosts are back", func() bool { return w.on(first) == 8 })
+	w.until("it went back", w.is(deployment.WentBack))
+	ended, err := w.s.serviceView("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	version := ended.Version
+
+	// A restart knows it, without a table.
+	w.stop()
+	w.start()
+	w.until("it is known after a restart", func() bool {
+		v, err := w.s.serviceView("web")
+		return err == nil && v.Version == version && v.WithoutTable
+	})
+	if _, err := w.s.commandService(t.Context(), "web", api.CommandRelease, api.ServiceCommandRequest{Hosts: []string{"host-0"}}, "dave"); err != nil {
+		t.Fatal(err)
+	}
+	w.until("the held hosts are back too", func() bool { return w.on(first) == 10 })
+
+	w.away.Store(false)
+	w.until("the table has it", func() bool {
+		now, err := w.tables.Service(t.Context(), "web")
+		v, viewErr := w.s.serviceView("web")
+		return err == nil && viewErr == nil && !v.WithoutTable && v.Error == "" && now.Version == v.Version && now.Version > version &&
+			now.Current.State == deployment.WentBack && bytes.Equal(now.Wire, w.agents["region-a"].shelf.Wire("web"))
+	})
+	w.deploy(second, all) // as always
+	w.until("the second is done again", w.is(deployment.Done))
+	if n := w.on(second); n != 10 {
+		w.until("all hosts run the second", func() bool { return w.on(second) == 10 })
+	}
+
+	// A seeder that has only its disk from the start.
+	w.stop()
+	w.away.Store(true)
+	w.start()
+	w.until("it runs", func() bool { return w.s.isReady() == nil })
+	w.until("without a table it says so", func() bool {
+		_, err := w.s.commandService(t.Context(), "web", api.CommandRollback, api.ServiceCommandRequest{}, "dave")
+		return errors.As(err, &e) && e.Code == http.StatusServiceUnavailable
+	})
+	if _, err := w.s.commandService(t.Context(), "none", api.CommandRollback, api.ServiceCommandRequest{WithoutTable: true}, "dave"); err == nil {
+		t.Error("a service that nobody knows went back")
+	}
+	if _, err := w.s.commandService(t.Context(), "web", api.CommandRollback, api.ServiceCommandRequest{WithoutTable: true}, "dave"); err != nil {
+		t.Fatal(err)
+	}
+	w.until("all hosts are back again", func() bool { return w.on(first) == 10 })
+	w.away.Store(false)
+	w.until("the table has that, too", func() bool {
+		now, err := w.tables.Service(t.Context(), "web")
+		return err == nil && now.Version >= w.version() && now.Current.Kind == api.KindRollback
+	})
+}
+
+// TestTableHasMore has somebody else write while a goal was sent without the table: the greater
+// version stays.
+func TestTableHasMore(t *testing.T) {
+	w := newFleetWorld(t, 1)
+	r := w.build("web-1.zip")
+	w.deploy(r, api.Policy{})
+	w.until("its regions are known", func() bool { v, err := w.s.serviceView("web"); return err == nil && len(v.Deployment.WaitsFor) == 2 })
+	another := services.New(cloud.DynamoDB, w.tables.Names(), 0) // a seeder that reaches the table
+	for name, ahead := range map[string]int64{"lesser": -1, "greater": 1000} {
+		of, err := w.tables.Service(t.Context(), "web")
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.away.Store(true)
+		command := api.CommandPause
+		if of.Current.State == deployment.Paused {
+			command = api.CommandResume
+		}
+		v, _ := w.s.services.get("web")
+		if err := v.do(t.Context(), deployment.Command{Kind: command, By: "carol"}, true); err != nil {
+			t.Fatal(err)
+		}
+		sent := v.shown().Version
+		other := of.Service
+		d := *of.Current
+		d.By = "another seeder"
+		other.Current, other.Version = &d, sent+ahead
+		wire, err := goal.Sign(t.Context(), w.key, goalOf(t, other))
+		if err == nil {
+			err = another.Write(t.Context(), other, wire, of.Version)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.away.Store(false)
+		want := max(sent, sent+ahead)
+		w.until(name+": the greater one is in the table, and here", func() bool {
+			now, err := w.tables.Service(t.Context(), "web")
+			v := v.shown()
+			return err == nil && now.Version == want && v.Version == want && !v.WithoutTable
+		})
+	}
 }
 
 // goalOf is what a seeder would send of a service.

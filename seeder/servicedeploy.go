@@ -100,7 +100,7 @@ func (s *Seeder) deployService(ctx context.Context, name string, r api.ServiceDe
 	if s.recalls.recalled(of.ExecutionID) {
 		return nil, web.Errorf(http.StatusConflict, "%s is recalled: `seeder recall %s --undo` takes that back", of.FileKey, of.FileKey)
 	}
-	v, err := s.openService(name, !r.DryRun)
+	v, err := s.openService(name, !r.DryRun, r.WithoutTable)
 	if err != nil {
 		return nil, err
 	}
@@ -113,19 +113,21 @@ func (s *Seeder) deployService(ctx context.Context, name string, r api.ServiceDe
 		}
 		return out, nil
 	}
-	if err := v.do(ctx, deployment.Deploy{Target: target, Policy: policy, By: by}); err != nil {
+	if err := v.do(ctx, deployment.Deploy{Target: target, Policy: policy, By: by}, r.WithoutTable); err != nil {
 		return nil, err
 	}
 	return &api.ServiceDeployAnswer{Deployment: *v.shown().Deployment, Plan: v.planned(policy)}, nil
 }
 
 // openService returns a service's owner. Where there is none it is made, or nil is returned.
-func (s *Seeder) openService(name string, create bool) (*service, error) {
+func (s *Seeder) openService(name string, create, withoutTable bool) (*service, error) {
 	all, why := s.services.all()
 	v, _ := s.services.get(name)
 	switch {
 	case v != nil:
 		return v, nil
+	case why != nil && withoutTable && create:
+		return s.withoutTables(name, why)
 	case why != nil:
 		return nil, &web.Error{Code: http.StatusServiceUnavailable, Err: fmt.Errorf("services: %w", why), RetryAfter: time.Second}
 	case !create:
@@ -144,6 +146,9 @@ func (s *Seeder) openService(name string, create bool) (*service, error) {
 // has it.
 func (s *Seeder) commandService(ctx context.Context, name, command string, r api.ServiceCommandRequest, by string) (*api.ServiceCommandAnswer, error) {
 	v, err := s.serviceOf(name)
+	if _, why := s.services.get(name); err != nil && why != nil && r.WithoutTable {
+		v, err = s.withoutTables(name, why)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +172,7 @@ func (s *Seeder) commandService(ctx context.Context, name, command string, r api
 			return nil, &web.Error{Code: http.StatusBadRequest, Err: err}
 		}
 	}
-	if err := v.do(ctx, deployment.Command{Kind: command, Region: r.Region, Hosts: r.Hosts, Now: r.Now, By: by}); err != nil {
+	if err := v.do(ctx, deployment.Command{Kind: command, Region: r.Region, Hosts: r.Hosts, Now: r.Now, By: by}, r.WithoutTable); err != nil {
 		return nil, err
 	}
 	return &api.ServiceCommandAnswer{Service: v.shown(), Back: back}, nil

@@ -63,6 +63,9 @@ func (s *Seeder) postDeployment(r *http.Request) (int, any, error) {
 	}
 	web.About(r, "key", request.Key)
 	web.About(r, "sourceBucket", request.SourceBucket)
+	if request.WithoutTable {
+		web.About(r, "withoutTable", "true")
+	}
 	answer, err := s.deployService(r.Context(), r.PathValue("name"), request, web.By(r))
 	if err != nil {
 		return 0, nil, err
@@ -91,8 +94,8 @@ func (s *Seeder) serviceCommand(command string) func(*http.Request) (int, any, e
 			return 0, nil, web.Errorf(http.StatusBadRequest, "region means nothing to %s", command)
 		case command != api.CommandRollback && request.Now:
 			return 0, nil, web.Errorf(http.StatusBadRequest, "now means nothing to %s", command)
-		case command != api.CommandRollback && request.DryRun:
-			return 0, nil, web.Errorf(http.StatusBadRequest, "dryRun means nothing to %s", command)
+		case command != api.CommandRollback && (request.DryRun || request.WithoutTable):
+			return 0, nil, web.Errorf(http.StatusBadRequest, "dryRun and withoutTable mean nothing to %s", command)
 		case (command == api.CommandHold || command == api.CommandRelease) == (len(request.Hosts) == 0):
 			return 0, nil, web.Errorf(http.StatusBadRequest, "hosts are those to hold or to release, and mean nothing to other commands")
 		case len(request.Hosts) > goal.MaxHeld:
@@ -100,6 +103,9 @@ func (s *Seeder) serviceCommand(command string) func(*http.Request) (int, any, e
 		}
 		web.About(r, "region", request.Region)
 		web.About(r, "hosts", strings.Join(request.Hosts, ","))
+		if request.WithoutTable {
+			web.About(r, "withoutTable", "true")
+		}
 		answer, err := s.commandService(r.Context(), r.PathValue("name"), command, request, web.By(r))
 		return http.StatusOK, answer, err
 	}

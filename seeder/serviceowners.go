@@ -134,8 +134,15 @@ func (s *Seeder) loadServices(ctx context.Context) error {
 			}
 		},
 	}
+	ahead, err := s.cfg.Copies.Ahead()
+	if err != nil {
+		s.cfg.Logger.Error("some copies of services are of no use", "error", err)
+	}
+	for _, c := range ahead { // what hosts follow already, whether or not the tables can be read
+		s.beginService(s.serviceOfCopy(c))
+	}
 	var recalls *services.Recalls
-	err := again.Do(ctx, func() (err error) {
+	err = again.Do(ctx, func() (err error) {
 		if err := s.cfg.Services.Check(ctx); err != nil {
 			return err
 		}
@@ -152,6 +159,11 @@ func (s *Seeder) loadServices(ctx context.Context) error {
 	for _, of := range list {
 		if of.Odd != nil {
 			s.cfg.Logger.Error("a service cannot be read and is left alone", "service", of.Name, "error", of.Odd)
+		}
+		s.keepRead(of)
+		if v, _ := s.services.get(of.Name); v != nil { // it has begun without the table
+			v.owner.Tell(readAgain{table: of})
+			continue
 		}
 		s.beginService(s.newService(of.Name, of))
 	}
@@ -304,6 +316,27 @@ func (s *Seeder) compositeOf(ctx context.Context, r *ledger.Record) (string, err
 	return "", err
 }
 
+// withoutTables returns the owner of a service that is begun before the tables of services were
+// read, why is why they were not, with what this seeder has known of it last.
+func (s *Seeder) withoutTables(name string, why error) (*service, error) {
+	if s.cfg.Services == nil {
+		return nil, &web.Error{Code: http.StatusNotImplemented, Err: errNoTables}
+	}
+	c, err := s.cfg.Copies.Get(name)
+	if err == nil && c == nil {
+		err = fmt.Errorf("this seeder's disk knows nothing of service %s: %w", name, why)
+	}
+	if err != nil {
+		return nil, &web.Error{Code: http.StatusServiceUnavailable, Err: err}
+	}
+	v := s.beginService(s.serviceOfCopy(c))
+	if v == nil {
+		return nil, &web.Error{Code: http.StatusServiceUnavailable, Err: errEnding}
+	}
+	v.owner.Tell(s.livingNow())
+	return v, nil
+}
+
 // serviceOf returns a service's owner; a *web.Error where there is none.
 func (s *Seeder) serviceOf(name string) (*service, error) {
 	if s.cfg.Services == nil {
@@ -330,14 +363,14 @@ func (v *service) newest() int64 {
 }
 
 // do tells a service's owner what is wanted, and waits for what came of it.
-func (v *service) do(ctx context.Context, e deployment.Event) error {
+func (v *service) do(ctx context.Context, e deployment.Event, withoutTable bool) error {
 	answer := make(chan error, 1)
-	v.owner.Tell(request{e, answer})
+	v.owner.Tell(request{e, answer, withoutTable})
 	var err error
 	select {
 	case err = <-answer:
 	case <-ctx.Done():
-		return web.Errorf(http.StatusServiceUnavailable, "service %s: the table was not written in time; it is tried on, look at the service: %w", v.name, context.Cause(ctx))
+		return web.Errorf(http.StatusServiceUnavailable, "service %s: the table was not written in time; it is tried on, look at the service; where that cannot be waited for, roll back or deploy with --without-table: %w", v.name, context.Cause(ctx))
 	}
 	switch {
 	case err == nil:

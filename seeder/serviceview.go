@@ -43,15 +43,18 @@ func (v *service) publish() {
 func (v *service) look() api.Service {
 	of := v.m.Service()
 	d := of.Current
-	out := api.Service{Service: v.name, Version: of.Version, Stable: buildView(of.Completed), Regions: []api.ServiceRegion{}}
+	out := api.Service{Service: v.name, Version: of.Version, Stable: buildView(of.Completed), Regions: []api.ServiceRegion{}, WithoutTable: v.apart.ahead != nil}
 	if g := v.goal; g != nil {
 		out.Target, out.Issued, out.By, out.Held = buildView(&g.Target), g.Issued, g.By, g.Held
 	}
-	var newer error
+	var apart, newer error
+	if a := v.apart.ahead; a != nil {
+		apart = fmt.Errorf("goal %d was sent without the table, which has goal %d", a.Service.Version, a.Table)
+	}
 	if n := v.m.Newer(); n > 0 && n == v.looked {
 		newer = fmt.Errorf("hosts follow goal %d, the table has goal %d: it was restored from an older copy; deploy what should run", n, of.Version)
 	}
-	for _, err := range []error{v.odd, v.trouble, newer} {
+	for _, err := range []error{v.odd, v.trouble, apart, newer} {
 		if err != nil {
 			out.Error = err.Error()
 			break

@@ -23,6 +23,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/notify"
 	"github.com/landfall-dist/landfall/internal/operator"
+	"github.com/landfall-dist/landfall/internal/services"
 	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/seeder"
 )
@@ -199,8 +200,13 @@ func run(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	copies, err := services.OpenCopies(filepath.Join(m.DataDir, "services"))
+	if err != nil {
+		return err
+	}
 	cfg := seeder.Config{
 		Bucket:         source,
+		Copies:         copies,
 		AWS:            m.AWS,
 		Ledger:         m.Ledger,
 		Arrivals:       rows,

@@ -43,10 +43,23 @@ func deployCommand() *cli.Command {
 			command.String("wave-check", "", "`URL` that is asked before each wave, with ?service=…&deployment=…&wave=…: a success lets it begin, anything else pauses the deployment"),
 			command.Bool("auto-rollback", "go back to the stable build where it would stop for failures"),
 			command.Bool("dry-run", "only say how many hosts would switch with which wave"),
+			withoutTableFlag(),
 			noWaitFlag(),
 			command.Output(),
 		),
 		Action: deploy,
+	}
+}
+
+// withoutTableFlag is of the commands that must be possible while the table is away.
+func withoutTableFlag() cli.Flag {
+	return command.Bool("without-table", "tell hosts before it is in the table of services, for when that is away; it is written there when that can be")
+}
+
+// warnWithoutTable says what --without-table means, whoever reads the output.
+func warnWithoutTable(c *cli.Context) {
+	if c.Bool("without-table") {
+		fmt.Fprintln(os.Stderr, "WITHOUT THE TABLE: hosts are told what only this seeder's disk remembers, until the table of services can be written again. Have no other seeder do the same.")
 	}
 }
 
@@ -67,6 +80,7 @@ func deploy(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	warnWithoutTable(c)
 	answer, err := to.DeployService(c.Context, service, request)
 	if err != nil {
 		return explainService(c, err)
@@ -116,7 +130,7 @@ func deployRequest(c *cli.Context) (r api.ServiceDeployRequest, err error) {
 			return r, command.Usagef("s3://%s is not s3://BUCKET/KEY", where)
 		}
 	}
-	r.DryRun = c.Bool("dry-run")
+	r.DryRun, r.WithoutTable = c.Bool("dry-run"), c.Bool("without-table")
 	r.AutoRollback, r.WaveCheck = c.Bool("auto-rollback"), c.String("wave-check")
 	if c.IsSet("wave") {
 		for share := range strings.SplitSeq(c.String("wave"), ",") {
@@ -193,6 +207,7 @@ func rollbackCommand() *cli.Command {
 		Flags: append(connectFlags(),
 			command.Bool("now", "all hosts at once: lift the limit of those that switch at a time"),
 			command.Bool("dry-run", "only say how many hosts hold the stable build, and how many must fetch it"),
+			withoutTableFlag(),
 			noWaitFlag(),
 			command.Output(),
 		),
@@ -212,7 +227,12 @@ func rollback(c *cli.Context) error {
 			}
 			return terminal.Back(os.Stdout, plan)
 		}
-		answer, err := to.Rollback(c.Context, service, c.Bool("now"))
+		warnWithoutTable(c)
+		do := to.Rollback
+		if c.Bool("without-table") {
+			do = to.RollbackWithoutTable
+		}
+		answer, err := do(c.Context, service, c.Bool("now"))
 		if err != nil {
 			return explainService(c, err)
 		}

@@ -60,6 +60,8 @@ type Service struct {
 	Regions []ServiceRegion `json:"regions"`
 	// Held are hosts that stay with what they run.
 	Held []string `json:"held,omitempty"`
+	// WithoutTable is set while the newest goal was sent and is not in the table.
+	WithoutTable bool `json:"withoutTable,omitempty"`
 	// Deployment is the newest; nil while there was none.
 	Deployment *Deployment `json:"deployment,omitempty"`
 	// Failures are the newest failures, grouped by reason, the most frequent first.
@@ -238,6 +240,8 @@ type ServiceDeployRequest struct {
 	SourceBucket string `json:"sourceBucket,omitempty"`
 	// DryRun only says what would be done.
 	DryRun bool `json:"dryRun,omitempty"`
+	// WithoutTable has its goals sent before they are in the table: for when that is away.
+	WithoutTable bool `json:"withoutTable,omitempty"`
 }
 
 // ServiceDeployAnswer is the deployment; with DryRun one that was not begun.
@@ -278,6 +282,8 @@ type ServiceCommandRequest struct {
 	DryRun bool `json:"dryRun,omitempty"`
 	// Hosts are those to hold or to release.
 	Hosts []string `json:"hosts,omitempty"`
+	// WithoutTable has a roll-back sent before it is in the table: for when that is away.
+	WithoutTable bool `json:"withoutTable,omitempty"`
 }
 
 // ServiceCommandAnswer is the service after a command; of a roll-back that was only asked

@@ -352,7 +352,12 @@ func (c *Cluster) newSeeder(ctx context.Context) (*member, error) {
 	if err != nil {
 		return nil, errors.Join(err, store.Close(), p.http.Close(), p.peers.Close())
 	}
+	copies, err := services.OpenCopies(filepath.Join(dir, "services"))
+	if err != nil {
+		return nil, errors.Join(err, store.Close(), p.http.Close(), p.peers.Close())
+	}
 	sc := seeder.Config{
+		Copies:         copies,
 		Bucket:         global,
 		AWS:            cfg.AWS,
 		Ledger:         Ledger(cfg),

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -298,5 +300,60 @@ func TestLogRest(t *testing.T) {
 	}
 	if n, rest, err := tables.Logged(t.Context(), "region-b", "01K"); n != 0 || rest != nil || err != nil {
 		t.Errorf("%d hosts, %v, %v", n, rest, err)
+	}
+}
+
+// TestCopies keeps what the table says, and what it lacks before that.
+func TestCopies(t *testing.T) {
+	dir := t.TempDir()
+	c, err := OpenCopies(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(version, table int64) {
+		t.Helper()
+		if err := c.Put(&Copy{Service: service(version, 2), Wire: fmt.Append(nil, version), Table: table}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, step := range []struct{ version, table, want int64 }{
+		{5, 5, 5}, {7, 5, 7}, {6, 6, 7}, {8, 5, 8}, {7, 7, 8}, {8, 8, 8}, {6, 6, 6}, // the last: a table that was restored
+	} {
+		put(step.version, step.table)
+		of, err := c.Get("web")
+		if err != nil || of.Service.Version != step.want || string(of.Wire) != fmt.Sprint(step.want) || of.Service.Current.Target != build(2) {
+			t.Errorf("%d: %+v, %v", i, of, err)
+		}
+	}
+	if all, err := c.Ahead(); err != nil || len(all) != 0 {
+		t.Errorf("%v, %v", all, err)
+	}
+	put(9, 6)
+	if err := os.WriteFile(filepath.Join(dir, "api.json"), []byte(`{"service":{"Name":"web"}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := c.Ahead(); err == nil || len(all) != 1 || all[0].Service.Version != 9 {
+		t.Errorf("%v, %v", all, err)
+	}
+	if of, err := c.Get("other"); of != nil || err != nil {
+		t.Errorf("%v, %v", of, err)
+	}
+	if _, err := c.Get("../web"); err == nil {
+		t.Error("a name that leads elsewhere")
+	}
+	big := service(9, 2)
+	big.Held = []string{strings.Repeat("x", maxCopy)}
+	if err := c.Put(&Copy{Service: big}); err == nil {
+		t.Error("a copy of any length")
+	}
+	var none *Copies
+	if err := none.Put(&Copy{}); err != nil {
+		t.Error(err)
+	}
+	if of, err := none.Get("web"); of != nil || err != nil {
+		t.Errorf("%v, %v", of, err)
+	}
+	if all, err := none.Ahead(); all != nil || err != nil {
+		t.Errorf("%v, %v", all, err)
 	}
 }

@@ -68,6 +68,12 @@ func (c *Client) RollbackPlan(ctx context.Context, service string) (*ServiceComm
 	return c.command(ctx, service, "/rollback", ServiceCommandRequest{DryRun: true})
 }
 
+// RollbackWithoutTable is Rollback for when the table of services is away: hosts are told
+// first, and the table is written when that can be.
+func (c *Client) RollbackWithoutTable(ctx context.Context, service string, now bool) (*ServiceCommandAnswer, error) {
+	return c.command(ctx, service, "/rollback", ServiceCommandRequest{Now: now, WithoutTable: true})
+}
+
 // Hold has hosts stay with what they run, whatever the goal is, until Release.
 func (c *Client) Hold(ctx context.Context, service string, hosts ...string) (*ServiceCommandAnswer, error) {
 	return c.command(ctx, service, "/hold", ServiceCommandRequest{Hosts: hosts})
