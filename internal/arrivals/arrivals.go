@@ -4,6 +4,8 @@
 // its own region's rows. An execution's item in FileCopyTracking (package ledger) is the
 // seeder's summary of them.
 //
+// One more row is of a region and no build: who counts its hosts that switch (lease.go).
+//
 // A row says who lands the build, with the upload that a successor goes on with, and then
 // how it ended. Of each process that lands something there is one more item, its beat
 // (beat.go). Records (records.go) is how an agent sees all that; a seeder reads Rows.
@@ -13,6 +15,7 @@
 //	                                                                 landings {executionId: {agent, process, uploadId}},
 //	                                                                 executionId, result, retries, signature
 //	BUCKET             agent:NAME                                    process, beat, lands
+//	region:REGION      hosts                                         agent, process, term, hosts, version
 package arrivals
 
 import (

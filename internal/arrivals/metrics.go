@@ -9,13 +9,13 @@ import (
 var (
 	errorsDesc    = prometheus.NewDesc("landfall_arrivals_errors_total", "Calls of the table of arrivals that failed after all of the SDK's tries, without conflicts.", nil, nil)
 	conflictsDesc = prometheus.NewDesc("landfall_arrivals_conflicts_total", "Conditional writes of rows that found the row changed by another agent, and were tried again.", nil, nil)
-	writesDesc    = prometheus.NewDesc("landfall_arrivals_writes_total", "Writes to the table of arrivals: a landing taken, its result, a beat of a process that lands.", []string{"kind"}, nil)
+	writesDesc    = prometheus.NewDesc("landfall_arrivals_writes_total", "Writes to the table of arrivals: a landing taken, its result, a beat of a process that lands, the lease of who counts the hosts that switch.", []string{"kind"}, nil)
 )
 
 // counts are those of a table.
 type counts struct {
-	errors, conflicts       atomic.Int64
-	landings, results, beat atomic.Int64
+	errors, conflicts               atomic.Int64
+	landings, results, beat, leases atomic.Int64
 }
 
 func (c *counts) of(kind string) *atomic.Int64 {
@@ -24,6 +24,8 @@ func (c *counts) of(kind string) *atomic.Int64 {
 		return &c.landings
 	case "result":
 		return &c.results
+	case "lease":
+		return &c.leases
 	}
 	return &c.beat
 }
@@ -47,7 +49,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- prometheus.MustNewConstMetric(errorsDesc, prometheus.CounterValue, float64(c.t.counts.errors.Load()))
 	ch <- prometheus.MustNewConstMetric(conflictsDesc, prometheus.CounterValue, float64(c.t.counts.conflicts.Load()))
-	for _, kind := range []string{"landing", "result", "beat"} {
+	for _, kind := range []string{"landing", "result", "beat", "lease"} {
 		ch <- prometheus.MustNewConstMetric(writesDesc, prometheus.CounterValue, float64(c.t.counts.of(kind).Load()), kind)
 	}
 }
