@@ -36,6 +36,7 @@ const (
 	kindHostsOf  = 'E' // JSON: HostsQuestion
 	kindHosts    = 'F' // JSON: hostsAnswer
 	kindNear     = 'N' // JSON: a list of lists of hosts, which the agents of a region tell each other
+	kindTally    = 'S' // JSON: a list of tallies of hosts that switch, as above
 )
 
 const (
@@ -74,7 +75,7 @@ var errBusy = errors.New("too much waits to be worked on")
 type fleet struct {
 	g             *Gossip
 	goals, counts *mailing
-	near          *mailing
+	near, tallies *mailing
 	goalsIn, in   chan fleetMessage
 	goalBytes     atomic.Int64
 	bytes         atomic.Int64
@@ -110,9 +111,11 @@ func newFleet(g *Gossip) *fleet {
 	f.goals = newMailing(g, kindGoals, "goals not delivered yet, they are sent again", packFrames, func(m Member) bool {
 		return m.Role == Agent && (g.cfg.Role == Seeder || m.Region == g.cfg.Region)
 	})
-	f.near = newMailing(g, kindNear, "hosts not told to another agent of the region yet, they are sent again", packList, func(m Member) bool {
+	fellow := func(m Member) bool {
 		return g.cfg.Role == Agent && m.Role == Agent && m.Region == g.cfg.Region && m.Fleet != 0
-	})
+	}
+	f.near = newMailing(g, kindNear, "hosts not told to another agent of the region yet, they are sent again", packList, fellow)
+	f.tallies = newMailing(g, kindTally, "hosts that switch not told to another agent of the region yet, they are sent again", packList, fellow)
 	f.counts = newMailing(g, kindCounts, "counts of hosts not delivered yet, they are sent again", packList, func(m Member) bool { return m.Role == Seeder })
 	return f
 }
@@ -201,18 +204,9 @@ func (f *fleet) handle(m fleetMessage) error {
 		}
 		c.OnCounts(from, list)
 	case kindNear:
-		if c.OnNear == nil || from.Region != c.Region {
-			return nil
-		}
-		var lists []json.RawMessage
-		if err := json.Unmarshal(body, &lists); err != nil {
-			return fmt.Errorf("%s: hosts: %w", from.Name, err)
-		}
-		for _, hosts := range lists {
-			if err := c.OnNear(from, hosts); err != nil {
-				return fmt.Errorf("%s: %w", from.Name, err)
-			}
-		}
+		return f.takeList(from, body, c.OnNear)
+	case kindTally:
+		return f.takeList(from, body, c.OnTally)
 	case kindRosterOf:
 		service := string(body)
 		if err := goal.CheckService(service); err != nil || c.OnRosterAsked == nil {
@@ -254,6 +248,23 @@ func (f *fleet) handle(m fleetMessage) error {
 			return fmt.Errorf("%s: %w", from.Name, err)
 		}
 		f.answered(from, a)
+	}
+	return nil
+}
+
+// takeList hands on what another agent of the region tells, one by one.
+func (f *fleet) takeList(from Member, body []byte, on func(Member, []byte) error) error {
+	if on == nil || from.Region != f.g.cfg.Region {
+		return nil
+	}
+	var list []json.RawMessage
+	if err := json.Unmarshal(body, &list); err != nil {
+		return fmt.Errorf("%s: hosts: %w", from.Name, err)
+	}
+	for _, text := range list {
+		if err := on(from, text); err != nil {
+			return fmt.Errorf("%s: %w", from.Name, err)
+		}
 	}
 	return nil
 }
@@ -328,6 +339,15 @@ func (g *Gossip) SendNear(list int, hosts []byte) error {
 		return fmt.Errorf("list %d of hosts: %d bytes, at most %d", list, len(hosts), maxFleet/2)
 	}
 	return g.fleet.near.put(strconv.Itoa(list), func(l *letter) { l.text = slices.Clone(hosts) })
+}
+
+// SendTally has the other agents of the region that serve hosts get the newest tally of each
+// service, a JSON value, by OnTally. It does not block.
+func (g *Gossip) SendTally(service string, tally []byte) error {
+	if len(tally) > maxFleet/2 {
+		return fmt.Errorf("tally of %s: %d bytes, at most %d", service, len(tally), maxFleet/2)
+	}
+	return g.fleet.tallies.put(service, func(l *letter) { l.text = slices.Clone(tally) })
 }
 
 // hasHosts reports whether a member serves hosts.
@@ -450,6 +470,7 @@ func (f *fleet) close() {
 	f.goals.close()
 	f.counts.close()
 	f.near.close()
+	f.tallies.close()
 	f.wg.Wait()
 }
 
@@ -512,7 +533,7 @@ func (v *vouching) fleetMessage(from identity.Peer, message []byte) error {
 		allowed = from.ID.Kind == identity.Seeder || allowed && v.g.cfg.Role == Agent && from.ID.Region == v.g.cfg.Region
 	case kindRosterOf, kindHostsOf:
 		allowed = from.ID.Kind == identity.Seeder
-	case kindNear:
+	case kindNear, kindTally:
 		allowed = allowed && v.g.cfg.Role == Agent && from.ID.Region == v.g.cfg.Region
 	}
 	if !allowed {

@@ -216,6 +216,8 @@ func fleetMessages(t *testing.T, sender string) map[string][]byte {
 		"rosterOf":  packFleet(kindRosterOf, sender, []byte("web")),
 		"hostsOf":   packFleet(kindHostsOf, sender, encode(HostsQuestion{Service: "web", Limit: 1})),
 		"hosts":     packFleet(kindHosts, sender, encode(hostsAnswer{ID: 1, All: 1, Hosts: []api.HostView{{Host: "h1", State: api.HostReady}}})),
+		"near":      packFleet(kindNear, sender, []byte("[]")),
+		"tally":     packFleet(kindTally, sender, []byte("[]")),
 		"no kind":   packFleet(kindDocument, sender, nil),
 		"too long":  packFleet(kindCounts, sender, make([]byte, maxFleet)),
 		"no sender": {kindCounts, 9, 'a'},
@@ -261,6 +263,12 @@ func TestWhoMaySayWhatOfTheFleet(t *testing.T) {
 		try(one, prod.Host("region-a", "h1"), "h1-"+begun, what, "may not send")
 	}
 	try(one, prod.Agent("region-b", "a1"), other.Name(), "goals", "may not send")
+	for _, what := range []string{"near", "tally"} { // of its region's agents alone
+		try(one, prod.Agent("region-b", "a1"), other.Name(), what, "may not send")
+		try(one, prod.Seeder("s1"), s.Name(), what, "may not send")
+		try(one, prod.Host("region-a", "h1"), "h1-"+begun, what, "may not send")
+		try(s, prod.Agent("region-a", "a1"), one.Name(), what, "may not send")
+	}
 	try(one, prod.Host("region-a", "h1"), "h1-"+begun, "goals", "may not send")
 	try(s, prod.Agent("region-a", "a1"), one.Name(), "goals", "may not send")
 	try(one, prod.Seeder("s1"), s.Name(), "goals", "")

@@ -15,7 +15,7 @@ import (
 // isFleet reports whether a message is one about the fleet.
 func isFleet(kind byte) bool {
 	switch kind {
-	case kindGoals, kindWant, kindCounts, kindRosterOf, kindRoster, kindHostsOf, kindHosts, kindNear:
+	case kindGoals, kindWant, kindCounts, kindRosterOf, kindRoster, kindHostsOf, kindHosts, kindNear, kindTally:
 		return true
 	}
 	return false

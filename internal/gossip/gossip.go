@@ -159,6 +159,8 @@ type Config struct {
 	// OnNear is called for each list of hosts that another agent of the region tells, at an
 	// agent; the error says what is wrong with it. It shares the others' goroutine.
 	OnNear func(from Member, hosts []byte) error
+	// OnTally is the same for hosts that switch.
+	OnTally func(from Member, tally []byte) error
 	// OnCounts and OnRoster are called for what agents say, at a seeder.
 	OnCounts func(from Member, counts []goal.Counts)
 	OnRoster func(from Member, service string, hashes []uint32)

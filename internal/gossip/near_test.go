@@ -31,6 +31,9 @@ func TestNearReachesTheRegion(t *testing.T) {
 						}
 						return nil
 					}
+					c.OnTally = func(from Member, tally []byte) error {
+						return c.OnNear(Member{Meta: Meta{ID: from.ID + ", hosts that switch"}}, tally)
+					}
 				}
 			}
 			s := start(t, seeder("s1"), with(near("s1")))
@@ -60,8 +63,15 @@ func TestNearReachesTheRegion(t *testing.T) {
 			if got := receive(t, heard); got != `a2 of a1: "bad"` {
 				t.Errorf("%s", got)
 			}
-			if err := one.SendNear(1, make([]byte, maxFleet)); err == nil {
+			if one.SendNear(1, make([]byte, maxFleet)) == nil || one.SendTally("web", make([]byte, maxFleet)) == nil {
 				t.Error("a list longer than a message is taken")
+			}
+			// So do tallies, of each service.
+			if err := errors.Join(three.SendTally("web", []byte(`"b1"`)), s.SendTally("web", []byte(`"s1"`)), one.SendTally("web", []byte(`"bad"`))); err != nil {
+				t.Fatal(err)
+			}
+			if got := receive(t, heard); got != `a2 of a1, hosts that switch: "bad"` {
+				t.Errorf("%s", got)
 			}
 		})
 	}
