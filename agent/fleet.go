@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/arrivals"
 	"github.com/landfall-dist/landfall/internal/fleet"
 	"github.com/landfall-dist/landfall/internal/goal"
 	"github.com/landfall-dist/landfall/internal/gossip"
@@ -93,6 +94,13 @@ func (a *Agent) openFleet(g *gossip.Config) error {
 				cfg.Logger.Warn("hosts not told to the region's other agents", "error", err)
 			}
 		},
+		Lease: a.fleetLease(),
+		Name:  func() string { return a.gossip.Name() },
+		Tally: func(service string, tally []byte) {
+			if err := a.gossip.SendTally(service, tally); err != nil {
+				cfg.Logger.Warn("hosts that switch not told to the region's other agents", "service", service, "error", err)
+			}
+		},
 		Report: func(counts []goal.Counts) {
 			if err := a.gossip.ReportCounts(counts...); err != nil {
 				cfg.Logger.Warn("counts of hosts not told to the seeders", "error", err)
@@ -110,10 +118,22 @@ func (a *Agent) openFleet(g *gossip.Config) error {
 	g.OnGoal = a.goal
 	g.OnRosterAsked = func(service string) []uint32 { return a.hosts.Roster(a.ctx(), service) }
 	g.OnNear = func(from gossip.Member, hosts []byte) error { return a.hosts.HearNear(a.ctx(), from.Name, hosts) }
+	g.OnTally = func(from gossip.Member, tally []byte) error {
+		return a.hosts.HearTally(a.ctx(), from.Name, tally)
+	}
 	g.OnHostsAsked = func(q gossip.HostsQuestion) (int, []api.HostView) {
 		return a.hosts.Hosts(a.ctx(), q.Service, q.State, q.Limit)
 	}
 	return nil
+}
+
+// fleetLease is the right to count the region's hosts that switch; nil without a table of
+// arrivals.
+func (a *Agent) fleetLease() fleet.Lease {
+	if a.cfg.Arrivals == nil {
+		return nil
+	}
+	return arrivals.NewLease(a.cfg.Arrivals, a.cfg.Region, a.cfg.Gossip.ID, a.process)
 }
 
 // renewHost makes hosts' certificates; nil without their authority's key.
@@ -314,7 +334,7 @@ func (a *Agent) fleetStatus() *api.AgentFleet {
 		s.GoalsAge, s.Behind = &seconds, behind
 	}
 	for _, c := range v.Services {
-		s.Services = append(s.Services, api.AgentService{Service: c.Service, Version: c.Version, Hosts: api.HostCounts{
+		s.Services = append(s.Services, api.AgentService{Service: c.Service, Version: c.Version, Waits: v.Waits[c.Service], Hosts: api.HostCounts{
 			Total: c.Hosts, Waiting: c.Waiting, Ready: c.Ready, Switching: c.Switching, Healthy: c.Healthy,
 			Failed: c.Failed, Absent: c.Absent, Sick: c.Sick, Target: c.OnTarget, Stable: c.HoldStable,
 		}})

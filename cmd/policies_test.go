@@ -62,7 +62,7 @@ func TestPolicies(t *testing.T) {
 		as("seeder", "bin/seeder run --bucket global-builds --destinations region-a-builds,region-b-builds --signing-key seeder.key --data-dir s --poll 200ms &"),
 		"seeder_pid=$!",
 		"healthy bin/seeder health",
-		as("a", "bin/agent run --region region-a --bucket region-a-builds --join 127.0.0.1:7946 --trust seeder.key.pub --data-dir a --listen 127.0.0.1:7081 &"),
+		as("a", "bin/agent run --region region-a --bucket region-a-builds --join 127.0.0.1:7946 --trust seeder.key.pub --data-dir a --listen 127.0.0.1:7081 --fleet-listen 127.0.0.1:7090 &"),
 		as("b", "bin/agent run --region region-b --bucket region-b-builds --join 127.0.0.1:7946 --trust seeder.key.pub --data-dir b --listen 127.0.0.1:7082 &"),
 		"healthy bin/agent health --agent http://127.0.0.1:7081", "healthy bin/agent health --agent http://127.0.0.1:7082",
 		// Of one part, of several, from the bucket, again, and with other headers.
@@ -77,7 +77,11 @@ func TestPolicies(t *testing.T) {
 		as("seeder", "bin/seeder run --bucket global-builds --destinations region-a-builds,region-b-builds --signing-key seeder.key --data-dir s --poll 200ms &"),
 		"healthy bin/seeder health",
 		"bin/seeder publish testdata/builds/hello-1.0.0.zip --key last.zip",
-		"bin/seeder deploy web last.zip", // no agent serves hosts: done, 0 hosts
+		// A host switches: its agent takes the lease of who counts the region's hosts that do.
+		"bin/agent host --name host-1 --service web --dir host --agents http://127.0.0.1:7090 --trust seeder.key.pub --listen 127.0.0.1:7099 &",
+		`healthy sh -c "bin/agent status --agent http://127.0.0.1:7081 -o json | grep -q '\"connected\": 1'"`,
+		"bin/seeder deploy web last.zip --wave 100% --bake 1s",
+		"readlink host/web/current",
 		"bin/seeder service web",
 	)
 	out := shell(t, dir, script)
@@ -131,6 +135,16 @@ func TestPolicies(t *testing.T) {
 			_, err := table.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: aws.String("LandfallArrivals"), Item: map[string]types.AttributeValue{
 				"destinationBucket": &types.AttributeValueMemberS{Value: "region-b-builds"}, "id": &types.AttributeValueMemberS{Value: "x"},
 			}})
+			return err
+		},
+		"counting another region's hosts that switch": func() error {
+			_, err := table.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: aws.String("LandfallArrivals"), Item: map[string]types.AttributeValue{
+				"destinationBucket": &types.AttributeValueMemberS{Value: "region:region-b"}, "id": &types.AttributeValueMemberS{Value: "hosts"},
+			}})
+			return err
+		},
+		"writing a goal": func() error {
+			_, err := table.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: aws.String("LandfallServices"), Item: map[string]types.AttributeValue{"service": &types.AttributeValueMemberS{Value: "web"}}})
 			return err
 		},
 		"removing the table": func() error {

@@ -21,4 +21,7 @@ type AgentService struct {
 	// Version is that of the goal that is known; 0 for none.
 	Version int64      `json:"version"`
 	Hosts   HostCounts `json:"hosts"`
+	// Waits says why hosts that want to switch have waited for leave for 5 s; empty where they
+	// have not.
+	Waits string `json:"waits,omitempty"`
 }

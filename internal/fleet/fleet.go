@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/arrivals"
 	"github.com/landfall-dist/landfall/internal/goal"
 	"github.com/landfall-dist/landfall/internal/hostwire"
 	"github.com/landfall-dist/landfall/internal/identity"
@@ -39,6 +40,10 @@ const (
 	DefaultMaxHosts = 10_000
 	// tick is how often neighbours, recipes and counts that have changed are told.
 	tick = time.Second
+	// countSoon is how long after something has changed in the region's count that is told,
+	// and leaseTimeout bounds a try to write its lease.
+	countSoon    = 100 * time.Millisecond
+	leaseTimeout = 3 * time.Second
 	// maxEvents bounds the events that wait: who brings more waits itself.
 	maxEvents = 1024
 	// sayInterval and maxSaid bound lines of the log about the same.
@@ -63,6 +68,13 @@ type Config struct {
 	// one's hosts, of at most MaxBucket bytes, by HearNear; it must not wait. Nil for nobody.
 	Near   func(list int, hosts []byte)
 	Recipe func(executionID string) (hostwire.Recipe, bool)
+	// Lease is the right to count the region's hosts that switch; nil for none: then this
+	// agent counts its own hosts alone. Name is this agent's as a member then, and Tally has
+	// the region's other agents get the newest of each service, of at most MaxTally bytes, by
+	// HearTally; it must not wait.
+	Lease Lease
+	Name  func() string
+	Tally func(service string, tally []byte)
 	// PeerID is the peer id of a name in the swarm, for Host; nil where nobody asks.
 	PeerID func(name string) [20]byte
 	// Renew is hostwire.ServeConfig's.
@@ -77,9 +89,18 @@ type Config struct {
 	clock func() time.Time
 }
 
+// Lease is the right to count a region's hosts that switch, as arrivals.Lease has it. It is
+// used by one goroutine.
+type Lease interface {
+	Hold(ctx context.Context, hosts int64) (arrivals.Held, error)
+	Release(ctx context.Context) error
+	Forget()
+}
+
 // Fleet is the hosts of one agent.
 type Fleet struct {
 	cfg    Config
+	began  time.Time
 	events chan func(*machine)
 	lines  *seldom.Lines
 	seen   atomic.Pointer[View]
@@ -102,7 +123,9 @@ type View struct {
 	Services         []goal.Counts
 	// Leaves are hosts that have leave to switch, or do.
 	Leaves int
-	stats  stats
+	// Waits says, of services whose hosts have waited for leave to switch for waitsLong, why.
+	Waits map[string]string
+	stats stats
 }
 
 // New returns a fleet without hosts, to be Run.
@@ -113,7 +136,7 @@ func New(cfg Config) *Fleet {
 	if cfg.clock == nil {
 		cfg.clock = time.Now
 	}
-	f := &Fleet{cfg: cfg, events: make(chan func(*machine), maxEvents), lines: seldom.New(sayInterval, maxSaid)}
+	f := &Fleet{cfg: cfg, began: cfg.clock(), events: make(chan func(*machine), maxEvents), lines: seldom.New(sayInterval, maxSaid)}
 	f.seen.Store(&View{})
 	return f
 }
@@ -163,9 +186,19 @@ func (f *Fleet) own(ctx context.Context) {
 	if wire := f.cfg.Shelf.Recalls(); wire != nil {
 		m.recall(wire)
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	defer cancel()
+	errands := make(chan errand, 1)
+	if f.cfg.Lease != nil {
+		m.counter = newCounter(f.cfg.Name(), f.began)
+		beside.Go(func() { f.doErrands(ctx, m, errands) })
+	}
 	f.refresh(m)
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
+	var soon <-chan time.Time
 	reported, failures := time.Time{}, int64(0)
 	for {
 		select {
@@ -174,14 +207,22 @@ func (f *Fleet) own(ctx context.Context) {
 		case e := <-f.events:
 			m.now = f.cfg.clock()
 			e(m)
+			if m.countDue && m.counter != nil && soon == nil {
+				soon = time.After(countSoon)
+			}
 			// Failures at once, but for those that come within a second of others.
 			if m.stats.failures == failures || m.now.Sub(reported) < tick {
 				continue
 			}
+		case <-soon:
+			m.now, soon = f.cfg.clock(), nil
+			f.recount(m, errands)
+			continue
 		case <-ticker.C:
 			m.now = f.cfg.clock()
 			f.refresh(m)
 			m.tick()
+			f.recount(m, errands)
 		}
 		failures = m.stats.failures
 		if counts := m.report(); len(counts) > 0 {
@@ -196,12 +237,55 @@ func (f *Fleet) own(ctx context.Context) {
 func (f *Fleet) refresh(m *machine) {
 	urls, sources, others := f.cfg.Agents()
 	m.agents(urls, sources)
+	if m.counter != nil {
+		m.counter.knows(others, m.now)
+	}
 	m.forgetNear(others)
 	m.cook(f.cfg.Recipe)
 	if f.cfg.Near != nil {
 		for list, text := range m.nearLists() {
 			f.cfg.Near(list, text)
 		}
+	}
+}
+
+// recount takes part in the region's count of hosts that switch.
+func (f *Fleet) recount(m *machine, errands chan<- errand) {
+	letters, do := m.recount()
+	for _, l := range letters {
+		f.cfg.Tally(l.service, l.text)
+	}
+	if do != nil {
+		errands <- *do // there is one at a time, and room for it
+	}
+}
+
+// doErrands does with the lease what the machine wants, until ctx ends.
+func (f *Fleet) doErrands(ctx context.Context, m *machine, errands <-chan errand) {
+	lease := f.cfg.Lease
+	lease.Forget() // it was another machine's
+	for {
+		var e errand
+		select {
+		case <-ctx.Done():
+			return
+		case e = <-errands:
+		}
+		bounded, cancel := context.WithTimeout(ctx, leaseTimeout)
+		var held arrivals.Held
+		var err error
+		if e.release {
+			err = lease.Release(bounded)
+		} else {
+			held, err = lease.Hold(bounded, e.hosts)
+		}
+		cancel()
+		f.tell(ctx, func(now *machine) {
+			if now == m { // not one after a fault
+				m.counter.leased(held, err, m.now)
+				m.countDue = true
+			}
+		})
 	}
 }
 
@@ -258,6 +342,21 @@ func (f *Fleet) HearNear(ctx context.Context, agent string, hosts []byte) error 
 	b, err := decodeBucket(hosts)
 	if err == nil {
 		f.tell(ctx, func(m *machine) { m.hearsNear(agent, b) })
+	}
+	return err
+}
+
+// HearTally takes what another agent of the region, by its name as a member, says of its
+// hosts that switch.
+func (f *Fleet) HearTally(ctx context.Context, agent string, text []byte) error {
+	t, err := decodeTally(text)
+	if err == nil {
+		f.tell(ctx, func(m *machine) {
+			if m.counter != nil {
+				m.counter.hears(agent, t)
+				m.countDue = true
+			}
+		})
 	}
 	return err
 }

@@ -87,6 +87,7 @@ func (m *machine) ask(r *running) {
 	if !l.asks {
 		l.asks = true
 		r.zone.asking = append(r.zone.asking, r)
+		m.countDue = true
 	}
 }
 
@@ -116,25 +117,22 @@ func (m *machine) give(r *running) {
 }
 
 // grant gives leave to as many hosts as may be unavailable beside those that are: of the
-// region and, so that no zone loses more than its share, of each zone. A host that lies
-// about its zone gains nothing by it.
+// region and, so that no zone loses more than its share, of each zone, as the region's
+// count has it. Without one it is of this agent's hosts. A host that lies about its zone
+// gains nothing by it.
 func (m *machine) grant(s *service) {
 	if s.goal == nil {
 		return
 	}
-	// A share that is less than one host would keep all where they are.
-	most := func(n int) int {
-		if s.goal.Now {
-			return n
-		}
-		return max(1, s.goal.MaxUnavailable.Of(n))
-	}
-	all := most(len(s.hosts))
+	all := most(s.goal, len(s.hosts))
 	for _, z := range s.zones {
 		if len(z.asking) == 0 {
 			continue
 		}
-		inZone := most(z.hosts)
+		inZone := most(s.goal, z.hosts)
+		if m.counter != nil && !s.goal.Now {
+			all, inZone = len(s.hosts), m.counter.allows(s.name, z.name, m.now)
+		}
 		taken := 0
 		for _, r := range z.asking {
 			if m.wants(r) {
@@ -150,6 +148,72 @@ func (m *machine) grant(s *service) {
 			z.asking = nil
 		}
 	}
+}
+
+// tallies is how this agent's hosts stand, by service and zone.
+func (m *machine) tallies() map[string]map[string]zoneTally {
+	all := make(map[string]map[string]zoneTally)
+	for _, s := range m.services {
+		if s.goal == nil || len(s.hosts) == 0 {
+			continue
+		}
+		zones := make(map[string]zoneTally, len(s.zones))
+		for _, z := range s.zones {
+			asking := 0
+			for _, r := range z.asking {
+				if m.wants(r) {
+					asking++
+				}
+			}
+			zones[z.name] = zoneTally{Held: z.switching, Asking: asking}
+		}
+		for _, r := range s.hosts {
+			z, here := zones[r.zone.name], r.host.link != nil || r.leave.counted
+			if r.leave.counted && r.host.link == nil {
+				z.Lost++
+			}
+			if here {
+				z.Here++
+			}
+			if here || m.now.Sub(r.host.lostAt) < silentFor {
+				z.Known++
+			}
+			zones[r.zone.name] = z
+		}
+		all[s.name] = zones
+	}
+	return all
+}
+
+// recount takes part in the region's count, and gives leave as far as that allows.
+func (m *machine) recount() (letters []told, do *errand) {
+	m.countDue = false
+	if m.counter == nil {
+		return nil, nil
+	}
+	letters, do = m.counter.step(m.tallies(), func(service string) *goal.Goal {
+		if s := m.services[service]; s != nil {
+			return s.goal
+		}
+		return nil
+	}, m.now)
+	for _, s := range m.services {
+		m.grant(s)
+		if why, usual := m.counter.why(s.name, m.now); why != "" && !usual {
+			m.warn("hosts wait for leave to switch", "service", s.name, "reason", why)
+		}
+	}
+	return letters, do
+}
+
+// moved lets a host go that is lost here and has its stream to another agent of the region.
+func (m *machine) moved(h *host) {
+	for _, r := range h.services {
+		if r.leave.counted && m.counter != nil {
+			m.counter.moves(r.service.name, r.zone.name)
+		}
+	}
+	m.forget(h)
 }
 
 // lapse takes leave back that was not used, and goes on without hosts that do not come to

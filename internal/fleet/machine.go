@@ -28,6 +28,9 @@ const (
 	// keepNeighbour is how long a lost host stays its neighbours' neighbour: its swarm may
 	// be well, and it comes back at once where it was the agent or the network that failed.
 	keepNeighbour = time.Minute
+	// movedAfter is how long a host is lost before it is let go to another agent that has it:
+	// by then that one has told the others whether it switches.
+	movedAfter = 10 * time.Second
 	// forgetAfter is how long a lost host is counted.
 	forgetAfter = 15 * time.Minute
 	// sourcePlaces is how many hosts of a service get builds from agents; those trade the
@@ -129,6 +132,12 @@ type machine struct {
 	near     map[string]map[int][]near
 	nearOut  map[int]bool
 	ringsDue bool
+	// counter is the region's count of hosts that switch; nil for none: then each agent
+	// counts its own. countDue: something has changed in it.
+	counter  *counter
+	countDue bool
+	// strayed are the hosts of agents that are gone and that nobody has yet, by agent.
+	strayed map[string][]string
 	// due are hosts whose neighbours have changed.
 	due map[*host]struct{}
 	// now is the time of the event that is worked on.
@@ -147,7 +156,7 @@ func newMachine(region string, maxHosts int, rng *rand.Rand, warn func(string, .
 	return &machine{
 		region: region, maxHosts: maxHosts, rng: rng, warn: warn, named: func(string, string, bool) {},
 		hosts: make(map[string]*host), services: make(map[string]*service), recipes: make(map[string]*recipe),
-		due: make(map[*host]struct{}), near: make(map[string]map[int][]near), nearOut: make(map[int]bool),
+		due: make(map[*host]struct{}), near: make(map[string]map[int][]near), nearOut: make(map[int]bool), strayed: make(map[string][]string),
 	}
 }
 
@@ -349,13 +358,15 @@ func (m *machine) ended(h *host, l link, inOrder bool) {
 	}
 	h.link = nil
 	m.connected--
-	if inOrder {
+	// One that switches does so without a stream, too.
+	if inOrder && !slices.ContainsFunc(h.services, func(r *running) bool { return r.leave.counted }) {
 		m.stats.left++
 		m.forget(h)
 		return
 	}
 	m.stats.lost++
 	h.lostAt = m.now
+	m.tellsNear(h)
 	for _, r := range h.services {
 		r.service.counts.dirty = true
 		m.noSource(r)
@@ -521,6 +532,8 @@ func (m *machine) tick() {
 		switch lost := m.now.Sub(h.lostAt); {
 		case lost >= forgetAfter:
 			m.forget(h)
+		case lost >= movedAfter && m.elsewhere(h.name):
+			m.moved(h)
 		case lost >= keepNeighbour:
 			m.missing(h, lost)
 		}

@@ -38,6 +38,8 @@ type near struct {
 	Zone     string         `json:"z,omitempty"`
 	Addr     netip.AddrPort `json:"a"`
 	Services []string       `json:"v"`
+	// Lost: it has no stream there just now.
+	Lost bool `json:"l,omitempty"`
 }
 
 // bucket is one list of an agent's hosts.
@@ -95,7 +97,7 @@ func (m *machine) nearLists() map[int][]byte {
 		if b == nil || !h.addr.IsValid() {
 			continue
 		}
-		n := near{Host: h.name, Start: h.start, Zone: h.zone, Addr: h.addr}
+		n := near{Host: h.name, Start: h.start, Zone: h.zone, Addr: h.addr, Lost: h.link == nil}
 		for _, r := range h.services {
 			if r.node != nil {
 				n.Services = append(n.Services, r.service.name)
@@ -149,12 +151,42 @@ func (m *machine) hearsNear(agent string, b bucket) {
 
 // forgetNear forgets the hosts of agents that are no members any more.
 func (m *machine) forgetNear(agents []string) {
-	for agent := range m.near {
-		if !slices.Contains(agents, agent) {
-			delete(m.near, agent)
-			m.ringsDue = true
+	for agent, lists := range m.near {
+		if slices.Contains(agents, agent) {
+			delete(m.strayed, agent)
+			continue
+		}
+		for _, hosts := range lists {
+			for _, n := range hosts {
+				m.strayed[agent] = append(m.strayed[agent], n.Host)
+			}
+		}
+		delete(m.near, agent)
+		m.ringsDue = true
+	}
+	for agent, hosts := range m.strayed {
+		hosts = slices.DeleteFunc(hosts, func(name string) bool {
+			h := m.hosts[name]
+			return h != nil && h.link != nil || m.elsewhere(name)
+		})
+		if m.strayed[agent] = hosts; len(hosts) > 0 && m.counter != nil && m.counter.isGone(agent) {
+			continue
+		}
+		delete(m.strayed, agent)
+		if m.counter != nil && m.counter.isGone(agent) {
+			m.counter.forget(agent)
 		}
 	}
+}
+
+// elsewhere reports whether another agent has a host.
+func (m *machine) elsewhere(host string) bool {
+	for _, lists := range m.near {
+		if slices.ContainsFunc(lists[bucketOf(host)], func(n near) bool { return n.Host == host && !n.Lost }) {
+			return true
+		}
+	}
+	return false
 }
 
 // place is a host in a ring.

@@ -18,6 +18,15 @@ func (m *machine) view() *View {
 		n.Failures = nil
 		v.Services = append(v.Services, n)
 		v.Leaves += s.switching
+		if m.counter == nil {
+			continue
+		}
+		if why, _ := m.counter.why(s.name, m.now); why != "" {
+			if v.Waits == nil {
+				v.Waits = make(map[string]string)
+			}
+			v.Waits[s.name] = why
+		}
 	}
 	slices.SortFunc(v.Services, func(a, b goal.Counts) int { return strings.Compare(a.Service, b.Service) })
 	return v

@@ -285,7 +285,7 @@ func (l *link) receive(c *connected) error {
 			return nil
 		}
 		if err == nil {
-			err = l.take(m)
+			err = l.take(c, m)
 		}
 		if err != nil {
 			return err
@@ -293,8 +293,8 @@ func (l *link) receive(c *connected) error {
 	}
 }
 
-// take does what a message says. Its error ends the stream.
-func (l *link) take(m hostwire.Message) error {
+// take does what a message of a stream says. Its error ends the stream.
+func (l *link) take(c *connected, m hostwire.Message) error {
 	h := l.host
 	switch m := m.(type) {
 	case *hostwire.Welcome:
@@ -315,7 +315,7 @@ func (l *link) take(m hostwire.Message) error {
 		h.stock.recipe(m)
 	case *hostwire.Leave:
 		if s := h.services[m.Service]; s != nil {
-			s.mayLeave(m)
+			s.mayLeave(m, c)
 		}
 	default:
 		return fmt.Errorf("%w: a %T comes from no agent", hostwire.ErrInvalid, m)

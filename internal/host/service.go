@@ -61,10 +61,12 @@ type job struct {
 	given  bool // up
 }
 
-// leave is when the service may switch.
+// leave is when the service may switch. It ends with the stream that it came over: the next
+// agent does not know of it, and may give it to others.
 type leave struct {
 	version int64
 	until   time.Time
+	by      *connected
 }
 
 // failure is why a release is not in its place.
@@ -100,9 +102,9 @@ func newService(h *Host, name string, r *release.Service) *service {
 
 // mayLeave takes leave to switch. It does not wait: of more than a service has looked at,
 // the agent says the last again.
-func (s *service) mayLeave(m *hostwire.Leave) {
+func (s *service) mayLeave(m *hostwire.Leave, by *connected) {
 	select {
-	case s.leaves <- leave{m.Version, time.Now().Add(time.Duration(m.Seconds) * time.Second)}:
+	case s.leaves <- leave{m.Version, time.Now().Add(time.Duration(m.Seconds) * time.Second), by}:
 	default:
 	}
 }
@@ -174,7 +176,7 @@ func (s *service) recalled(b *goal.Build) bool { return s.host.shelf.Recalled(b.
 
 // due reports whether it has leave to do so now.
 func (s *service) due(g *goal.Goal, wanted *goal.Build, now time.Time) bool {
-	return s.wants(g, wanted) && s.leave.version == g.Version && now.Before(s.leave.until)
+	return s.wants(g, wanted) && s.leave.version == g.Version && now.Before(s.leave.until) && s.leave.by == s.host.link.at.Load()
 }
 
 // placeable reports whether a build is here whole, and is no release yet.
