@@ -25,7 +25,7 @@ const shownOnPage = 500
 const shownLinks = 150
 
 // The names under which the page gets its values; those of an execution end with
-// its id. A reader opens the last two.
+// its id, those of a service with its name. A reader opens the last three.
 const (
 	aboutValue     = "about"
 	membersValue   = "members"
@@ -34,6 +34,7 @@ const (
 	serviceValue   = "service/"
 	executionValue = "execution/"
 	swarmValue     = "swarm/"
+	deployedValue  = "deployed/"
 )
 
 // about is what the page says of the seeder.
@@ -131,6 +132,10 @@ func (s *Seeder) state() iter.Seq2[string, any] {
 func (s *Seeder) opened(name string) (value any, ok bool) {
 	if id, is := strings.CutPrefix(name, executionValue); is {
 		return s.index.one(id)
+	}
+	if service, is := strings.CutPrefix(name, deployedValue); is {
+		v, err := s.serviceView(service)
+		return v, err == nil
 	}
 	if id, is := strings.CutPrefix(name, swarmValue); is {
 		if r, known := s.index.get(id); known {

@@ -386,6 +386,7 @@ func (a caller) services() {
 	}
 	deploy(413, `{"key":"`+strings.Repeat("a", 1<<20)+`"}`)
 	a.ask(seeder, "GET", "/services", "", 200)
+	a.ask(seeder, "GET", "/changes?open=deployed/web&open=deployed/none", "", 200)
 	for _, path := range []string{"", "/deployments", "/hosts", "/hosts?state=failed&limit=1"} {
 		a.ask(seeder, "GET", "/services/web"+path, "", 200)
 		a.ask(seeder, "GET", "/services/none"+path, "", 404)

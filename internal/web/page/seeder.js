@@ -1,9 +1,10 @@
-// The seeder's page: the list of executions, and all about the one that is chosen by
-// the address (#executionId).
-import { $, Pace, ago, attribute, badPeers, bar, clock, connection, el, keyed, limits, members, percent, seconds, size, stage, table, text } from "./dom.js";
+// The seeder's page: the list of executions, and all about the one, or the service, that is
+// chosen by the address (#executionId, #service/NAME).
+import { $, Pace, ago, attribute, badPeers, bar, clock, connection, el, keyed, limits, members, percent, seconds, size, stage, text } from "./dom.js";
 import { Feed } from "./feed.js";
 import * as graph from "./graph.js";
 import * as pieces from "./pieces.js";
+import * as services from "./services.js";
 import * as timeline from "./timeline.js";
 import { authorized, get, refused } from "./token.js";
 
@@ -106,6 +107,7 @@ const chosen = () => (/^#[0-9A-Z]{26}$/.test(location.hash) ? location.hash.slic
 
 function choose() {
   const id = chosen();
+  const service = services.chosen();
   if (id !== shown) {
     shown = id;
     paces = new Map();
@@ -113,13 +115,15 @@ function choose() {
     for (const name of ["d-answer", "d-key", "d-status", "d-facts", "slowest"]) text($(name), "");
     for (const name of ["regions", "pieces", "times", "failures", "links"]) keyed($(name), [], String);
     graph.show($("graph"), { links: [], traffic: [], allLinks: 0 }, nameOf);
-    document.body.classList.toggle("chosen", id !== "");
     $("detail").hidden = id === "";
-    $("unchosen").hidden = id !== "";
   }
-  feed.open(id ? ["execution/" + id, "swarm/" + id] : []);
+  services.choose(service);
+  document.body.classList.toggle("chosen", id !== "" || service !== "");
+  $("unchosen").hidden = id !== "" || service !== "";
+  feed.open(id ? ["execution/" + id, "swarm/" + id] : service ? ["deployed/" + service] : []);
   showList();
   showDetail();
+  services.show(feed);
 }
 
 async function missing(id) {
@@ -251,23 +255,19 @@ function again(f) {
   return s > 0 ? `Tried again in ${Math.ceil(s)} s.` : "Being tried again.";
 }
 
-// --- services
-
-function services() {
-  const rows = [...feed.under("service/")].map((s) => [s.service, s.target, s.stable,
-    s.state ? s.state + (s.wave ? `, wave ${s.wave} of ${s.waves}` : "") : "none",
-    String(s.hosts.total), String(s.hosts.target), String(s.hosts.switching), String(s.hosts.failed), s.reason]);
-  rows.sort((a, b) => (a[0] < b[0] ? -1 : 1));
-  $("services-section").hidden = rows.length === 0;
-  table($("services"), rows, (r) => r[0]);
-}
-
 // --- what a person can do
 
 async function change(what) {
   const id = chosen();
   text($("d-answer"), "…");
   text($("d-answer"), await call("POST", `executions/${encodeURIComponent(id)}/${what}`, {}).then(() => (what === "retry" ? "Sent again." : "Cancelled."), (e) => e.message));
+}
+
+async function command(what, body, done) {
+  const service = services.chosen();
+  text($("s-answer"), "…");
+  const said = await call("POST", `services/${encodeURIComponent(service)}/${what}`, body).then(() => done, (e) => e.message);
+  if (service === services.chosen()) text($("s-answer"), said);
 }
 
 const call = (method, path, body) => authorized(async (token) => {
@@ -353,7 +353,8 @@ function patched(changed) {
     members(feed.values.get("members"));
     learnNames(feed.values.get("members") || []);
   }
-  if ([...changed].some((n) => n.startsWith("service/"))) services();
+  if ([...changed].some((n) => n.startsWith("service/"))) services.list(feed);
+  if (services.chosen()) services.show(feed);
   if (changed.has("badPeers")) badPeers(feed.values.get("badPeers"));
   showList();
   if ([...changed].some((n) => n === "members" || n.endsWith("/" + chosen()))) showDetail();
@@ -385,9 +386,18 @@ $("cancel").addEventListener("click", () => $("cancelling").showModal());
 $("c-no").addEventListener("click", () => $("cancelling").close());
 $("c-yes").addEventListener("click", () => { $("cancelling").close(); change("cancel"); });
 $("retry").addEventListener("click", () => change("retry"));
+$("pause").addEventListener("click", () => command("pause", {}, "Paused: no further host switches to the target."));
+$("resume").addEventListener("click", () => command("resume", {}, "It goes on."));
+$("rollback").addEventListener("click", () => {
+  text($("b-what"), services.question(feed));
+  $("b-now").checked = false;
+  $("going-back").showModal();
+});
+$("b-no").addEventListener("click", () => $("going-back").close());
+$("b-yes").addEventListener("click", () => command("rollback", { now: $("b-now").checked }, "It goes back."));
 addEventListener("hashchange", () => {
   choose();
-  if (chosen()) $("main").focus();
+  if (chosen() || services.chosen()) $("main").focus();
 });
 $("d-links").addEventListener("toggle", showLinks);
 setInterval(tick, 1000);
