@@ -40,6 +40,13 @@ const (
 var root = processtest.Root
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(engineEnv); dir != "" {
+		if err := engine(dir, os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if os.Getenv(insideEnv) != "" {
 		if err := processtest.LoopbackUp(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
