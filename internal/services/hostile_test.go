@@ -91,7 +91,7 @@ var hostileAnswers = map[string]func(op string) string{
 		return `{"Item":null,"Items":[null],"Attributes":null,"Responses":{"` + hostileTable + `":[null]},"UnprocessedKeys":null,"LastEvaluatedKey":null,"Count":null}`
 	},
 	"no last page": func(op string) string {
-		return answering(op, `{"service":{"S":"head"}}`, `,"LastEvaluatedKey":{"service":{"S":"x"}},"UnprocessedKeys":{"`+hostileTable+`":{"Keys":[{"id":{"S":"i"},"destinationBucket":{"S":"aaa"}}]}}`)
+		return answering(op, `{"service":{"S":"head"}}`, `,"Count":-2147483648,"LastEvaluatedKey":{"service":{"S":"x"}},"UnprocessedKeys":{"`+hostileTable+`":{"Keys":[{"id":{"S":"i"},"destinationBucket":{"S":"aaa"}}]}}`)
 	},
 	"a conflict": func(op string) string {
 		return `{"__type":"com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException","message":"no","Item":{"executionId":{"M":{}},"version":{"N":"x"}}}`
@@ -189,9 +189,9 @@ func TestHostileAnswers(t *testing.T) {
 			return err
 		}},
 		{"failures that are counted", "Query", func(ctx context.Context, of tables) error {
-			_, rest, err := of.services.Logged(ctx, "region-a", "01K")
-			if len(rest) > maxRest {
-				t.Errorf("%d reasons", len(rest))
+			hosts, rest, err := of.services.Logged(ctx, "region-a", "01K")
+			if hosts < 0 || hosts > maxCounted || len(rest) > maxRest {
+				t.Errorf("%d hosts, %d reasons", hosts, len(rest))
 			}
 			return err
 		}},

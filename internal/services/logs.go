@@ -22,6 +22,9 @@ const (
 	logPartitions = 16
 	// maxBatch is DynamoDB's limit on the items of one BatchWriteItem.
 	maxBatch = 25
+	// maxCounted is how many hosts are counted of one region and deployment: more are too many
+	// whatever their number is.
+	maxCounted = 10_000
 	// maxRest bounds the reasons that are read of one region and deployment.
 	maxRest = 500
 	// maxBatchTries bounds how often what DynamoDB has not written is sent again, and the
@@ -129,7 +132,9 @@ func (t *Tables) Logged(ctx context.Context, region, deploymentID string) (hosts
 		if err != nil {
 			return 0, nil, t.explain(2, err)
 		}
-		hosts += int(out.Count)
+		if hosts += max(int(out.Count), len(out.Items), 0); hosts >= maxCounted {
+			return maxCounted, nil, nil
+		}
 	}
 	out, err := t.client.Query(ctx, t.logsOf(fmt.Sprintf("%s#%s#rest", region, deploymentID)))
 	if err != nil {
