@@ -45,7 +45,7 @@ func around(op, attributes string) string {
 // that never end, or come a byte at a time, are package answers' to test.
 var hostileAnswers = map[string]func(op string) string{
 	"deep": func(op string) string {
-		return answering(op, `{"landings":`+strings.Repeat(`{"M":{"a":`, 100_000), "")
+		return answering(op, `{"landings":`+strings.Repeat(`{"M":{"a":`, 20_000), "")
 	},
 	"deep and closed": func(op string) string {
 		const levels = 3000
@@ -72,16 +72,16 @@ var hostileAnswers = map[string]func(op string) string{
 	},
 	"too many": func(op string) string {
 		var b strings.Builder
-		for i := range 20_000 {
+		for i := range 5_000 {
 			fmt.Fprintf(&b, `"a%d":{"S":"x"},"landings":{"M":{"e%d":{"M":{"agent":{"S":"x"}}}}},`, i, i)
 		}
 		return around(op, b.String()+`"z":{"S":"x"}`)
 	},
 	"many items": func(op string) string {
-		return answering(op, strings.TrimSuffix(strings.Repeat(`{"service":{"S":"web"},"version":{"N":"1"}},`, 20_000), ","), "")
+		return answering(op, strings.TrimSuffix(strings.Repeat(`{"service":{"S":"web"},"version":{"N":"1"}},`, 5_000), ","), "")
 	},
 	"long texts": func(op string) string {
-		long := strings.Repeat("k", 1<<20)
+		long := strings.Repeat("k", 512<<10)
 		return around(op, `"executionId":{"S":"`+long+`"},"status":{"S":"`+long+`"},"completed":{"S":"`+long+`"},"document":{"S":"`+long+`"},"destinationBuckets":{"SS":["`+long+`"]}`)
 	},
 	"texts that are none": func(op string) string {
@@ -96,8 +96,8 @@ var hostileAnswers = map[string]func(op string) string{
 	"a conflict": func(op string) string {
 		return `{"__type":"com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException","message":"no","Item":{"executionId":{"M":{}},"version":{"N":"x"}}}`
 	},
-	"an error of a megabyte": func(string) string {
-		long := strings.Repeat("e", 1<<20)
+	"a long error": func(string) string {
+		long := strings.Repeat("e", 512<<10)
 		return `{"__type":"` + long + `","message":"` + long + `"}`
 	},
 	"a list":    func(string) string { return "[]" },
