@@ -31,6 +31,9 @@ type Fleet struct {
 	// Goals is the directory that keeps services' goals over a restart; empty for memory
 	// alone.
 	Goals string
+	// Table is where the seeder writes goals; nil where they are heard of from other members
+	// alone.
+	Table GoalsTable
 	// Authority renews hosts' certificates; nil where its key is not here.
 	Authority *ca.RegionDir
 	// Recipes is the directory that keeps what builds are made of over a restart; empty for
@@ -215,6 +218,9 @@ func (a *Agent) runFleet(ctx context.Context) error {
 			}
 		}
 	})
+	if a.cfg.Fleet.Table != nil {
+		beside.Go(func() { a.watchHead(ctx) })
+	}
 	if authority := a.cfg.Fleet.Authority; authority != nil {
 		beside.Go(func() { authority.Run(ctx, a.cfg.Logger) })
 	}
@@ -255,23 +261,33 @@ func (a *Agent) goal(wire []byte) error {
 		a.cfg.Logger.Info("list of recalled builds", "version", d.Version, "builds", len(d.SHA256), "by", d.By)
 	}
 	a.keepBuilds()
+	if service == "" {
+		wire = shelf.Beat()
+	} else {
+		wire = shelf.Wire(service) // a later one may have come by another way
+	}
 	a.passOn(service, wire)
 	a.hosts.Follow(a.ctx(), service)
 	return nil
 }
 
-// wantGoals asks for goals that a beat names and that are not here.
-func (a *Agent) wantGoals(b *goal.Beat) {
-	var lacking []string
+// lacking are the services, in order, whose goals a beat names and are not here.
+func (a *Agent) lacking(b *goal.Beat) (lacking []string) {
 	for service, version := range b.Versions {
 		if g := a.hosts.shelf.Goal(service); g == nil || g.Version < version {
 			lacking = append(lacking, service)
 		}
 	}
+	slices.Sort(lacking)
+	return lacking
+}
+
+// wantGoals asks for goals that a beat names and that are not here.
+func (a *Agent) wantGoals(b *goal.Beat) {
+	lacking := a.lacking(b)
 	if len(lacking) == 0 {
 		return
 	}
-	slices.Sort(lacking)
 	if err := a.gossip.WantGoals(lacking...); err != nil {
 		a.cfg.Logger.Warn("goals that are lacking here are not asked for", "services", len(lacking), "error", err)
 	}

@@ -77,7 +77,8 @@ func TestPolicies(t *testing.T) {
 		as("seeder", "bin/seeder run --bucket global-builds --destinations region-a-builds,region-b-builds --signing-key seeder.key --data-dir s --poll 200ms &"),
 		"healthy bin/seeder health",
 		"bin/seeder publish testdata/builds/hello-1.0.0.zip --key last.zip",
-		// A host switches: its agent takes the lease of who counts the region's hosts that do.
+		// A host switches: its agent takes the lease of who counts the region's hosts that do, and
+		// reads the goals.
 		"bin/agent host --name host-1 --service web --dir host --agents http://127.0.0.1:7090 --trust seeder.key.pub --listen 127.0.0.1:7099 &",
 		`healthy sh -c "bin/agent status --agent http://127.0.0.1:7081 -o json | grep -q '\"connected\": 1'"`,
 		"bin/seeder deploy web last.zip --wave 100% --bake 1s",

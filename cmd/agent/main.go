@@ -68,6 +68,7 @@ func runCommand() *cli.Command {
 			command.Switch("source-fallback", true, "read from the source bucket what no peer has had for 30s (needs s3:GetObject there)"),
 			command.Bool("allow-weak-store", "land in a store that lacks a guarantee, such as refusing a part with a wrong SHA-256"),
 			command.String("fleet-listen", "", "`ADDR` where the region's hosts have their streams, TCP, such as 10.0.0.1:7090; none are served without it"),
+			command.ServicesTableFlag(),
 			command.String("host-authority", "", "`DIR` with the key of the authority of this region's hosts (CA/regions/REGION of `seeder ca init`), by which they renew their certificates here"),
 			command.String("fleet-peers", "", "`ADDR` where builds are handed out to hosts, TCP (default: any port of --fleet-listen's address)"),
 			command.Int("land-parallel", agent.DefaultLandParallel, "parts uploaded at a time"),
@@ -147,6 +148,9 @@ func run(c *cli.Context) (err error) {
 		return err
 	}
 	cfg.Fleet.Goals, cfg.Fleet.Authority = filepath.Join(m.DataDir, "goals"), authority
+	if cfg.Fleet.Listener != nil {
+		cfg.Fleet.Table = command.OpenServices(m.AWS, c)
+	}
 	cfg.Fleet.Recipes = filepath.Join(m.DataDir, "recipes")
 	if m.Identity != nil {
 		cfg.Signer = identity.Signer{Source: m.Identity}

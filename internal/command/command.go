@@ -337,11 +337,16 @@ func ArrivalsFlag() *cli.StringFlag {
 // ServicesFlags name the tables of services.
 func ServicesFlags() []cli.Flag {
 	return []cli.Flag{
-		String("services-table", services.DefaultServices, "DynamoDB `TABLE` of services: which build each is to run"),
+		ServicesTableFlag(),
 		String("deployments-table", services.DefaultDeployments, "DynamoDB `TABLE` of deployments of services"),
 		String("logs-table", services.DefaultLogs, "DynamoDB `TABLE` of what failed on hosts"),
 		Duration("logs-ttl", services.DefaultTTL, "`TIME` after which what failed on hosts may go from --logs-table, by its attribute expires; 0 for never"),
 	}
+}
+
+// ServicesTableFlag is of the commands that read which build each service is to run.
+func ServicesTableFlag() cli.Flag {
+	return String("services-table", services.DefaultServices, "DynamoDB `TABLE` of services: which build each is to run")
 }
 
 // BeyondLoopback reports whether others than this machine's programs reach a listener of

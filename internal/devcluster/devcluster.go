@@ -501,6 +501,9 @@ func (c *Cluster) agent(ctx context.Context, region, id, addr string) (url strin
 		if ac.Fleet, err = c.fleet(region, id, own); err != nil {
 			return "", member{}, errors.Join(err, store.Close(), p.http.Close(), p.peers.Close())
 		}
+		if table := Services(cfg); table != nil {
+			ac.Fleet.Table = table
+		}
 	}
 	a, err := agent.New(ac)
 	if err != nil {

@@ -363,6 +363,15 @@ func (t *Tables) Head(ctx context.Context) ([]byte, error) {
 	return binary(out.Item, "beat", goal.MaxLength), nil
 }
 
+// Goal reads a service's goal as it is signed; nil where there is none.
+func (t *Tables) Goal(ctx context.Context, service string) ([]byte, error) {
+	out, err := t.client.GetItem(ctx, &dynamodb.GetItemInput{TableName: &t.names.Services, Key: item{"service": text(service)}})
+	if err != nil {
+		return nil, t.explain(0, err)
+	}
+	return binary(out.Item, "goal", goal.MaxLength), nil
+}
+
 // NewID is that of a deployment that follows another one of the same service.
 func NewID(now time.Time, last *deployment.Deployment) string {
 	if last == nil {
