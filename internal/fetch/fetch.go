@@ -133,7 +133,7 @@ func New(cfg Config) (_ *Fetcher, err error) {
 	}
 	if err == nil {
 		f.swarm, err = swarm.New(swarm.Config{Cache: f.cache, Name: cfg.Name, Config: peerwire.Config{
-			Listener: cfg.Listener, AllowPeer: f.mayConnect, Member: f.member, Mine: f.mine,
+			Listener: cfg.Listener, AllowPeer: f.mayConnect, Member: f.member, Mine: f.mine, Vital: f.isAgent,
 			Upload: cfg.Limits.Upload, Download: cfg.Limits.Download,
 			TLS: cfg.TLS, Identity: cfg.Identity, Logger: cfg.Logger,
 		}})
@@ -185,6 +185,13 @@ func (f *Fetcher) Peers(neighbours, sources []Peer) {
 }
 
 func (f *Fetcher) member(id [20]byte) peerwire.Member { return (*f.members.Load())[id] }
+
+// isAgent reports whether a peer is one of the region's agents: nobody else may have what it
+// hands out.
+func (f *Fetcher) isAgent(id [20]byte, by identity.ID) bool {
+	m := f.member(id)
+	return by.Kind == identity.Agent || m.Name != "" && !m.Host
+}
 
 // mayConnect reports whether somebody of that address was named: it may have begun anew, and
 // have another name.

@@ -630,3 +630,24 @@ func TestBadNeighbours(t *testing.T) {
 	}
 	arrive(t, got, b)
 }
+
+// A host may have nobody but its agent: it is not banned for long, known by its id or by its
+// certificate.
+func TestTheOnlyAgentIsNeeded(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, nil, "host", t.TempDir(), nil)
+	h.Peers([]Peer{{Name: "neighbour", ID: "neighbour", Addr: netip.MustParseAddrPort("127.0.0.1:1")}},
+		[]Peer{{Name: "agent", ID: "agent", Agent: true, Addr: netip.MustParseAddrPort("127.0.0.1:2")}})
+	for _, c := range []struct {
+		name string
+		by   identity.ID
+		want bool
+	}{
+		{"agent", identity.ID{}, true}, {"neighbour", identity.ID{}, false}, {"stranger", identity.ID{}, false},
+		{"", identity.ID{Kind: identity.Agent, Region: region, Name: "agent"}, true}, {"", identity.ID{Kind: identity.Host, Region: region, Name: "neighbour"}, false},
+	} {
+		if got := h.isAgent(peerwire.PeerID(c.name), c.by); got != c.want {
+			t.Errorf("%q, %s: %v", c.name, c.by, got)
+		}
+	}
+}

@@ -462,3 +462,27 @@ func FuzzGoal(f *testing.F) {
 		}
 	})
 }
+
+// With clocks an hour off, at seeders, agents and hosts, goals are taken and versions grow.
+func TestClocksAnHourOff(t *testing.T) {
+	for _, seeders := range [][]time.Duration{{time.Hour, 0, -time.Hour}, {-time.Hour, 0, time.Hour}} {
+		for _, host := range []time.Duration{-time.Hour, 0, time.Hour} {
+			s := openShelf(t, "")
+			now := noon
+			s.now = func() time.Time { return now.Add(host) }
+			last := int64(0)
+			for i, seeder := range seeders {
+				g := aGoal(NextVersion(now.Add(seeder), last))
+				g.Issued = now.Add(seeder)
+				if added, err := s.Add(sign(t, g)); !added || err != nil || g.Version <= last {
+					t.Errorf("host %s off, seeder %d %s off: version %d after %d, %v, %v", host, i, seeder, g.Version, last, added, err)
+				}
+				last = g.Version
+				if age, known, _ := s.Age(now.Add(host)); !known || age < 0 || age > 2*time.Hour {
+					t.Errorf("age %s, %v", age, known)
+				}
+				now = now.Add(time.Minute)
+			}
+		}
+	}
+}

@@ -30,6 +30,8 @@ const (
 	// each time up to maxBan. The first is short: a process that hung for a
 	// moment is welcome again before a large build is through.
 	FirstBan, maxBan = time.Minute, time.Hour
+	// vitalBan is how long a bad peer is left alone at most that others cannot stand in for.
+	vitalBan = 10 * time.Second
 	// forgiveAfter is how long a peer must behave before nothing is held against
 	// it any more.
 	forgiveAfter = time.Hour
@@ -93,6 +95,8 @@ type BadPeer struct {
 type conduct struct {
 	now  func() time.Time
 	wake chan struct{}
+	// vital knows who is banned for vitalBan at most.
+	vital func(who) bool
 
 	mu      sync.Mutex
 	records map[who]*record
@@ -115,6 +119,7 @@ func newConduct(now func() time.Time) *conduct {
 	return &conduct{
 		now:     now,
 		wake:    make(chan struct{}, 1),
+		vital:   func(who) bool { return false },
 		records: make(map[who]*record),
 		addrs:   make(map[netip.AddrPort][20]byte),
 		totals:  make(map[Reason]int),
@@ -146,6 +151,9 @@ func (c *conduct) strike(w who, o Offence, at string) {
 	r.Times++
 	r.Reason, r.Since = o.Reason, now
 	r.Until = now.Add(banFor(r.Times))
+	if most := now.Add(vitalBan); c.vital(w) && most.Before(r.Until) {
+		r.Until = most
+	}
 	c.totals[o.Reason]++
 	c.tell(w)
 }

@@ -127,3 +127,22 @@ func TestConductIsBounded(t *testing.T) {
 		t.Errorf("%d addresses remembered", len(c.addrs))
 	}
 }
+
+// Who others cannot stand in for is left alone for a moment alone, however often it is bad.
+func TestWhoIsNeededIsNotBannedForLong(t *testing.T) {
+	c, at := judged()
+	c.vital = func(of who) bool { return of == named("a") }
+	for range 20 {
+		c.strike(named("a"), CorruptPiece, "")
+		if !c.refused(named("a")) {
+			t.Fatal("a bad peer is not left alone at all")
+		}
+		if at.later(vitalBan); c.refused(named("a")) {
+			t.Fatal("the only source is banned for long")
+		}
+	}
+	c.strike(named("b"), CorruptPiece, "")
+	if at.later(vitalBan); !c.refused(named("b")) {
+		t.Error("any other is not banned")
+	}
+}

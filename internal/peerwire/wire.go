@@ -81,6 +81,10 @@ type Config struct {
 	// It must not call the Wire. Nil: who is a member is not known, and strangers
 	// are not bounded.
 	Member func(id [20]byte) Member
+	// Vital reports whether this process may have no other source than a peer, by its id, or
+	// its certificate where there is one: such a peer is left alone for no longer than
+	// vitalBan, whatever it does. It must not call the Wire; nil for nobody.
+	Vital func(id [20]byte, by identity.ID) bool
 	// Upload and Download limit what goes to peers and what comes from them, with the
 	// protocol's own bytes; nil for no limit.
 	Upload, Download *limits.Limiter
@@ -148,6 +152,9 @@ func New(ctx context.Context, cfg Config) *Wire {
 		doors:   newDoors(),
 		spoken:  make(chan net.Conn),
 		ended:   make(chan struct{}),
+	}
+	if cfg.Vital != nil {
+		w.conduct.vital = func(of who) bool { return cfg.Vital(of.id, of.identity) }
 	}
 	w.spares = &spares{ctx: ctx, dial: w.connect, alongside: cfg.Alongside, byAddr: make(map[string]*spare)}
 	cfg.Alongside(w.accept)
