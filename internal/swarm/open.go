@@ -294,7 +294,7 @@ func (t *Torrent) end() {
 	if engine == nil {
 		return
 	}
-	engine.Drop()
+	t.swarm.drop(engine)
 	t.swarm.wanted.Delete(engine)
 	t.swarm.byEngine.Delete(engine)
 	t.mu.Lock()

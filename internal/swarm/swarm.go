@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -83,7 +84,9 @@ type Swarm struct {
 	exchanges sync.Map // of *torrent.Peer to *exchange
 	flow      flow     // of judge alone
 	narrowed  atomic.Bool
-	buffers   sync.Pool
+	// miscounted: the engine holds a torrent that is closed (drop).
+	miscounted atomic.Bool
+	buffers    sync.Pool
 	// badFromPeer and badOnDisk are pieces with another hash than the build's: as they
 	// came, and as they were found on the disk after they had been right.
 	badFromPeer, badOnDisk atomic.Int64
@@ -201,7 +204,12 @@ func (s *Swarm) Close() error {
 		s.begin.Lock()
 		s.cancel()
 		s.begin.Unlock()
-		err = errors.Join(s.client.Close()...)
+		for _, t := range s.client.Torrents() {
+			s.drop(t)
+		}
+		if !s.miscounted.Load() {
+			err = errors.Join(s.client.Close()...)
+		}
 		listeners := []net.Listener{s.cfg.Listener}
 		if s.cfg.Fleet != nil {
 			listeners = append(listeners, s.cfg.Fleet.Listener)
@@ -212,11 +220,41 @@ func (s *Swarm) Close() error {
 			}
 		}
 		s.wg.Wait()
+		if s.miscounted.Load() {
+			s.abandonEngine()
+		}
 	})
 	if err != nil {
 		return fmt.Errorf("ending the torrent engine: %w", err)
 	}
 	return nil
+}
+
+// abandonEngine ends an engine that holds a torrent which is closed: its Close ends what it
+// has in the background, and panics over that torrent with its lock held, so that nobody may
+// use it any more.
+func (s *Swarm) abandonEngine() {
+	defer func() { _ = recover() }()
+	s.client.Close()
+}
+
+// drop takes a torrent out of the engine. When a peer's connection ends in the moment in which
+// the torrent's info comes, the engine (v1.62.0) counts that peer's pieces for ever, and here,
+// when the torrent and all its connections are closed, panics over the count: what stays is
+// the closed torrent in the engine's list.
+func (s *Swarm) drop(engine *torrent.Torrent) {
+	defer func() {
+		fault := recover()
+		if fault == nil {
+			return
+		}
+		if text, ok := fault.(string); !ok || !strings.Contains(text, "has relative availability") {
+			panic(fault)
+		}
+		s.miscounted.Store(true)
+		s.cfg.Logger.Warn("the engine has miscounted the pieces of a peer that is gone", "infohash", engine.InfoHash().HexString())
+	}()
+	engine.Drop()
 }
 
 // BadPeers are the peers that are left alone now, the newest first.
