@@ -10,6 +10,7 @@ import (
 	"github.com/anacrolix/torrent/metainfo"
 	pp "github.com/anacrolix/torrent/peer_protocol"
 	"github.com/anacrolix/torrent/storage"
+	"go.uber.org/goleak"
 
 	"github.com/landfall-dist/landfall/internal/manifest/manifesttest"
 )
@@ -17,11 +18,13 @@ import (
 // A peer whose connection ends in the moment in which a torrent's info comes harms neither the
 // torrent's end nor the engine's.
 func TestPeerGoneAsTheInfoComes(t *testing.T) {
+	others := goleak.IgnoreCurrent()
 	m := manifesttest.Segment(make([]byte, 1<<20))
 	tc := torrent.NewDefaultClientConfig()
 	tc.NoDHT, tc.DisableTrackers, tc.DisableUTP, tc.DisableTCP, tc.NoDefaultPortForwarding, tc.DisableWebtorrent = true, true, true, true, true, true
 	files := storage.NewFileWithCompletion(t.TempDir(), storage.NewMapPieceCompletion())
 	defer files.Close()
+	tc.HeaderObfuscationPolicy = torrent.HeaderObfuscationPolicy{Preferred: false, RequirePreferred: true}
 	tc.DefaultStorage = files
 	client, err := torrent.NewClient(tc)
 	if err != nil {
@@ -32,6 +35,7 @@ func TestPeerGoneAsTheInfoComes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
+	client.AddDialer(torrent.NetworkDialer{Network: "tcp", Dialer: new(net.Dialer)})
 	log := new(bytes.Buffer)
 	s := &Swarm{client: client}
 	s.cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
@@ -73,5 +77,9 @@ func TestPeerGoneAsTheInfoComes(t *testing.T) {
 	} else {
 		s.drop(again)
 	}
+	// Nobody may need the engine's lock after this.
+	eventually(t, func() bool {
+		return goleak.Find(others, goleak.IgnoreTopFunction("github.com/anacrolix/torrent.(*Client).acceptLimitClearer")) == nil
+	})
 	s.abandonEngine()
 }
