@@ -93,6 +93,13 @@ bench-restart: build ## how soon a seeder that was killed reaches its agents aga
 	$(GO) build -o bin/ ./bench
 	unshare -n sh -c 'ip link set lo up && exec bin/bench restart $(ARGS)'
 
+.PHONY: bench-hosts
+bench-hosts: build ## a build to 100 hosts, a host's memory, 5,000 idle streams (bin/bench hosts --help)
+	$(GO) build -o bin/ ./bench
+	bin/bench hosts
+	bin/bench host-memory
+	bin/bench streams
+
 # Small builds are mostly small writes: the disk is not to be measured.
 SHM := $(wildcard /dev/shm)
 .PHONY: bench-local

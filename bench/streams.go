@@ -1,0 +1,123 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/landfall-dist/landfall/internal/goal"
+	"github.com/landfall-dist/landfall/internal/hostwire"
+)
+
+const (
+	// dialing is how many idle streams are opened at a time.
+	dialing = 64
+	// idleFor is how long idle streams are watched.
+	idleFor = 30 * time.Second
+	// rejoinWithin is the time in which hosts that have lost their agent come back, as real
+	// ones do.
+	rejoinWithin = 30 * time.Second
+)
+
+// idle is a host that has a stream and says nothing.
+type idle struct {
+	hello  *hostwire.Hello
+	url    string
+	ended  chan struct{}
+	stream *hostwire.Stream
+}
+
+func (i *idle) dial(ctx context.Context) error {
+	stream, err := hostwire.Dial(ctx, hostwire.DialConfig{URL: i.url, Hello: i.hello})
+	if err != nil {
+		return err
+	}
+	i.stream, i.ended = stream, make(chan struct{})
+	go func() {
+		defer close(i.ended)
+		for {
+			if _, err := stream.Receive(); err != nil {
+				return
+			}
+		}
+	}()
+	return nil
+}
+
+func idleStreams(ctx context.Context, s *fleetStack, c *cli.Context) error {
+	if err := s.run(ctx, 0); err != nil {
+		return err
+	}
+	a := s.agents[0]
+	all := make([]*idle, c.Int("streams"))
+	for i := range all {
+		all[i] = &idle{url: "http://" + a.streams, hello: &hostwire.Hello{
+			Version: hostwire.Version, Host: fmt.Sprint("host-", i), Start: ulid.Make().String(), PeerPort: 7000,
+			Services: []hostwire.ServiceState{{Service: benchService, State: goal.Waiting}},
+		}}
+	}
+	defer func() {
+		for _, i := range all {
+			if i.stream != nil {
+				i.stream.Close()
+				<-i.ended
+			}
+		}
+	}()
+	without := a.Memory("VmRSS")
+	group, dialCtx := errgroup.WithContext(ctx)
+	group.SetLimit(dialing)
+	for _, i := range all {
+		group.Go(func() error { return i.dial(dialCtx) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	cpu := a.CPU()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(idleFor):
+	}
+	idleCPU := (a.CPU() - cpu).Seconds() / idleFor.Seconds()
+	with := a.Memory("VmRSS")
+
+	// Its end is seen by all at once; they come back within half a minute, as hosts do.
+	a.End(syscall.SIGKILL)
+	for _, i := range all {
+		<-i.ended
+	}
+	began := time.Now()
+	if err := s.runAgent(ctx, a, addrs{}); err != nil {
+		return err
+	}
+	group, dialCtx = errgroup.WithContext(ctx)
+	for n, i := range all {
+		group.Go(func() error {
+			at := began.Add(rejoinWithin * time.Duration(n) / time.Duration(len(all)))
+			select {
+			case <-dialCtx.Done():
+				return dialCtx.Err()
+			case <-time.After(time.Until(at)):
+			}
+			return i.dial(dialCtx)
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	back := time.Since(began).Seconds()
+	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "STREAMS\tKiB EACH\tCORES, IDLE\tALL BACK AFTER, s\tCORES MEANWHILE\tPEAK MEMORY, MiB")
+	fmt.Fprintf(t, "%d\t%.1f\t%.2f\t%.1f\t%.2f\t%d\n", len(all), float64(with-without)/1024/float64(len(all)), idleCPU, back, a.CPU().Seconds()/back, a.Memory("VmHWM")/mib)
+	return t.Flush()
+}
