@@ -78,7 +78,7 @@ func newFleetPage(t *testing.T, services ...api.Service) *fleetPage {
 		}
 		s.Deployment = &d
 		f.services[s.Service] = s
-		f.asked = append(f.asked, fmt.Sprintf("%s %+v", r.PathValue("what"), request))
+		f.asked = append(f.asked, fmt.Sprintf("%s, now: %t", r.PathValue("what"), request.Now))
 		return http.StatusOK, api.ServiceCommandAnswer{Service: s}, nil
 	})
 	server := httptest.NewServer(mux)
@@ -236,7 +236,7 @@ func TestServicePage(t *testing.T) {
 	f.mu.Lock()
 	asked := slices.Clone(f.asked)
 	f.mu.Unlock()
-	if want := []string{"pause {Region: Now:false}", "resume {Region: Now:false}", "rollback {Region: Now:true}"}; !slices.Equal(asked, want) {
+	if want := []string{"pause, now: false", "resume, now: false", "rollback, now: true"}; !slices.Equal(asked, want) {
 		t.Errorf("asked for %q, want %q", asked, want)
 	}
 
