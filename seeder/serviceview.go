@@ -62,7 +62,7 @@ func (v *service) look() api.Service {
 	}
 	for _, name := range v.m.Regions() {
 		c, at := v.m.Counts(name)
-		r := api.ServiceRegion{Region: name, Hosts: countsView(c), CountedAt: utc(at), Zones: zonesView(c.Zones)}
+		r := api.ServiceRegion{Region: name, Hosts: countsView(c.InStates), CountedAt: utc(at), Zones: zonesView(c.Zones)}
 		if d != nil {
 			of, named := d.Regions[name]
 			switch {
@@ -103,7 +103,7 @@ func buildView(b *goal.Build) *api.ServiceBuild {
 	return &api.ServiceBuild{Key: b.Key, SourceBucket: b.SourceBucket, ExecutionID: b.ExecutionID, Size: b.Size, SHA256: b.SHA256}
 }
 
-func countsView(c goal.Counts) api.HostCounts {
+func countsView(c goal.InStates) api.HostCounts {
 	return api.HostCounts{
 		Total: c.Hosts, Waiting: c.Waiting, Ready: c.Ready, Switching: c.Switching, Healthy: c.Healthy,
 		Failed: c.Failed, Absent: c.Absent, Sick: c.Sick, Target: c.OnTarget, Stable: c.HoldStable,
@@ -113,10 +113,7 @@ func countsView(c goal.Counts) api.HostCounts {
 // zonesView are the largest of a region's zones.
 func zonesView(zones []goal.Zone) (out []api.ServiceZone) {
 	for _, z := range goal.Largest(zones, goal.MaxZones) {
-		out = append(out, api.ServiceZone{Zone: z.Zone, Hosts: api.HostCounts{
-			Total: z.Hosts, Waiting: z.Waiting, Ready: z.Ready, Switching: z.Switching, Healthy: z.Healthy,
-			Failed: z.Failed, Absent: z.Absent, Sick: z.Sick, Target: z.OnTarget, Stable: z.HoldStable,
-		}})
+		out = append(out, api.ServiceZone{Zone: z.Zone, Hosts: countsView(z.InStates)})
 	}
 	return out
 }
@@ -140,7 +137,7 @@ func viewOf(name string, d *deployment.Deployment) api.Deployment {
 	}
 	out.Regions = d.Names()
 	if d.Counts != nil {
-		out.Hosts = countsView(*d.Counts)
+		out.Hosts = countsView(d.Counts.InStates)
 	}
 	return out
 }

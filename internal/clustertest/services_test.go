@@ -126,7 +126,7 @@ func (f *fleetAgent) count() (list []goal.Counts) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, g := range f.goals {
-		c := goal.Counts{Service: g.Service, Version: g.Version, Hosts: len(f.hosts)}
+		c := goal.Counts{Service: g.Service, Version: g.Version, InStates: goal.InStates{Hosts: len(f.hosts)}}
 		for _, h := range f.hosts {
 			switch f.stateOf(g, h) {
 			case goal.Failed:
@@ -147,7 +147,7 @@ func (f *fleetAgent) count() (list []goal.Counts) {
 				c.Below++
 			}
 		}
-		c.Zones = []goal.Zone{{Zone: "a", Hosts: c.Hosts, Ready: c.Ready, Healthy: c.Healthy, Failed: c.Failed, OnTarget: c.OnTarget}}
+		c.Zones = []goal.Zone{{Zone: "a", InStates: c.InStates}}
 		c.Failures = c.Failures[:min(len(c.Failures), goal.MaxFailures)]
 		list = append(list, c)
 	}

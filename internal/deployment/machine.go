@@ -712,16 +712,7 @@ func hosts(n int) string {
 }
 
 func add(a, b goal.Counts) goal.Counts {
-	a.Hosts += b.Hosts
-	a.Waiting += b.Waiting
-	a.Ready += b.Ready
-	a.Switching += b.Switching
-	a.Healthy += b.Healthy
-	a.Failed += b.Failed
-	a.Absent += b.Absent
-	a.Sick += b.Sick
-	a.OnTarget += b.OnTarget
-	a.HoldStable += b.HoldStable
+	a.InStates.Add(b.InStates)
 	a.Below += b.Below
 	a.Out += b.Out
 	a.Zones = goal.JoinZones(a.Zones, b.Zones)

@@ -176,7 +176,7 @@ func (w *world) move(region, name string, a *agent, h *host) {
 
 // count is what an agent says of its hosts.
 func (w *world) count(region, name string, a *agent) goal.Counts {
-	c := goal.Counts{Service: "web", Hosts: len(a.hosts)}
+	c := goal.Counts{Service: "web", InStates: goal.InStates{Hosts: len(a.hosts)}}
 	if a.goal == nil {
 		c.Ready = c.Hosts
 		return c

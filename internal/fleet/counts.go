@@ -99,10 +99,13 @@ func (m *machine) counted(s *service) goal.Counts {
 		return c.now
 	}
 	c.dirty = false
-	n := goal.Counts{Service: s.name, Hosts: len(s.hosts)}
-	target := ""
+	n := goal.Counts{Service: s.name}
+	target, stable := "", ""
 	if s.goal != nil {
 		n.Version, target = s.goal.Version, s.goal.Target.ExecutionID
+		if s.goal.Stable != nil {
+			stable = s.goal.Stable.ExecutionID
+		}
 	}
 	zones := make(map[string]*goal.Zone)
 	for _, r := range s.hosts {
@@ -112,32 +115,9 @@ func (m *machine) counted(s *service) goal.Counts {
 			z = &goal.Zone{Zone: r.host.zone}
 			zones[z.Zone] = z
 		}
-		z.Add(state, target != "" && r.state.Running == target)
-		switch state {
-		case goal.Waiting:
-			n.Waiting++
-		case goal.Ready:
-			n.Ready++
-		case goal.Switching:
-			n.Switching++
-		case goal.Healthy:
-			n.Healthy++
-		case goal.Failed:
-			n.Failed++
-		case goal.Absent:
-			n.Absent++
-		case goal.Sick:
-			n.Sick++
-		}
-		if target == "" {
+		z.Count(state, target != "" && r.state.Running == target, stable != "" && (r.state.Running == stable || r.host.whole[stable]))
+		if s.goal == nil {
 			continue
-		}
-		if r.state.Running == target {
-			n.OnTarget++
-		}
-		if stable := s.goal.Stable; stable != nil && (r.state.Running == stable.ExecutionID || r.host.whole[stable.ExecutionID]) {
-			n.HoldStable++
-			z.HoldStable++
 		}
 		if build := s.goal.Named(m.region, r.host.name); build != nil && build.ExecutionID == target {
 			n.Below++
@@ -145,6 +125,9 @@ func (m *machine) counted(s *service) goal.Counts {
 				n.Out++
 			}
 		}
+	}
+	for _, z := range zones {
+		n.InStates.Add(z.InStates)
 	}
 	if _, none := zones[""]; len(zones) > 1 || len(zones) == 1 && !none {
 		for _, z := range zones {

@@ -330,7 +330,11 @@ func TestZonesAreCounted(t *testing.T) {
 	w.join(2, "b")
 	names := w.join(4, "a")
 	w.says(w.hosts[names[0]], goal.Healthy, target, "")
-	want := []goal.Zone{{Hosts: 3, Waiting: 3, HoldStable: 3}, {Zone: "a", Hosts: 4, Healthy: 1, Waiting: 3, OnTarget: 1, HoldStable: 3}, {Zone: "b", Hosts: 2, Waiting: 2, HoldStable: 2}}
+	want := []goal.Zone{
+		{InStates: goal.InStates{Hosts: 3, Waiting: 3, HoldStable: 3}},
+		{Zone: "a", InStates: goal.InStates{Hosts: 4, Healthy: 1, Waiting: 3, OnTarget: 1, HoldStable: 3}},
+		{Zone: "b", InStates: goal.InStates{Hosts: 2, Waiting: 2, HoldStable: 2}},
+	}
 	if n := w.counts(); !slices.Equal(n.Zones, want) || n.Check() != nil {
 		t.Errorf("%+v, want %+v, %v", n.Zones, want, n.Check())
 	}

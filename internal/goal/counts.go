@@ -48,6 +48,27 @@ type Counts struct {
 	Service string `json:"service"`
 	// Version is the goal's that they are counted under.
 	Version int64 `json:"version"`
+	InStates
+	// Below are those below the cut in whichever state, Out those of them that are absent,
+	// sick, or held and not healthy. Below are all where there is no cut: the stable build is
+	// the target.
+	Below int `json:"below,omitempty"`
+	Out   int `json:"out,omitempty"`
+	// Zones are the same hosts by zone: the MaxZones that have most, in order of name. None
+	// where no host says that it is in one.
+	Zones []Zone `json:"zones,omitempty"`
+	// Failures are those that were not told before, at most MaxFailures.
+	Failures []Failure `json:"failures,omitempty"`
+}
+
+// Zone are the hosts of one zone.
+type Zone struct {
+	Zone string `json:"zone"` // empty for hosts that are in none
+	InStates
+}
+
+// InStates are how many hosts are in which state.
+type InStates struct {
 	// Hosts are all, each of which is in one of the states.
 	Hosts     int `json:"hosts"`
 	Waiting   int `json:"waiting,omitempty"`
@@ -62,61 +83,61 @@ type Counts struct {
 	// HoldStable are those that run the stable build or hold it whole: going back fetches
 	// nothing there.
 	HoldStable int `json:"holdStable,omitempty"`
-	// Below are those below the cut in whichever state, Out those of them that are absent,
-	// sick, or held and not healthy. Below are all where there is no cut: the stable build is
-	// the target.
-	Below int `json:"below,omitempty"`
-	Out   int `json:"out,omitempty"`
-	// Zones are the same hosts by zone: the MaxZones that have most, in order of name. None
-	// where no host says that it is in one.
-	Zones []Zone `json:"zones,omitempty"`
-	// Failures are those that were not told before, at most MaxFailures.
-	Failures []Failure `json:"failures,omitempty"`
 }
 
-// Zone are the hosts of one zone, each of which is in one of the states.
-type Zone struct {
-	Zone      string `json:"zone"` // empty for hosts that are in none
-	Hosts     int    `json:"hosts"`
-	Waiting   int    `json:"waiting,omitempty"`
-	Ready     int    `json:"ready,omitempty"`
-	Switching int    `json:"switching,omitempty"`
-	Healthy   int    `json:"healthy,omitempty"`
-	Failed    int    `json:"failed,omitempty"`
-	Absent    int    `json:"absent,omitempty"`
-	Sick      int    `json:"sick,omitempty"`
-	OnTarget  int    `json:"onTarget,omitempty"`
-	// HoldStable is as in Counts.
-	HoldStable int `json:"holdStable,omitempty"`
-}
-
-// Add counts a host in a state, which runs the target or does not.
-func (z *Zone) Add(state string, onTarget bool) {
-	z.Hosts++
-	if of := z.of(state); of != nil {
+// Count counts a host in a state, which runs the target or does not, and holds the stable
+// build or does not.
+func (c *InStates) Count(state string, onTarget, holdsStable bool) {
+	c.Hosts++
+	if of := c.of(state); of != nil {
 		*of++
 	}
 	if onTarget {
-		z.OnTarget++
+		c.OnTarget++
+	}
+	if holdsStable {
+		c.HoldStable++
 	}
 }
 
-func (z *Zone) of(state string) *int {
+func (c *InStates) of(state string) *int {
 	switch state {
 	case Waiting:
-		return &z.Waiting
+		return &c.Waiting
 	case Ready:
-		return &z.Ready
+		return &c.Ready
 	case Switching:
-		return &z.Switching
+		return &c.Switching
 	case Healthy:
-		return &z.Healthy
+		return &c.Healthy
 	case Failed:
-		return &z.Failed
+		return &c.Failed
 	case Absent:
-		return &z.Absent
+		return &c.Absent
 	case Sick:
-		return &z.Sick
+		return &c.Sick
+	}
+	return nil
+}
+
+// numbers are all of it.
+func (c *InStates) numbers() []*int {
+	return []*int{&c.Hosts, &c.Waiting, &c.Ready, &c.Switching, &c.Healthy, &c.Failed, &c.Absent, &c.Sick, &c.OnTarget, &c.HoldStable}
+}
+
+// Add adds other hosts.
+func (c *InStates) Add(more InStates) {
+	others := more.numbers()
+	for i, n := range c.numbers() {
+		*n += *others[i]
+	}
+}
+
+func (c *InStates) check() error {
+	for _, n := range c.numbers() {
+		if *n < 0 || *n > MaxHosts {
+			return fmt.Errorf("%w: %d hosts", ErrInvalid, *n)
+		}
 	}
 	return nil
 }
@@ -125,10 +146,8 @@ func (z *Zone) check() error {
 	if len(z.Zone) > MaxZone {
 		return fmt.Errorf("%w: a zone's name of %d bytes, at most %d", ErrInvalid, len(z.Zone), MaxZone)
 	}
-	for _, n := range []int{z.Hosts, z.Waiting, z.Ready, z.Switching, z.Healthy, z.Failed, z.Absent, z.Sick, z.OnTarget, z.HoldStable} {
-		if n < 0 || n > MaxHosts {
-			return fmt.Errorf("%w: counts of zone %.80q: %d hosts", ErrInvalid, z.Zone, n)
-		}
+	if err := z.InStates.check(); err != nil {
+		return fmt.Errorf("zone %.80q: %w", z.Zone, err)
 	}
 	return nil
 }
@@ -143,26 +162,13 @@ func JoinZones(a, b []Zone) []Zone {
 	n := 0
 	for _, z := range out[1:] {
 		if to := &out[n]; to.Zone == z.Zone {
-			to.add(z)
+			to.Add(z.InStates)
 			continue
 		}
 		n++
 		out[n] = z
 	}
 	return out[:n+1]
-}
-
-func (z *Zone) add(more Zone) {
-	z.Hosts += more.Hosts
-	z.Waiting += more.Waiting
-	z.Ready += more.Ready
-	z.Switching += more.Switching
-	z.Healthy += more.Healthy
-	z.Failed += more.Failed
-	z.Absent += more.Absent
-	z.Sick += more.Sick
-	z.OnTarget += more.OnTarget
-	z.HoldStable += more.HoldStable
 }
 
 // Largest are the zones with most hosts, not more than so many, in order of name.
@@ -191,7 +197,10 @@ func (c *Counts) Check() error {
 	if err := CheckService(c.Service); err != nil {
 		return err
 	}
-	for _, n := range []int{c.Hosts, c.Waiting, c.Ready, c.Switching, c.Healthy, c.Failed, c.Absent, c.Sick, c.OnTarget, c.HoldStable, c.Below, c.Out} {
+	if err := c.InStates.check(); err != nil {
+		return fmt.Errorf("counts of %s: %w", c.Service, err)
+	}
+	for _, n := range []int{c.Below, c.Out} {
 		if n < 0 || n > MaxHosts {
 			return fmt.Errorf("%w: counts of %s: %d hosts", ErrInvalid, c.Service, n)
 		}

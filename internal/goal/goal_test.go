@@ -285,7 +285,7 @@ func TestShare(t *testing.T) {
 }
 
 func TestCountsCheck(t *testing.T) {
-	c := Counts{Service: "web", Hosts: 3, Failures: []Failure{{Host: "a", Phase: strings.Repeat("p", 100), Error: strings.Repeat("é", MaxError), Output: strings.Repeat("é", MaxOutput) + "!"}}}
+	c := Counts{Service: "web", InStates: InStates{Hosts: 3}, Failures: []Failure{{Host: "a", Phase: strings.Repeat("p", 100), Error: strings.Repeat("é", MaxError), Output: strings.Repeat("é", MaxOutput) + "!"}}}
 	if err := c.Check(); err != nil {
 		t.Fatal(err)
 	}
@@ -294,11 +294,11 @@ func TestCountsCheck(t *testing.T) {
 		t.Errorf("%d, %d and %d bytes", len(f.Phase), len(f.Error), len(f.Output))
 	}
 	for _, bad := range []Counts{
-		{Service: "a/b"}, {Service: "web", Sick: -1}, {Service: "web", Hosts: MaxHosts + 1},
+		{Service: "a/b"}, {Service: "web", InStates: InStates{Sick: -1}}, {Service: "web", Below: -1}, {Service: "web", InStates: InStates{Hosts: MaxHosts + 1}},
 		{Service: "web", Failures: make([]Failure, MaxFailures+1)}, {Service: "web", Failures: []Failure{{Host: "../a"}}},
 		{Service: "web", Zones: make([]Zone, MaxZones+1)}, {Service: "web", Zones: []Zone{{Zone: "b"}, {Zone: "a"}}}, {Service: "web", Zones: make([]Zone, 2)},
-		{Service: "web", Zones: []Zone{{Zone: strings.Repeat("z", MaxZone+1)}}}, {Service: "web", Zones: []Zone{{Zone: "a", Ready: -1}}},
-		{Service: "web", Zones: []Zone{{Zone: "a", OnTarget: MaxHosts + 1}}},
+		{Service: "web", Zones: []Zone{{Zone: strings.Repeat("z", MaxZone+1)}}}, {Service: "web", Zones: []Zone{{Zone: "a", InStates: InStates{Ready: -1}}}},
+		{Service: "web", Zones: []Zone{{Zone: "a", InStates: InStates{OnTarget: MaxHosts + 1}}}},
 	} {
 		if !errors.Is(bad.Check(), ErrInvalid) {
 			t.Errorf("%+v passes", bad)
@@ -309,15 +309,15 @@ func TestCountsCheck(t *testing.T) {
 func TestZones(t *testing.T) {
 	var a Zone
 	for _, state := range []string{Waiting, Ready, Switching, Healthy, Healthy, Failed, Absent, Sick} {
-		a.Add(state, state == Healthy)
+		a.Count(state, state == Healthy, state == Sick)
 	}
-	if want := (Zone{Hosts: 8, Waiting: 1, Ready: 1, Switching: 1, Healthy: 2, Failed: 1, Absent: 1, Sick: 1, OnTarget: 2}); a != want {
+	if want := (Zone{InStates: InStates{Hosts: 8, Waiting: 1, Ready: 1, Switching: 1, Healthy: 2, Failed: 1, Absent: 1, Sick: 1, OnTarget: 2, HoldStable: 1}}); a != want {
 		t.Errorf("%+v, want %+v", a, want)
 	}
-	b, c := a, Zone{Zone: "c", Hosts: 1, Ready: 1}
+	b, c := a, Zone{Zone: "c", InStates: InStates{Hosts: 1, Ready: 1}}
 	a.Zone, b.Zone = "a", "b"
 	twice := a
-	twice.add(a)
+	twice.Add(a.InStates)
 	if twice.Hosts != 16 || twice.Healthy != 4 || twice.Sick != 2 {
 		t.Errorf("%+v", twice)
 	}

@@ -126,7 +126,7 @@ func TestFleet(t *testing.T) {
 			}
 			s.await(t, 4)
 
-			if err := one.ReportCounts(goal.Counts{Service: "web", Version: 2, Hosts: 2, Healthy: 1, Failed: 1, Failures: []goal.Failure{{Host: "h1", Version: 2, Error: "it fell over"}}}); err != nil {
+			if err := one.ReportCounts(goal.Counts{Service: "web", Version: 2, InStates: goal.InStates{Hosts: 2, Healthy: 1, Failed: 1}, Failures: []goal.Failure{{Host: "h1", Version: 2, Error: "it fell over"}}}); err != nil {
 				t.Fatal(err)
 			}
 			got := receive(t, atSeeder.counts)
@@ -134,7 +134,7 @@ func TestFleet(t *testing.T) {
 				t.Errorf("counts: %+v", got)
 			}
 			// What was told once is not told again.
-			if err := one.ReportCounts(goal.Counts{Service: "web", Version: 2, Hosts: 3}); err != nil {
+			if err := one.ReportCounts(goal.Counts{Service: "web", Version: 2, InStates: goal.InStates{Hosts: 3}}); err != nil {
 				t.Fatal(err)
 			}
 			if got := receive(t, atSeeder.counts); len(got) != 1 || got[0].Hosts != 3 || len(got[0].Failures) != 0 {
@@ -211,7 +211,7 @@ func fleetMessages(t *testing.T, sender string) map[string][]byte {
 	return map[string][]byte{
 		"goals":     packFleet(kindGoals, sender, packFrames([][]byte{[]byte("web-1")})),
 		"want":      packFleet(kindWant, sender, encode([]string{"web"})),
-		"counts":    packFleet(kindCounts, sender, encode([]goal.Counts{{Service: "web", Version: 1, Hosts: 1}})),
+		"counts":    packFleet(kindCounts, sender, encode([]goal.Counts{{Service: "web", Version: 1, InStates: goal.InStates{Hosts: 1}}})),
 		"roster":    packFleet(kindRoster, sender, encodeRoster("web", []uint32{1, 2, 3})),
 		"rosterOf":  packFleet(kindRosterOf, sender, []byte("web")),
 		"hostsOf":   packFleet(kindHostsOf, sender, encode(HostsQuestion{Service: "web", Limit: 1})),
@@ -315,13 +315,13 @@ func TestFleetWhileTLSIsRolledOut(t *testing.T) {
 	for _, n := range []*node{s, one, plain} {
 		n.await(t, 3)
 	}
-	if err := plain.ReportCounts(goal.Counts{Service: "web", Hosts: 1}); err != nil {
+	if err := plain.ReportCounts(goal.Counts{Service: "web", InStates: goal.InStates{Hosts: 1}}); err != nil {
 		t.Fatal(err)
 	}
 	if got := receive(t, atSeeder.counts); len(got) != 1 || got[0].Hosts != 1 {
 		t.Errorf("without a certificate: %+v", got)
 	}
-	if err := one.ReportCounts(goal.Counts{Service: "web", Hosts: 2}); err != nil {
+	if err := one.ReportCounts(goal.Counts{Service: "web", InStates: goal.InStates{Hosts: 2}}); err != nil {
 		t.Fatal(err)
 	}
 	if got := receive(t, atSeeder.counts); len(got) != 1 || got[0].Hosts != 2 {
@@ -559,7 +559,7 @@ func TestFailuresAddUp(t *testing.T) {
 	l := new(letter)
 	for i := range 2 * goal.MaxFailures {
 		l.number++
-		l.count(goal.Counts{Service: "web", Hosts: i, Failures: []goal.Failure{{Host: fmt.Sprint("h", i), Output: strings.Repeat("\x01", goal.MaxOutput)}}})
+		l.count(goal.Counts{Service: "web", InStates: goal.InStates{Hosts: i}, Failures: []goal.Failure{{Host: fmt.Sprint("h", i), Output: strings.Repeat("\x01", goal.MaxOutput)}}})
 	}
 	decode := func(b []byte) (c goal.Counts) {
 		if err := json.Unmarshal(b, &c); err != nil || len(b) > maxCounts {
