@@ -82,17 +82,17 @@ func TestLittleIsAskedForBySlowLinks(t *testing.T) {
 		defer close(done)
 		ticker := time.NewTicker(10 * time.Millisecond)
 		defer ticker.Stop()
-		for before := 0; ; {
+		for before, was := 0, false; ; {
 			select {
 			case <-ticker.C:
 			case <-stop:
 				return
 			}
-			now := agent.askedFor()
-			if narrowed = narrowed || agent.narrowed.Load(); narrowed && now > max(before, fewest) {
+			now, is := agent.askedFor(), agent.narrowed.Load()
+			if was && is && now > max(before, fewest) {
 				grown = max(grown, now)
 			}
-			before = now
+			before, was, narrowed = now, is, narrowed || is
 		}
 	}()
 	finish(t, f, content, peers...)
