@@ -15,10 +15,15 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// write replaces a file, so that each time it is another one.
+// age is how long ago the last file was written, as write says; each time another.
+var age = time.Hour
+
+// write replaces a file by one that was written a while ago.
 func write(t *testing.T, file, text string) {
 	t.Helper()
-	if err := errors.Join(os.WriteFile(file+".new", []byte(text), 0o600), os.Rename(file+".new", file)); err != nil {
+	age -= time.Second
+	then := time.Now().Add(-age)
+	if err := errors.Join(os.WriteFile(file+".new", []byte(text), 0o600), os.Chtimes(file+".new", then, then), os.Rename(file+".new", file)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -73,6 +78,53 @@ func TestRefresh(t *testing.T) {
 		if changed != step.changed || (err == nil) != (step.err == "") || err != nil && !strings.Contains(err.Error(), step.err) || v.Load() != step.want {
 			t.Errorf("%d: %v, %v, %q", i, changed, err, v.Load())
 		}
+	}
+}
+
+// What an editor has emptied, or has written by half, is not read before it has done.
+func TestBeingWritten(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a")
+	write(t, file, "one two")
+	read := func() (string, error) {
+		b, err := os.ReadFile(file)
+		return string(b), err
+	}
+	during := func() {}
+	v, err := Open(func() (string, error) { defer during(); return read() }, file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unchanged := func(when string) {
+		t.Helper()
+		if changed, err := v.Refresh(); changed || err != nil || v.Load() != "one two" {
+			t.Errorf("%s: %v, %v, %q", when, changed, err, v.Load())
+		}
+	}
+	for _, text := range []string{"", "three"} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		unchanged("being written")
+	}
+	if got, err := Settled(read, file); got != "" || !errors.Is(err, ErrUnsettled) {
+		t.Errorf("being written: %q, %v", got, err)
+	}
+	write(t, file, "three")
+	during = func() { os.Remove(file) }
+	unchanged("removed while it was read")
+	write(t, file, "three")
+	during = func() { write(t, file, "three four") }
+	unchanged("written while it was read")
+	during = func() {}
+	if changed, err := v.Refresh(); !changed || err != nil || v.Load() != "three four" {
+		t.Errorf("written: %v, %v, %q", changed, err, v.Load())
+	}
+	// By a clock that runs ahead of ours: it would never become old enough.
+	if err := errors.Join(os.WriteFile(file, []byte("five"), 0o600), os.Chtimes(file, time.Time{}, time.Now().Add(time.Hour))); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Settled(read, file); got != "five" || err != nil {
+		t.Errorf("from the future: %q, %v", got, err)
 	}
 }
 

@@ -8,11 +8,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/landfall-dist/landfall/internal/fresh"
 	"github.com/landfall-dist/landfall/internal/private"
 )
 
@@ -104,15 +104,13 @@ func (g *Gossip) watchKeys(ctx context.Context) {
 	}
 	ticker := time.NewTicker(keysInterval)
 	defer ticker.Stop()
-	var seen os.FileInfo
 	for {
-		if info, err := os.Stat(g.cfg.KeyFile); err != nil || seen == nil || !info.ModTime().Equal(seen.ModTime()) || info.Size() != seen.Size() {
-			if err == nil {
-				seen = info
-			}
-			if err := g.readKeys(); err != nil {
-				g.warn("gossip keys not read again, those read before stay in force", "error", err)
-			}
+		keys, err := fresh.Settled(func() ([][]byte, error) { return ReadKeys(g.cfg.KeyFile) }, g.cfg.KeyFile)
+		if err == nil {
+			err = g.takeKeys(keys)
+		}
+		if err != nil && !errors.Is(err, fresh.ErrUnsettled) {
+			g.warn("gossip keys not read again, those read before stay in force", "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -122,12 +120,8 @@ func (g *Gossip) watchKeys(ctx context.Context) {
 	}
 }
 
-// readKeys makes the keyring what the file says.
-func (g *Gossip) readKeys() error {
-	keys, err := ReadKeys(g.cfg.KeyFile)
-	if err != nil {
-		return err
-	}
+// takeKeys makes the keyring what the file says.
+func (g *Gossip) takeKeys(keys [][]byte) (err error) {
 	before := g.keyring.GetKeys()
 	if slices.EqualFunc(before, keys, slices.Equal) {
 		return nil

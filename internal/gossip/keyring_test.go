@@ -57,7 +57,7 @@ func TestKeyIsChangedWithoutAStop(t *testing.T) {
 		}
 		distribute()
 		for _, n := range nodes { // one after the other
-			if err := n.readKeys(); err != nil {
+			if err := takeFile(n.Gossip); err != nil {
 				t.Fatal(err)
 			}
 			if err := nodes[0].Broadcast(sign(t, ulid.Make().String(), 1, byte(i)), nil); err != nil {
@@ -78,9 +78,18 @@ func TestKeyIsChangedWithoutAStop(t *testing.T) {
 	if err := os.WriteFile(files[0], []byte("rubbish\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := nodes[0].readKeys(); err == nil || len(nodes[0].keyring.GetKeys()) != 1 {
+	if err := takeFile(nodes[0].Gossip); err == nil || len(nodes[0].keyring.GetKeys()) != 1 {
 		t.Errorf("rubbish: %v", err)
 	}
+}
+
+// takeFile is what a member does once its file has settled.
+func takeFile(g *Gossip) error {
+	keys, err := ReadKeys(g.cfg.KeyFile)
+	if err == nil {
+		err = g.takeKeys(keys)
+	}
+	return err
 }
 
 func TestKeysOfAFile(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/landfall-dist/landfall/internal/fresh"
 	"github.com/landfall-dist/landfall/internal/private"
 )
 
@@ -47,6 +48,10 @@ type Files struct {
 
 // denied are the deny lists.
 func (f Files) denied() [3]string { return [3]string{f.Denied, f.Authority, f.Told} }
+
+func (f Files) all() []string {
+	return []string{f.Cert, f.Key, f.Roots, f.Denied, f.Authority, f.Told}
+}
 
 // FilesIn names the files of a directory as `seeder ca issue` writes them.
 func FilesIn(dir string) Files {
@@ -114,11 +119,16 @@ func (s *Source) Reload() error {
 // reload is Reload. The caller holds mu.
 func (s *Source) reload() error {
 	s.looked = s.stats()
-	before := s.current.Load()
 	next, err := read(s.files)
 	if err != nil {
 		return err
 	}
+	return s.take(next)
+}
+
+// take has what was read in force. The caller holds mu.
+func (s *Source) take(next *state) error {
+	before := s.current.Load()
 	if before != nil {
 		for i, list := range before.lists {
 			if len(list) > 0 && next.lists[i] == nil {
@@ -142,7 +152,7 @@ func (s *Source) reload() error {
 }
 
 func (s *Source) stats() (all [6]stat) {
-	for i, f := range []string{s.files.Cert, s.files.Key, s.files.Roots, s.files.Denied, s.files.Authority, s.files.Told} {
+	for i, f := range s.files.all() {
 		if info, err := os.Stat(f); err == nil {
 			all[i] = stat{info.ModTime(), info.Size()}
 		}
@@ -179,19 +189,32 @@ func (s *Source) Run(ctx context.Context, logger *slog.Logger) error {
 	}
 }
 
-// poll reads the files if they are other ones than before.
+// poll reads the files if they are other ones than before, and nobody is writing them.
 func (s *Source) poll(logger *slog.Logger) {
-	s.mu.Lock()
-	same := s.looked == s.stats()
-	s.mu.Unlock()
-	if same {
-		return
-	}
-	if err := s.Reload(); err != nil {
+	changed, err := s.refresh()
+	if err != nil {
 		logger.Warn("identity not read again, the one read before stays in force", "error", err)
-		return
+	} else if changed {
+		logger.Info("identity read again", "id", s.ID().String(), "expires", stamp(s.Expires()))
 	}
-	logger.Info("identity read again", "id", s.ID().String(), "expires", stamp(s.Expires()))
+}
+
+func (s *Source) refresh() (changed bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.stats()
+	if s.looked == now {
+		return false, nil
+	}
+	next, err := fresh.Settled(func() (*state, error) { return read(s.files) }, s.files.all()...)
+	if errors.Is(err, fresh.ErrUnsettled) {
+		return false, nil
+	}
+	s.looked = now
+	if err == nil {
+		err = s.take(next)
+	}
+	return err == nil, err
 }
 
 // warn says that the certificate ends soon, or has ended. It reports whether it did.

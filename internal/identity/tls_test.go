@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -253,44 +254,70 @@ func TestRunReadsAgain(t *testing.T) {
 		prod := identitytest.New(t, "prod", nil)
 		files := prod.Files(t, prod.Agent("region-a", "a1"))
 		s := identitytest.Open(t, files, func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
-		var log bytes.Buffer
+		var log lockedLog
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- s.Run(ctx, slog.New(slog.NewTextHandler(&log, nil))) }()
 		synctest.Wait()
-		if log.Len() > 0 {
-			t.Errorf("said of a new certificate: %s", &log)
+		if log.String() != "" {
+			t.Errorf("said of a new certificate: %s", log.String())
 		}
 		write(t, files.Denied, []byte("id spiffe://prod/seeder/s1\n"))
 		time.Sleep(11 * time.Second) // of the test's own clock
 		synctest.Wait()
 		if !strings.Contains(log.String(), "identity read again") {
-			t.Errorf("not read again: %s", &log)
+			t.Errorf("not read again: %s", log.String())
 		}
 		write(t, files.Denied, []byte("rubbish\n"))
+		before := time.Now().Add(8500 * time.Millisecond) // half a second before it is looked at
+		if err := os.Chtimes(files.Denied, before, before); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(11 * time.Second)
+		synctest.Wait()
+		if strings.Contains(log.String(), "identity not read again") {
+			t.Errorf("read while it is written: %s", log.String())
+		}
 		time.Sleep(11 * time.Second)
 		synctest.Wait()
 		if !strings.Contains(log.String(), "identity not read again") {
-			t.Errorf("rubbish not said: %s", &log)
+			t.Errorf("rubbish not said: %s", log.String())
 		}
 		ahead.Store(int64(25 * 24 * time.Hour))
 		time.Sleep(11 * time.Second)
 		synctest.Wait()
 		if !strings.Contains(log.String(), "the certificate ends soon") {
-			t.Errorf("end not said: %s", &log)
+			t.Errorf("end not said: %s", log.String())
 		}
-		log.Reset()
 		ahead.Store(int64(31 * 24 * time.Hour))
 		time.Sleep(11 * time.Second)
 		synctest.Wait()
 		if !strings.Contains(log.String(), "the certificate has expired") {
-			t.Errorf("end not said: %s", &log)
+			t.Errorf("end not said: %s", log.String())
 		}
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
+}
+
+// lockedLog is what was logged, for who reads it meanwhile.
+type lockedLog struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *lockedLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lockedLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 func write(t *testing.T, file string, text []byte) {

@@ -15,7 +15,7 @@ import (
 )
 
 // rereadInterval is how often it is seen whether the files have changed: one that was
-// removed is let in for that long.
+// removed is let in for that long, and a second.
 const rereadInterval = 2 * time.Second
 
 // Why nobody is known by a token.

@@ -1,6 +1,7 @@
 package signing
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -20,6 +21,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -251,6 +253,52 @@ func TestRotation(t *testing.T) {
 		t.Errorf("a seeder signs with a revoked key: %v", err)
 	}
 }
+
+// While the list of revoked keys is being written it revokes what it did before, and then
+// what it says.
+func TestWatch(t *testing.T) {
+	dir := t.TempDir()
+	first, second := newKey(t).Public(), newKey(t).Public()
+	keys, revoked := write(t, filepath.Join(dir, "keys"), first, second), write(t, filepath.Join(dir, "revoked"), first)
+	trust, err := OpenTrust([]string{keys}, revoked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		changes, errs, done := 0, 0, make(chan struct{})
+		go func() {
+			defer close(done)
+			trust.Watch(ctx, func() { changes++ }, func(error) { errs++ })
+		}()
+		at := func(d time.Duration, file string, lines ...any) {
+			write(t, file, lines...)
+			if err := os.Chtimes(file, time.Time{}, time.Now().Add(d)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(watchInterval)
+			synctest.Wait()
+		}
+		at(watchInterval-settled/2, revoked)
+		if changes != 0 || trust.CheckKey(first) == nil {
+			t.Error("an emptied list counts while it is written")
+		}
+		at(watchInterval-2*settled, revoked, second)
+		if changes != 1 || trust.CheckKey(first) != nil || trust.CheckKey(second) == nil {
+			t.Errorf("%d changes: the list does not count that has been written", changes)
+		}
+		at(watchInterval-2*settled, revoked, "rubbish")
+		at(watchInterval-2*settled, revoked, "rubbish")
+		if changes != 1 || errs != 1 {
+			t.Errorf("%d changes, %d errors for rubbish", changes, errs)
+		}
+		cancel()
+		<-done
+	})
+}
+
+// settled is after how long a file is read again.
+const settled = time.Second
 
 func TestCommand(t *testing.T) {
 	// A program that keeps a key: this one has its signature ready.

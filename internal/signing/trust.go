@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/landfall-dist/landfall/internal/fresh"
 )
 
 const (
@@ -146,8 +148,8 @@ func (r Rule) apply(limits string) (Rule, error) {
 	return r, nil
 }
 
-// read reads the rules of one spec.
-func read(spec string) (rules []Rule, err error) {
+// readRules reads the rules of one spec.
+func readRules(spec string) (rules []Rule, err error) {
 	name, limits := cutLimits(spec)
 	if _, err := os.Stat(spec); err == nil { // a file that is named like a rule
 		name, limits = spec, ""
@@ -201,7 +203,7 @@ func readFile(file string) (rules []Rule, err error) {
 
 // ReadPublicKey takes a key, or the name of a file of one.
 func ReadPublicKey(spec string) (PublicKey, error) {
-	rules, err := read(spec)
+	rules, err := readRules(spec)
 	if err == nil && len(rules) != 1 {
 		err = fmt.Errorf("%s: %d keys, one is needed", spec, len(rules))
 	}
@@ -211,36 +213,61 @@ func ReadPublicKey(spec string) (PublicKey, error) {
 	return rules[0].Key, nil
 }
 
+// fromFiles is what they say.
+type fromFiles struct {
+	rules []Rule
+	gone  map[PublicKey]bool
+}
+
 // Reload reads the files again and says whether other rules hold since. On error those of
 // before hold.
 func (t *Trust) Reload() (changed bool, err error) {
-	rules, gone := slices.Clone(t.own), make(map[PublicKey]bool)
+	now, err := t.read()
+	return err == nil && t.take(now), err
+}
+
+func (t *Trust) read() (now fromFiles, err error) {
+	now = fromFiles{slices.Clone(t.own), make(map[PublicKey]bool)}
 	for _, spec := range t.specs {
-		more, err := read(spec)
+		more, err := readRules(spec)
 		if err != nil {
-			return false, err
+			return now, err
 		}
-		rules = append(rules, more...)
+		now.rules = append(now.rules, more...)
 	}
 	if t.revoked != "" {
 		list, err := readFile(t.revoked)
 		if err != nil {
-			return false, fmt.Errorf("revoked keys: %w", err)
+			return now, fmt.Errorf("revoked keys: %w", err)
 		}
 		for _, r := range list {
-			gone[r.Key] = true
+			now.gone[r.Key] = true
 		}
 	}
-	if len(rules) > maxRules || len(gone) > maxRules {
-		return false, fmt.Errorf("%d rules of trust and %d revoked keys, at most %d each", len(rules), len(gone), maxRules)
+	if len(now.rules) > maxRules || len(now.gone) > maxRules {
+		return now, fmt.Errorf("%d rules of trust and %d revoked keys, at most %d each", len(now.rules), len(now.gone), maxRules)
 	}
-	rules = slices.DeleteFunc(rules, func(r Rule) bool { return gone[r.Key] })
+	return now, nil
+}
+
+// files are those that may be read: which of specs are keys is seen there.
+func (t *Trust) files() (names []string) {
+	for _, spec := range t.specs {
+		name, _ := cutLimits(spec)
+		names = append(names, spec, name)
+	}
+	return append(names, t.revoked)
+}
+
+// take has the rules hold, and says whether they are others than before.
+func (t *Trust) take(now fromFiles) (changed bool) {
+	rules, gone := slices.DeleteFunc(now.rules, func(r Rule) bool { return now.gone[r.Key] }), now.gone
 	hold := slices.DeleteFunc(slices.Clone(rules), func(r Rule) bool { return !t.holds(r) })
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	changed = !slices.Equal(hold, t.held)
 	t.rules, t.held, t.gone = rules, hold, gone
-	return changed, nil
+	return changed
 }
 
 // Watch reads the files again from time to time, until ctx ends. It calls onChange when
@@ -255,16 +282,17 @@ func (t *Trust) Watch(ctx context.Context, onChange func(), onError func(error))
 			return
 		case <-ticker.C:
 		}
-		changed, err := t.Reload()
+		now, err := fresh.Settled(t.read, t.files()...)
 		switch {
 		case err == nil:
 			said = ""
+			if t.take(now) {
+				onChange()
+			}
+		case errors.Is(err, fresh.ErrUnsettled):
 		case err.Error() != said:
 			said = err.Error()
 			onError(err)
-		}
-		if changed {
-			onChange()
 		}
 	}
 }

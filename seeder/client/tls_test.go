@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/identity/identitytest"
@@ -21,10 +22,20 @@ import (
 func TestTLS(t *testing.T) {
 	prod, other := identitytest.New(t, "prod", nil), identitytest.New(t, "prod", nil)
 	authorities := filepath.Join(t.TempDir(), "ca.pem")
+	settle := func(files ...string) { // as if they were written a while ago
+		t.Helper()
+		for _, f := range files {
+			if err := os.Chtimes(f, time.Time{}, time.Now().Add(-time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	trust := func(certs ...*x509.Certificate) {
+		t.Helper()
 		if err := errors.Join(os.WriteFile(authorities+".new", identity.FormatCerts(certs...), 0o600), os.Rename(authorities+".new", authorities)); err != nil {
 			t.Fatal(err)
 		}
+		settle(authorities)
 	}
 	trust(prod.Root.Certificate())
 	serve := func(own *identity.Source) *httptest.Server {
@@ -121,6 +132,7 @@ func TestTLS(t *testing.T) {
 		t.Errorf("shown without a key: %s, %v", got, err)
 	}
 	identitytest.Write(t, own, key, chain, prod.Root.Certificate())
+	settle(own.Cert, own.Key)
 	if got, err := get(); err != nil || got != "spiffe://prod/operator/ci" {
 		t.Errorf("shown then: %s, %v", got, err)
 	}
