@@ -22,9 +22,9 @@ import (
 )
 
 const (
-	// maxOpenSegments bounds the segments of a build that are downloaded at a time, the
+	// MaxOpenSegments bounds the segments of a build that are downloaded at a time, the
 	// oldest ones, as an agent does: neighbours who lack older ones get them meanwhile.
-	maxOpenSegments = 4
+	MaxOpenSegments = 4
 	// roomRetry is how often disk is asked for that was lacking, segmentRetry how long after
 	// a failure a segment is begun anew.
 	roomRetry, segmentRetry = 5 * time.Second, 5 * time.Second
@@ -332,7 +332,7 @@ func (b *Build) step(now time.Time) {
 			if due {
 				s.look(now, peers, open == 0 && !checked)
 			}
-		case open > 0 && (open >= maxOpenSegments || !b.fetcher.swarm.RoomToFetch()):
+		case open > 0 && (open >= MaxOpenSegments || !b.fetcher.swarm.RoomToFetch()):
 			continue
 		case s == nil || !now.Before(s.againAt):
 			if err := b.open(i, n, peers); err != nil {

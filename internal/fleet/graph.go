@@ -1,6 +1,10 @@
 package fleet
 
-import "math/rand/v2"
+import (
+	"maps"
+	"math/rand/v2"
+	"slices"
+)
 
 const (
 	// degree is how many neighbours a host has in a service: simulated with 10,000 hosts,
@@ -43,7 +47,7 @@ func newGraph(rng *rand.Rand, changed func(*host)) *graph {
 }
 
 func (g *graph) newMesh() *mesh {
-	return &mesh{rng: g.rng, lacking: make(map[*member]struct{}), changed: func(m *member) { g.changed(m.node.host) }}
+	return &mesh{rng: g.rng, changed: func(m *member) { g.changed(m.node.host) }}
 }
 
 // add takes a host in and returns its place.
@@ -91,8 +95,8 @@ func (g *graph) repair() {
 		return
 	}
 	g.lacking = false
-	for _, z := range g.zones {
-		z.repair()
+	for _, zone := range slices.Sorted(maps.Keys(g.zones)) {
+		g.zones[zone].repair()
 	}
 	g.across.repair()
 }
@@ -114,6 +118,7 @@ func (n *node) neighbours(f func(*host)) {
 type member struct {
 	node     *node
 	at       int // in members
+	lacks    int // one more than its place in lacking; 0 for none
 	want     int
 	adjacent []*member
 }
@@ -130,7 +135,7 @@ func (m *member) isNextTo(other *member) bool {
 // mesh is a random graph whose members each want some number of neighbours.
 type mesh struct {
 	members []*member
-	lacking map[*member]struct{} // those that have fewer neighbours than they want
+	lacking []*member // those that have fewer neighbours than they want
 	// apart: neighbours are of different zones.
 	apart   bool
 	zones   map[string]int // members by zone, where apart
@@ -145,12 +150,33 @@ func (g *mesh) may(a, b *member) bool {
 }
 
 func (g *mesh) note(m *member) {
-	if len(m.adjacent) < m.want {
-		g.lacking[m] = struct{}{}
-	} else {
-		delete(g.lacking, m)
+	if lacks := len(m.adjacent) < m.want; lacks && m.lacks == 0 {
+		g.lacking = append(g.lacking, m)
+		m.lacks = len(g.lacking)
+	} else if !lacks {
+		g.lacksNothing(m)
 	}
 	g.changed(m)
+}
+
+func (g *mesh) lacksNothing(m *member) {
+	if m.lacks == 0 {
+		return
+	}
+	last := len(g.lacking) - 1
+	g.lacking[m.lacks-1] = g.lacking[last]
+	g.lacking[m.lacks-1].lacks = m.lacks
+	g.lacking[last] = nil
+	g.lacking, m.lacks = g.lacking[:last], 0
+}
+
+// lackers are those that lack neighbours, from a random one on.
+func (g *mesh) lackers() []*member {
+	if len(g.lacking) == 0 {
+		return nil
+	}
+	from := g.rng.IntN(len(g.lacking))
+	return slices.Concat(g.lacking[from:], g.lacking[:from])
 }
 
 func (g *mesh) connect(a, b *member) {
@@ -198,7 +224,7 @@ func (g *mesh) remove(m *member) {
 	g.members[m.at].at = m.at
 	g.members[last] = nil
 	g.members = g.members[:last]
-	delete(g.lacking, m)
+	g.lacksNothing(m)
 	if g.apart {
 		if g.zones[m.node.zone]--; g.zones[m.node.zone] == 0 {
 			delete(g.zones, m.node.zone)
@@ -218,7 +244,7 @@ func (g *mesh) wants(m *member, n int) {
 // satisfy gives a member the neighbours that it lacks: others that lack some, then two at
 // a time by opening a random edge between others, whose number of neighbours stays.
 func (g *mesh) satisfy(m *member) {
-	for other := range g.lacking {
+	for _, other := range g.lackers() {
 		if len(m.adjacent) >= m.want {
 			return
 		}
@@ -254,12 +280,15 @@ func (g *mesh) edge(will func(a, b *member) bool) (a, b *member, ok bool) {
 // repair gives all members the neighbours that they lack, as far as that goes: of an odd
 // number of places one stays free.
 func (g *mesh) repair() {
-	for m := range g.lacking {
+	for _, m := range g.lackers() {
 		g.satisfy(m)
 	}
 	// Two that lack one neighbour each and are neighbours of each other.
 	var first *member
-	for m := range g.lacking {
+	for _, m := range g.lackers() {
+		if m.lacks == 0 { // by now
+			continue
+		}
 		if first == nil {
 			first = m
 			continue

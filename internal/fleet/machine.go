@@ -73,6 +73,7 @@ type running struct {
 	service *service
 	state   hostwire.ServiceState // without output
 	zone    *zone
+	at      int   // in the service's list
 	node    *node // nil once it is nobody's neighbour any more
 	leave   leave
 	// silent: that it is lost was told as a failure.
@@ -90,6 +91,7 @@ type service struct {
 	goal  *goal.Goal       // nil for none
 	wire  hostwire.Encoded // the goal's
 	hosts map[string]*running
+	list  []*running // the same, for one to be drawn of
 	zones map[string]*zone
 	graph *graph
 	// sourced is how many of the hosts get builds from agents.
@@ -256,8 +258,9 @@ func (m *machine) runs(h *host, state *hostwire.ServiceState) {
 			s.zones[name] = z
 		}
 		z.hosts++
-		r = &running{host: h, service: s, zone: z}
+		r = &running{host: h, service: s, zone: z, at: len(s.list)}
 		s.hosts[h.name] = r
+		s.list = append(s.list, r)
 		h.services = append(h.services, r)
 	}
 	if r.node == nil {
@@ -398,6 +401,11 @@ func (m *machine) drop(r *running) {
 		r.node = nil
 	}
 	delete(s.hosts, r.host.name)
+	last := len(s.list) - 1
+	s.list[r.at] = s.list[last]
+	s.list[r.at].at = r.at
+	s.list[last] = nil
+	s.list = s.list[:last]
 	r.zone.hosts--
 	r.zone.asking = slices.DeleteFunc(r.zone.asking, func(other *running) bool { return other == r })
 	r.leave.asks = false
@@ -478,8 +486,9 @@ func (m *machine) agents(urls []string, sources []hostwire.Peer) {
 		return
 	}
 	m.sources = slices.Clone(sources)
-	for _, s := range m.services {
-		for _, r := range s.hosts {
+	for _, name := range slices.Sorted(maps.Keys(m.services)) {
+		s := m.services[name]
+		for _, r := range s.list {
 			m.neighboursOf(r.host)
 			if s.sourced > m.places() {
 				m.noSource(r)
@@ -494,13 +503,15 @@ func (m *machine) places() int { return max(1, sourcePlaces/max(1, len(m.sources
 
 // fillSources has as many hosts of a service get builds from agents as may.
 func (m *machine) fillSources(s *service) {
-	if s.sourced >= m.places() {
+	if s.sourced >= m.places() || len(s.list) == 0 {
 		return
 	}
-	for _, r := range s.hosts {
+	from := m.rng.IntN(len(s.list))
+	for i := range s.list {
 		if s.sourced >= m.places() {
 			return
 		}
+		r := s.list[(from+i)%len(s.list)]
 		if !r.sourced && r.host.link != nil {
 			r.sourced = true
 			s.sourced++
@@ -525,10 +536,14 @@ func (m *machine) neighboursOf(h *host) {
 
 // tick does what is due once a second.
 func (m *machine) tick() {
+	var lost []*host
 	for _, h := range m.hosts {
-		if h.link != nil {
-			continue
+		if h.link == nil && m.now.Sub(h.lostAt) >= movedAfter {
+			lost = append(lost, h)
 		}
+	}
+	slices.SortFunc(lost, func(a, b *host) int { return strings.Compare(a.name, b.name) })
+	for _, h := range lost {
 		switch lost := m.now.Sub(h.lostAt); {
 		case lost >= forgetAfter:
 			m.forget(h)
@@ -538,7 +553,8 @@ func (m *machine) tick() {
 			m.missing(h, lost)
 		}
 	}
-	for _, s := range m.services {
+	for _, name := range slices.Sorted(maps.Keys(m.services)) {
+		s := m.services[name]
 		m.lapse(s)
 		s.graph.repair()
 	}

@@ -22,7 +22,7 @@ type conn struct {
 	net.Conn
 	set  *Set
 	in   inbound              // of the one who reads
-	link atomic.Pointer[link] // set when the peer's handshake named a torrent
+	link atomic.Pointer[Link] // set when the peer's handshake named a torrent
 
 	writing sync.Mutex // held while writing to the socket
 	out     outbound
@@ -38,19 +38,6 @@ type conn struct {
 
 	departed   chan struct{}
 	departOnce sync.Once
-}
-
-// link is the connection's place in a torrent's queue.
-type link struct {
-	set   *Set
-	queue *queue
-	peer  *peer
-}
-
-func (l *link) leave() {
-	l.set.mu.Lock()
-	defer l.set.mu.Unlock()
-	l.queue.leave(l.peer)
 }
 
 func newConn(c net.Conn, s *Set) *conn {
@@ -86,14 +73,14 @@ func (c *conn) depart() {
 	c.departOnce.Do(func() {
 		close(c.departed)
 		if l := c.link.Load(); l != nil {
-			l.leave()
+			l.Leave()
 		}
 	})
 }
 
 // greeted makes the connection a peer of its torrent's queue.
 func (c *conn) greeted(infohash manifest.InfoHash) (pieces int) {
-	l, pieces := c.set.connect(infohash, c.offer, c.hangUp)
+	l, pieces := c.set.Connect(infohash, c.offer, c.hangUp)
 	switch {
 	case pieces == 0:
 		return 0
@@ -107,7 +94,7 @@ func (c *conn) greeted(infohash manifest.InfoHash) (pieces int) {
 	c.in.asks = c.set.thrifty
 	select {
 	case <-c.departed: // meanwhile, without seeing the link
-		l.leave()
+		l.Leave()
 		return 0
 	default:
 	}
@@ -116,10 +103,7 @@ func (c *conn) greeted(infohash manifest.InfoHash) (pieces int) {
 }
 
 func (c *conn) announced(piece int) {
-	l := c.link.Load()
-	l.set.mu.Lock()
-	defer l.set.mu.Unlock()
-	l.queue.have(l.peer, piece)
+	c.link.Load().Have(piece)
 }
 
 func (c *conn) opened(has bitmap) {

@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	// tick is how often rates are measured and stalls are looked for.
-	tick = 250 * time.Millisecond
+	// TickInterval is how often Run calls Tick.
+	TickInterval = 250 * time.Millisecond
 	// noticeInterval is the time between two lines about the same address, of which
 	// maxNotices are told apart.
 	noticeInterval = time.Minute
@@ -172,9 +172,18 @@ func (s *Set) Remove(infohash manifest.InfoHash) {
 	}
 }
 
-// connect makes a connection a peer of a torrent; nil, and the torrent's length in
-// pieces, when that has too many, and 0 pieces when it is not in the Set.
-func (s *Set) connect(infohash manifest.InfoHash, offer func(pieces ...int), hangUp func()) (*link, int) {
+// Link is a peer's place in a torrent's queue.
+type Link struct {
+	set   *Set
+	queue *queue
+	peer  *peer
+}
+
+// Connect makes somebody a peer of a torrent; nil, and the torrent's length in pieces, when
+// that has too many, and 0 pieces when it is not in the Set. Offers are passed to offer,
+// hangUp is called when the connection is to end; neither must block, or call the Set. Wrap
+// does it for connections.
+func (s *Set) Connect(infohash manifest.InfoHash, offer func(pieces ...int), hangUp func()) (*Link, int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	q := s.queues[infohash]
@@ -186,7 +195,32 @@ func (s *Set) connect(infohash manifest.InfoHash, offer func(pieces ...int), han
 		return nil, q.pieces
 	}
 	p.hangUp = hangUp
-	return &link{s, q, p}, q.pieces
+	return &Link{s, q, p}, q.pieces
+}
+
+// Has says what the peer has from the start; offers may come from now on.
+func (l *Link) Has(pieces ...int) {
+	l.set.mu.Lock()
+	defer l.set.mu.Unlock()
+	has := newBitmap(l.queue.pieces)
+	for _, i := range pieces {
+		has.set(i)
+	}
+	l.queue.join(l.peer, has)
+}
+
+// Have says that the peer has a piece more.
+func (l *Link) Have(piece int) {
+	l.set.mu.Lock()
+	defer l.set.mu.Unlock()
+	l.queue.have(l.peer, piece)
+}
+
+// Leave ends the peer's place.
+func (l *Link) Leave() {
+	l.set.mu.Lock()
+	defer l.set.mu.Unlock()
+	l.queue.leave(l.peer)
 }
 
 // Wrap puts the hand-out into a connection that the engine accepts, above TLS if
@@ -198,7 +232,7 @@ func (s *Set) Wrap(c net.Conn) net.Conn { return newConn(c, s) }
 
 // Run measures rates and looks for stalls until ctx ends; it returns nil.
 func (s *Set) Run(ctx context.Context) error {
-	ticker := time.NewTicker(tick)
+	ticker := time.NewTicker(TickInterval)
 	defer ticker.Stop()
 	for {
 		select {
@@ -206,11 +240,12 @@ func (s *Set) Run(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 		}
-		s.tick()
+		s.Tick()
 	}
 }
 
-func (s *Set) tick() {
+// Tick measures rates and looks for stalls once.
+func (s *Set) Tick() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()

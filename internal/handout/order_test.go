@@ -32,8 +32,8 @@ func (l *line) add(t testing.TB, infohash manifest.InfoHash, pieces int, place P
 }
 
 func (l *line) tick() {
-	l.now = l.now.Add(tick)
-	l.set.tick()
+	l.now = l.now.Add(TickInterval)
+	l.set.Tick()
 }
 
 // run has every client of every torrent take what it is offered, at most rate pieces a
@@ -158,10 +158,10 @@ func TestSignOfLife(t *testing.T) {
 	for i := range last {
 		last[i] = l.now
 	}
-	for range seconds * int(time.Second/tick) {
+	for range seconds * int(time.Second/TickInterval) {
 		for i, c := range clients {
 			n := len(c.offered)
-			if c.take(rate / int(time.Second/tick)); n > 0 {
+			if c.take(rate / int(time.Second/TickInterval)); n > 0 {
 				longest[i], last[i] = max(longest[i], l.now.Sub(last[i])), l.now
 			}
 		}
@@ -193,7 +193,7 @@ func TestFirstCopiesGoBeforeSecondOnes(t *testing.T) {
 		t.Error("nothing of the second build is handed out")
 	}
 	before := l.benches[0].stats().Second
-	for range int(3 * stallAfter / tick) {
+	for range int(3 * stallAfter / TickInterval) {
 		later.take(3)
 		x.take(1)
 		y.take(1)
@@ -301,7 +301,7 @@ func TestSecondCopiesWaitForWhatIsToCome(t *testing.T) {
 		if second := b.stats().Second; (second > 0) == more {
 			t.Errorf("more is to come: %v; %d second copies at once", more, second)
 		}
-		for waited := time.Duration(0); waited <= moreGrace+tick; waited += tick {
+		for waited := time.Duration(0); waited <= moreGrace+TickInterval; waited += TickInterval {
 			l.tick()
 		}
 		if second := b.stats().Second; second == 0 {

@@ -69,9 +69,9 @@ func (c *client) take(n int) {
 
 // later moves the clock in ticks.
 func (b *bench) later(d time.Duration) {
-	for range int(d / tick) {
-		b.now = b.now.Add(tick)
-		b.set.tick()
+	for range int(d / TickInterval) {
+		b.now = b.now.Add(TickInterval)
+		b.set.Tick()
 	}
 }
 
@@ -156,7 +156,7 @@ func TestSecondPhaseServesLaggardsFirst(t *testing.T) {
 		t.Fatalf("%d outstanding", b.outstanding)
 	}
 	b.set.taken = 0 // so that it stays so
-	b.later(tick)
+	b.later(TickInterval)
 	if len(behind.offered) == 0 {
 		t.Error("who is behind is not served")
 	}
@@ -196,7 +196,7 @@ func TestFinishedPeerThatLeavesCountsForAWhile(t *testing.T) {
 		}
 		b.later(time.Second)
 	}
-	b.later(tick)
+	b.later(TickInterval)
 	y.take(-1)
 	if s := b.stats(); s.Handed == 0 {
 		t.Errorf("after the grace %v are offered: %+v", y.offered, s)
@@ -225,8 +225,8 @@ func TestLateJoinerTakesPart(t *testing.T) {
 	if s := b.stats(); s.Owned != 5 {
 		t.Errorf("%+v", s)
 	}
-	b.later(tick)
-	if b.set.rate != 3*256<<10/tick.Seconds() {
+	b.later(TickInterval)
+	if b.set.rate != 3*256<<10/TickInterval.Seconds() {
 		t.Errorf("rate %.0f counts what was there before", b.set.rate)
 	}
 }
@@ -257,7 +257,7 @@ func TestStalledPiecesGoToOthers(t *testing.T) {
 	}
 	for range 10 {
 		live.take(-1)
-		b.later(tick)
+		b.later(TickInterval)
 	}
 	if live.count != 30 {
 		t.Errorf("%d of 30 pieces: the stuck one's are not all offered again", live.count)
@@ -290,11 +290,11 @@ func TestSecondPhaseOpensUp(t *testing.T) {
 	b := newBench(t, 10_000)
 	b.full()
 	x := b.client()
-	for range int(5 * time.Second / tick) {
+	for range int(5 * time.Second / TickInterval) {
 		for range 10 {
 			x.take(-1)
 		}
-		b.later(tick)
+		b.later(TickInterval)
 	}
 	if len(x.offered) < 16*secondWindow {
 		t.Errorf("%d are offered to one that has all from the seeder", len(x.offered))
@@ -323,7 +323,7 @@ func TestSecondPhaseDoesNotWaitForOneSlowPeer(t *testing.T) {
 	for range 10 {
 		x.take(-1)
 	}
-	b.later(tick)
+	b.later(TickInterval)
 	y := b.client()
 	y.expect() // neither open pieces nor an owner for each
 	b.later(tailPatience + time.Second)
@@ -337,9 +337,9 @@ func TestFrozenPeerHoldsTheTailBackBriefly(t *testing.T) {
 	b := newBench(t, 40)
 	b.client() // takes nothing that it is offered
 	live := b.client()
-	for range int(stallAfter/tick) - 1 {
+	for range int(stallAfter/TickInterval) - 1 {
 		live.take(-1)
-		b.later(tick)
+		b.later(TickInterval)
 	}
 	if live.count != b.pieces {
 		t.Errorf("%d of %d pieces", live.count, b.pieces)
@@ -388,7 +388,7 @@ func TestManyPeersAreNotRobbed(t *testing.T) {
 	for n := 0; n < 120*perTick; n++ {
 		all[n%peers].take(1)
 		if n%perTick == 0 {
-			b.later(tick)
+			b.later(TickInterval)
 		}
 	}
 	if s := b.stats(); s.Requeued > 0 {
@@ -403,14 +403,14 @@ func TestWindowFollowsTheRate(t *testing.T) {
 		for range 10 {
 			x.take(-1)
 		}
-		b.later(tick)
+		b.later(TickInterval)
 	}
 	if w := b.window(b.set.budget()); w != maxWindow {
 		t.Errorf("window is %d pieces at %.0f MB/s", w, b.set.rate/1e6)
 	}
 	for range 100 { // 4 pieces a second
 		x.take(1)
-		b.later(tick)
+		b.later(TickInterval)
 	}
 	if w := b.window(b.set.budget()); w > 2*minWindow {
 		t.Errorf("window is %d pieces at %.0f MB/s", w, b.set.rate/1e6)
@@ -509,6 +509,6 @@ func BenchmarkQueueTick(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		q.set.tick()
+		q.set.Tick()
 	}
 }

@@ -32,7 +32,7 @@ var troubles = map[string]trouble{
 		return c
 	},
 	"announces just often enough not to stall": func(b *bench, r *rand.Rand, c *client) *client {
-		if r.IntN(int(stallAfter/tick)) == 0 {
+		if r.IntN(int(stallAfter/TickInterval)) == 0 {
 			c.take(1)
 		}
 		return c
@@ -80,7 +80,7 @@ func (s *swarm) step() (done bool) {
 			})
 		}
 	}
-	s.later(tick)
+	s.later(TickInterval)
 	s.check()
 	return done
 }
@@ -136,7 +136,7 @@ func TestOneLivePeerFinishesBesideAnyTrouble(t *testing.T) {
 				for i, c := range others {
 					others[i] = act(s.bench, s.r, c)
 				}
-				if at := time.Duration(steps) * tick; at > 10*time.Minute {
+				if at := time.Duration(steps) * TickInterval; at > 10*time.Minute {
 					t.Fatalf("%d of %d pieces after %v: %+v", s.live[0].count, pieces, at, s.stats())
 				}
 			}
@@ -183,7 +183,7 @@ func TestEveryLivePeerFinishes(t *testing.T) {
 				if len(s.live) < 10 && r.IntN(50) == 0 {
 					s.live = append(s.live, s.client())
 				}
-				if at := time.Duration(steps) * tick; at > 30*time.Minute {
+				if at := time.Duration(steps) * TickInterval; at > 30*time.Minute {
 					t.Fatalf("not all have finished after %v: %+v", at, s.stats())
 				}
 			}
