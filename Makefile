@@ -88,6 +88,12 @@ bench-wan: build ## time to landed everywhere over shaped links, beside other sy
 	$(GO) build -o bin/ ./bench
 	bin/bench wan $(if $(FULL),--full) $(ARGS)
 
+# HOSTS are the sizes of the region to simulate.
+.PHONY: bench-fleet
+bench-fleet: ## how a region's hosts get a build, simulated: 1,000, 10,000 and 30,000 of them (HOSTS=N for others, ARGS=--help for more)
+	$(GO) build -o bin/ ./bench
+	for hosts in $(or $(HOSTS),1000 10000 30000); do bin/bench fleet --hosts $$hosts $(ARGS) || exit 1; done
+
 .PHONY: bench-restart
 bench-restart: build ## how soon a seeder that was killed reaches its agents again, at the old address and a new one (root)
 	$(GO) build -o bin/ ./bench

@@ -20,7 +20,7 @@ func main() {
 		Usage:  "measure Landfall with real processes",
 		Action: command.Unknown,
 		Commands: slices.Concat(
-			[]*cli.Command{wanCommand(), restartCommand()}, localCommands(), hostsCommands(),
+			[]*cli.Command{wanCommand(), restartCommand(), fleetCommand()}, localCommands(), hostsCommands(),
 			[]*cli.Command{switchCommand(), copyCommand(), badPeerCommand()}, engineCommands(), // parts of those
 		),
 	}))
