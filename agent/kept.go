@@ -80,8 +80,8 @@ type keptConfig struct {
 	// busy reports whether an execution is under way here; evict makes room on the disk.
 	busy  func(executionID string) bool
 	evict func(room int64)
-	// standby reports whether another agent of the region hands a segment to hosts.
-	standby func(manifest.InfoHash) bool
+	// standby is how many other agents of the region hand a segment to hosts before this one.
+	standby func(manifest.InfoHash) int
 	// readBackAfter is the constant of that name, shortened by tests.
 	readBackAfter time.Duration
 	logger        *slog.Logger
@@ -586,13 +586,16 @@ func (a *Agent) fetches(executionID string) bool {
 	return s == nil || s.member != nil || s.state != api.StateLanded && s.state != api.StateFailed
 }
 
-// standsBy reports whether another agent of the region hands a segment to hosts.
-func (a *Agent) standsBy(infohash manifest.InfoHash) bool {
+// standsBy is how many other agents of the region hand a segment to hosts before this one.
+func (a *Agent) standsBy(infohash manifest.InfoHash) int {
 	var ids []string
 	for _, m := range a.gossip.Members() {
 		if m.Role == gossip.Agent && m.Region == a.cfg.Region && m.FleetPeers != 0 {
 			ids = append(ids, m.ID)
 		}
 	}
-	return slices.Contains(ids, a.cfg.Gossip.ID) && rendezvousRank(infohash.String(), a.cfg.Gossip.ID, ids) > 0
+	if !slices.Contains(ids, a.cfg.Gossip.ID) {
+		return 0
+	}
+	return rendezvousRank(infohash.String(), a.cfg.Gossip.ID, ids)
 }

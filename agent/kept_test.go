@@ -82,7 +82,7 @@ func startKeeper(t *testing.T, dir string, from *bucket.Bucket, busy bool) *keep
 	}
 	k, err := newKept(keptConfig{
 		dir: dir + "/recipes", cache: c, swarm: s, bucket: from, puller: source.NewPuller(c, logger),
-		busy: func(string) bool { return busy }, standby: func(manifest.InfoHash) bool { return false },
+		busy: func(string) bool { return busy }, standby: func(manifest.InfoHash) int { return 0 },
 		evict: func(room int64) {
 			err := c.Evict(room, func(infohash manifest.InfoHash) {
 				if t, ok := s.Torrent(infohash); ok {

@@ -469,7 +469,7 @@ func (w *world) rank(i, segment int) (before int) {
 func (w *world) grow(i, segment int) {
 	s := &w.segments[segment]
 	place := handout.Place{Execution: execution, Segment: segment, More: segment < len(w.segments)-1}
-	w.agents[i].set.Grow(s.infohash, place, w.rank(i, segment) > 0, s.items, s.item)
+	w.agents[i].set.Grow(s.infohash, place, w.rank(i, segment), s.items, s.item)
 }
 
 // announce has the agents learn of a segment, whose items come from now on.

@@ -145,7 +145,7 @@ func (a *agent) has(t *testing.T, b *build, i int) {
 	defer e.Unpin()
 	torrent, err := a.Seed(e, b.id, nil)
 	if err == nil {
-		err = torrent.HandToHosts(handout.Place{Execution: b.id, Segment: i}, false)
+		err = torrent.HandToHosts(handout.Place{Execution: b.id, Segment: i}, 0)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -108,17 +108,19 @@ func (s *Set) add(infohash manifest.InfoHash, place Place, alone bool, pieces in
 }
 
 // Grow is Add for a torrent of which nothing is here yet: its pieces are offered as Here
-// says that they are. Of one that is there only the place changes, as by Add. On standby
-// somebody else hands it out: pieces go to those alone whom nobody serves.
-func (s *Set) Grow(infohash manifest.InfoHash, place Place, standby bool, pieces int, pieceLength int64) {
+// says that they are. Of one that is there only the place changes, as by Add. So many others
+// hand it out before this Set does, which is on standby then: pieces go to those alone whom
+// nobody serves, until nobody who is connected gets anything new any more (takeOverAfter).
+func (s *Set) Grow(infohash manifest.InfoHash, place Place, others, pieces int, pieceLength int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	q, fresh := s.add(infohash, place, false, pieces, pieceLength)
 	if fresh {
 		q.sendable, q.absent, q.open = newBitmap(pieces), pieces, newBitmap(pieces)
+		q.progress = s.now()
 	}
-	if q.standby != standby {
-		q.standby = standby
+	if q.before != others {
+		q.before, q.tookOver, q.progress = others, false, s.now()
 		s.fill()
 	}
 }
@@ -258,12 +260,13 @@ func (s *Set) Tick() {
 
 // Stats are counters of one torrent since it was added, in pieces but for Peers.
 type Stats struct {
-	Pieces   int // of the torrent
-	Peers    int // connected now
-	Owned    int // pieces that a connected peer has announced
-	Handed   int // offers of pieces that nobody had
-	Requeued int // offers taken back: their peer left, or took too long
-	Second   int // offers of pieces that others had
+	Pieces   int  // of the torrent
+	Peers    int  // connected now
+	Owned    int  // pieces that a connected peer has announced
+	Handed   int  // offers of pieces that nobody had
+	Requeued int  // offers taken back: their peer left, or took too long
+	Second   int  // offers of pieces that others had
+	TookOver bool // from others who were to hand it out
 }
 
 // Totals are counters of all torrents since the Set was made, in pieces.

@@ -24,6 +24,11 @@ const (
 	// thriftyStall is how long a peer of a thrifty Set may have announced nothing before it
 	// counts as starved: the pieces that those have who left count as to be had for so long.
 	thriftyStall = 3 * time.Second
+	// takeOverAfter is how long no piece may have got its first owner, though there are some
+	// to hand out, before who is on standby does it: the one before is gone, which the
+	// membership of a wide network knows half a minute later. The second in line waits twice
+	// as long, and sees what the first one does.
+	takeOverAfter = time.Second
 	// tailStallAfter is the same once nothing else is open: everyone waits for
 	// the last pieces then, and to send them twice costs an uplink that has
 	// nothing else to do. A link of 1 Mbit/s brings a piece in a second.
@@ -62,10 +67,24 @@ func (q *queue) tick(now time.Time) {
 			q.covered = time.Time{} // who left gives it nothing
 		}
 	}
+	q.takeOver(now)
 	if q.hasOpen() {
 		q.exhausted = time.Time{}
 	} else if q.exhausted.IsZero() {
 		q.exhausted = now
+	}
+}
+
+// takeOver ends a standby when nobody hands out what is here. It lasts for the torrent: a
+// slow one that comes back all the same costs some pieces that are sent twice.
+func (q *queue) takeOver(now time.Time) {
+	if !q.standby() {
+		return
+	}
+	if _, open := q.nextOpen(); !open || q.working == 0 {
+		q.progress = now
+	} else if now.Sub(q.progress) >= time.Duration(q.before)*takeOverAfter {
+		q.tookOver = true
 	}
 }
 

@@ -59,11 +59,14 @@ type queue struct {
 	pieces      int
 	pieceLength int64
 	now         func() time.Time
-	// sendable are the pieces that can be sent, nil for all of them; so many are absent. On
-	// standby somebody else has the first copies.
+	// sendable are the pieces that can be sent, nil for all of them; so many are absent.
 	sendable bitmap
 	absent   int
-	standby  bool
+	// before is how many others hand it out before this one, tookOver that none of them does;
+	// progress is when a piece last got its first owner, or there was none to hand out.
+	before   int
+	tookOver bool
+	progress time.Time
 
 	owners   []uint16 // peers that announced it, by piece
 	assigned []uint16 // peers it is outstanding at in good time, by piece
@@ -209,6 +212,7 @@ func (q *queue) own(p *peer, i int) bool {
 	if q.owners[i]++; q.owners[i] == 1 {
 		q.unowned--
 		q.open.clear(i)
+		q.progress = q.now()
 	}
 	return true
 }
@@ -380,7 +384,7 @@ func (q *queue) fill(p *peer, seconds bool) {
 	}
 	may := func() bool { return first || int64(q.outstanding+1)*q.pieceLength <= share }
 	var offers []int
-	if !q.standby && (q.covered.IsZero() || !q.now().Before(q.covered)) {
+	if !q.standby() && (q.covered.IsZero() || !q.now().Before(q.covered)) {
 		for len(p.outstanding) < window && may() {
 			i, ok := q.nextOpen()
 			if !ok {
@@ -445,9 +449,12 @@ func (q *queue) secondBudget() int {
 	return max(int(q.set.budget()/q.pieceLength), minSecond)
 }
 
+// standby reports whether somebody else has the first copies.
+func (q *queue) standby() bool { return q.before > 0 && !q.tookOver }
+
 func (q *queue) hasOpen() bool {
 	_, ok := q.nextOpen()
-	return ok && !q.standby
+	return ok && !q.standby()
 }
 
 func (q *queue) assign(p *peer, i int) {
@@ -507,6 +514,6 @@ func (q *queue) rarest(p *peer) (int, bool) {
 
 func (q *queue) stats() Stats {
 	s := q.counters
-	s.Pieces, s.Peers, s.Owned = q.pieces, len(q.peers), q.pieces-q.unowned
+	s.Pieces, s.Peers, s.Owned, s.TookOver = q.pieces, len(q.peers), q.pieces-q.unowned, q.tookOver
 	return s
 }

@@ -501,6 +501,45 @@ func BenchmarkQueueHave(b *testing.B) {
 	})
 }
 
+// Who is on standby hands out what those before it do not, after as long as there are of
+// them; and what they do hand out, it leaves to them.
+func TestStandbyTakesOver(t *testing.T) {
+	for _, others := range []int{1, 2} {
+		b := newBench(t, 100)
+		b.set.thrifty = true
+		b.set.Remove(testHash)
+		b.set.Grow(testHash, Place{}, others, 100, 256<<10)
+		b.queue = b.set.queues[testHash]
+		c := b.client()
+		b.later(10 * takeOverAfter)
+		all := make([]int, 100)
+		for i := range all {
+			all[i] = i
+		}
+		b.set.Here(testHash, true, all...) // nothing was to be handed out before
+		for i := range 10 {
+			b.have(c.peer, i)
+			b.later(takeOverAfter - TickInterval)
+		}
+		if c.expect(); b.stats().TookOver {
+			t.Errorf("%d before: they hand out, and are taken for gone", others)
+		}
+		b.later(time.Duration(others-1) * takeOverAfter)
+		b.set.Grow(testHash, Place{}, others, 100, 256<<10) // nothing new
+		if c.expect(); b.stats().TookOver {
+			t.Errorf("%d before: taken over at once", others)
+		}
+		b.later(TickInterval)
+		if !b.stats().TookOver || len(c.offered) == 0 || c.offered[0] != 10 || b.stats().Second > 0 {
+			t.Errorf("%d before: %v, %+v", others, c.offered, b.stats())
+		}
+		b.set.Grow(testHash, Place{}, others, 100, 256<<10)
+		if !b.stats().TookOver {
+			t.Errorf("%d before: given back though nobody has come", others)
+		}
+	}
+}
+
 // BenchmarkQueueTick is the work of each tick with 1,000 peers.
 func BenchmarkQueueTick(b *testing.B) {
 	q := newBench(b, 40_000)

@@ -254,7 +254,7 @@ func (a *testAgent) has(b *testBuild) {
 		}
 		torrent, err := a.swarm.Seed(e, b.goal.ExecutionID, nil)
 		if err == nil {
-			err = torrent.HandToHosts(handout.Place{Execution: b.goal.ExecutionID, Segment: i}, false)
+			err = torrent.HandToHosts(handout.Place{Execution: b.goal.ExecutionID, Segment: i}, 0)
 		}
 		e.Unpin()
 		if err != nil {

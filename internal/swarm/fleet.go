@@ -163,10 +163,10 @@ func (f *fleet) hosts() int {
 }
 
 // HandToHosts hands the segment to hosts, in its place among all that are: each piece to one
-// of them, as it is here. On standby another agent does, and pieces go to those alone whom
-// nobody serves. Again it changes the place, to the earlier one, and standby. It fails before
+// of them, as it is here. So many other agents do it before this one, as handout.Set.Grow has
+// it. Again it changes the place, to the earlier one, and how many those are. It fails before
 // the info dictionary is here.
-func (t *Torrent) HandToHosts(place handout.Place, standby bool) error {
+func (t *Torrent) HandToHosts(place handout.Place, others int) error {
 	f := t.swarm.fleet
 	if f == nil {
 		return ErrNoFleet
@@ -176,7 +176,7 @@ func (t *Torrent) HandToHosts(place handout.Place, standby bool) error {
 		return errNotHanded
 	}
 	shape := e.Shape()
-	f.handout.Grow(t.fetch.InfoHash, place, standby, shape.NumPieces(), shape.PieceLength)
+	f.handout.Grow(t.fetch.InfoHash, place, others, shape.NumPieces(), shape.PieceLength)
 	if t.handed.Swap(true) { // from now on, tell says what comes
 		return nil
 	}
