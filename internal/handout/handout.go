@@ -36,8 +36,9 @@ type Config struct {
 	// Now tells the time; nil means time.Now.
 	Now func() time.Time
 	// Thrifty gives second copies to those alone whom nobody else serves: what the peers
-	// do not trade among themselves at once, they will. Who asks for what was not offered
-	// is disconnected.
+	// do not trade among themselves at once, they will. First copies go to the peers in
+	// about equal shares, or who is ahead would have them all, and everybody else theirs
+	// from that one. Who asks for what was not offered is disconnected.
 	Thrifty bool
 	// HangUp is how long a connection stays whose peer has announced every piece; 0 for as
 	// long as it likes.
@@ -62,6 +63,8 @@ type Set struct {
 	outstanding, taken int64
 	rate               float64
 	lastTick           time.Time
+	// crowd is how many peers the torrent with the most of them has, counted at each tick.
+	crowd int
 }
 
 // NewSet returns a Set without torrents. Run must run for as long as connections
@@ -252,6 +255,10 @@ func (s *Set) Tick() {
 	defer s.mu.Unlock()
 	now := s.now()
 	s.measure(now)
+	s.crowd = 0
+	for _, q := range s.order {
+		s.crowd = max(s.crowd, len(q.peers))
+	}
 	for _, q := range s.order {
 		q.tick(now)
 	}

@@ -1,6 +1,9 @@
 package handout
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 const (
 	// targetDelay is how much work all peers together have in front of them,
@@ -29,6 +32,13 @@ const (
 	// membership of a wide network knows half a minute later. The second in line waits twice
 	// as long, and sees what the first one does.
 	takeOverAfter = time.Second
+	// evenTimes is how many times the share that each peer of a thrifty Set would have one
+	// may be offered of a torrent's first copies: half of them can take all.
+	evenTimes = 2
+	// widenAfter is how long nothing may be offered of a torrent, though pieces are open and
+	// a peer that has taken its share lacks some, before that is twice as much; maxWidened
+	// times make it all for one of 2000 peers (maxPeers).
+	widenAfter, maxWidened = 500 * time.Millisecond, 11
 	// tailStallAfter is the same once nothing else is open: everyone waits for
 	// the last pieces then, and to send them twice costs an uplink that has
 	// nothing else to do. A link of 1 Mbit/s brings a piece in a second.
@@ -68,6 +78,7 @@ func (q *queue) tick(now time.Time) {
 		}
 	}
 	q.takeOver(now)
+	q.widen(now)
 	if q.hasOpen() {
 		q.exhausted = time.Time{}
 	} else if q.exhausted.IsZero() {
@@ -85,6 +96,30 @@ func (q *queue) takeOver(now time.Time) {
 		q.progress = now
 	} else if now.Sub(q.progress) >= time.Duration(q.before)*takeOverAfter {
 		q.tookOver = true
+	}
+}
+
+// evenShare is how many first copies a peer is offered at the most. A piece that it is
+// offered again counts again, so that all of them are no bound.
+func (q *queue) evenShare() int {
+	share := (evenTimes*q.pieces/max(1, q.set.crowd) + 1) << q.widened
+	if !q.set.thrifty || share > q.pieces {
+		return math.MaxInt
+	}
+	return share
+}
+
+// widen lets those who are there have more, when others do not come for their share.
+func (q *queue) widen(now time.Time) {
+	if !q.set.thrifty || q.working == 0 || q.widened == maxWidened || now.Sub(q.handed) < widenAfter || !q.hasOpen() {
+		return
+	}
+	most := q.evenShare()
+	for p := range q.peers {
+		if p.joined && p.count < q.pieces && len(p.outstanding) == 0 && p.firsts >= most {
+			q.widened++
+			return
+		}
 	}
 }
 

@@ -84,8 +84,10 @@ type queue struct {
 	covered time.Time
 	// exhausted is since when no piece is open; zero while one is.
 	exhausted time.Time
-	// handed is when a first copy was offered last, at first when a peer came.
-	handed time.Time
+	// handed is when a first copy was offered last, at first when a peer came. widened is how
+	// often the even share was doubled since: see evenShare.
+	handed  time.Time
+	widened int
 
 	counters Stats
 }
@@ -99,6 +101,7 @@ type peer struct {
 
 	has         bitmap
 	count       int // of has
+	firsts      int // first copies that it was offered
 	outstanding map[int]offered
 	joined      bool
 	since       time.Time // of the last announcement, at first of connecting
@@ -166,6 +169,7 @@ func (q *queue) connect(offer func(pieces ...int)) *peer {
 		lastCompared: now,
 	}
 	q.peers[p] = struct{}{}
+	q.set.crowd = max(q.set.crowd, len(q.peers))
 	if q.working++; q.working == 1 {
 		q.handed = now
 	}
@@ -385,7 +389,8 @@ func (q *queue) fill(p *peer, seconds bool) {
 	may := func() bool { return first || int64(q.outstanding+1)*q.pieceLength <= share }
 	var offers []int
 	if !q.standby() && (q.covered.IsZero() || !q.now().Before(q.covered)) {
-		for len(p.outstanding) < window && may() {
+		most := q.evenShare()
+		for len(p.outstanding) < window && p.firsts < most && may() {
 			i, ok := q.nextOpen()
 			if !ok {
 				break
@@ -406,6 +411,7 @@ func (q *queue) fill(p *peer, seconds bool) {
 func (q *queue) hand(p *peer, i int) {
 	q.counters.Handed++
 	q.handed = q.now()
+	p.firsts++
 	q.assign(p, i)
 }
 

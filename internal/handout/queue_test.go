@@ -540,6 +540,62 @@ func TestStandbyTakesOver(t *testing.T) {
 	}
 }
 
+// Of a thrifty Set's first copies no peer gets more than twice its share, however fast it is,
+// unless the others do not come for theirs.
+func TestEvenShares(t *testing.T) {
+	const pieces, peers = 100, 10
+	b := newBench(t, pieces)
+	b.set.thrifty = true
+	var clients []*client
+	for range peers {
+		clients = append(clients, b.client())
+	}
+	fast, share := clients[0], evenTimes*pieces/peers+1
+	takes := func() (taken int) {
+		for range 4 * pieces {
+			taken += len(fast.offered)
+			fast.take(-1)
+		}
+		return taken
+	}
+	if taken := takes(); taken != share {
+		t.Errorf("the fastest of %d peers was offered %d of %d pieces, its share is %d", peers, taken, pieces, share)
+	}
+	b.later(widenAfter)
+	if taken := takes(); taken != share || b.widened != 1 {
+		t.Errorf("%v later it was offered %d more, widened %d times", widenAfter, taken, b.widened)
+	}
+	b.later(20 * widenAfter)
+	takes()
+	if open := b.open.next(0); open >= 0 {
+		t.Errorf("%d is offered to nobody", open)
+	}
+	// What is offered again and again is so without end.
+	if b.widened = maxWidened; b.evenShare() < 2*pieces {
+		t.Errorf("widened as far as can be, a peer is offered %d", b.evenShare())
+	}
+	b.set.crowd = maxPeers
+	if b.evenShare() < 2*pieces {
+		t.Errorf("one of %d peers is offered %d", maxPeers, b.evenShare())
+	}
+	// Who is alone has everything at once.
+	alone := newBench(t, pieces)
+	alone.set.thrifty = true
+	fast = alone.client()
+	if taken := takes(); taken != pieces {
+		t.Errorf("a peer alone was offered %d of %d pieces", taken, pieces)
+	}
+	// Where second copies are given, too, who is fast has more.
+	plain := newBench(t, pieces)
+	fast = plain.client()
+	for range peers - 1 {
+		plain.client()
+	}
+	if taken := takes(); taken <= share || plain.evenShare() < 2*pieces {
+		t.Errorf("it was offered %d, of at most %d", taken, plain.evenShare())
+	}
+}
+
 // BenchmarkQueueTick is the work of each tick with 1,000 peers.
 func BenchmarkQueueTick(b *testing.B) {
 	q := newBench(b, 40_000)
