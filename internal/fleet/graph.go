@@ -10,10 +10,11 @@ const (
 	// degree is how many neighbours a host has in a service: simulated with 10,000 hosts,
 	// 6 cost 3 % more time, and more than 8 gain nothing.
 	degree = 8
-	// crossShare is one host in how many that has neighbours in other zones, crossDegree how
-	// many of its neighbours: enough for the zones to be one swarm, and 40 times less across
-	// their borders than if every host had them.
-	crossShare, crossDegree = 50, 2
+	// crossHosts are how many hosts of a zone have neighbours in other zones, of those of one
+	// agent, and crossDegree is how many of their neighbours. What is handed out in one zone
+	// comes to the others by them alone, once, however many hosts there are: one in 50 of 1,000
+	// hosts was too few for that (docs/fleet.md), and of 10,000 more than is needed.
+	crossHosts, crossDegree = 8, 2
 	// edgeTries is how many random edges are looked at for one that may be opened: all but
 	// a few will do, but among a handful of hosts.
 	edgeTries = 32
@@ -24,7 +25,7 @@ type node struct {
 	host   *host
 	zone   string
 	inZone member
-	across member // of no mesh but for one host in crossShare
+	across member // of no mesh but for crossHosts of each zone
 }
 
 // graph is who trades with whom, of the hosts of one service: random, and regular in each
@@ -60,8 +61,7 @@ func (g *graph) add(h *host, zone string) *node {
 		z = g.newMesh()
 		g.zones[zone] = z
 	}
-	// The first of each zone, too: else a small zone is an island.
-	if g.across.inZone(zone) < 1+len(z.members)/crossShare {
+	if g.across.inZone(zone) < crossHosts {
 		n.inZone.want, n.across.want = degree-crossDegree, crossDegree
 		g.across.add(&n.across)
 	}
@@ -81,11 +81,17 @@ func (g *graph) remove(n *node) {
 		return
 	}
 	g.across.remove(&n.across)
-	if len(z.members) > 0 && g.across.inZone(n.zone) == 0 { // another one takes its place
-		next := z.members[g.rng.IntN(len(z.members))].node
-		z.wants(&next.inZone, degree-crossDegree)
-		next.across.want = crossDegree
-		g.across.add(&next.across)
+	if len(z.members) < crossHosts {
+		return
+	}
+	from := g.rng.IntN(len(z.members))
+	for i := range z.members { // another one takes its place
+		if next := z.members[(from+i)%len(z.members)].node; next.across.want == 0 {
+			z.wants(&next.inZone, degree-crossDegree)
+			next.across.want = crossDegree
+			g.across.add(&next.across)
+			return
+		}
 	}
 }
 

@@ -72,8 +72,19 @@ func TestGraph(t *testing.T) {
 				if perZone > 2*degree && free > c.zones+len(nodes)/100 {
 					t.Errorf("%s: %d places are free", when, free)
 				}
-				if most := 2 * crossDegree * (len(nodes)/crossShare + c.zones); across > most {
-					t.Errorf("%s: %d edges across, at most %d", when, across, most)
+				hosts := map[string]int{} // with neighbours across
+				for n := range nodes {
+					if n.across.want > 0 {
+						hosts[n.zone]++
+					}
+				}
+				for zone, n := range hosts {
+					if n > crossHosts || perZone > 2*crossHosts && n < crossHosts {
+						t.Errorf("%s: %d hosts of %s have neighbours across", when, n, zone)
+					}
+				}
+				if most := crossDegree * crossHosts * c.zones; across > most || c.zones > 1 && perZone > crossHosts && across < most-2 {
+					t.Errorf("%s: %d ends of edges across, of at most %d", when, across, most)
 				}
 			}
 			check("made")
