@@ -25,7 +25,7 @@ const (
 	idleFor = 30 * time.Second
 	// rejoinWithin is the time in which hosts that have lost their agent come back, as real
 	// ones do.
-	rejoinWithin = 30 * time.Second
+	rejoinWithin = 5 * time.Second
 )
 
 // idle is a host that has a stream and says nothing.
@@ -91,7 +91,7 @@ func idleStreams(ctx context.Context, s *fleetStack, c *cli.Context) error {
 	idleCPU := (a.CPU() - cpu).Seconds() / idleFor.Seconds()
 	with := a.Memory("VmRSS")
 
-	// Its end is seen by all at once; they come back within half a minute, as hosts do.
+	// Its end is seen by all at once; they come back within rejoinWithin, as hosts do.
 	a.End(syscall.SIGKILL)
 	for _, i := range all {
 		<-i.ended

@@ -30,8 +30,8 @@ const (
 	hostPrefix      = "host-"
 	// agentTick is how often agents tell what is new.
 	agentTick = time.Second
-	// rejoin is within which time a host that has lost its agent asks another one.
-	rejoin = 30 * time.Second
+	// rejoin is within which time a host whose agent has died asks another one.
+	rejoin = 5 * time.Second
 	// memberLost is when the other agents know that one is gone, in a wide network.
 	memberLost = 30 * time.Second
 	// idlePlace is how long a host may use its place at an agent for nothing.

@@ -89,7 +89,7 @@ type Config struct {
 	Version string
 	Logger  *slog.Logger
 
-	// rejoin bounds the wait before another agent is asked for a stream when one is lost,
+	// rejoin bounds the wait before another agent is asked for a stream when one has ended,
 	// home the time until the first is tried again; 0 for the usual. Tests shorten them.
 	rejoin, home time.Duration
 }

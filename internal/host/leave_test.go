@@ -1,6 +1,8 @@
 package host
 
 import (
+	"fmt"
+	"io"
 	"testing"
 	"time"
 
@@ -30,4 +32,22 @@ func TestLeaveEndsWithItsStream(t *testing.T) {
 	}
 	a.say(&hostwire.Leave{Service: "web", Version: 10, Seconds: 30})
 	a.await("it runs", func(s hostwire.ServiceState) bool { return s.State == goal.Healthy })
+}
+
+// Hosts whose agent has died come to the others within seconds, or they would hear of no
+// segment for as long; where the network was away, of many more hosts, it takes longer.
+func TestRejoin(t *testing.T) {
+	l := &link{host: &Host{cfg: Config{rejoin: usualRejoin}}}
+	for name, c := range map[string]struct {
+		why  error
+		want time.Duration
+	}{
+		"ended in order": {nil, 5 * time.Second},
+		"broken off":     {io.ErrUnexpectedEOF, 5 * time.Second},
+		"silent":         {fmt.Errorf("receiving: %w", hostwire.ErrLost), 30 * time.Second},
+	} {
+		if got := l.rejoinWithin(c.why); got != c.want {
+			t.Errorf("%s: within %s, want %s", name, got, c.want)
+		}
+	}
 }

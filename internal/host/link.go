@@ -24,9 +24,13 @@ import (
 )
 
 const (
-	// usualRejoin is how long hosts that have lost their agent take, all of them, to come to
-	// the others: thousands at a moment would be more than those bear.
-	usualRejoin = 30 * time.Second
+	// usualRejoin is how long hosts whose agent has ended their streams, or died, take, all of
+	// them, to come to the others: thousands at a moment would be more than those bear, and
+	// who has no stream hears of no further segment of a build.
+	usualRejoin = 5 * time.Second
+	// silentTimes is how many times as long they take when their agent only fell silent: as a
+	// rule the network was away then, for the hosts of other agents too, and all come back.
+	silentTimes = 6
 	// usualHome is within which time a host goes back to the agent that is first in its
 	// order, so that all have about as many.
 	usualHome = 10 * time.Minute
@@ -129,10 +133,19 @@ func (l *link) run(ctx context.Context) {
 		try = 0
 		for c != nil {
 			lost = c.url
-			c = l.serve(ctx, c)
+			c, err = l.serve(ctx, c)
 		}
-		retry.Wait(ctx, rand.N(l.host.cfg.rejoin))
+		retry.Wait(ctx, rand.N(l.rejoinWithin(err)))
 	}
+}
+
+// rejoinWithin bounds the wait before another agent is asked for a stream, when one is over
+// for this reason; nil for an orderly end.
+func (l *link) rejoinWithin(why error) time.Duration {
+	if errors.Is(why, hostwire.ErrLost) {
+		return silentTimes * l.host.cfg.rejoin
+	}
+	return l.host.cfg.rejoin
 }
 
 // dialAny opens a stream to the first that takes it.
@@ -173,8 +186,9 @@ func (l *link) dial(ctx context.Context, url string) (*connected, error) {
 }
 
 // serve takes what an agent says, and says what has changed, until the stream is over. It
-// returns the stream that takes its place, when home answers again; else nil.
-func (l *link) serve(ctx context.Context, c *connected) (next *connected) {
+// returns the stream that takes its place, when home answers again; else nil, and why it is
+// over, nil for an orderly end.
+func (l *link) serve(ctx context.Context, c *connected) (next *connected, err error) {
 	h := l.host
 	h.cfg.Logger.Info("stream to an agent", "agent", c.url)
 	ctx, cancel := context.WithCancel(ctx)
@@ -189,7 +203,7 @@ func (l *link) serve(ctx context.Context, c *connected) (next *connected) {
 		cancel()
 	})
 	context.AfterFunc(ctx, c.stream.Close)
-	err := l.receive(c)
+	err = l.receive(c)
 	cancel()
 	c.stream.Close()
 	group.Wait()
@@ -201,7 +215,7 @@ func (l *link) serve(ctx context.Context, c *connected) (next *connected) {
 			h.cfg.Logger.Info("stream to an agent has ended", "agent", c.url)
 		}
 	}
-	return next
+	return next, err
 }
 
 // another has the host ask another agent.
