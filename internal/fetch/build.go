@@ -25,9 +25,8 @@ const (
 	// MaxOpenSegments bounds the segments of a build that are downloaded at a time, the
 	// oldest ones, as an agent does: neighbours who lack older ones get them meanwhile.
 	MaxOpenSegments = 4
-	// roomRetry is how often disk is asked for that was lacking, segmentRetry how long after
-	// a failure a segment is begun anew.
-	roomRetry, segmentRetry = 5 * time.Second, 5 * time.Second
+	// roomRetry is how often disk is asked for that was lacking.
+	roomRetry = 5 * time.Second
 	// hangUpAfter is how long a whole segment keeps connections with peers that have all of
 	// it: shorter, and those who are about to say so would look like lost copies.
 	hangUpAfter = 5 * time.Second
@@ -39,6 +38,7 @@ const (
 
 // Build is one build that is fetched, or is here. It is safe for concurrent use.
 type Build struct {
+	id      string // executionId
 	fetcher *Fetcher
 	layout  *manifest.Layout
 	ctx     context.Context
@@ -55,6 +55,7 @@ type Build struct {
 	verified int64 // bytes
 	isWhole  bool
 	dropped  bool
+	failures map[int]failure // by segment, and under itself
 	readers  int
 	files    []*cache.Entry // kept, by segment; nil where it is not here
 	room     *cache.Room
@@ -73,25 +74,41 @@ type segment struct {
 	// heard is what had come over the wire when something last did, at heardAt.
 	heard   int64
 	heardAt time.Time
-	// Guarded by the build's mutex: checked is set when it is here, and right; failed is
-	// why it is not followed any more, and begun anew at againAt.
-	checked bool
-	failed  error
+	checked bool // it is here, and right; guarded by the build's mutex
+}
+
+// itself is what a failure is counted under that is no segment's.
+const itself = -1
+
+// failure is what has gone wrong so many times since it last went well.
+type failure struct {
+	times   int
+	err     error
 	againAt time.Time
+	begun   bool // anew
+}
+
+// told is why nothing comes; nil while it may.
+func (f failure) told() error {
+	if f.begun && f.times < MaxFailures {
+		return nil
+	}
+	return f.err
 }
 
 func newBuild(f *Fetcher, layout *manifest.Layout, n note) *Build {
 	b := &Build{
-		fetcher: f, layout: layout, note: n,
+		id: n.ExecutionID, fetcher: f, layout: layout, note: n,
 		wake: make(chan struct{}, 1), whole: make(chan struct{}), ended: make(chan struct{}),
-		files: make([]*cache.Entry, layout.NumSegments()), segments: make([]*segment, layout.NumSegments()),
+		failures: make(map[int]failure),
+		files:    make([]*cache.Entry, layout.NumSegments()), segments: make([]*segment, layout.NumSegments()),
 	}
 	b.ctx, b.cancel = context.WithCancel(f.ctx)
 	return b
 }
 
 // ExecutionID names the build.
-func (b *Build) ExecutionID() string { return b.note.ExecutionID }
+func (b *Build) ExecutionID() string { return b.id }
 
 // Size is in bytes.
 func (b *Build) Size() int64 { return b.layout.Size }
@@ -139,7 +156,8 @@ type Progress struct {
 	Peers int
 	Whole bool
 	// Err is why nothing comes at the moment; it wraps cache.ErrNoSpace where the disk
-	// lacks room, ErrWrongBuild where it never will. Nil while all is well.
+	// lacks room, ErrFailing where that has been so again and again, ErrWrongBuild where it
+	// never will. Nil while all is well.
 	Err error
 }
 
@@ -254,21 +272,14 @@ func (b *Build) unkeep() {
 // run works on the build until it is dropped, or the fetcher ends.
 func (b *Build) run() {
 	defer close(b.ended)
-	err := survive.Run(b.fetcher.cfg.Logger, func() error {
-		ticker := time.NewTicker(tick)
-		defer ticker.Stop()
-		for {
-			b.step(time.Now())
-			select {
-			case <-b.ctx.Done():
-				return nil
-			case <-b.wake:
-			case <-ticker.C:
-			}
+	for b.ctx.Err() == nil {
+		err := survive.Run(b.fetcher.cfg.Logger, func() error { b.follow(); return nil })
+		if err == nil {
+			break
 		}
-	})
-	if err != nil {
-		b.fail(err)
+		f := b.failed(itself, err)
+		b.fail(f.err)
+		retry.Wait(b.ctx, time.Until(f.againAt))
 	}
 	b.cancel()
 	b.group.Wait()
@@ -281,6 +292,21 @@ func (b *Build) run() {
 	}
 }
 
+// follow works on the build until it is dropped, or the fetcher ends.
+func (b *Build) follow() {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		b.step(time.Now())
+		select {
+		case <-b.ctx.Done():
+			return
+		case <-b.wake:
+		case <-ticker.C:
+		}
+	}
+}
+
 func (b *Build) freeRoom() {
 	b.mu.Lock()
 	room := b.room
@@ -289,6 +315,19 @@ func (b *Build) freeRoom() {
 	if room != nil {
 		room.Free()
 	}
+}
+
+// failed counts a failure.
+func (b *Build) failed(of int, err error) failure {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f := failure{times: b.failures[of].times + 1, err: err}
+	if f.times >= MaxFailures {
+		f.err = fmt.Errorf("fetching %s %w, %d times: %w", b.id, ErrFailing, f.times, err)
+	}
+	f.againAt = time.Now().Add(b.fetcher.cfg.Again.Delay(f.times))
+	b.failures[of] = f
+	return f
 }
 
 // fail shows why nothing comes; nil for that something may.
@@ -306,6 +345,7 @@ func (b *Build) fail(err error) {
 
 // step begins what may be, and looks after what was begun.
 func (b *Build) step(now time.Time) {
+	b.fetcher.cfg.reached("step")
 	b.mu.Lock()
 	n, wrong := b.note, b.wrong
 	n.Checked = slices.Clone(n.Checked)
@@ -318,25 +358,27 @@ func (b *Build) step(now time.Time) {
 	if due {
 		b.lookedAt = now
 	}
-	open, again := 0, error(nil)
+	open, again := 0, b.failure(itself).told()
 	var verified int64
 	for i := range n.InfoHashes.Len() {
 		if e, ok := b.fetcher.cache.Entry(n.InfoHashes.At(i)); ok {
 			verified += e.VerifiedBytes()
 		}
 		s := b.segments[i]
-		checked, failed := b.state(s)
-		again = cmp.Or(again, failed)
+		failed := b.failure(i)
+		checked := b.checked(s)
+		again = cmp.Or(again, failed.told())
 		switch {
-		case s != nil && failed == nil:
+		case s != nil && (failed.err == nil || failed.begun):
+			again = cmp.Or(again, b.refused(i, s))
 			if due {
 				s.look(now, peers, open == 0 && !checked)
 			}
 		case open > 0 && (open >= MaxOpenSegments || !b.fetcher.swarm.RoomToFetch()):
 			continue
-		case s == nil || !now.Before(s.againAt):
+		case !now.Before(failed.againAt):
 			if err := b.open(i, n, peers); err != nil {
-				again = cmp.Or(again, err)
+				again = cmp.Or(again, b.failed(i, err).err)
 				continue
 			}
 		}
@@ -356,14 +398,18 @@ func (b *Build) step(now time.Time) {
 	}
 }
 
-// state is how a segment is.
-func (b *Build) state(s *segment) (checked bool, failed error) {
-	if s == nil {
-		return false, nil
-	}
+// checked reports whether a segment is here, and right.
+func (b *Build) checked(s *segment) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return s.checked, s.failed
+	return s != nil && s.checked
+}
+
+// failure is what has gone wrong last; the zero value for nothing.
+func (b *Build) failure(of int) failure {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.failures[of]
 }
 
 // keepNote has the disk know what is known of the build.
@@ -423,33 +469,71 @@ func (b *Build) open(i int, n note, peers []peerwire.Peer) error {
 	infohash := n.InfoHashes.At(i)
 	if b.segments[i] == nil {
 		f.acquire(infohash)
+		defer func() {
+			if b.segments[i] == nil { // an error, or a fault
+				f.release(infohash)
+			}
+		}()
 	}
+	if fault := new(survive.Panic); errors.As(b.failure(i).err, &fault) {
+		f.dropAlone(infohash) // whatever state it is in
+	}
+	f.cfg.reached("open")
 	t, err := f.swarm.Fetch(swarm.Fetch{InfoHash: infohash, Shape: b.layout.SegmentShape(i), Build: n.ExecutionID})
 	if err != nil {
-		if b.segments[i] == nil {
-			f.release(infohash)
-		}
 		return fmt.Errorf("fetching segment %d of %s: %w", i, n.ExecutionID, err)
 	}
 	s := &segment{torrent: t, heardAt: time.Now()}
 	b.segments[i] = s
-	t.AddPeers(peers)
+	b.begun(i)
 	b.group.Go(func() {
 		err := survive.Run(f.cfg.Logger, func() error { return b.bring(i, t, slices.Contains(n.Checked, i)) })
 		if b.ctx.Err() != nil {
 			return
 		}
-		b.mu.Lock()
-		if s.failed, s.checked = err, err == nil; err != nil {
-			s.againAt = time.Now().Add(segmentRetry)
+		if err != nil {
+			b.failed(i, err)
+		} else {
+			b.came(i, s)
 		}
-		b.mu.Unlock()
 		if errors.Is(err, ErrWrongBuild) {
 			b.fail(err)
 		}
 		ask(b.wake)
 	})
+	t.AddPeers(peers)
 	return nil
+}
+
+// refused is why the disk does not take what comes of a segment; nil while it does.
+func (b *Build) refused(i int, s *segment) error {
+	times, err := s.torrent.Refused()
+	if err != nil {
+		err = fmt.Errorf("writing segment %d of %s: %w", i, b.ExecutionID(), err)
+		if times >= MaxFailures {
+			err = fmt.Errorf("%w: %w", ErrFailing, err)
+		}
+	}
+	return err
+}
+
+// begun has a segment's failures count as long as it has not come.
+func (b *Build) begun(i int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if f, ok := b.failures[i]; ok {
+		f.begun = true
+		b.failures[i] = f
+	}
+}
+
+// came forgets what has gone wrong until a segment was here.
+func (b *Build) came(i int, s *segment) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s.checked = true
+	delete(b.failures, i)
+	delete(b.failures, itself)
 }
 
 // bring waits until a segment is here, checks it, and keeps it.
@@ -457,6 +541,7 @@ func (b *Build) bring(i int, t *swarm.Torrent, checked bool) error {
 	b.mu.Lock()
 	room := b.room
 	b.mu.Unlock()
+	b.fetcher.cfg.reached("bring")
 	entry, err := t.Entry(b.ctx, room)
 	switch {
 	case errors.Is(err, manifest.ErrInvalid):
@@ -470,11 +555,16 @@ func (b *Build) bring(i int, t *swarm.Torrent, checked bool) error {
 	case <-b.ctx.Done():
 		return b.ctx.Err()
 	}
-	for !checked {
-		if err := b.check(i, entry); err == nil {
+	for round := 1; !checked; round++ {
+		err := b.check(i, entry)
+		if err == nil {
 			break
-		} else if damaged, disk := t.Verify(0, entry.Shape().NumPieces()); damaged == 0 {
+		}
+		switch damaged, disk := t.Verify(0, entry.Shape().NumPieces()); {
+		case damaged == 0:
 			return cmp.Or(disk, err)
+		case round == MaxFailures:
+			return fmt.Errorf("segment %d of %s: the disk has changed it %d times", i, b.ExecutionID(), round)
 		}
 		for !t.Done() { // what the disk has changed comes again
 			if !retry.Wait(b.ctx, tick) {

@@ -26,6 +26,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/limits"
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/peerwire"
+	"github.com/landfall-dist/landfall/internal/retry"
 	"github.com/landfall-dist/landfall/internal/swarm"
 )
 
@@ -43,6 +44,14 @@ const (
 // tick is how often peers are dialled that are not connected.
 const tick = time.Second
 
+// MaxFailures is how often a build fails in a row, with nothing more of it coming between,
+// until ErrFailing.
+const MaxFailures = 5
+
+// DefaultAgain is when what has failed is tried again: MaxFailures in a row are reached
+// after a minute at most.
+var DefaultAgain = retry.Policy{First: 5 * time.Second, Max: 5 * time.Minute}
+
 var (
 	// ErrWrongBuild says that the bytes are not those of the goal. They were thrown away.
 	ErrWrongBuild = errors.New("not the build that the goal names")
@@ -52,6 +61,8 @@ var (
 	ErrContradiction = errors.New("the recipe contradicts what was said of the build before")
 	// ErrDropped says that a build is not wanted any more.
 	ErrDropped = errors.New("the build is not wanted any more")
+	// ErrFailing says that it has failed MaxFailures times in a row. It is tried on.
+	ErrFailing = errors.New("has failed again and again")
 	// ErrTooMany says that MaxBuilds are wanted already.
 	ErrTooMany = errors.New("as many builds are wanted as may be")
 )
@@ -84,8 +95,13 @@ type Config struct {
 	Identity *identity.Source
 	// Limits are how fast bytes may pass; nil for none.
 	Limits *limits.Limits
+	// Again is when what has failed is tried again; the zero value for DefaultAgain.
+	Again retry.Policy
 	// Logger may be nil.
 	Logger *slog.Logger
+
+	// reached is called at each step of a build; tests fail there.
+	reached func(step string)
 }
 
 // Fetcher fetches builds for one host. It is safe for concurrent use.
@@ -119,6 +135,12 @@ func New(cfg Config) (_ *Fetcher, err error) {
 	}
 	if cfg.Limits == nil {
 		cfg.Limits = limits.New(false)
+	}
+	if cfg.Again.First <= 0 {
+		cfg.Again = DefaultAgain
+	}
+	if cfg.reached == nil {
+		cfg.reached = func(string) {}
 	}
 	f := &Fetcher{cfg: cfg, recipes: recipes{filepath.Join(cfg.Dir, "recipes")}, builds: make(map[string]*Build), users: make(map[manifest.InfoHash]int), waiting: make(map[*Build]bool)}
 	f.Peers(nil, nil)
@@ -261,6 +283,16 @@ func (f *Fetcher) release(infohash manifest.InfoHash) (last bool) {
 	}
 	delete(f.users, infohash)
 	return true
+}
+
+// dropAlone takes a segment out of the engine that nobody else wants.
+func (f *Fetcher) dropAlone(infohash manifest.InfoHash) {
+	f.mu.Lock()
+	alone := f.users[infohash] <= 1
+	f.mu.Unlock()
+	if alone {
+		f.drop(infohash)
+	}
 }
 
 // evict brings what nobody wants below the limit, and makes room for a build of so many

@@ -34,6 +34,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/limits"
 	"github.com/landfall-dist/landfall/internal/private"
 	"github.com/landfall-dist/landfall/internal/release"
+	"github.com/landfall-dist/landfall/internal/retry"
 	"github.com/landfall-dist/landfall/internal/seldom"
 	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/internal/web"
@@ -89,6 +90,8 @@ type Config struct {
 	Version string
 	Logger  *slog.Logger
 
+	// again is when what has failed here is tried again; the zero value for the usual.
+	again retry.Policy
 	// rejoin bounds the wait before another agent is asked for a stream when one has ended,
 	// home the time until the first is tried again; 0 for the usual. Tests shorten them.
 	rejoin, home time.Duration
@@ -117,6 +120,9 @@ func New(cfg Config) (_ *Host, err error) {
 	}
 	if cfg.home <= 0 {
 		cfg.home = usualHome
+	}
+	if cfg.again.First <= 0 {
+		cfg.again = fetch.DefaultAgain
 	}
 	h := &Host{cfg: cfg, start: ulid.Make().String(), services: make(map[string]*service), lines: seldom.New(sameLine, maxLines), metrics: newMetrics()}
 	if err := cfg.check(); err != nil {
@@ -149,7 +155,7 @@ func New(cfg Config) (_ *Host, err error) {
 	}
 	h.fetch, err = fetch.New(fetch.Config{
 		Dir: filepath.Join(state, "builds"), Limit: fetch.DefaultLimit, Listener: cfg.Peers, Name: hostwire.NameOf(cfg.Name, h.start),
-		Region: cfg.Region, TLS: cfg.TLS, Identity: cfg.Identity, Limits: cfg.Limits, Logger: cfg.Logger,
+		Region: cfg.Region, TLS: cfg.TLS, Identity: cfg.Identity, Limits: cfg.Limits, Again: cfg.again, Logger: cfg.Logger,
 	})
 	if err != nil {
 		return nil, err

@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/landfall-dist/landfall/internal/cache"
-	"github.com/landfall-dist/landfall/internal/fetch"
 	"github.com/landfall-dist/landfall/internal/goal"
 	"github.com/landfall-dist/landfall/internal/hostwire"
 	"github.com/landfall-dist/landfall/internal/release"
@@ -23,9 +21,6 @@ const (
 	// healthInterval is how often a service that runs is asked whether it is healthy, and
 	// sickAfter how many answers in a row say that it is not.
 	healthInterval, sickAfter = 10 * time.Second, 3
-	// placeAgain is after which time a release is tried again that could not be put into
-	// place; one that was refused for what it holds is not.
-	placeAgain = 30 * time.Second
 	// maxJobs bounds what runs beside a service's goroutine: a switch, a release that is put
 	// into place, a question to the check, and one that was asked before the switch.
 	maxJobs = 4
@@ -51,7 +46,15 @@ type service struct {
 	leave    leave
 	places   bool               // a release is being put into its place
 	unplaced map[string]failure // by executionId
+	stuck    stuck
 	health   *health
+}
+
+// stuck is why a switch that was due has not begun, or is not carried on; it is of one
+// version of the goal.
+type stuck struct {
+	failure
+	version int64
 }
 
 // job is a switch.
@@ -67,12 +70,6 @@ type leave struct {
 	version int64
 	until   time.Time
 	by      *connected
-}
-
-// failure is why a release is not in its place.
-type failure struct {
-	err   error
-	again time.Time
 }
 
 // health is what the check has said since the last switch.
@@ -114,9 +111,6 @@ func (s *service) run(ctx context.Context) {
 	defer s.jobs.Wait()
 	ticker := time.NewTicker(lookInterval)
 	defer ticker.Stop()
-	if s.release.Interrupted() {
-		s.resume(ctx)
-	}
 	for {
 		s.step(ctx, time.Now())
 		s.publish()
@@ -148,7 +142,13 @@ func (s *service) step(ctx context.Context, now time.Time) {
 		j.given = true
 		close(j.giveUp)
 	}
-	if g != nil && s.job == nil && s.due(g, wanted, now) {
+	switch {
+	case s.job != nil:
+	case s.release.Interrupted():
+		if !s.stuck.waits(now) {
+			s.resume(ctx)
+		}
+	case g != nil && s.due(g, wanted, now):
 		s.activate(ctx, g, *wanted)
 	}
 	if g != nil && !s.places {
@@ -168,7 +168,7 @@ func (s *service) step(ctx context.Context, now time.Time) {
 func (s *service) wants(g *goal.Goal, wanted *goal.Build) bool {
 	state := s.release.State()
 	return g != nil && wanted != nil && wanted.ExecutionID != state.Running.ExecutionID && state.Version < g.Version &&
-		s.release.Placed(wanted.ExecutionID) && !s.recalled(wanted)
+		s.release.Placed(wanted.ExecutionID) && !s.recalled(wanted) && !(s.stuck.version == g.Version && s.stuck.waits(time.Now()))
 }
 
 // recalled reports whether a build must not be started.
@@ -181,7 +181,7 @@ func (s *service) due(g *goal.Goal, wanted *goal.Build, now time.Time) bool {
 
 // placeable reports whether a build is here whole, and is no release yet.
 func (s *service) placeable(b *goal.Build, now time.Time) bool {
-	if f := s.unplaced[b.ExecutionID]; f.err != nil && (f.again.IsZero() || now.Before(f.again)) {
+	if s.unplaced[b.ExecutionID].waits(now) {
 		return false
 	}
 	if b.SHA256 == "" || s.release.Placed(b.ExecutionID) || s.recalled(b) {
@@ -229,8 +229,8 @@ func (s *service) place(ctx context.Context, b goal.Build) {
 			return
 		}
 		h.cfg.Logger.Warn("build is not in its place", "service", s.name, "key", b.Key, "executionId", b.ExecutionID, "error", err)
-		f := failure{err: err, again: time.Now().Add(placeAgain)}
-		if errors.Is(err, release.ErrRefused) {
+		f := s.unplaced[b.ExecutionID].more(err, h.cfg.again)
+		if errors.Is(err, release.ErrRefused) { // for what it holds
 			f.again = time.Time{}
 		}
 		if len(s.unplaced) >= maxRecipes {
@@ -250,7 +250,7 @@ func (s *service) activate(ctx context.Context, g *goal.Goal, b goal.Build) {
 	s.leave, s.job = leave{}, j
 	s.begin(func() error {
 		return s.release.Activate(ctx, release.Order{Version: g.Version, Deployment: g.Deployment, To: releaseOf(b), GiveUp: j.giveUp})
-	}, s.switched(ctx))
+	}, s.switched(ctx, g.Version))
 }
 
 // resume carries on the switch that was interrupted.
@@ -258,11 +258,11 @@ func (s *service) resume(ctx context.Context) {
 	state := s.release.State()
 	j := &job{to: state.To.ExecutionID, giveUp: make(chan struct{})}
 	s.job = j
-	s.begin(func() error { return s.release.Resume(ctx, j.giveUp) }, s.switched(ctx))
+	s.begin(func() error { return s.release.Resume(ctx, j.giveUp) }, s.switched(ctx, state.Version))
 }
 
-// switched looks at how a switch has ended.
-func (s *service) switched(ctx context.Context) func(error) {
+// switched looks at how a switch to what a version of the goal says has ended.
+func (s *service) switched(ctx context.Context, version int64) func(error) {
 	return func(err error) {
 		s.job = nil
 		if ctx.Err() != nil {
@@ -270,6 +270,16 @@ func (s *service) switched(ctx context.Context) func(error) {
 		}
 		s.health = &health{asked: time.Now()}
 		state := s.release.State()
+		if err != nil && (s.release.Interrupted() || state.Version != version) {
+			f := s.stuck.failure
+			if s.stuck.version != version {
+				f = failure{}
+			}
+			s.stuck = stuck{f.more(err, s.host.cfg.again), version}
+			s.host.cfg.Logger.Error("switch has not begun, or cannot be carried on, trying again", "service", s.name, "version", version, "try", s.stuck.times, "error", err)
+			return
+		}
+		s.stuck = stuck{}
 		s.host.metrics.switches.WithLabelValues(s.name, string(state.Phase)).Inc()
 		if err != nil {
 			s.host.cfg.Logger.Error("service does not run what its goal says", "service", s.name, "executionId", state.To.ExecutionID, "runs", state.Running.ExecutionID, "phase", state.Phase, "error", err)
@@ -346,6 +356,8 @@ func (s *service) view() view {
 	sick := s.health.bad >= sickAfter
 	phase, lack := s.lack(g, wanted, differs)
 	switch {
+	case s.job == nil && s.stuck.err != nil && settled(s.stuck.err) && (s.release.Interrupted() || differs && s.stuck.version == g.Version):
+		fail(goal.Failed, s.stuckAt(r), s.stuck.err.Error(), r.Output)
 	case switching:
 		v.state.State, v.state.Phase, v.state.Attempt = goal.Switching, string(r.Phase), r.Attempt
 	case ended && differs && r.To.ExecutionID == wanted.ExecutionID && r.Deployment == g.Deployment:
@@ -363,6 +375,9 @@ func (s *service) view() view {
 		fail(goal.Sick, "check", s.health.err.Error(), "")
 	case g != nil && s.release.Placed(g.Target.ExecutionID):
 		v.state.State = goal.Ready
+		if s.stuck.err != nil && differs && s.stuck.version == g.Version {
+			fail(goal.Ready, s.stuckAt(r), s.stuck.err.Error(), "")
+		}
 	default:
 		v.state.State = goal.Waiting
 		if lack != nil {
@@ -374,6 +389,14 @@ func (s *service) view() view {
 	}
 	v.ready = s.notReady(v, g, wanted)
 	return v
+}
+
+// stuckAt is the phase before, or in, which a switch is stuck.
+func (s *service) stuckAt(r release.State) string {
+	if s.release.Interrupted() {
+		return string(r.Phase)
+	}
+	return "begin"
 }
 
 // lack is why the build that is to run, or else the target, is not in its place, and at
@@ -397,14 +420,11 @@ func (s *service) lack(g *goal.Goal, wanted *goal.Build, differs bool) (phase st
 		return "place", err
 	}
 	if b, ok := s.host.fetch.Known(id); ok {
-		return "fetch", b.Progress().Err
+		if err := b.Progress().Err; err != nil {
+			return "fetch", err
+		}
 	}
-	return "", nil
-}
-
-// settled reports whether a build that lacks will do so until somebody does something.
-func settled(err error) bool {
-	return errors.Is(err, errRecalled) || errors.Is(err, release.ErrRefused) || errors.Is(err, release.ErrNoRoom) || errors.Is(err, cache.ErrNoSpace) || errors.Is(err, fetch.ErrWrongBuild)
+	return "fetch", s.host.stock.unusable(id)
 }
 
 // notReady is why the service does not run its goal; nil when it does.

@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -28,13 +29,14 @@ type stock struct {
 
 	mu      sync.Mutex // held for a few lines
 	recipes map[string]fetch.Recipe
+	refused map[string]failure // recipes that were of no use, by executionId
 
 	// Of run's goroutine.
 	held map[string]bool // builds that an agent was told of
 }
 
 func newStock(h *Host) *stock {
-	return &stock{host: h, wake: make(chan struct{}, 1), recipes: make(map[string]fetch.Recipe), held: make(map[string]bool)}
+	return &stock{host: h, wake: make(chan struct{}, 1), recipes: make(map[string]fetch.Recipe), refused: make(map[string]failure), held: make(map[string]bool)}
 }
 
 // recipe keeps what an agent says of a build.
@@ -102,11 +104,14 @@ func (s *stock) step() {
 		switch {
 		case !ok:
 		case r.Size != b.Size:
-			h.warn("agent's recipe is of another length than the goal's build, not followed", "executionId", id, "size", r.Size, "goal", b.Size)
+			s.refuse(r, fmt.Errorf("agent's recipe is of a build of %d bytes, the goal's has %d", r.Size, b.Size))
 		default:
 			s.fetch(r)
 		}
 	}
+	s.mu.Lock()
+	maps.DeleteFunc(s.refused, func(id string, _ failure) bool { _, keep := wanted[id]; return !keep })
+	s.mu.Unlock()
 	if s.goalsKnown() {
 		for _, b := range h.fetch.Builds() {
 			if _, ok := wanted[b.ExecutionID()]; !ok {
@@ -155,18 +160,48 @@ func (s *stock) fetch(r fetch.Recipe) {
 			return
 		}
 		if _, err := h.fetch.Build(r); err != nil {
-			h.warn("build cannot be fetched", "executionId", r.ExecutionID, "key", r.Key, "error", err)
+			s.refuse(r, err)
 		}
 		return
 	}
 	switch err := b.Update(r); {
+	case err == nil:
+		s.mu.Lock()
+		delete(s.refused, r.ExecutionID)
+		s.mu.Unlock()
 	case errors.Is(err, fetch.ErrContradiction) && !b.Progress().Whole:
 		h.warn("agent says otherwise than before of what a build is made of, it is fetched anew", "executionId", r.ExecutionID, "key", r.Key, "error", err)
 		b.Drop()
 		ask(s.wake)
-	case err != nil && !errors.Is(err, fetch.ErrDropped):
-		h.warn("agent's recipe not followed", "executionId", r.ExecutionID, "key", r.Key, "error", err)
+	case errors.Is(err, fetch.ErrDropped):
+	case b.Progress().Whole:
+		h.warn("agent says otherwise than before of a build that is here", "executionId", r.ExecutionID, "key", r.Key, "error", err)
+	default:
+		s.refuse(r, err)
 	}
+}
+
+// refuse takes note that a recipe is of no use. Another agent is asked for one, now and
+// then: where all of the region say the same, that helps nobody.
+func (s *stock) refuse(r fetch.Recipe, err error) {
+	s.mu.Lock()
+	f := s.refused[r.ExecutionID]
+	due := !f.waits(time.Now())
+	if due {
+		s.refused[r.ExecutionID] = f.more(err, s.host.cfg.again)
+	}
+	s.mu.Unlock()
+	if due {
+		s.host.warn("agent's recipe not followed", "executionId", r.ExecutionID, "key", r.Key, "error", err)
+		s.wrong(r.ExecutionID)
+	}
+}
+
+// unusable is why what agents say of a build is of no use; nil while it is.
+func (s *stock) unusable(id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refused[id].err
 }
 
 // placed reports whether a build is a release of each service that wants it.

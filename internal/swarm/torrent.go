@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/anacrolix/torrent"
+	"golang.org/x/sys/unix"
 
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/manifest"
@@ -59,6 +60,10 @@ type Torrent struct {
 	high         [][2]int
 	paused       bool
 	held         bool
+	// refused is why the disk took no write last, refusals how often that was so; both until
+	// a piece is verified.
+	refused  error
+	refusals int
 }
 
 // InfoHash names the build.
@@ -201,6 +206,7 @@ func (t *Torrent) verified(piece int) {
 	t.notify(piece, true)
 	t.mu.Lock()
 	w := t.wanted
+	t.refused, t.refusals = nil, 0
 	t.mu.Unlock()
 	if w != nil {
 		w.verified(piece)
@@ -450,6 +456,10 @@ func (t *Torrent) writeFailed(err error) {
 		return
 	}
 	t.paused = true
+	t.refusals++
+	if t.refused = err; errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		t.refused = fmt.Errorf("%w: %w", cache.ErrNoSpace, err)
+	}
 	t.swarm.cfg.Logger.Error("build not written to disk, trying again", "infohash", t.fetch.InfoHash.String(),
 		"error", err, "retryIn", writePause.String())
 	t.swarm.alongside(func() {
@@ -473,6 +483,15 @@ func (t *Torrent) writeFailed(err error) {
 			engine.AllowDataDownload()
 		}
 	})
+}
+
+// Refused is why the disk does not take what comes, which is asked for again every ten
+// seconds, and how often that has been so; nil once it does. It wraps cache.ErrNoSpace where
+// there is no room.
+func (t *Torrent) Refused() (times int, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.refusals, t.refused
 }
 
 // gotInfo is closed when the info dictionary is here.
