@@ -100,9 +100,10 @@ bench-restart: build ## how soon a seeder that was killed reaches its agents aga
 	unshare -n sh -c 'ip link set lo up && exec bin/bench restart $(ARGS)'
 
 .PHONY: bench-hosts
-bench-hosts: build ## a build to 100 hosts, a host's memory, 5,000 idle streams (bin/bench hosts --help)
+bench-hosts: build ## a build to 100 hosts, a roll-back of them, a host's memory, 5,000 idle streams (bin/bench hosts --help)
 	$(GO) build -o bin/ ./bench
 	bin/bench hosts
+	bin/bench rollback
 	bin/bench host-memory
 	bin/bench streams
 

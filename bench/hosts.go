@@ -50,6 +50,8 @@ func hostsCommands() []*cli.Command {
 	return []*cli.Command{
 		of("hosts", "a build to hosts of two regions, three agents in one, a third of the hosts killed on the way and an agent restarted: bytes and messages a host, how soon goals are there",
 			hostsArrive, command.Int("hosts", 100, "how many, over both regions"), command.Int("mib", 64, "the build's size")),
+		of("rollback", "roll back with --now from one build to the one before, which all hosts hold: each host's time from the command to its switch, bytes fetched",
+			rollBack, command.Int("hosts", 100, "how many, over both regions"), command.Int("mib", 8, "a build's size"), command.Int("rounds", 3, "how often")),
 		of("host-memory", "peak memory of a host with neighbours, and of its agent, while a build comes",
 			hostMemory, command.Int("mib", 10<<10, "the build's size"), command.Int("neighbours", 8, "hosts beside the one that is measured; each takes the build's length twice on disk"),
 			command.String("neighbour-rate", "", "`RATE` at which each neighbour downloads, such as 8Mbit, so that it takes less of the disk; nobody waits for it then (default: no limit)")),
