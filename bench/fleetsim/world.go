@@ -20,6 +20,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/handout"
 	"github.com/landfall-dist/landfall/internal/hostwire"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/peerwire"
 	"github.com/landfall-dist/landfall/internal/swarm"
 )
 
@@ -661,7 +662,7 @@ func (w *world) link(i int32, e uint8, segment int) {
 			l.Leave()
 		}
 	}
-	l, _ := a.set.Connect(seg.infohash, func(items ...int) {
+	l, _ := a.set.Connect(seg.infohash, peerwire.PeerID(hostwire.NameOf(w.hosts[i].name, started)), func(items ...int) {
 		at := int(n.slotOf[segment])
 		for _, g := range items {
 			if src.offered[seg.word+g/64]>>(g%64)&1 != 0 {

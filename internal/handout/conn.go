@@ -79,8 +79,8 @@ func (c *conn) depart() {
 }
 
 // greeted makes the connection a peer of its torrent's queue.
-func (c *conn) greeted(infohash manifest.InfoHash) (pieces int) {
-	l, pieces := c.set.Connect(infohash, c.offer, c.hangUp)
+func (c *conn) greeted(infohash manifest.InfoHash, peerID [20]byte) (pieces int) {
+	l, pieces := c.set.Connect(infohash, peerID, c.offer, c.hangUp)
 	switch {
 	case pieces == 0:
 		return 0

@@ -310,7 +310,7 @@ func TestTooManyConnections(t *testing.T) {
 	s := newTestSet(8)
 	q := s.queues[testHash]
 	for range maxPeers {
-		q.connect(func(...int) {})
+		q.connect([20]byte{}, func(...int) {})
 	}
 	accepted, dialed := tcpPair(t)
 	defer dialed.Close()

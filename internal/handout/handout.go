@@ -36,9 +36,9 @@ type Config struct {
 	// Now tells the time; nil means time.Now.
 	Now func() time.Time
 	// Thrifty gives second copies to those alone whom nobody else serves: what the peers
-	// do not trade among themselves at once, they will. First copies go to the peers in
-	// about equal shares, or who is ahead would have them all, and everybody else theirs
-	// from that one. Who asks for what was not offered is disconnected.
+	// do not trade among themselves at once, they will. First copies go to who passes
+	// them on, or who is slow, or far ahead, would have them all, and everybody else wait
+	// for that one. Who asks for what was not offered is disconnected.
 	Thrifty bool
 	// HangUp is how long a connection stays whose peer has announced every piece; 0 for as
 	// long as it likes.
@@ -63,14 +63,16 @@ type Set struct {
 	outstanding, taken int64
 	rate               float64
 	lastTick           time.Time
-	// crowd is how many peers the torrent with the most of them has, counted at each tick.
-	crowd int
+	// receivers are those who are connected, by peer id; alone is how much all of them were
+	// offered first that nobody else has yet, in bytes.
+	receivers map[[20]byte]*receiver
+	alone     int64
 }
 
 // NewSet returns a Set without torrents. Run must run for as long as connections
 // are wrapped.
 func NewSet(cfg Config) *Set {
-	s := &Set{logger: cfg.Logger, now: cfg.Now, thrifty: cfg.Thrifty, hangUp: cfg.HangUp, notices: seldom.New(noticeInterval, maxNotices), queues: make(map[manifest.InfoHash]*queue)}
+	s := &Set{logger: cfg.Logger, now: cfg.Now, thrifty: cfg.Thrifty, hangUp: cfg.HangUp, notices: seldom.New(noticeInterval, maxNotices), queues: make(map[manifest.InfoHash]*queue), receivers: make(map[[20]byte]*receiver)}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
 	}
@@ -171,7 +173,10 @@ func (s *Set) Remove(infohash manifest.InfoHash) {
 		delete(s.queues, infohash)
 		s.before.add(q.counters)
 		s.take(q)
-		q.removed = true
+		for i := range q.firsts {
+			q.spread(i)
+		}
+		q.firsts, q.removed = nil, true
 		s.outstanding -= int64(q.outstanding) * q.pieceLength
 		s.fill()
 	}
@@ -184,18 +189,18 @@ type Link struct {
 	peer  *peer
 }
 
-// Connect makes somebody a peer of a torrent; nil, and the torrent's length in pieces, when
-// that has too many, and 0 pieces when it is not in the Set. Offers are passed to offer,
-// hangUp is called when the connection is to end; neither must block, or call the Set. Wrap
-// does it for connections.
-func (s *Set) Connect(infohash manifest.InfoHash, offer func(pieces ...int), hangUp func()) (*Link, int) {
+// Connect makes somebody, who has the same peer id at all torrents, a peer of one; nil, and
+// the torrent's length in pieces, when that has too many, and 0 pieces when it is not in the
+// Set. Offers are passed to offer, hangUp is called when the connection is to end; neither
+// must block, or call the Set. Wrap does it for connections.
+func (s *Set) Connect(infohash manifest.InfoHash, peerID [20]byte, offer func(pieces ...int), hangUp func()) (*Link, int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	q := s.queues[infohash]
 	if q == nil {
 		return nil, 0
 	}
-	p := q.connect(offer)
+	p := q.connect(peerID, offer)
 	if p == nil {
 		return nil, q.pieces
 	}
@@ -255,10 +260,6 @@ func (s *Set) Tick() {
 	defer s.mu.Unlock()
 	now := s.now()
 	s.measure(now)
-	s.crowd = 0
-	for _, q := range s.order {
-		s.crowd = max(s.crowd, len(q.peers))
-	}
 	for _, q := range s.order {
 		q.tick(now)
 	}

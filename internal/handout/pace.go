@@ -1,9 +1,6 @@
 package handout
 
-import (
-	"math"
-	"time"
-)
+import "time"
 
 const (
 	// targetDelay is how much work all peers together have in front of them,
@@ -32,12 +29,12 @@ const (
 	// membership of a wide network knows half a minute later. The second in line waits twice
 	// as long, and sees what the first one does.
 	takeOverAfter = time.Second
-	// evenTimes is how many times the share that each peer of a thrifty Set would have one
-	// may be offered of a torrent's first copies: half of them can take all.
-	evenTimes = 2
+	// aloneTimes is how many times the average of all may be at one peer of a thrifty Set, of
+	// first copies that nobody else has yet.
+	aloneTimes = 2
 	// widenAfter is how long nothing may be offered of a torrent, though pieces are open and
-	// a peer that has taken its share lacks some, before that is twice as much; maxWidened
-	// times make it all for one of 2000 peers (maxPeers).
+	// a peer lacks some that has taken all it may have alone, before that is twice as much;
+	// maxWidened times make it all that most torrents have.
 	widenAfter, maxWidened = 500 * time.Millisecond, 11
 	// tailStallAfter is the same once nothing else is open: everyone waits for
 	// the last pieces then, and to send them twice costs an uplink that has
@@ -99,24 +96,49 @@ func (q *queue) takeOver(now time.Time) {
 	}
 }
 
-// evenShare is how many first copies a peer is offered at the most. A piece that it is
-// offered again counts again, so that all of them are no bound.
-func (q *queue) evenShare() int {
-	share := (evenTimes*q.pieces/max(1, q.set.crowd) + 1) << q.widened
-	if !q.set.thrifty || share > q.pieces {
-		return math.MaxInt
-	}
-	return share
+// receiver is who gets first copies, over the connections of all torrents.
+type receiver struct {
+	id    [20]byte
+	conns int
+	// alone is how much it was offered first that nobody else has yet, in bytes.
+	alone int64
 }
 
-// widen lets those who are there have more, when others do not come for their share.
+// receiver returns who has this peer id; leaves ends that.
+func (s *Set) receiver(id [20]byte) *receiver {
+	r := s.receivers[id]
+	if r == nil {
+		r = &receiver{id: id}
+		s.receivers[id] = r
+	}
+	r.conns++
+	return r
+}
+
+func (s *Set) leaves(r *receiver) {
+	if r.conns--; r.conns == 0 {
+		delete(s.receivers, r.id)
+	}
+}
+
+// inStep reports whether a peer may be offered one more first copy: who has many more than
+// others that it has not passed on yet, since it is slow or they are not as far, has no more
+// before they come to others, or all would wait for it.
+func (q *queue) inStep(p *peer) bool {
+	if q.firsts == nil {
+		return true
+	}
+	most := max(aloneTimes*q.set.alone/int64(len(q.set.receivers)), minWindow*q.pieceLength) << q.widened
+	return p.receiver.alone+q.pieceLength <= most
+}
+
+// widen lets those who are there have more, when what they have comes to nobody else.
 func (q *queue) widen(now time.Time) {
-	if !q.set.thrifty || q.working == 0 || q.widened == maxWidened || now.Sub(q.handed) < widenAfter || !q.hasOpen() {
+	if q.firsts == nil || q.working == 0 || q.widened == maxWidened || now.Sub(q.handed) < widenAfter || !q.hasOpen() {
 		return
 	}
-	most := q.evenShare()
 	for p := range q.peers {
-		if p.joined && p.count < q.pieces && len(p.outstanding) == 0 && p.firsts >= most {
+		if p.joined && p.count < q.pieces && len(p.outstanding) == 0 && !q.inStep(p) {
 			q.widened++
 			return
 		}

@@ -70,9 +70,12 @@ type queue struct {
 
 	owners   []uint16 // peers that announced it, by piece
 	assigned []uint16 // peers it is outstanding at in good time, by piece
-	open     bitmap
-	low      int // no open piece is below it
-	unowned  int // pieces without an owner
+	// firsts are the peers that were offered the first copies which no other one has yet, by
+	// piece: of a thrifty Set alone, while the torrent is in it.
+	firsts  []*peer
+	open    bitmap
+	low     int // no open piece is below it
+	unowned int // pieces without an owner
 
 	peers       map[*peer]struct{}
 	seq         uint64 // of the newest peer
@@ -85,7 +88,7 @@ type queue struct {
 	// exhausted is since when no piece is open; zero while one is.
 	exhausted time.Time
 	// handed is when a first copy was offered last, at first when a peer came. widened is how
-	// often the even share was doubled since: see evenShare.
+	// often what a peer may have alone was doubled since: see inStep.
 	handed  time.Time
 	widened int
 
@@ -101,7 +104,7 @@ type peer struct {
 
 	has         bitmap
 	count       int // of has
-	firsts      int // first copies that it was offered
+	receiver    *receiver
 	outstanding map[int]offered
 	joined      bool
 	since       time.Time // of the last announcement, at first of connecting
@@ -137,7 +140,7 @@ type offered struct {
 }
 
 func newQueue(s *Set, place Place, pieces int, pieceLength int64) *queue {
-	return &queue{
+	q := &queue{
 		set:         s,
 		place:       place,
 		pieces:      pieces,
@@ -149,11 +152,15 @@ func newQueue(s *Set, place Place, pieces int, pieceLength int64) *queue {
 		unowned:     pieces,
 		peers:       make(map[*peer]struct{}),
 	}
+	if s.thrifty {
+		q.firsts = make([]*peer, pieces)
+	}
+	return q
 }
 
-// connect takes a peer in; nil when there are too many. It is offered nothing
-// before it joins.
-func (q *queue) connect(offer func(pieces ...int)) *peer {
+// connect takes in a connection of somebody; nil when there are too many. It is offered
+// nothing before it joins.
+func (q *queue) connect(peerID [20]byte, offer func(pieces ...int)) *peer {
 	if len(q.peers) >= maxPeers {
 		return nil
 	}
@@ -167,9 +174,9 @@ func (q *queue) connect(offer func(pieces ...int)) *peer {
 		since:        now,
 		second:       secondWindow,
 		lastCompared: now,
+		receiver:     q.set.receiver(peerID),
 	}
 	q.peers[p] = struct{}{}
-	q.set.crowd = max(q.set.crowd, len(q.peers))
 	if q.working++; q.working == 1 {
 		q.handed = now
 	}
@@ -194,9 +201,12 @@ func (q *queue) have(p *peer, i int) {
 		return
 	}
 	p.joined = true // it would have said before what it has
-	before := q.unowned
+	before, first := q.unowned, q.first(i)
 	if q.own(p, i) {
 		q.settle(p, i)
+		if first != nil && q.first(i) == nil {
+			q.fill(first, false) // which has less alone now
+		}
 		q.refill(p, before)
 	}
 }
@@ -213,10 +223,13 @@ func (q *queue) own(p *peer, i int) bool {
 		q.working--
 		p.whole = q.now()
 	}
-	if q.owners[i]++; q.owners[i] == 1 {
+	switch q.owners[i]++; q.owners[i] {
+	case 1:
 		q.unowned--
 		q.open.clear(i)
 		q.progress = q.now()
+	case 2:
+		q.spread(i)
 	}
 	return true
 }
@@ -265,6 +278,12 @@ func (q *queue) leave(p *peer) {
 		q.missing -= q.pieces - p.count
 	}
 	p.has.each(q.disown)
+	for i, first := range q.firsts {
+		if first == p {
+			q.spread(i)
+		}
+	}
+	q.set.leaves(p.receiver)
 	q.fillAll(!q.set.othersOpen(q))
 }
 
@@ -389,8 +408,7 @@ func (q *queue) fill(p *peer, seconds bool) {
 	may := func() bool { return first || int64(q.outstanding+1)*q.pieceLength <= share }
 	var offers []int
 	if !q.standby() && (q.covered.IsZero() || !q.now().Before(q.covered)) {
-		most := q.evenShare()
-		for len(p.outstanding) < window && p.firsts < most && may() {
+		for len(p.outstanding) < window && q.inStep(p) && may() {
 			i, ok := q.nextOpen()
 			if !ok {
 				break
@@ -411,8 +429,30 @@ func (q *queue) fill(p *peer, seconds bool) {
 func (q *queue) hand(p *peer, i int) {
 	q.counters.Handed++
 	q.handed = q.now()
-	p.firsts++
 	q.assign(p, i)
+	if q.firsts != nil {
+		q.spread(i) // from who was offered it before
+		q.firsts[i] = p
+		p.receiver.alone += q.pieceLength
+		q.set.alone += q.pieceLength
+	}
+}
+
+// first is who was offered the first copy of a piece that nobody else has yet; nil for nobody.
+func (q *queue) first(i int) *peer {
+	if i < 0 || i >= len(q.firsts) {
+		return nil
+	}
+	return q.firsts[i]
+}
+
+// spread notes that a piece is not at one peer alone any more.
+func (q *queue) spread(i int) {
+	if p := q.first(i); p != nil {
+		q.set.alone -= q.pieceLength
+		p.receiver.alone -= q.pieceLength
+		q.firsts[i] = nil
+	}
 }
 
 // fillOne offers one open piece to the peer that is furthest behind, whatever the budget.

@@ -15,14 +15,30 @@ type bench struct {
 	*queue
 	t   testing.TB
 	now time.Time
+	ids byte
 }
 
 func newBench(t testing.TB, pieces int) *bench {
 	b := &bench{t: t, now: time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)}
-	set := NewSet(Config{Now: func() time.Time { return b.now }})
+	return b.of(NewSet(Config{Now: func() time.Time { return b.now }}), pieces)
+}
+
+// newThriftyBench is newBench of a thrifty Set.
+func newThriftyBench(t testing.TB, pieces int) *bench {
+	b := &bench{t: t, now: time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)}
+	return b.of(NewSet(Config{Thrifty: true, Now: func() time.Time { return b.now }}), pieces)
+}
+
+func (b *bench) of(set *Set, pieces int) *bench {
 	set.Add(testHash, Place{}, false, pieces, 256<<10)
 	b.queue = set.queues[testHash]
 	return b
+}
+
+// connect has somebody who was not here before connect.
+func (b *bench) connect(offer func(pieces ...int)) *peer {
+	b.ids++
+	return b.queue.connect([20]byte{b.ids}, offer)
 }
 
 // client is a peer under test and what it was offered.
@@ -433,7 +449,7 @@ func TestLargePiecesBeginWithFewer(t *testing.T) {
 	s := NewSet(Config{})
 	q := newQueue(s, Place{}, 100, 128<<20)
 	s.insert(q)
-	q.connect(func(...int) {})
+	q.connect([20]byte{}, func(...int) {})
 	if w := q.window(s.budget()); w != minWindow {
 		t.Errorf("window is %d pieces", w)
 	}
@@ -540,17 +556,15 @@ func TestStandbyTakesOver(t *testing.T) {
 	}
 }
 
-// Of a thrifty Set's first copies no peer gets more than twice its share, however fast it is,
-// unless the others do not come for theirs.
-func TestEvenShares(t *testing.T) {
-	const pieces, peers = 100, 10
-	b := newBench(t, pieces)
-	b.set.thrifty = true
+// TestInStep: of first copies those have fewer that pass them on more slowly.
+func TestInStep(t *testing.T) {
+	const pieces, peers = 400, 10
+	b := newThriftyBench(t, pieces)
 	var clients []*client
 	for range peers {
 		clients = append(clients, b.client())
 	}
-	fast, share := clients[0], evenTimes*pieces/peers+1
+	fast := clients[0]
 	takes := func() (taken int) {
 		for range 4 * pieces {
 			taken += len(fast.offered)
@@ -558,41 +572,93 @@ func TestEvenShares(t *testing.T) {
 		}
 		return taken
 	}
-	if taken := takes(); taken != share {
-		t.Errorf("the fastest of %d peers was offered %d of %d pieces, its share is %d", peers, taken, pieces, share)
+	taken := takes()
+	if taken >= pieces/2 {
+		t.Errorf("who passes nothing on was offered %d of %d pieces", taken, pieces)
 	}
-	b.later(widenAfter)
-	if taken := takes(); taken != share || b.widened != 1 {
-		t.Errorf("%v later it was offered %d more, widened %d times", widenAfter, taken, b.widened)
+	if average := b.set.alone / peers; fast.receiver.alone > aloneTimes*average || fast.receiver.alone != int64(taken)*b.pieceLength {
+		t.Errorf("%d pieces of %d bytes are at one alone, on the average %d bytes", taken, fast.receiver.alone, average)
 	}
-	b.later(20 * widenAfter)
-	takes()
+	// What others have is not alone any more: there is room for as many, if others have as
+	// much as before.
+	had := fast.receiver.alone
+	for _, c := range clients[1:] {
+		c.take(-1)
+	}
+	for range 4 {
+		b.have(clients[1].peer, fast.has.next(slices.IndexFunc(b.firsts, func(p *peer) bool { return p == fast.peer })))
+	}
+	if fast.receiver.alone >= had && len(fast.offered) == 0 {
+		t.Errorf("%d bytes are alone, %d before others had some", fast.receiver.alone, had)
+	}
+	if more := takes(); more == 0 {
+		t.Error("who has passed pieces on is offered no more")
+	}
+	// What it has alone of one torrent counts at all others.
+	b.set.Add([20]byte{9}, Place{Segment: 1}, false, pieces, b.pieceLength)
+	other := b.set.queues[[20]byte{9}]
+	again := other.connect(fast.receiver.id, func(...int) { t.Error("one more is offered of another torrent") })
+	other.join(again, newBitmap(pieces))
+	other.leave(again)
+	if len(b.set.receivers) != peers {
+		t.Errorf("%d receivers, want %d", len(b.set.receivers), peers)
+	}
+	// When what it has comes to nobody, it is offered the rest all the same.
+	for range 40 {
+		b.later(widenAfter)
+		takes()
+	}
+	if b.widened == 0 {
+		t.Error("nobody else takes anything, and it may have no more alone")
+	}
 	if open := b.open.next(0); open >= 0 {
 		t.Errorf("%d is offered to nobody", open)
 	}
-	// What is offered again and again is so without end.
-	if b.widened = maxWidened; b.evenShare() < 2*pieces {
-		t.Errorf("widened as far as can be, a peer is offered %d", b.evenShare())
+	for _, c := range clients {
+		b.leave(c.peer)
 	}
-	b.set.crowd = maxPeers
-	if b.evenShare() < 2*pieces {
-		t.Errorf("one of %d peers is offered %d", maxPeers, b.evenShare())
+	if b.set.alone != 0 || fast.receiver.alone != 0 || len(b.set.receivers) != 0 {
+		t.Errorf("all have left, and %d bytes of %d receivers are counted", b.set.alone, len(b.set.receivers))
 	}
-	// Who is alone has everything at once.
-	alone := newBench(t, pieces)
-	alone.set.thrifty = true
-	fast = alone.client()
-	if taken := takes(); taken != pieces {
+}
+
+// TestAloneOfRemoved: a torrent that is removed counts no more.
+func TestAloneOfRemoved(t *testing.T) {
+	b := newThriftyBench(t, 10)
+	c, other := b.client(), b.client()
+	c.take(-1)
+	b.set.Remove(testHash)
+	if b.set.alone != 0 || c.receiver.alone != 0 {
+		t.Errorf("%d bytes are counted", b.set.alone)
+	}
+	b.leave(c.peer)
+	b.leave(other.peer)
+	if b.set.alone != 0 || len(b.set.receivers) != 0 {
+		t.Errorf("%d bytes of %d receivers are counted", b.set.alone, len(b.set.receivers))
+	}
+}
+
+// TestAloneHasAll: who is the only one has everything at once, and so has who is fast where
+// second copies are given, too.
+func TestAloneHasAll(t *testing.T) {
+	const pieces = 100
+	all := func(c *client) (taken int) {
+		for range 4 * pieces {
+			taken += len(c.offered)
+			c.take(-1)
+		}
+		return taken
+	}
+	if taken := all(newThriftyBench(t, pieces).client()); taken != pieces {
 		t.Errorf("a peer alone was offered %d of %d pieces", taken, pieces)
 	}
-	// Where second copies are given, too, who is fast has more.
-	plain := newBench(t, pieces)
-	fast = plain.client()
-	for range peers - 1 {
-		plain.client()
+	b := newBench(t, pieces)
+	c := b.client()
+	for range 9 {
+		b.client()
 	}
-	if taken := takes(); taken <= share || plain.evenShare() < 2*pieces {
-		t.Errorf("it was offered %d, of at most %d", taken, plain.evenShare())
+	if taken := all(c); taken < pieces/2 {
+		t.Errorf("the fastest was offered %d of %d pieces", taken, pieces)
 	}
 }
 

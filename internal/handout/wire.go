@@ -13,6 +13,7 @@ const (
 	handshakeLength = 68
 	handshakeStart  = "\x13BitTorrent protocol"
 	infohashAt      = 28 // 20 bytes
+	peerIDAt        = 48 // 20 bytes
 	fastByte        = 27 // the last of the 8 reserved ones
 	fastBit         = 0x04
 
@@ -33,9 +34,9 @@ var haveNone = []byte{0, 0, 0, 1, kindHaveNone}
 
 // watcher is who inbound tells what it sees.
 type watcher interface {
-	// greeted is called with the handshake's infohash. It returns the number
+	// greeted is called with the handshake's infohash and peer id. It returns the number
 	// of pieces, 0 when the rest is not to be looked at.
-	greeted(manifest.InfoHash) (pieces int)
+	greeted(infohash manifest.InfoHash, peerID [20]byte) (pieces int)
 	// announced is called with a piece that the peer says it has. It may be
 	// out of range.
 	announced(piece int)
@@ -122,7 +123,7 @@ func (in *inbound) handshake(w watcher) {
 		return
 	}
 	in.fast.Store(h[fastByte]&fastBit != 0)
-	if in.pieces = w.greeted(manifest.InfoHash(h[infohashAt:])); in.pieces > 0 {
+	if in.pieces = w.greeted(manifest.InfoHash(h[infohashAt:]), [20]byte(h[peerIDAt:])); in.pieces > 0 {
 		in.state = inHeader
 	}
 }

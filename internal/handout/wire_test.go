@@ -195,7 +195,7 @@ type record struct {
 	events []string
 }
 
-func (r *record) greeted(h manifest.InfoHash) int {
+func (r *record) greeted(h manifest.InfoHash, _ [20]byte) int {
 	r.events = append(r.events, fmt.Sprintf("greeted %x", h[:4]))
 	if h != testHash {
 		return 0
