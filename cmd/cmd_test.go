@@ -71,7 +71,7 @@ func inside(t *testing.T) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*timeout) // of the test alone: building can take minutes
+	ctx, cancel := context.WithTimeout(t.Context(), 3*timeout) // of the test alone: building can take minutes
 	defer cancel()
 	c := exec.CommandContext(ctx, os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v")
 	c.Env = append(os.Environ(), insideEnv+"=1", "LANDFALL_TEST_BIN="+bin)

@@ -32,6 +32,19 @@ func TestFleet(t *testing.T) {
 	if len(lines) < 3 || back < 1 || !strings.HasPrefix(lines[0], "bin/seeder deploy web hello-1.0.0.zip") || len(another) != 2 {
 		t.Fatalf("docs/fleet.md has other lines than this test knows: %q, %q", lines, another)
 	}
+	// The README has some of these lines, in this order, and no others.
+	some := blocksOf(t, filepath.Join(root, "README.md"))["And on to the machines"]
+	at := 0
+	for _, line := range some {
+		i := slices.Index(lines[at:], line)
+		if i < 0 {
+			t.Fatalf("README.md has %q, docs/fleet.md does not, or earlier", line)
+		}
+		at += i + 1
+	}
+	if len(some) == 0 {
+		t.Error("nothing to run: has a heading of the README changed?")
+	}
 	demo := startDemo(t, dir, build, "--hosts", "5")
 	for _, line := range []string{lines[0], "bin/seeder rollback web"} {
 		if program, _, _ := strings.Cut(line, " hello"); !strings.Contains(demo.Said(), program) {

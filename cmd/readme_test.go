@@ -156,7 +156,7 @@ func shell(t *testing.T, dir string, lines []string, beside ...func()) string {
 		"healthy() { for i in $(seq 1800); do \"$@\" >/dev/null 2>&1 && return; sleep 0.05; done; \"$@\"; }",
 		"export AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test",
 	}, lines...)
-	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*timeout) // for some dozens of commands, on a machine that has other work
 	defer cancel()
 	c := exec.CommandContext(ctx, "bash", "-c", strings.Join(script, "\n"))
 	c.Dir = dir
