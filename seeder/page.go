@@ -13,6 +13,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/peerwire"
+	"github.com/landfall-dist/landfall/internal/services"
 )
 
 // shownOnPage is how many executions, the newest, the page for people lists; the
@@ -24,6 +25,10 @@ const shownOnPage = 500
 // 380 kB a second, and 48 kB with this bound.
 const shownLinks = 150
 
+// shownRecalls is how many recalled builds, the newest, the page is told of: all 300 that there
+// can be, with keys of full length, would be 400 kB.
+const shownRecalls = 20
+
 // The names under which the page gets its values; those of an execution end with
 // its id, those of a service with its name. A reader opens the last three.
 const (
@@ -32,6 +37,7 @@ const (
 	badPeersValue  = "badPeers"
 	listedValue    = "listed/"
 	serviceValue   = "service/"
+	recallsValue   = "recalls"
 	executionValue = "execution/"
 	swarmValue     = "swarm/"
 	deployedValue  = "deployed/"
@@ -86,6 +92,24 @@ type listedService struct {
 	Hosts  api.HostCounts `json:"hosts"`
 }
 
+// recallsOnPage are the builds that must run nowhere.
+type recallsOnPage struct {
+	All    int                 `json:"all"`
+	Newest []api.RecalledBuild `json:"newest"`
+}
+
+func showRecalls(r services.Recalls) recallsOnPage {
+	out := recallsOnPage{All: len(r.Builds)}
+	for _, b := range r.Builds {
+		out.Newest = append(out.Newest, api.RecalledBuild(b))
+	}
+	slices.SortFunc(out.Newest, func(a, b api.RecalledBuild) int {
+		return cmp.Or(b.At.Compare(a.At), strings.Compare(a.SHA256, b.SHA256))
+	})
+	out.Newest = out.Newest[:min(len(out.Newest), shownRecalls)]
+	return out
+}
+
 func listService(s *api.Service) listedService {
 	l := listedService{Service: s.Service, Hosts: s.Hosts, Reason: s.Error}
 	if s.Target != nil {
@@ -124,6 +148,9 @@ func (s *Seeder) state() iter.Seq2[string, any] {
 		}
 		for _, service := range s.servicesView().Services {
 			ok = ok && yield(serviceValue+service.Service, listService(&service))
+		}
+		if r := s.recalls.get(); ok && len(r.Builds) > 0 {
+			yield(recallsValue, showRecalls(r))
 		}
 	}
 }

@@ -2,13 +2,17 @@ package seeder
 
 import (
 	"errors"
+	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/deployment"
 	"github.com/landfall-dist/landfall/internal/goal"
+	"github.com/landfall-dist/landfall/internal/services"
 	"github.com/landfall-dist/landfall/internal/web"
 )
 
@@ -53,6 +57,10 @@ func TestRecall(t *testing.T) {
 		t.Fatalf("%+v, %v", list, err)
 	}
 	sum := list.Recalled[0].SHA256
+	shown, _ := maps.Collect(w.s.state())[recallsValue].(recallsOnPage)
+	if shown.All != 1 || len(shown.Newest) != 1 || shown.Newest[0].SHA256 != sum {
+		t.Errorf("the page is told of %+v", shown)
+	}
 	for _, a := range w.agents {
 		w.until("the agents know", func() bool { return a.shelf.Recalled(sum) })
 	}
@@ -74,4 +82,16 @@ func TestRecall(t *testing.T) {
 	}
 	w.deploy(second, all)
 	w.until("the second is done", w.is(deployment.Done))
+}
+
+// The page is told of the newest builds that were recalled, and of how many there are.
+func TestRecallsOnPage(t *testing.T) {
+	var r services.Recalls
+	for i := range goal.MaxRecalled {
+		r.Builds = append(r.Builds, services.Recalled{SHA256: fmt.Sprint(i), Key: strings.Repeat("k", 1024), At: time.Unix(int64(i), 0)})
+	}
+	got := showRecalls(r)
+	if got.All != goal.MaxRecalled || len(got.Newest) != shownRecalls || got.Newest[0].SHA256 != "299" || got.Newest[19].SHA256 != "280" {
+		t.Errorf("%d, %d shown", got.All, len(got.Newest))
+	}
 }

@@ -37,6 +37,7 @@ type fleetPage struct {
 
 	mu       sync.Mutex
 	services map[string]api.Service
+	recalled []api.RecalledBuild
 	asked    []string // commands that were let through
 }
 
@@ -93,8 +94,11 @@ const deploys, views = "the-token-of-who-deploys", "the-token-of-who-views"
 func (f *fleetPage) all() iter.Seq2[string, any] {
 	return func(yield func(string, any) bool) {
 		f.mu.Lock()
-		services := maps.Clone(f.services)
+		services, recalled := maps.Clone(f.services), f.recalled
 		f.mu.Unlock()
+		if len(recalled) > 0 && !yield("recalls", map[string]any{"all": len(recalled) + 280, "newest": recalled}) {
+			return
+		}
 		if !yield("about", map[string]any{"bucket": "global-builds", "version": "test", "name": "seeder", "destinations": []string{}, "executions": 0, "limits": api.Limits{}}) {
 			return
 		}
@@ -158,12 +162,25 @@ func atWave() api.Service {
 // TestServicePage looks at a service of a hundred thousand hosts, and does what a person does
 // to its deployment: who may not is told so.
 func TestServicePage(t *testing.T) {
-	f := newFleetPage(t, atWave(), api.Service{Service: "idle", Regions: []api.ServiceRegion{}})
+	held := atWave()
+	for i := range 200 {
+		held.Held = append(held.Held[:i], fmt.Sprintf("web-%059d", i)) // as many as can be, with names as long
+	}
+	f := newFleetPage(t, held, api.Service{Service: "idle", Regions: []api.ServiceRegion{}})
+	for i := range 20 {
+		f.recalled = append(f.recalled, api.RecalledBuild{SHA256: fmt.Sprintf("%043d=-3", i), Key: fmt.Sprintf("web-2.2.%d<b>.zip", i), By: "operator", At: time.Now().Add(-time.Hour)})
+	}
 	b := open(t, f.url)
 	b.away(true) // the browser notes the answers 401 and 403
 	b.shows("#services", "wave 2 of 3")
 	b.shows("#services", "100,000")
 	b.shows("#services", "web-2.3.1.zip")
+	b.shows("#recalled summary", "300 builds are recalled, the newest 20 here")
+	b.run(`document.querySelector("#recalled").open = true`)
+	b.shows("#recalls", "web-2.2.0<b>.zip")
+	b.until("each of those", `document.querySelectorAll("#recalls tr").length === 20`)
+	b.audit("services-recalled")
+	b.run(`document.querySelector("#recalled").open = false`)
 	b.keep("services")
 	b.do(chromedp.Click(chromedp.CSS(`#services a[href="#service/web"]`)))
 
@@ -176,6 +193,14 @@ func TestServicePage(t *testing.T) {
 	b.shows("#states", "7,200 healthy")
 	b.until("each region", fmt.Sprintf(`document.querySelectorAll("#s-regions > li").length === %d`, fleetRegions))
 	b.shows("#s-regions", "gate open, 10 % may switch")
+	b.shows("#s-facts", "200 hosts held")
+	b.shows("#held summary", "200 hosts are held")
+	b.run(`document.querySelector("#held").open = true`)
+	b.shows("#held-names", held.Held[199])
+	if wide := eval[bool](b, `document.querySelector("#held-names").scrollWidth > document.querySelector("#service").clientWidth`); wide {
+		t.Error("the names of held hosts are wider than the page")
+	}
+	b.run(`document.querySelector("#held").open = false`)
 	b.shows("#s-regions", "not heard of · gate closed")
 	b.shows("#reasons", "61 hosts")
 	b.shows("#reasons", `panic: config: no such key "cache.size"`)
@@ -242,9 +267,10 @@ func TestServicePage(t *testing.T) {
 
 	// One that has ended, one that is held up, one without a deployment, and one that is not.
 	done := atWave()
-	done.Deployment.State, done.Deployment.Wave, done.Failures = api.DeploymentDone, 3, nil
+	done.Deployment.State, done.Deployment.Wave, done.Failures, done.Held = api.DeploymentDone, 3, nil, nil
 	f.set(done)
 	b.shows("#s-status", "Done, wave 3 of 3")
+	b.until("nobody is held", `document.querySelector("#held").hidden`)
 	b.until("no failures are left", `document.querySelectorAll("#reasons li").length === 0 && !document.querySelector("#no-reasons").hidden`)
 	gate := atWave()
 	gate.Deployment.State, gate.Deployment.Wave, gate.Deployment.WaitsFor = api.DeploymentGate, 0, []string{"region-c", "region-j"}

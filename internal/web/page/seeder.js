@@ -353,7 +353,7 @@ function patched(changed) {
     members(feed.values.get("members"));
     learnNames(feed.values.get("members") || []);
   }
-  if ([...changed].some((n) => n.startsWith("service/"))) services.list(feed);
+  if ([...changed].some((n) => n === "recalls" || n.startsWith("service/"))) services.list(feed);
   if (services.chosen()) services.show(feed);
   if (changed.has("badPeers")) badPeers(feed.values.get("badPeers"));
   showList();

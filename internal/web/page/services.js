@@ -1,7 +1,7 @@
 // Services: their list, and all about the one that is chosen by the address
 // (#service/NAME): its goal, its waves, where its hosts are in which state, why they fail.
 // Hosts come as counts alone, so that a hundred thousand are no more to draw than ten.
-import { $, ago, attribute, clock, el, keyed, percent, text } from "./dom.js";
+import { $, ago, attribute, clock, el, keyed, percent, table, text } from "./dom.js";
 
 // states are those of a host, in the order of a deployment; what they mean is in words below.
 const states = ["healthy", "switching", "ready", "waiting", "sick", "absent", "failed"];
@@ -18,7 +18,9 @@ export const chosen = () => location.hash.match(/^#service\/([a-z0-9_-][a-z0-9._
 
 export function list(feed) {
   const rows = [...feed.under("service/")].sort((a, b) => (a.service < b.service ? -1 : 1));
-  $("services-section").hidden = rows.length === 0;
+  const recalls = feed.values.get("recalls");
+  $("services-section").hidden = rows.length === 0 && !recalls;
+  recalled(recalls);
   keyed($("services"), rows, (s) => s.service, (s) => {
     const tr = el("tr", {}, ...Array.from({ length: 9 }, () => el("td")));
     tr.firstChild.append(el("a", { href: "#service/" + s.service }, s.service));
@@ -29,6 +31,15 @@ export function list(feed) {
       many(s.hosts.total), many(s.hosts.target), many(s.hosts.switching), many(s.hosts.failed), s.reason]
       .forEach((v, i) => text(tr.children[i + 1], v || "–"));
   });
+}
+
+// recalled shows the newest of the builds that must run nowhere, for who opens it.
+function recalled(r) {
+  $("recalled").hidden = !r;
+  if (!r) return;
+  const rest = r.all - r.newest.length;
+  text($("recalled").firstChild, `${r.all === 1 ? "1 build is" : many(r.all) + " builds are"} recalled` + (rest > 0 ? `, the newest ${r.newest.length} here, all of them by seeder recall` : ""));
+  table($("recalls"), r.newest.map((b) => [b.key || "–", b.sha256, ago(b.at), b.by || "–"]), (row) => row[1]);
 }
 
 // stands is a deployment's state, and at which wave.
@@ -49,7 +60,7 @@ export function choose(name) {
   shown = name;
   for (const id of ["s-name", "s-status", "s-facts", "s-answer", "no-waves"]) text($(id), "");
   for (const id of ["waves", "states", "s-regions", "reasons"]) keyed($(id), [], String);
-  for (const id of ["pause", "resume", "rollback"]) $(id).hidden = true;
+  for (const id of ["pause", "resume", "rollback", "held"]) $(id).hidden = true;
   $("service").hidden = name === "";
   text($("s-name"), name);
 }
@@ -79,6 +90,10 @@ export function show(feed) {
   $("rollback").hidden = !d?.from || backwards(d);
   waves(s, d);
   where(s);
+  const held = s.held || [];
+  $("held").hidden = held.length === 0;
+  text($("held").firstChild, held.length === 1 ? "1 host is held" : held.length + " hosts are held");
+  text($("held-names"), held.join(", "));
   reasons(s.failures || []);
 }
 
