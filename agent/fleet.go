@@ -198,11 +198,10 @@ func (a *Agent) runFleet(ctx context.Context) error {
 	for _, g := range a.hosts.shelf.Goals() {
 		a.passOn(g.Service, a.hosts.shelf.Wire(g.Service))
 	}
-	if wire := a.hosts.shelf.Beat(); wire != nil {
-		a.passOn("", wire)
-	}
-	if wire := a.hosts.shelf.Recalls(); wire != nil {
-		a.passOn(goal.Recalls, wire)
+	for _, name := range []string{"", goal.Recalls, goal.RecallBeats} {
+		if wire := a.hosts.shelf.Wire(name); wire != nil {
+			a.passOn(name, wire)
+		}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var beside sync.WaitGroup
@@ -228,7 +227,7 @@ func (a *Agent) runFleet(ctx context.Context) error {
 	return a.hosts.Run(ctx)
 }
 
-// passOn has the region's other agents get a goal, or the beat where service is empty.
+// passOn has the region's other agents get a goal, or what else a Shelf has under a name.
 func (a *Agent) passOn(service string, wire []byte) {
 	if err := a.gossip.SendGoal(service, wire); err != nil {
 		a.cfg.Logger.Warn("goal not passed on to the region's other agents", "service", service, "error", err)
@@ -259,14 +258,14 @@ func (a *Agent) goal(wire []byte) error {
 	case *goal.Recall:
 		service = goal.Recalls
 		a.cfg.Logger.Info("list of recalled builds", "version", d.Version, "builds", len(d.SHA256), "by", d.By)
+	case *goal.RecallBeat:
+		service = goal.RecallBeats
+		if shelf.RecallsBehind() {
+			a.want(goal.Recalls)
+		}
 	}
 	a.keepBuilds()
-	if service == "" {
-		wire = shelf.Beat()
-	} else {
-		wire = shelf.Wire(service) // a later one may have come by another way
-	}
-	a.passOn(service, wire)
+	a.passOn(service, shelf.Wire(service)) // a later one may have come by another way
 	a.hosts.Follow(a.ctx(), service)
 	return nil
 }
@@ -284,10 +283,13 @@ func (a *Agent) lacking(b *goal.Beat) (lacking []string) {
 
 // wantGoals asks for goals that a beat names and that are not here.
 func (a *Agent) wantGoals(b *goal.Beat) {
-	lacking := a.lacking(b)
-	if len(lacking) == 0 {
-		return
+	if lacking := a.lacking(b); len(lacking) > 0 {
+		a.want(lacking...)
 	}
+}
+
+// want asks for what is lacking here.
+func (a *Agent) want(lacking ...string) {
 	if err := a.gossip.WantGoals(lacking...); err != nil {
 		a.cfg.Logger.Warn("goals that are lacking here are not asked for", "services", len(lacking), "error", err)
 	}

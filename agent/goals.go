@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/goal"
@@ -21,9 +22,9 @@ const (
 // GoalsTable is the table in which the seeder writes goals before it sends them, as
 // services.Tables has it. What is read there is believed for its signature alone.
 type GoalsTable interface {
-	// Head is the newest beat, Goal a service's newest goal, as they are signed; nil where
-	// there is none.
-	Head(ctx context.Context) ([]byte, error)
+	// Head is the newest beat, and that of the list of recalls; Goal a service's newest goal,
+	// or that list for goal.Recalls. They are as signed; nil where there is none.
+	Head(ctx context.Context) (beat, recalls []byte, err error)
 	Goal(ctx context.Context, service string) ([]byte, error)
 }
 
@@ -51,12 +52,17 @@ func (a *Agent) watchHead(ctx context.Context) {
 func (a *Agent) readHead(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, headTimeout)
 	defer cancel()
-	wire, err := a.cfg.Fleet.Table.Head(ctx)
+	wire, recalls, err := a.cfg.Fleet.Table.Head(ctx)
 	if err != nil || wire == nil {
 		return err
 	}
 	if err := a.goal(wire); err != nil {
 		return err
+	}
+	if recalls != nil {
+		if err := a.goal(recalls); err != nil {
+			return err
+		}
 	}
 	doc, err := goal.Open(wire, a.cfg.Trust, time.Now())
 	if err != nil {
@@ -68,6 +74,9 @@ func (a *Agent) readHead(ctx context.Context) error {
 	}
 	var all error
 	lacking := a.lacking(b)
+	if a.hosts.shelf.RecallsBehind() {
+		lacking = slices.Insert(lacking, 0, goal.Recalls)
+	}
 	for _, service := range lacking[:min(len(lacking), maxGoalsRead)] {
 		wire, err := a.cfg.Fleet.Table.Goal(ctx, service)
 		if err == nil && wire != nil {

@@ -84,7 +84,7 @@ func TestServiceIsDeployed(t *testing.T) {
 			return err == nil && ok && b.Versions["web"] == table.Version && bytes.Equal(a.shelf.Wire("web"), table.Wire)
 		})
 	}
-	if head, err := w.tables.Head(t.Context()); err != nil || head == nil {
+	if head, _, err := w.tables.Head(t.Context()); err != nil || head == nil {
 		t.Errorf("no head in the table: %v", err)
 	}
 }

@@ -231,9 +231,13 @@ func (s *Seeder) sendBeat(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("signing a beat: %w", err)
 	}
+	recalls, err := goal.Sign(ctx, s.cfg.Signer, &goal.RecallBeat{Time: b.Time, Version: s.recalls.get().Version})
+	if err != nil {
+		return fmt.Errorf("signing the beat of the list of recalls: %w", err)
+	}
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	return errors.Join(s.gossip.SendGoal("", wire), s.cfg.Services.WriteHead(ctx, wire))
+	return errors.Join(s.gossip.SendGoal("", wire), s.gossip.SendGoal(goal.RecallBeats, recalls), s.cfg.Services.WriteHead(ctx, wire, recalls))
 }
 
 // living are the agents that serve hosts, by region.

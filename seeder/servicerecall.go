@@ -62,6 +62,7 @@ func (s *Seeder) takeRecalls(r *services.Recalls) {
 	if err := s.gossip.SendGoal(goal.Recalls, r.Wire); err != nil {
 		s.cfg.Logger.Error("list of recalls not sent", "error", err)
 	}
+	s.services.beatSoon()
 	all, _ := s.services.all()
 	for _, v := range all {
 		v.owner.Tell(s.recalls.event())

@@ -2,6 +2,7 @@ package clustertest
 
 import (
 	"encoding/base64"
+	"slices"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/deployment"
 	"github.com/landfall-dist/landfall/internal/devcluster"
 	"github.com/landfall-dist/landfall/internal/goal"
+	"github.com/landfall-dist/landfall/internal/services"
 )
 
 // A goal that no member sends reaches an agent by the table, within ten seconds and what
@@ -37,6 +39,15 @@ func TestGoalsComeByTheTable(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	list := &goal.Recall{Version: time.Now().Unix(), SourceBucket: c.Global, SHA256: []string{}, Issued: time.Now()}
+	recallBeat := func() []byte {
+		t.Helper()
+		wire, err := goal.Sign(t.Context(), c.cluster.Key, &goal.RecallBeat{Time: time.Now(), Version: list.Version})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return wire
+	}
 	write("forged")
 	write("web")
 	began := time.Now()
@@ -44,7 +55,7 @@ func TestGoalsComeByTheTable(t *testing.T) {
 		// As long as the seeder does not write its own, which does not know of these.
 		beat, err := goal.Sign(t.Context(), c.cluster.Key, &goal.Beat{Time: time.Now(), Versions: map[string]int64{"web": began.Unix(), "forged": began.Unix()}})
 		if err == nil {
-			err = tables.WriteHead(t.Context(), beat)
+			err = tables.WriteHead(t.Context(), beat, recallBeat())
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -61,4 +72,28 @@ func TestGoalsComeByTheTable(t *testing.T) {
 		return len(s.Fleet.Services) == 1 && s.Fleet.Services[0].Service == "web"
 	})
 	t.Logf("after %s", time.Since(began).Round(time.Millisecond))
+
+	// The list of recalls that its beat names is not in the table yet, then it is.
+	lacks := func(want bool) func() bool {
+		return func() bool {
+			beat, err := goal.Sign(t.Context(), c.cluster.Key, &goal.Beat{Time: time.Now()})
+			if err == nil {
+				err = tables.WriteHead(t.Context(), beat, recallBeat())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := c.Agents[0].AgentStatus(t.Context())
+			return err == nil && s.Fleet != nil && slices.Contains(s.Fleet.Behind, goal.Recalls) == want
+		}
+	}
+	c.Until("the list of recalls is known to lack", lacks(true))
+	wire, err := goal.Sign(t.Context(), c.cluster.Key, list)
+	if err == nil {
+		err = tables.WriteRecalls(t.Context(), &services.Recalls{Version: list.Version, Wire: wire}, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Until("it is here", lacks(false))
 }

@@ -183,8 +183,10 @@ func (f *Fleet) own(ctx context.Context) {
 	if wire := f.cfg.Shelf.Beat(); wire != nil {
 		m.beats(wire)
 	}
-	if wire := f.cfg.Shelf.Recalls(); wire != nil {
-		m.recall(wire)
+	for _, name := range []string{goal.Recalls, goal.RecallBeats} {
+		if wire := f.cfg.Shelf.Wire(name); wire != nil {
+			m.recall(name, wire)
+		}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var beside sync.WaitGroup
@@ -314,8 +316,9 @@ func (f *Fleet) ask(ctx context.Context, e func(*machine)) bool {
 	}
 }
 
-// Follow takes what was added to the shelf for a service, the beat where service is empty, or
-// the recalls where it is goal.Recalls, and passes it down.
+// Follow takes what was added to the shelf for a service, the beat where service is empty, the
+// recalls where it is goal.Recalls or their beat where it is goal.RecallBeats, and passes it
+// down.
 func (f *Fleet) Follow(ctx context.Context, service string) {
 	f.tell(ctx, func(m *machine) {
 		if service == "" {
@@ -324,8 +327,8 @@ func (f *Fleet) Follow(ctx context.Context, service string) {
 			}
 			return
 		}
-		if service == goal.Recalls {
-			m.recall(f.cfg.Shelf.Recalls())
+		if service == goal.Recalls || service == goal.RecallBeats {
+			m.recall(service, f.cfg.Shelf.Wire(service))
 			return
 		}
 		// A later one may be added between these two: then it is passed down twice.

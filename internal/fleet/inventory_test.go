@@ -53,9 +53,10 @@ func TestInventory(t *testing.T) {
 func TestRecallsGoDown(t *testing.T) {
 	w := newWorld(t)
 	names := w.join(2, "a")
-	w.m.recall([]byte("a list"))
+	w.m.recall(goal.RecallBeats, []byte("its beat"))
+	w.m.recall(goal.Recalls, []byte("a list"))
 	for _, n := range names {
-		if got := take[*hostwire.Goal](w.hosts[n]); len(got) != 1 || string(got[0].Wire) != "a list" {
+		if got := take[*hostwire.Goal](w.hosts[n]); len(got) != 2 || string(got[0].Wire) != "its beat" || string(got[1].Wire) != "a list" {
 			t.Errorf("%s got %v", n, got)
 		}
 	}
@@ -63,7 +64,7 @@ func TestRecallsGoDown(t *testing.T) {
 	h := w.hosts[names[0]]
 	h.got = nil
 	w.hello(h)
-	if got := take[*hostwire.Goal](h); len(got) != 2 || string(got[0].Wire) != "a list" {
+	if got := take[*hostwire.Goal](h); len(got) != 3 || string(got[0].Wire) != "a list" || string(got[1].Wire) != "its beat" {
 		t.Errorf("it hears of %v", got)
 	}
 }

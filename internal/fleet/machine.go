@@ -125,7 +125,9 @@ type machine struct {
 	idle      int // services without a goal
 	beat      hostwire.Encoded
 	recalls   hostwire.Encoded
-	welcome   hostwire.Encoded
+	// recallBeat is the beat of that list.
+	recallBeat hostwire.Encoded
+	welcome    hostwire.Encoded
 	// sources are where the region's agents hand builds out.
 	sources []hostwire.Peer
 	recipes map[string]*recipe // by executionId
@@ -226,7 +228,8 @@ func (m *machine) join(hello *hostwire.Hello, from netip.Addr, l link) {
 		h.services = append(h.services, r)
 	}
 	m.send(h, "welcome", m.welcome)
-	m.send(h, "recalls", m.recalls) // before the goals, which it may forbid
+	m.send(h, goal.Recalls, m.recalls) // before the goals, which it may forbid
+	m.send(h, goal.RecallBeats, m.recallBeat)
 	m.send(h, "beat", m.beat)
 	for i := range hello.Services {
 		m.runs(h, &hello.Services[i])
@@ -466,11 +469,16 @@ func (m *machine) beats(wire []byte) {
 	}
 }
 
-// recall passes the list of recalled builds down.
-func (m *machine) recall(wire []byte) {
-	m.recalls = encode(&hostwire.Goal{Wire: wire})
+// recall passes the list of recalled builds down, or its beat.
+func (m *machine) recall(name string, wire []byte) {
+	message := encode(&hostwire.Goal{Wire: wire})
+	if name == goal.Recalls {
+		m.recalls = message
+	} else {
+		m.recallBeat = message
+	}
 	for _, h := range m.hosts {
-		m.send(h, "recalls", m.recalls)
+		m.send(h, name, message)
 	}
 }
 

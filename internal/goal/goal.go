@@ -3,8 +3,8 @@
 // (shelf.go) and has what agents count of the hosts under them (counts.go); others carry
 // them, switch hosts, and decide what the next goal is.
 //
-// A document travels as a signing.Envelope of the kind "landfall-goal-v1", "landfall-beat-v1"
-// or "landfall-recall-v1" (recall.go).
+// A document travels as a signing.Envelope of the kind "landfall-goal-v1", "landfall-beat-v1",
+// "landfall-recall-v1" or "landfall-recall-beat-v1" (recall.go).
 package goal
 
 import (
@@ -47,7 +47,7 @@ const (
 	beatKind = "landfall-beat-v1"
 )
 
-var envelope = signing.Envelope{Kinds: []string{goalKind, beatKind, recallKind}, MaxLength: MaxLength}
+var envelope = signing.Envelope{Kinds: []string{goalKind, beatKind, recallKind, recallBeatKind}, MaxLength: MaxLength}
 
 var (
 	// ErrInvalid is wrapped by errors about a document that is malformed or breaks a bound.
@@ -157,7 +157,7 @@ type Beat struct {
 // greater than last whatever the clock says.
 func NextVersion(now time.Time, last int64) int64 { return max(now.Unix(), last+1) }
 
-// Sign encodes and signs a *Goal, a *Beat or a *Recall.
+// Sign encodes and signs a *Goal, a *Beat, a *Recall or a *RecallBeat.
 func Sign(ctx context.Context, signer signing.Signer, doc any) ([]byte, error) {
 	switch d := doc.(type) {
 	case *Goal:
@@ -175,12 +175,17 @@ func Sign(ctx context.Context, signer signing.Signer, doc any) ([]byte, error) {
 			return nil, err
 		}
 		return envelope.Sign(ctx, signer, recallKind, d)
+	case *RecallBeat:
+		if err := d.check(); err != nil {
+			return nil, err
+		}
+		return envelope.Sign(ctx, signer, recallBeatKind, d)
 	}
 	return nil, fmt.Errorf("%w: cannot sign a %T", ErrInvalid, doc)
 }
 
 // Open checks a document from the network or the disk against what is trusted, and returns
-// a *Goal, a *Beat or a *Recall. Errors wrap ErrInvalid or ErrUntrusted.
+// a *Goal, a *Beat, a *Recall or a *RecallBeat. Errors wrap ErrInvalid or ErrUntrusted.
 func Open(wire []byte, trust *signing.Trust, now time.Time) (any, error) {
 	opened, err := envelope.Open(wire, trust)
 	if err != nil {
@@ -195,6 +200,19 @@ func Open(wire []byte, trust *signing.Trust, now time.Time) (any, error) {
 			return nil, err
 		}
 		return b, checkTime(b.Time, now)
+	}
+	if opened.Kind == recallBeatKind {
+		b := new(RecallBeat)
+		if err := opened.Decode(b); err != nil {
+			return nil, err
+		}
+		if err := b.check(); err != nil {
+			return nil, err
+		}
+		if err := checkTime(b.Time, now); err != nil {
+			return nil, err
+		}
+		return b, checkVersion(b.Version, now)
 	}
 	if opened.Kind == recallKind {
 		r := new(Recall)

@@ -16,9 +16,13 @@ const (
 	// the services: no service has a dot first.
 	Recalls = ".recalls"
 
-	recallKind = "landfall-recall-v1"
-	// recallFile is the list's on a shelf.
-	recallFile = "recalls"
+	// RecallBeats is the name of the beat of that list.
+	RecallBeats = ".recalls-beat"
+
+	recallKind     = "landfall-recall-v1"
+	recallBeatKind = "landfall-recall-beat-v1"
+	// recallFile is the list's on a shelf, recallBeatFile its beat's.
+	recallFile, recallBeatFile = "recalls", "recalls-beat"
 )
 
 // Recall is the list of builds that are not to run anywhere: no host starts one, and no agent
@@ -34,6 +38,20 @@ type Recall struct {
 	SHA256 []string  `json:"sha256"`
 	By     string    `json:"by,omitempty"` // the operator who has changed it last
 	Issued time.Time `json:"issued"`
+}
+
+// RecallBeat says which list is the newest, so that whoever has an old one knows. A Beat does
+// not: who does not know of lists would refuse it.
+type RecallBeat struct {
+	Time    time.Time `json:"time"`
+	Version int64     `json:"version"` // 0 for that there is no list
+}
+
+func (b *RecallBeat) check() error {
+	if b.Version < 0 {
+		return fmt.Errorf("%w: recalls of version %d", ErrInvalid, b.Version)
+	}
+	return nil
 }
 
 // Has reports whether a build is recalled.

@@ -21,7 +21,7 @@ func aRecall(version int64, sums ...string) *Recall {
 func TestRecall(t *testing.T) {
 	dir := t.TempDir()
 	s := openShelf(t, dir)
-	if s.Recalled(composite) || s.Recalls() != nil {
+	if s.Recalled(composite) || s.Wire(Recalls) != nil {
 		t.Error("recalled by nobody")
 	}
 	for i, c := range []struct {
@@ -43,7 +43,7 @@ func TestRecall(t *testing.T) {
 		}
 	}
 	again := openShelf(t, dir)
-	if !again.Recalled(composite) || len(again.Recalls()) == 0 || again.Recalled("other") {
+	if !again.Recalled(composite) || len(again.Wire(Recalls)) == 0 || again.Recalled("other") {
 		t.Error("forgotten over a restart")
 	}
 	if err := os.WriteFile(filepath.Join(dir, recallFile), sign(t, aGoal(1)), 0o600); err != nil {
@@ -91,6 +91,59 @@ func TestRecallBounds(t *testing.T) {
 		}
 		if _, err := Open(wire, trust, noon.Add(time.Minute)); ok != (err == nil) || !ok && !errors.Is(err, ErrUntrusted) {
 			t.Errorf("a key that is trusted with %q: %v", rule, err)
+		}
+	}
+}
+
+// TestRecallBeat: a list of recalls that is kept back shows as age, or is named, beside goals
+// that are the newest.
+func TestRecallBeat(t *testing.T) {
+	dir := t.TempDir()
+	s := openShelf(t, dir)
+	at := func(minutes int) time.Time { return noon.Add(time.Duration(minutes) * time.Minute) }
+	add := func(doc any) {
+		t.Helper()
+		if added, err := s.Add(sign(t, doc)); err != nil || !added {
+			t.Fatalf("%T: %t, %v", doc, added, err)
+		}
+	}
+	age := func(minutes int, want time.Duration, behind ...string) {
+		t.Helper()
+		if got, known, names := s.Age(at(minutes)); !known || got != want || !slices.Equal(names, behind) {
+			t.Errorf("%s, known %t, behind %q; want %s, %q", got, known, names, want, behind)
+		}
+	}
+	add(aGoal(1))
+	add(&Beat{Time: at(0), Versions: map[string]int64{"web": 1}})
+	age(1, time.Minute) // from a seeder that says nothing of recalls
+	add(&RecallBeat{Time: at(0)})
+	age(1, time.Minute)
+	add(&Beat{Time: at(3), Versions: map[string]int64{"web": 1}})
+	age(4, 4*time.Minute) // goals alone come on
+	add(&RecallBeat{Time: at(3), Version: 7})
+	age(4, time.Minute, Recalls) // the list does not
+	if !s.RecallsBehind() {
+		t.Error("not behind")
+	}
+	s = openShelf(t, dir)
+	age(4, time.Minute, Recalls)
+	list := aRecall(7, composite)
+	add(list)
+	age(4, time.Minute)
+	if known, err := s.Add(sign(t, &RecallBeat{Time: at(2), Version: 9})); known || err != nil {
+		t.Errorf("an older beat is taken: %v", err)
+	}
+	for name, b := range map[string]*RecallBeat{
+		"version":       {Time: noon, Version: -1},
+		"far ahead":     {Time: noon.Add(2 * executionid.MaxAhead)},
+		"version ahead": {Time: noon, Version: noon.Add(2 * executionid.MaxAhead).Unix()},
+	} {
+		wire, err := Sign(t.Context(), key, b)
+		if err == nil {
+			_, err = Open(wire, trust, noon)
+		}
+		if !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

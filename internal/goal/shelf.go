@@ -26,7 +26,7 @@ const (
 var ErrOld = errors.New("older than what is known")
 
 // Shelf keeps the greatest goal of each service, the greatest list of recalls and the newest
-// beat, in a directory where it has one. It is safe for concurrent use.
+// beat of both, in a directory where it has one. It is safe for concurrent use.
 type Shelf struct {
 	dir   string // empty for memory alone
 	trust *signing.Trust
@@ -39,6 +39,9 @@ type Shelf struct {
 	wire    []byte // the beat's
 	recall  *Recall
 	recalls []byte // as they are sent
+
+	recallBeat     *RecallBeat
+	recallBeatWire []byte
 }
 
 type kept struct {
@@ -66,7 +69,7 @@ func OpenShelf(dir string, trust *signing.Trust) (*Shelf, error) {
 	}
 	var odd error
 	for _, n := range names {
-		if n.Name() != beatFile && n.Name() != recallFile && !strings.HasSuffix(n.Name(), goalSuffix) {
+		if n.Name() != beatFile && n.Name() != recallFile && n.Name() != recallBeatFile && !strings.HasSuffix(n.Name(), goalSuffix) {
 			continue
 		}
 		file := filepath.Join(dir, n.Name())
@@ -102,6 +105,8 @@ func fileOf(doc any) string {
 		return d.Service + goalSuffix
 	case *Recall:
 		return recallFile
+	case *RecallBeat:
+		return recallBeatFile
 	}
 	return beatFile
 }
@@ -116,6 +121,8 @@ func (s *Shelf) keep(doc any, wire []byte) {
 		s.beat, s.wire = d, wire
 	case *Recall:
 		s.recall, s.recalls = d, wire
+	case *RecallBeat:
+		s.recallBeat, s.recallBeatWire = d, wire
 	}
 }
 
@@ -152,6 +159,10 @@ func (s *Shelf) compare(doc any, wire []byte) (known bool, err error) {
 	switch d := doc.(type) {
 	case *Beat:
 		if s.beat != nil && !d.Time.After(s.beat.Time) {
+			return true, nil
+		}
+	case *RecallBeat:
+		if s.recallBeat != nil && !d.Time.After(s.recallBeat.Time) {
 			return true, nil
 		}
 	case *Recall:
@@ -200,11 +211,32 @@ func (s *Shelf) Goal(service string) *Goal {
 	return s.goals[service].goal
 }
 
-// Wire is a service's newest goal as it is sent; nil for none.
+// Wire is a service's newest goal as it is sent, the beat where service is empty, the list of
+// recalls for Recalls and its beat for RecallBeats; nil for none.
 func (s *Shelf) Wire(service string) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	switch service {
+	case "":
+		return s.wire
+	case Recalls:
+		return s.recalls
+	case RecallBeats:
+		return s.recallBeatWire
+	}
 	return s.goals[service].wire
+}
+
+// RecallsBehind reports whether there is a newer list of recalls than the one here.
+func (s *Shelf) RecallsBehind() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.recallsBehind()
+}
+
+// recallsBehind is called with mu held.
+func (s *Shelf) recallsBehind() bool {
+	return s.recallBeat != nil && s.recallBeat.Version > 0 && (s.recall == nil || s.recall.Version < s.recallBeat.Version)
 }
 
 // Recalled reports whether a build, by its composite SHA-256, is recalled.
@@ -212,13 +244,6 @@ func (s *Shelf) Recalled(sha256 string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.recall.Has(sha256)
-}
-
-// Recalls is the newest list of recalls as it is sent; nil for none.
-func (s *Shelf) Recalls() []byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.recalls
 }
 
 // Beat is the newest beat as it is sent; nil for none.
@@ -229,8 +254,10 @@ func (s *Shelf) Beat() []byte {
 }
 
 // Age is how long ago a seeder last said that the goals here are the newest: since the beat
-// that was signed last, or since a goal that is newer than it. It is 0 where none is known,
-// and known false. Behind are the services of which the beat names a greater version.
+// that was signed last, or since a goal that is newer than it; or, where that is longer ago
+// and lists of recalls have ever been heard of, that the list is. It is 0 where no goal is
+// known, and known false. Behind are the services of which the beat names a greater version,
+// and Recalls where its own one does.
 func (s *Shelf) Age(now time.Time) (age time.Duration, known bool, behind []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -246,6 +273,18 @@ func (s *Shelf) Age(now time.Time) (age time.Duration, known bool, behind []stri
 	for _, k := range s.goals {
 		if k.goal.Issued.After(last) {
 			last = k.goal.Issued
+		}
+	}
+	if s.recallsBehind() {
+		behind = append(behind, Recalls)
+	}
+	if b := s.recallBeat; b != nil && !last.IsZero() {
+		list := b.Time
+		if s.recall != nil && s.recall.Issued.After(list) {
+			list = s.recall.Issued
+		}
+		if list.Before(last) {
+			last = list
 		}
 	}
 	slices.Sort(behind)

@@ -355,7 +355,7 @@ func TestFleetIsBounded(t *testing.T) {
 			sent++
 		}
 	}
-	if sent != goal.MaxServices+2 {
+	if sent != goal.MaxServices+3 {
 		t.Errorf("goals of %d services are sent", sent)
 	}
 	s.DropGoal("s0")

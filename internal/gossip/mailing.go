@@ -103,7 +103,7 @@ func (m *mailing) put(name string, change func(*letter)) error {
 	m.mu.Lock()
 	l := m.letters[name]
 	if l == nil {
-		if len(m.letters) > goal.MaxServices+1 { // and a beat, and the recalls
+		if len(m.letters) > goal.MaxServices+2 { // and a beat, and the recalls with theirs
 			m.mu.Unlock()
 			return fmt.Errorf("%s: %d services are told of already, at most %d", name, len(m.letters), goal.MaxServices)
 		}

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -69,6 +70,34 @@ func TestAgentTakenOver(t *testing.T) {
 	if v := h.shelf.Goal("web").Version; v != version || runs(t, dir) != "build 1" {
 		t.Errorf("goal %d, runs %q", v, runs(t, dir))
 	}
+}
+
+// TestRecallsKeptBack: an agent that keeps the list of recalls from a host, and goes on with
+// goals, is seen by the age; one that keeps back the list alone, by its name.
+func TestRecallsKeptBack(t *testing.T) {
+	a := newAgent(t)
+	h := startHost(t, t.TempDir(), nil, a.url)
+	beat := func(doc any) *hostwire.Goal {
+		t.Helper()
+		wire, err := goal.Sign(t.Context(), key, doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &hostwire.Goal{Wire: wire}
+	}
+	one, now := newBuild(t, 1), time.Now()
+	fresh := func() bool { s := h.Status(); return s.GoalAge != nil && *s.GoalAge < 300 }
+	a.say(sign(t, goalOf(10, one, nil), key), beat(&goal.Beat{Time: now, Versions: map[string]int64{"web": 10}}))
+	until(t, "the goal is of now", fresh)
+	a.say(beat(&goal.RecallBeat{Time: now.Add(-time.Hour)}))
+	until(t, "the list is of an hour ago", func() bool { return *h.Status().GoalAge >= 3600 })
+	a.say(beat(&goal.RecallBeat{Time: now, Version: 9}))
+	until(t, "there is one that is lacking", func() bool { return fresh() && slices.Equal(h.Status().Behind, []string{goal.Recalls}) })
+	if code, _ := h.get(t, "/status"); code != 200 {
+		t.Errorf("/status: %d", code)
+	}
+	a.say(beat(&goal.Recall{Version: 9, SourceBucket: "global-builds", Issued: now}))
+	until(t, "it is here", func() bool { return len(h.Status().Behind) == 0 })
 }
 
 // TestAgentOfAnotherRegion: a host whose certificate names its region takes no other one's

@@ -178,7 +178,7 @@ func TestHostileAnswers(t *testing.T) {
 			return err
 		}},
 		{"a beat", "GetItem", func(ctx context.Context, of tables) error {
-			_, err := of.services.Head(ctx)
+			_, _, err := of.services.Head(ctx)
 			return err
 		}},
 		{"recalls", "GetItem", func(ctx context.Context, of tables) error {
@@ -195,7 +195,9 @@ func TestHostileAnswers(t *testing.T) {
 			}
 			return err
 		}},
-		{"a beat that is written", "PutItem", func(ctx context.Context, of tables) error { return of.services.WriteHead(ctx, []byte("beat")) }},
+		{"a beat that is written", "PutItem", func(ctx context.Context, of tables) error {
+			return of.services.WriteHead(ctx, []byte("beat"), []byte("its"))
+		}},
 	}
 	for name, answer := range hostileAnswers {
 		for _, status := range []int{http.StatusOK, http.StatusBadRequest, http.StatusInternalServerError, http.StatusFound} {

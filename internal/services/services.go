@@ -344,9 +344,9 @@ func (t *Tables) transact(ctx context.Context, service string, items ...types.Tr
 
 // WriteHead puts a beat, as it is signed, beside the services: who reads it knows which
 // goals are the newest.
-func (t *Tables) WriteHead(ctx context.Context, wire []byte) error {
+func (t *Tables) WriteHead(ctx context.Context, wire, recalls []byte) error {
 	_, err := t.client.PutItem(ctx, &dynamodb.PutItemInput{
-		TableName: &t.names.Services, Item: item{"service": text(goal.Head), "beat": &types.AttributeValueMemberB{Value: wire}},
+		TableName: &t.names.Services, Item: item{"service": text(goal.Head), "beat": &types.AttributeValueMemberB{Value: wire}, "recalls": &types.AttributeValueMemberB{Value: recalls}},
 	})
 	if err != nil {
 		return t.explain(0, err)
@@ -354,22 +354,27 @@ func (t *Tables) WriteHead(ctx context.Context, wire []byte) error {
 	return nil
 }
 
-// Head reads the beat as it is signed; nil where there is none.
-func (t *Tables) Head(ctx context.Context) ([]byte, error) {
+// Head reads the beat as it is signed, and that of the list of recalls; nil where there is none.
+func (t *Tables) Head(ctx context.Context) (wire, recalls []byte, err error) {
 	out, err := t.client.GetItem(ctx, &dynamodb.GetItemInput{TableName: &t.names.Services, Key: item{"service": text(goal.Head)}})
 	if err != nil {
-		return nil, t.explain(0, err)
+		return nil, nil, t.explain(0, err)
 	}
-	return binary(out.Item, "beat", goal.MaxLength), nil
+	return binary(out.Item, "beat", goal.MaxLength), binary(out.Item, "recalls", goal.MaxLength), nil
 }
 
-// Goal reads a service's goal as it is signed; nil where there is none.
+// Goal reads a service's goal as it is signed, or for goal.Recalls that list; nil where there
+// is none.
 func (t *Tables) Goal(ctx context.Context, service string) ([]byte, error) {
 	out, err := t.client.GetItem(ctx, &dynamodb.GetItemInput{TableName: &t.names.Services, Key: item{"service": text(service)}})
 	if err != nil {
 		return nil, t.explain(0, err)
 	}
-	return binary(out.Item, "goal", goal.MaxLength), nil
+	attribute := "goal"
+	if service == goal.Recalls {
+		attribute = "recalls"
+	}
+	return binary(out.Item, attribute, goal.MaxLength), nil
 }
 
 // NewID is that of a deployment that follows another one of the same service.

@@ -88,10 +88,10 @@ func TestWriteAndRead(t *testing.T) {
 		s.Current.Target != build(3) || s.Current.Regions["region-a"].Cut != 5 || !s.Current.Started.Equal(noon) {
 		t.Errorf("%+v, %+v", s, s.Current)
 	}
-	if err := tables.WriteHead(t.Context(), []byte("beat")); err != nil {
+	if err := tables.WriteHead(t.Context(), []byte("beat"), []byte("recalls")); err != nil {
 		t.Fatal(err)
 	}
-	if head, err := tables.Head(t.Context()); err != nil || string(head) != "beat" {
+	if head, recalls, err := tables.Head(t.Context()); err != nil || string(head) != "beat" || string(recalls) != "recalls" {
 		t.Errorf("%s, %v", head, err)
 	}
 	all, err := tables.All(t.Context())
