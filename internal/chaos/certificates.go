@@ -5,6 +5,7 @@ package chaos
 import (
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/identity"
@@ -16,14 +17,26 @@ const (
 	cluster = "chaos"
 	// foreignBucket and foreignRegion are what no build goes to.
 	foreignBucket, foreignRegion = "foreign-builds", "foreign"
+	// authorityAge is how long there has been the authority, and those of hosts. Certificates
+	// of hosts were made then, and have ended for two days.
+	authorityAge = 72 * time.Hour
 )
+
+// past is a clock that stands that far back.
+func past(d time.Duration) identity.Clock {
+	then := time.Now().Add(-d)
+	return func() time.Time { return then }
+}
 
 // certify gives every member a certificate and the gossip key.
 func (w *World) certify() {
 	w.t().Helper()
 	dir := filepath.Join(w.dir, "ca")
-	var err error
-	if w.authority, err = ca.Init(dir, cluster, nil, nil); err != nil {
+	_, err := ca.Init(dir, cluster, w.regions(), past(authorityAge))
+	if err == nil {
+		w.authority, err = ca.Open(dir, nil)
+	}
+	if err != nil {
 		w.t().Fatal(err)
 	}
 	gossipKey := filepath.Join(w.dir, "gossip.key")
@@ -76,6 +89,14 @@ func giveTo(uid int, dir string) error {
 		}
 		return os.Chown(path, uid, uid)
 	})
+}
+
+// regions are those of all agents.
+func (w *World) regions() (all []string) {
+	for _, b := range w.Buckets {
+		all = append(all, regionOf(b))
+	}
+	return all
 }
 
 // regionOf is the region of a bucket's agents.

@@ -16,5 +16,6 @@
 // (network.go). Each member reaches the stores through a Gate of its own
 // (gate.go, fault.go), in front of which the connections themselves can be
 // harmed (wire.go). A watch (watch.go) looks at the buckets and the table all the
-// time; Settle (settle.go) at all of it in the end.
+// time; Settle (settle.go) at all of it in the end. With Options.Fleet agents have hosts
+// (hosts.go), and a watch of their own looks at those (fleetwatch.go).
 package chaos

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -28,6 +29,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/ledger"
 	"github.com/landfall-dist/landfall/internal/operator"
 	"github.com/landfall-dist/landfall/internal/processtest"
+	"github.com/landfall-dist/landfall/internal/services"
 	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/seeder/client"
 )
@@ -58,6 +60,8 @@ type Options struct {
 	// Certificates gives every member one, and a gossip key, and has them ask for others':
 	// --tls require.
 	Certificates bool
+	// Fleet has all agents serve hosts, which AddHosts makes.
+	Fleet bool
 	// OperatorToken makes the seeder ask for a token, which its Member then has.
 	OperatorToken bool
 	// Seed makes all that is random.
@@ -79,6 +83,7 @@ type World struct {
 	S3       *s3.Client
 	Ledger   *ledger.Ledger
 	Arrivals *arrivals.Table
+	Services *services.Tables // nil without Options.Fleet
 
 	owner   testing.TB                 // the test that began the world
 	running atomic.Pointer[testing.TB] // the one that uses it now: owner, or a subtest
@@ -95,6 +100,9 @@ type World struct {
 
 	mu     sync.Mutex
 	builds map[string]*history
+	hosts  []*Host
+	// deployed is when the first deployment of a key was asked for.
+	deployed map[string]time.Time
 
 	authority *ca.Dir // nil without Certificates
 }
@@ -107,9 +115,10 @@ func Start(t testing.TB, o Options) *World {
 	}
 	w := &World{
 		owner: t, n: host.next(), options: o,
-		rng:    rand.New(rand.NewPCG(o.Seed, 1)),
-		builds: make(map[string]*history),
-		idle:   make(map[*Member]Levels),
+		rng:      rand.New(rand.NewPCG(o.Seed, 1)),
+		builds:   make(map[string]*history),
+		deployed: make(map[string]time.Time),
+		idle:     make(map[*Member]Levels),
 	}
 	w.running.Store(&t)
 	w.dir = filepath.Join(host.dir, fmt.Sprintf("%d-%s", w.n, strings.NewReplacer("/", "-", ",", "", ":", "").Replace(t.Name())))
@@ -139,6 +148,9 @@ func Start(t testing.TB, o Options) *World {
 		}
 	}
 	w.watch = startWatch(w)
+	if o.Fleet {
+		w.watchFleet()
+	}
 	return w
 }
 
@@ -245,6 +257,9 @@ func (w *World) addMembers(key string) {
 	}
 	if w.options.Certificates {
 		w.certify()
+	}
+	if w.options.Fleet {
+		w.addFleet()
 	}
 }
 
@@ -373,14 +388,25 @@ func (w *World) end() {
 			all.Go(m.Terminate)
 		}
 	}
+	for _, h := range w.hosts {
+		all.Go(func() { h.end(syscall.SIGTERM) })
+	}
 	all.Wait()
+	for _, h := range w.hosts {
+		if b, err := os.ReadFile(h.log()); err == nil {
+			w.suspicious(h.Name, string(b))
+			if w.t().Failed() {
+				w.t().Logf("%s, last lines of %s:\n%s", h.Name, h.log(), lastLines(string(b)))
+			}
+		}
+	}
 	for _, m := range w.Members() {
 		if m == nil || m.Gate == nil {
 			continue
 		}
 		m.Gate.close()
 		if b, err := os.ReadFile(m.log()); err == nil {
-			w.suspicious(m, string(b))
+			w.suspicious(m.Name, string(b))
 			if w.t().Failed() {
 				w.t().Logf("%s, last lines of %s:\n%s", m.Name, m.log(), lastLines(string(b)))
 			}
@@ -396,11 +422,11 @@ func (w *World) end() {
 }
 
 // suspicious looks for what no log must ever say.
-func (w *World) suspicious(m *Member, log string) {
+func (w *World) suspicious(name, log string) {
 	for line := range strings.Lines(log) {
 		for _, word := range []string{"panic:", "DATA RACE", "fatal error:", "level=ERROR msg=panic", "concurrent map"} {
 			if strings.Contains(line, word) {
-				w.t().Errorf("%s logged %q", m.Name, strings.TrimSpace(line))
+				w.t().Errorf("%s logged %q", name, strings.TrimSpace(line))
 			}
 		}
 	}

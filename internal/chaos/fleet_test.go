@@ -1,0 +1,232 @@
+//go:build linux
+
+package chaos
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/seeder/client"
+)
+
+// fleetTimeout bounds the wait for a deployment: an agent that was killed while its hosts
+// switched keeps their places for two minutes.
+const fleetTimeout = 5 * time.Minute
+
+// TestFleet breaks what is between a goal and the hosts. A host runs a whole, verified build
+// at every moment, none at or above the cut runs the target, no more switch than may, every
+// live host ends on the newest goal, and no deployment says done that is not: fleetWatch
+// looks at that all the time.
+func TestFleet(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name  string
+		short bool
+		run   func(*testing.T)
+	}{
+		{"seeder killed between table and send", true, seederBeforeSending},
+		{"no host, then one", true, fewHosts},
+		{"half of the hosts come and go", true, hostsComeAndGo},
+		{"agents restarted in turn", false, agentsInTurn},
+		{"seeder killed in mid-bake", false, seederInMidBake},
+		{"certificates of hosts have ended", false, endedCertificates},
+	} {
+		if c.short || *longFlag {
+			t.Run(c.name, func(t *testing.T) { t.Parallel(); c.run(t) })
+		}
+	}
+}
+
+// startFleet is Start with hosts in each region, which run a first build.
+func startFleet(t *testing.T, o Options, hosts int) *World {
+	t.Helper()
+	o.Fleet = true
+	w := Start(t, o)
+	for i := range w.Buckets {
+		w.AddHosts(i, hosts)
+	}
+	if hosts > 0 {
+		w.Until("all hosts are known", func() bool { return w.connected() == hosts*len(w.Buckets) })
+		w.Completed(w.Put("web-1.zip", 3<<20))
+		w.DeployService("web-1.zip", "100%", "1s")
+		w.SettleFleet("web-1.zip")
+	}
+	return w
+}
+
+// connected is how many hosts have a stream, over all agents.
+func (w *World) connected() (n int) {
+	for _, a := range w.Agents {
+		if s, err := a.AgentStatus(context.Background()); err == nil && s.Fleet != nil {
+			n += s.Fleet.Connected
+		}
+	}
+	return n
+}
+
+// policy has waves and a time to bake; none may fail.
+func policy(waves, bake string) api.Policy {
+	return api.Policy{Waves: strings.Split(waves, ","), Bake: bake, MaxUnavailable: string(maxUnavailable), MaxFailed: "0%"}
+}
+
+// DeployService begins a deployment.
+func (w *World) DeployService(key, waves, bake string) {
+	w.t().Helper()
+	w.deploys(key)
+	var last error
+	if !w.within(Timeout, func() bool {
+		_, last = w.Seeder.DeployService(context.Background(), service, client.ServiceDeployRequest{Key: key, Policy: policy(waves, bake)})
+		return last == nil
+	}) {
+		w.t().Fatalf("deploying %s: %v", key, last)
+	}
+}
+
+// state is the deployment as the seeder has it; nil while it does not answer.
+func (w *World) state() *api.Deployment {
+	s, err := w.Seeder.Service(context.Background(), service)
+	if err != nil {
+		return nil
+	}
+	return s.Deployment
+}
+
+// SettleFleet ends all faults, waits until the deployment of a key is done, and until all
+// hosts run it, those too that came late.
+func (w *World) SettleFleet(key string) *api.Deployment {
+	w.t().Helper()
+	w.heal()
+	for _, m := range w.Members() {
+		m.Run()
+	}
+	var d *api.Deployment
+	if !w.within(fleetTimeout, func() bool { d = w.state(); return d != nil && d.Ended() }) {
+		w.t().Fatalf("not in %s: the deployment of %s has ended: %+v\n%s", fleetTimeout, key, d, w.hostsView())
+	}
+	if d.State != api.DeploymentDone || d.Target == nil || d.Target.Key != key {
+		w.t().Fatalf("%s: %s (%s)\n%s", key, d.State, d.Reason, w.hostsView())
+	}
+	for _, h := range w.Hosts() {
+		if !w.within(fleetTimeout, func() bool { return !h.running() || h.Runs() == d.Target.ExecutionID }) {
+			w.t().Errorf("not in %s: %s runs %s: %s\n%s", fleetTimeout, h.Name, d.Target.ExecutionID, h.Runs(), w.hostsView())
+		}
+	}
+	w.together()
+	return d
+}
+
+func (w *World) hostsView() string {
+	var b bytes.Buffer
+	for _, h := range w.Hosts() {
+		fmt.Fprintf(&b, "%s: running %v, %s\n", h.Name, h.running(), h.Runs())
+	}
+	for _, a := range w.Agents {
+		if s, err := a.AgentStatus(context.Background()); err == nil {
+			fmt.Fprintf(&b, "%s: %+v\n", a.Name, s.Fleet)
+		}
+	}
+	return b.String()
+}
+
+// agentsInTurn restarts every agent while a wave goes on.
+func agentsInTurn(t *testing.T) {
+	w := startFleet(t, Options{Agents: []int{2, 1}, Seed: 31}, 4)
+	w.Completed(w.Put("web-2.zip", 5<<20))
+	w.DeployService("web-2.zip", "50%,100%", "2s")
+	for _, a := range w.Agents {
+		w.Until("hosts switch", func() bool { d := w.state(); return d != nil && (d.Wave > 0 || d.Ended()) })
+		a.Kill()
+		a.Run()
+		w.ready()
+	}
+	w.SettleFleet("web-2.zip")
+}
+
+// goalWritten is the call by which the seeder writes a goal.
+func goalWritten(c Call) bool { return c.Op == "TransactWriteItems" }
+
+// seederBeforeSending kills the seeder when a goal is in the table, and nobody was sent it.
+func seederBeforeSending(t *testing.T) {
+	w := startFleet(t, Options{Agents: []int{1, 1}, Seed: 32}, 2)
+	w.Completed(w.Put("web-2.zip", 1<<20))
+	written, letGo := make(chan Call, 1), make(chan struct{})
+	w.Seeder.Gate.Break(Rule{When: goalWritten, Times: 1, Do: HoldAnswer(written, letGo)})
+	w.deploys("web-2.zip")
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		ctx, cancel := context.WithTimeout(context.Background(), Timeout)
+		defer cancel()
+		_, _ = w.Seeder.DeployService(ctx, service, client.ServiceDeployRequest{Key: "web-2.zip", Policy: policy("50%,100%", "1s")}) // it is killed meanwhile
+	}()
+	held(t, written)
+	w.Seeder.Kill()
+	close(letGo)
+	<-asked
+	w.Seeder.Run()
+	w.SettleFleet("web-2.zip")
+}
+
+// seederInMidBake kills the seeder while a wave bakes: it bakes anew.
+func seederInMidBake(t *testing.T) {
+	w := startFleet(t, Options{Agents: []int{1, 1}, Seed: 33}, 3)
+	w.Completed(w.Put("web-2.zip", 1<<20))
+	w.DeployService("web-2.zip", "34%,100%", "5s")
+	w.Until("it bakes", func() bool { d := w.state(); return d != nil && d.State == api.DeploymentBaking })
+	w.Seeder.Kill()
+	w.Seeder.Run()
+	w.SettleFleet("web-2.zip")
+}
+
+// fewHosts: a service without hosts is done at once, and says so; one host alone, with waves
+// that are empty since it was in the first, is well.
+func fewHosts(t *testing.T) {
+	w := startFleet(t, Options{Agents: []int{1, 1}, Seed: 34}, 0)
+	w.Completed(w.Put("web-1.zip", 1<<20))
+	w.DeployService("web-1.zip", "50%,100%", "1s")
+	if d := w.SettleFleet("web-1.zip"); !strings.Contains(d.Reason, "0 hosts") {
+		t.Errorf("done without a host, and says %q", d.Reason)
+	}
+	h := w.AddHosts(0, 1)[0]
+	w.Until("the host runs it", func() bool { return h.Runs() != "" })
+	w.Completed(w.Put("web-2.zip", 1<<20))
+	w.DeployService("web-2.zip", "1%,50%,100%", "1s")
+	w.SettleFleet("web-2.zip")
+}
+
+// hostsComeAndGo kills every other host in mid-wave, and adds as many.
+func hostsComeAndGo(t *testing.T) {
+	w := startFleet(t, Options{Agents: []int{2, 1}, Seed: 35}, 6)
+	w.Completed(w.Put("web-2.zip", 8<<20))
+	w.DeployService("web-2.zip", "50%,100%", "2s")
+	w.Until("hosts switch", func() bool { d := w.state(); return d != nil && d.Wave > 0 })
+	killed := w.Hosts()
+	for i, h := range killed {
+		if i%2 == 0 {
+			h.Kill()
+		}
+	}
+	for i := range w.Buckets {
+		w.AddHosts(i, 3)
+	}
+	for i, h := range killed {
+		if i%2 == 0 {
+			h.Run()
+		}
+	}
+	w.SettleFleet("web-2.zip")
+}
+
+// endedCertificates: hosts whose certificates ended two days ago renew them at their agents,
+// and switch.
+func endedCertificates(t *testing.T) {
+	w := startFleet(t, Options{Agents: []int{1, 1}, Seed: 36, Certificates: true}, 3)
+	w.Completed(w.Put("web-2.zip", 1<<20))
+	w.DeployService("web-2.zip", "34%,100%", "1s")
+	w.SettleFleet("web-2.zip")
+}
