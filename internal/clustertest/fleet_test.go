@@ -94,8 +94,13 @@ func TestGoalsReachHosts(t *testing.T) {
 		case *hostwire.Welcome:
 			got["welcome"] = len(m.Agents) == 2
 		case *hostwire.Goal:
-			if !slices.Equal(m.Wire, wire) {
-				t.Fatal("another goal came")
+			switch doc, err := goal.Open(m.Wire, c.cluster.Trust, time.Now()); doc.(type) {
+			case *goal.Recall, *goal.RecallBeat: // of the seeder, which come the same way
+				continue
+			default:
+				if err != nil || !slices.Equal(m.Wire, wire) {
+					t.Fatalf("another goal came: %+v, %v", doc, err)
+				}
 			}
 			got["goal"] = true
 			said(goal.Ready, "", e.ExecutionID)
