@@ -56,23 +56,21 @@ func (a *Agent) readHead(ctx context.Context) error {
 	if err != nil || wire == nil {
 		return err
 	}
-	if err := a.goal(wire); err != nil {
-		return err
-	}
+	var all error
 	if recalls != nil {
-		if err := a.goal(recalls); err != nil {
-			return err
-		}
+		all = a.goal(recalls)
+	}
+	if err := a.goal(wire); err != nil {
+		return errors.Join(all, err)
 	}
 	doc, err := goal.Open(wire, a.cfg.Trust, time.Now())
 	if err != nil {
-		return err
+		return errors.Join(all, err)
 	}
 	b, ok := doc.(*goal.Beat)
 	if !ok {
-		return errors.New("the item head has a goal in the place of the beat")
+		return errors.Join(all, errors.New("the item head has a goal in the place of the beat"))
 	}
-	var all error
 	lacking := a.lacking(b)
 	if a.hosts.shelf.RecallsBehind() {
 		lacking = slices.Insert(lacking, 0, goal.Recalls)

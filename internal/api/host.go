@@ -12,7 +12,8 @@ type HostStatus struct {
 	// NotReady is why it is not ready: a service does not run what its goal says.
 	NotReady string `json:"notReady,omitempty"`
 	// GoalAge is how many seconds ago a seeder last said that the goals here are the newest;
-	// absent where none has. Behind are services of which there is a newer goal, and ".recalls" where there is a newer list of recalled builds.
+	// absent where none has. Behind are services of which there is a newer goal, and
+	// ".recalls" where there is a newer list of recalled builds.
 	GoalAge  *float64      `json:"goalAge,omitempty"`
 	Behind   []string      `json:"behind,omitempty"`
 	Services []HostService `json:"services"`

@@ -180,7 +180,7 @@ func (f *Fleet) own(ctx context.Context) {
 	for _, g := range f.cfg.Shelf.Goals() {
 		m.follow(g, f.cfg.Shelf.Wire(g.Service))
 	}
-	if wire := f.cfg.Shelf.Beat(); wire != nil {
+	if wire := f.cfg.Shelf.Wire(""); wire != nil {
 		m.beats(wire)
 	}
 	for _, name := range []string{goal.Recalls, goal.RecallBeats} {
@@ -322,7 +322,7 @@ func (f *Fleet) ask(ctx context.Context, e func(*machine)) bool {
 func (f *Fleet) Follow(ctx context.Context, service string) {
 	f.tell(ctx, func(m *machine) {
 		if service == "" {
-			if wire := f.cfg.Shelf.Beat(); wire != nil {
+			if wire := f.cfg.Shelf.Wire(""); wire != nil {
 				m.beats(wire)
 			}
 			return

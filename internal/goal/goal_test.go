@@ -385,7 +385,7 @@ func TestShelf(t *testing.T) {
 		if !known || age != 2*time.Minute || !slices.Equal(behind, []string{"web"}) {
 			t.Errorf("age %s, %v, behind %v", age, known, behind)
 		}
-		if g := s.Goal("web"); g == nil || g.Version != 2 || !bytes.Equal(s.Wire("web"), second) || len(s.Goals()) != 1 || s.Beat() == nil {
+		if g := s.Goal("web"); g == nil || g.Version != 2 || !bytes.Equal(s.Wire("web"), second) || len(s.Goals()) != 1 || s.Wire("") == nil {
 			t.Fatalf("%+v", g)
 		}
 		s = openShelf(t, dir)

@@ -246,13 +246,6 @@ func (s *Shelf) Recalled(sha256 string) bool {
 	return s.recall.Has(sha256)
 }
 
-// Beat is the newest beat as it is sent; nil for none.
-func (s *Shelf) Beat() []byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.wire
-}
-
 // Age is how long ago a seeder last said that the goals here are the newest: since the beat
 // that was signed last, or since a goal that is newer than it; or, where that is longer ago
 // and lists of recalls have ever been heard of, that the list is. It is 0 where no goal is

@@ -342,8 +342,8 @@ func (t *Tables) transact(ctx context.Context, service string, items ...types.Tr
 	return nil
 }
 
-// WriteHead puts a beat, as it is signed, beside the services: who reads it knows which
-// goals are the newest.
+// WriteHead puts the beat, and that of the list of recalls, as they are signed, beside the
+// services: who reads them knows which goals, and which list, are the newest.
 func (t *Tables) WriteHead(ctx context.Context, wire, recalls []byte) error {
 	_, err := t.client.PutItem(ctx, &dynamodb.PutItemInput{
 		TableName: &t.names.Services, Item: item{"service": text(goal.Head), "beat": &types.AttributeValueMemberB{Value: wire}, "recalls": &types.AttributeValueMemberB{Value: recalls}},
