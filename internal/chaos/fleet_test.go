@@ -205,19 +205,18 @@ func hostsComeAndGo(t *testing.T) {
 	w.Completed(w.Put("web-2.zip", 8<<20))
 	w.DeployService("web-2.zip", "50%,100%", "2s")
 	w.Until("hosts switch", func() bool { d := w.state(); return d != nil && d.Wave > 0 })
-	killed := w.Hosts()
-	for i, h := range killed {
+	var killed []*Host
+	for i, h := range w.Hosts() {
 		if i%2 == 0 {
 			h.Kill()
+			killed = append(killed, h)
 		}
 	}
 	for i := range w.Buckets {
 		w.AddHosts(i, 3)
 	}
-	for i, h := range killed {
-		if i%2 == 0 {
-			h.Run()
-		}
+	for _, h := range killed {
+		h.Run()
 	}
 	w.SettleFleet("web-2.zip")
 }
