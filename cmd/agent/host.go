@@ -56,7 +56,7 @@ func hostCommand() *cli.Command {
 			command.Int("keep", release.DefaultKeep, "releases kept of each service"),
 			command.Duration("hook-timeout", release.DefaultHookTimeout, "how long --before and --exec may take before they are killed, and the old build is put back"),
 			command.Duration("check-timeout", release.DefaultCheckTimeout, "how long a service may take until it is healthy"),
-			command.String("listen", "127.0.0.1:7099", "`ADDR` of the HTTP side: /readyz (runs its goals), /healthz, /status, /metrics"),
+			command.String("listen", "127.0.0.1:7099", "`ADDR` of the HTTP side: /readyz (runs what its goals say, or waits for its turn to, and is healthy), /healthz, /status, /metrics"),
 			command.Strings("allow-hosts", "`NAME`,… that the HTTP side answers to beside localhost and this machine's addresses (its host name, a proxy's)"),
 			command.String("peer-listen", "127.0.0.1:0", "`ADDR` where other hosts fetch builds from this one, TCP"),
 			command.Int("advertise", 0, "`PORT` at which other hosts reach --peer-listen, where it is another one"),

@@ -9,7 +9,7 @@ type HostStatus struct {
 	Version string            `json:"version"`
 	// Agent is the URL of the agent that it has a stream to; empty for none.
 	Agent string `json:"agent,omitempty"`
-	// NotReady is why it is not ready: a service does not run what its goal says.
+	// NotReady is why it is not ready: a service has run no build that a goal names, is switching, or is not healthy.
 	NotReady string `json:"notReady,omitempty"`
 	// GoalAge is how many seconds ago a seeder last said that the goals here are the newest;
 	// absent where none has. Behind are services of which there is a newer goal, and

@@ -191,10 +191,11 @@ func (w *world) count(region, name string, a *agent) goal.Counts {
 			state = goal.Waiting
 		}
 		held := slices.Contains(a.goal.Held, host)
-		if state == goal.Failed && held {
+		below := a.goal.Named(region, host) == &a.goal.Target
+		if state == goal.Failed && (held || !below) {
 			state = goal.Sick
 		}
-		if a.goal.Named(region, host) == &a.goal.Target {
+		if below {
 			c.Below++
 			if held && state != goal.Healthy {
 				c.Out++

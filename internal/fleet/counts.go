@@ -55,11 +55,22 @@ func (r *running) held() bool {
 	return g != nil && slices.Contains(g.Held, r.host.name)
 }
 
+// below reports whether a host is one of those that the goal has run the target.
+func (m *machine) below(r *running) bool {
+	g := r.service.goal
+	if g == nil {
+		return false
+	}
+	build := g.Named(m.region, r.host.name)
+	return build != nil && build.ExecutionID == g.Target.ExecutionID
+}
+
 // stateOf is the state that a host is counted under: what it says, as far as that can be.
+// What fails on a host before its turn, or on one that is held, is no failure of the target.
 func (m *machine) stateOf(r *running) string {
 	if lost := r.host.lostAt; !lost.IsZero() {
 		switch {
-		case !r.told() || r.held():
+		case !r.told() || r.held() || !m.below(r):
 			return goal.Absent
 		case r.silent:
 			return goal.Failed
@@ -70,8 +81,8 @@ func (m *machine) stateOf(r *running) string {
 	case goal.Switching:
 		return said
 	case goal.Failed:
-		if r.held() {
-			return goal.Sick // nobody tells it to switch any more
+		if g != nil && (r.held() || !m.below(r)) {
+			return goal.Sick // nobody tells it to switch any more, or yet
 		}
 		return said
 	case goal.Sick:
@@ -119,7 +130,7 @@ func (m *machine) counted(s *service) goal.Counts {
 		if s.goal == nil {
 			continue
 		}
-		if build := s.goal.Named(m.region, r.host.name); build != nil && build.ExecutionID == target {
+		if m.below(r) {
 			n.Below++
 			if state == goal.Absent || state == goal.Sick || state != goal.Healthy && r.held() {
 				n.Out++

@@ -435,6 +435,21 @@ func TestStates(t *testing.T) {
 			t.Errorf("%+v: %s", c, got)
 		}
 	}
+
+	// What fails before its turn has come is none of the target's failures, nor is who leaves then.
+	w.follow(2, 0)
+	w.says(h, goal.Failed, stable, "")
+	r := w.m.services["web"].hosts[h.name]
+	if got := w.m.stateOf(r); got != goal.Sick {
+		t.Errorf("failed above the cut: %s", got)
+	}
+	if n := w.m.counted(w.m.services["web"]); n.Failed != 0 || n.Sick != 1 || n.Below != 0 || n.Out != 0 {
+		t.Errorf("%+v", n)
+	}
+	r.host.lostAt, r.silent = w.m.now, true
+	if got := w.m.stateOf(r); got != goal.Absent {
+		t.Errorf("failed above the cut, and lost: %s", got)
+	}
 }
 
 // What hosts can make the agent keep is bounded.

@@ -395,6 +395,52 @@ func TestShelf(t *testing.T) {
 	}
 }
 
+// TestGoalKeptBack: who passes beats on and keeps one goal back is seen by its age.
+func TestGoalKeptBack(t *testing.T) {
+	s, err := OpenShelf("", trust, "web", "api")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.now = func() time.Time { return noon }
+	add := func(doc any) {
+		t.Helper()
+		if _, err := s.Add(sign(t, doc)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := func(minutes int) time.Time { return noon.Add(time.Duration(minutes) * time.Minute) }
+	expect := func(minutes int, want time.Duration, names ...string) {
+		t.Helper()
+		if age, known, behind := s.Age(at(minutes)); !known || age != want || !slices.Equal(behind, names) {
+			t.Errorf("after %d minutes: age %s, %v, behind %v; expected %s, %v", minutes, age, known, behind, want, names)
+		}
+	}
+	add(aGoal(2))
+	for minute := range 10 {
+		// From minute 3 on there is a newer goal, from 5 on one of a service that has none here;
+		// of another service, which is not this one's, nothing lacks.
+		versions := map[string]int64{"web": 2, "worker": 7}
+		if minute >= 3 {
+			versions["web"] = 3
+		}
+		if minute >= 5 {
+			versions["api"] = 1
+		}
+		s.now = func() time.Time { return at(minute) }
+		add(&Beat{Time: at(minute), Versions: versions})
+		switch {
+		case minute < 3:
+			expect(minute, 0)
+		case minute < 5:
+			expect(minute, time.Duration(minute-3)*time.Minute, "web")
+		default:
+			expect(minute, time.Duration(minute-3)*time.Minute, "api", "web")
+		}
+	}
+	add(aGoal(3)) // comes at last
+	expect(9, 4*time.Minute, "api")
+}
+
 // TestShelfOnDisk reads what is damaged, or is no one's any more.
 func TestShelfOnDisk(t *testing.T) {
 	dir := t.TempDir()

@@ -42,6 +42,9 @@ type Shelf struct {
 
 	recallBeat     *RecallBeat
 	recallBeatWire []byte
+
+	own    []string             // services whose goals are to be here
+	behind map[string]time.Time // what is known not to be the newest, and when a beat first said so
 }
 
 type kept struct {
@@ -51,9 +54,10 @@ type kept struct {
 
 // OpenShelf reads what a directory has, which it makes if need be; empty for none. What is
 // no goal, or is signed by nobody who is trusted any more, is left out, and the error says
-// so beside the shelf, which can be used.
-func OpenShelf(dir string, trust *signing.Trust) (*Shelf, error) {
-	s := &Shelf{dir: dir, trust: trust, now: time.Now, goals: make(map[string]kept)}
+// so beside the shelf, which can be used. Own are services of which a goal lacks that a beat
+// names, though none has come yet.
+func OpenShelf(dir string, trust *signing.Trust, own ...string) (*Shelf, error) {
+	s := &Shelf{dir: dir, trust: trust, now: time.Now, goals: make(map[string]kept), own: own}
 	if dir == "" {
 		return s, nil
 	}
@@ -124,6 +128,25 @@ func (s *Shelf) keep(doc any, wire []byte) {
 	case *RecallBeat:
 		s.recallBeat, s.recallBeatWire = d, wire
 	}
+	behind := make(map[string]time.Time)
+	note := func(name string, at time.Time) {
+		if before, ok := s.behind[name]; ok {
+			at = before
+		}
+		behind[name] = at
+	}
+	if s.beat != nil {
+		for service, version := range s.beat.Versions {
+			k, ok := s.goals[service]
+			if ok && k.goal.Version < version || !ok && slices.Contains(s.own, service) {
+				note(service, s.beat.Time)
+			}
+		}
+	}
+	if s.recallsBehind() {
+		note(Recalls, s.recallBeat.Time)
+	}
+	s.behind = behind
 }
 
 // Add takes a signed goal, beat or list of recalls, and reports whether it is newer than what
@@ -250,28 +273,25 @@ func (s *Shelf) Recalled(sha256 string) bool {
 // that was signed last, or since a goal that is newer than it; or, where that is longer ago
 // and lists of recalls have ever been heard of, that the list is. It is 0 where no goal is
 // known, and known false. Behind are the services of which the beat names a greater version,
-// and Recalls where its own one does.
+// or one and there is none here, and Recalls where its own one does: age counts from the
+// first beat that did, so that who passes beats on and keeps a goal back is seen, too.
 func (s *Shelf) Age(now time.Time) (age time.Duration, known bool, behind []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var last time.Time
 	if s.beat != nil {
 		last = s.beat.Time
-		for service, version := range s.beat.Versions {
-			if k, ok := s.goals[service]; ok && k.goal.Version < version {
-				behind = append(behind, service)
-			}
-		}
 	}
 	for _, k := range s.goals {
 		if k.goal.Issued.After(last) {
 			last = k.goal.Issued
 		}
 	}
-	if s.recallsBehind() {
-		behind = append(behind, Recalls)
+	behind = slices.Sorted(maps.Keys(s.behind))
+	if last.IsZero() {
+		return 0, false, behind
 	}
-	if b := s.recallBeat; b != nil && !last.IsZero() {
+	if b := s.recallBeat; b != nil {
 		list := b.Time
 		if s.recall != nil && s.recall.Issued.After(list) {
 			list = s.recall.Issued
@@ -280,9 +300,10 @@ func (s *Shelf) Age(now time.Time) (age time.Duration, known bool, behind []stri
 			last = list
 		}
 	}
-	slices.Sort(behind)
-	if last.IsZero() {
-		return 0, false, behind
+	for _, since := range s.behind {
+		if since.Before(last) {
+			last = since
+		}
 	}
 	return max(0, now.Sub(last)), true, behind
 }

@@ -92,6 +92,8 @@ type Config struct {
 
 	// again is when what has failed here is tried again; the zero value for the usual.
 	again retry.Policy
+	// health is how often what runs is asked whether it is healthy; 0 for the usual.
+	health time.Duration
 	// rejoin bounds the wait before another agent is asked for a stream when one has ended,
 	// home the time until the first is tried again; 0 for the usual. Tests shorten them.
 	rejoin, home time.Duration
@@ -124,6 +126,9 @@ func New(cfg Config) (_ *Host, err error) {
 	if cfg.again.First <= 0 {
 		cfg.again = fetch.DefaultAgain
 	}
+	if cfg.health <= 0 {
+		cfg.health = healthInterval
+	}
 	h := &Host{cfg: cfg, start: ulid.Make().String(), services: make(map[string]*service), lines: seldom.New(sameLine, maxLines), metrics: newMetrics()}
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -145,7 +150,7 @@ func New(cfg Config) (_ *Host, err error) {
 		h.services[name] = newService(h, name, opened)
 	}
 	var odd error
-	if h.shelf, odd = goal.OpenShelf(filepath.Join(state, "goals"), cfg.Trust); h.shelf == nil {
+	if h.shelf, odd = goal.OpenShelf(filepath.Join(state, "goals"), cfg.Trust, cfg.Services...); h.shelf == nil {
 		return nil, odd
 	} else if odd != nil {
 		cfg.Logger.Warn("some goals on the disk are of no use, an agent has newer ones", "error", odd)

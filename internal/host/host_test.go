@@ -66,6 +66,9 @@ func TestHost(t *testing.T) {
 	// The next one, whose beginning is a switch that is said.
 	a.say(sign(t, goalOf(20, two, one), key), two.recipe)
 	a.await("the second is held", func(s hostwire.ServiceState) bool { return s.Wants == two.goal.ExecutionID })
+	if code, body := h.get(t, "/readyz"); code != 200 {
+		t.Errorf("/readyz while it waits for its turn: %d %s", code, body)
+	}
 	a.say(&hostwire.Leave{Service: "web", Version: 20, Seconds: 30})
 	a.await("the second runs", func(s hostwire.ServiceState) bool {
 		return s.State == goal.Healthy && s.Running == two.goal.ExecutionID
@@ -80,8 +83,8 @@ func TestHost(t *testing.T) {
 		t.Errorf("%+v, runs %q", s, runs(t, dir))
 	}
 	a.say(&hostwire.Leave{Service: "web", Version: 30, Seconds: 30})
-	if code, body := h.get(t, "/readyz"); code != 503 || !strings.Contains(body, "exit status 4") {
-		t.Errorf("/readyz after a failure: %d %s", code, body)
+	if code, body := h.get(t, "/readyz"); code != 200 {
+		t.Errorf("/readyz with the build of before in its place again: %d %s", code, body)
 	}
 	st := h.Status()
 	if len(st.Services) != 1 || st.Services[0].State != goal.Failed || st.Services[0].Output != "broken thing" || st.Services[0].Key != "web-2.zip" || len(st.Builds) != 2 || st.Agent != a.url || st.Region != testRegion || st.GoalAge == nil {
@@ -124,6 +127,68 @@ func TestHost(t *testing.T) {
 	if v := again.Status(); v.Agent != "" || v.Region != testRegion || v.Services[0].Goal != 41 {
 		t.Errorf("%+v", v)
 	}
+}
+
+// TestReadiness: a host is in service with a build that its goal names and that is healthy.
+func TestReadiness(t *testing.T) {
+	dir := t.TempDir()
+	a := newAgent(t)
+	hooks := func(c *Config) {
+		c.health = time.Millisecond
+		c.Hooks.Check = `[ ! -e ill ] && [ "$(cat current/version)" = "build 1" ]`
+		c.Hooks.CheckTimeout = time.Second
+	}
+	h := startHost(t, dir, hooks, a.url)
+	one, two, three := newBuild(t, 1), newBuild(t, 2), newBuild(t, 3)
+	for _, b := range []*testBuild{one, two, three} {
+		a.has(b)
+	}
+	ready := func(why string) {
+		t.Helper()
+		until(t, "/readyz: "+why, func() bool { code, _ := h.get(t, "/readyz"); return code == 200 })
+	}
+	unready := func(why string) {
+		t.Helper()
+		until(t, "/readyz: "+why, func() bool { code, body := h.get(t, "/readyz"); return code == 503 && strings.Contains(body, why) })
+	}
+	a.say(sign(t, goalOf(10, one, nil), key), one.recipe)
+	unready("waits for leave")
+	a.say(&hostwire.Leave{Service: "web", Version: 10, Seconds: 30})
+	ready("the first runs")
+
+	ill := filepath.Join(dir, "web", "ill")
+	for _, say := range [][]hostwire.Message{nil, {sign(t, goalOf(20, two, one), key), two.recipe}} { // as target, and as stable build
+		if say != nil {
+			a.say(say...)
+			a.await("the second wants leave", func(s hostwire.ServiceState) bool { return s.Wants == two.goal.ExecutionID })
+		}
+		if err := os.WriteFile(ill, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		unready("exit status 1")
+		if err := os.Remove(ill); err != nil {
+			t.Fatal(err)
+		}
+		ready("it is well again")
+	}
+
+	// The second one's check says no, and the first is put back.
+	a.say(&hostwire.Leave{Service: "web", Version: 20, Seconds: 30})
+	a.await("the second has failed", func(s hostwire.ServiceState) bool { return s.State == goal.Failed })
+	ready("the first runs again")
+
+	// No goal names what it runs any more, as when a whole region goes back: it is in service
+	// until its turn comes. A host that begins like that is not.
+	a.say(sign(t, goalOf(30, three, three), key), three.recipe)
+	a.await("the third wants leave", func(s hostwire.ServiceState) bool { return s.Wants == three.goal.ExecutionID })
+	ready("it waits for its turn")
+	held := goalOf(31, three, three)
+	held.Held = []string{"host-1"}
+	h.stop()
+	h = startHost(t, dir, hooks, a.url)
+	unready("waits for leave")
+	a.say(sign(t, held, key))
+	ready("it is to stay with what it runs")
 }
 
 // TestRecalled: a build that is recalled is neither started nor fetched or served, whatever the goal says,

@@ -48,6 +48,7 @@ type service struct {
 	unplaced map[string]failure // by executionId
 	stuck    stuck
 	health   *health
+	served   bool // it has been ready
 }
 
 // stuck is why a switch that was due has not begun, or is not carried on; it is of one
@@ -85,7 +86,7 @@ type health struct {
 type view struct {
 	state  hostwire.ServiceState
 	wanted string // executionId of what is to run; empty for what runs
-	ready  error  // why it is not; nil when it runs its goal
+	ready  error  // why it is not
 	// failed is the whole of why and what was printed, as far as it was kept.
 	failed, output string
 }
@@ -306,7 +307,7 @@ func (s *service) prune() error {
 // askHealth asks whether what runs is healthy, when that is due.
 func (s *service) askHealth(ctx context.Context, now time.Time) {
 	q := s.health
-	if s.host.cfg.hooksOf(s.name).Check == "" || q.runs || now.Sub(q.asked) < healthInterval || s.release.State().Running.ExecutionID == "" {
+	if s.host.cfg.hooksOf(s.name).Check == "" || q.runs || now.Sub(q.asked) < s.host.cfg.health || s.release.State().Running.ExecutionID == "" {
 		return
 	}
 	q.runs, q.asked = true, now
@@ -328,6 +329,7 @@ func (s *service) askHealth(ctx context.Context, now time.Time) {
 // publish says how the service stands.
 func (s *service) publish() {
 	v := s.view()
+	s.served = s.served || v.ready == nil
 	if before := s.seen.Swap(&v); before == nil || before.state != v.state {
 		s.host.link.say(v.state)
 	}
@@ -387,7 +389,7 @@ func (s *service) view() view {
 	if !switching && s.wants(g, wanted) {
 		v.state.Wants = wanted.ExecutionID
 	}
-	v.ready = s.notReady(v, g, wanted)
+	v.ready = s.notReady(v, g, wanted, switching)
 	return v
 }
 
@@ -427,30 +429,38 @@ func (s *service) lack(g *goal.Goal, wanted *goal.Build, differs bool) (phase st
 	return "fetch", s.host.stock.unusable(id)
 }
 
-// notReady is why the service does not run its goal; nil when it does.
-func (s *service) notReady(v view, g *goal.Goal, wanted *goal.Build) error {
+// notReady is why nobody should send the service work: it has not run a build that a goal
+// names since the daemon began, is in the midst of a switch, or is not healthy; nil else. One
+// that waits for its turn, or cannot do what it is told, goes on with its work meanwhile.
+func (s *service) notReady(v view, g *goal.Goal, wanted *goal.Build, switching bool) error {
 	var why string
+	running := v.state.Running
 	switch {
 	case g == nil:
 		why = "no goal has come yet"
 	case s.host.where() == "":
 		why = "no agent has said yet which region this is"
-	case v.state.State == goal.Switching:
+	case switching && v.failed != "":
+		why = v.failed
+	case switching:
 		why = "it is switching"
-	case v.state.Running == "" && v.failed != "":
+	case running != "" && (s.served || wanted == nil || running == g.Target.ExecutionID || g.Stable != nil && running == g.Stable.ExecutionID):
+		switch {
+		case s.health.bad >= sickAfter:
+			why = s.health.err.Error()
+		case s.release.State().Phase == release.Broken && !s.health.good:
+			why = v.failed
+		default:
+			return nil
+		}
+	case v.failed != "":
 		why = v.failed
-	case v.state.Running == "":
-		why = "no build runs yet"
-	case wanted != nil && wanted.ExecutionID != v.state.Running && v.failed != "":
-		why = v.failed
-	case wanted != nil && wanted.ExecutionID != v.state.Running && v.state.Wants != "":
+	case v.state.Wants != "":
 		why = wanted.Key + " is here, and waits for leave to be switched to"
-	case wanted != nil && wanted.ExecutionID != v.state.Running:
+	case wanted != nil:
 		why = wanted.Key + " is not here yet"
-	case v.state.State == goal.Failed, v.state.State == goal.Sick:
-		why = v.failed
 	default:
-		return nil
+		why = "no build runs yet"
 	}
 	return fmt.Errorf("service %s: %s", s.name, why)
 }
