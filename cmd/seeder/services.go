@@ -37,8 +37,8 @@ func deployCommand() *cli.Command {
 			command.String("wave", deployment.DefaultWaves, "`SHARE`,… of each region's hosts that run it after each wave: per cent or numbers of hosts; the last wave is all of them"),
 			command.Duration("bake", deployment.DefaultBake, "`TIME` for which a wave has to be healthy before the next"),
 			command.String("max-failed", string(deployment.DefaultMaxFailed), "`SHARE` of the hosts whose turn it is that may fail before it stops"),
-			command.String("max-unavailable", string(deployment.DefaultMaxUnavailable), "`SHARE` of an agent's hosts, and of those in a zone, that switch at a time; each agent lets one switch at least"),
-			command.String("gate", deployment.DefaultGate, "`WHICH` regions must have the build before hosts switch: all, region (the host's own) or none"),
+			command.String("max-unavailable", string(deployment.DefaultMaxUnavailable), "`SHARE` of a region's hosts, and of those in a zone, that switch at a time, however many agents the region has; one at least"),
+			command.String("gate", deployment.DefaultGate, "`WHICH` regions must have the build before hosts switch: all, region (the host's own) or none (hosts switch to what has not landed: it may be gone when the next one starts)"),
 			command.Duration("gate-timeout", 0, "`TIME` after which it stops where the gate is still closed; 0 for never"),
 			command.String("wave-check", "", "`URL` that is asked before each wave, with ?service=…&deployment=…&wave=…: a success lets it begin, anything else pauses the deployment"),
 			command.Bool("auto-rollback", "go back to the stable build where it would stop for failures"),
@@ -81,6 +81,9 @@ func deploy(c *cli.Context) error {
 		return err
 	}
 	warnWithoutTable(c)
+	if request.Policy.Gate == api.GateNone {
+		fmt.Fprintln(os.Stderr, "THROUGH NO GATE: hosts switch to what may not have landed in their region's bucket, where the next host would look for it.")
+	}
 	answer, err := to.DeployService(c.Context, service, request)
 	if err != nil {
 		return explainService(c, err)
@@ -228,6 +231,15 @@ func rollback(c *cli.Context) error {
 			return terminal.Back(os.Stdout, plan)
 		}
 		warnWithoutTable(c)
+		plan, err := to.RollbackPlan(c.Context, service)
+		if err != nil {
+			return explainService(c, err)
+		}
+		if !asJSON {
+			if err := terminal.BackLine(os.Stdout, plan); err != nil {
+				return err
+			}
+		}
 		do := to.Rollback
 		if c.Bool("without-table") {
 			do = to.RollbackWithoutTable
@@ -235,11 +247,6 @@ func rollback(c *cli.Context) error {
 		answer, err := do(c.Context, service, c.Bool("now"))
 		if err != nil {
 			return explainService(c, err)
-		}
-		if !asJSON {
-			if err := terminal.BackLine(os.Stdout, answer); err != nil {
-				return err
-			}
 		}
 		d := answer.Deployment
 		if d == nil || c.Bool("no-wait") {
@@ -302,7 +309,7 @@ func skipCommand() *cli.Command {
 		Name:      "skip",
 		Usage:     "have a deployment go on without a region",
 		ArgsUsage: "SERVICE REGION",
-		Description: "Its gate and its waves do not wait for that region any more; hosts there stay with what they run.\n\n" +
+		Description: "Its gate and its waves do not wait for that region any more; hosts there stay with what they run, until the next deployment begins.\n\n" +
 			"Example:\n\n  seeder skip web region-b",
 		Flags: append(connectFlags(), command.Output()),
 		Action: func(c *cli.Context) error {

@@ -87,7 +87,10 @@ func (f *fleet) start(t *testing.T) (url string) {
 		f.mu.Lock()
 		f.requests = append(f.requests, fmt.Sprintf("%+v", request))
 		f.mu.Unlock()
-		a := api.ServiceCommandAnswer{Service: next(), DryRun: request.DryRun}
+		a := api.ServiceCommandAnswer{Service: f.states[0], DryRun: request.DryRun}
+		if !request.DryRun {
+			a.Service = next()
+		}
 		if r.PathValue("what") == "rollback" {
 			a.Back = []api.BackPlan{{Region: "region-a", Hosts: 5, Holding: 4, Fetching: 1}, {Region: "region-b", Unknown: true}}
 		}
@@ -244,11 +247,18 @@ func TestServiceCommands(t *testing.T) {
 		{"rollback web --now", []api.Service{at(api.DeploymentBack, 1, 1, 0), back}, 0, "went back"},
 		{"rollback web --now", []api.Service{at(api.DeploymentBack, 1, 1, 0), back}, 0, "{Region: Now:true DryRun:false Hosts:[] WithoutTable:false}"},
 		{"rollback web", []api.Service{at(api.DeploymentBack, 1, 1, 0), back}, 0, "back to hello-1.0.0.zip: 4 hosts hold it, 1 must fetch it; not counted of late: hosts in region-b"},
+		{"rollback web --no-wait", []api.Service{at(api.DeploymentBack, 1, 1, 0)}, 0, "{Region: Now:false DryRun:true Hosts:[] WithoutTable:false} rollback {Region: Now:false DryRun:false"},
 		{"rollback web --dry-run", []api.Service{done}, 0, "REGION    HOSTS  HOLD IT  MUST FETCH IT\nregion-a  5      4        1"},
 		{"rollback web --dry-run -o json", []api.Service{done}, 0, `"fetching": 1`},
 		{"rollback web --without-table --no-wait", []api.Service{at(api.DeploymentBack, 1, 1, 0)}, 0, "WITHOUT THE TABLE"},
 		{"rollback web --without-table --no-wait", []api.Service{at(api.DeploymentBack, 1, 1, 0)}, 0, "WithoutTable:true}"},
 		{"deploy web build.zip --without-table --no-wait", []api.Service{at(api.DeploymentGate, 0, 0, 0)}, 0, "WITHOUT THE TABLE"},
+		{"deploy web build.zip --gate none --no-wait", []api.Service{at(api.DeploymentWave, 0, 0, 0)}, 0, "THROUGH NO GATE"},
+		{"service web", []api.Service{func() api.Service {
+			s := at(api.DeploymentWave, 1, 1, 0)
+			s.Deployment.Policy.Gate = api.GateNone
+			return s
+		}()}, 0, "(20%), through no gate"},
 		{"hosts web hold h1 h2", []api.Service{done}, 0, "Hosts:[h1 h2]"},
 		{"hosts web release h1", []api.Service{done}, 0, "release {Region: Now:false DryRun:false Hosts:[h1]"},
 		{"hosts web stop h1", nil, 2, "hosts takes a SERVICE, or a SERVICE, hold or release, and HOSTs"},

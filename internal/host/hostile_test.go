@@ -19,12 +19,13 @@ func TestAgentTakenOver(t *testing.T) {
 	for _, b := range []*testBuild{one, two, other} {
 		a.has(b)
 	}
-	// What it says of a build, and of bytes of another one, is of no use without a goal.
-	a.say(sign(t, goalOf(10, one, nil), newKey()), one.recipe, &hostwire.Leave{Service: "web", Version: 10, Seconds: 30})
+	// What it says of a build, and of bytes of another one, is of no use without a goal; one
+	// of its own making is none, as new as it may be.
+	a.say(sign(t, goalOf(99, two, nil), newKey()), two.recipe, &hostwire.Leave{Service: "web", Version: 99, Seconds: 30})
 	a.say(sign(t, goalOf(11, one, nil), key), one.recipe)
 	a.await("it wants leave", func(s hostwire.ServiceState) bool { return s.Wants == one.goal.ExecutionID })
 	if h.shelf.Goal("web").Version != 11 {
-		t.Error("a goal that the agent has made counts")
+		t.Errorf("goal %d: one that the agent has made counts", h.shelf.Goal("web").Version)
 	}
 	a.say(&hostwire.Leave{Service: "web", Version: 11, Seconds: 30})
 	a.await("the first build runs", func(s hostwire.ServiceState) bool { return s.State == goal.Healthy })

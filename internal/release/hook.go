@@ -79,7 +79,7 @@ type hook struct {
 const waits = `IFS= read -r go <&3 || exit 125; exec 3<&-; exec /bin/sh -c "$1"`
 
 // run runs a command in a process group of its own, and returns the end of what it
-// printed. What does not end in time is killed with all that it has started; so is what a
+// printed. What does not end in time is killed with its process group; so is what a
 // command that fails leaves behind. What a command that succeeds leaves behind goes on, but
 // may not hold its output open.
 func run(ctx context.Context, h hook) (string, error) {

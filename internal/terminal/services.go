@@ -272,6 +272,9 @@ func deploymentLine(d *api.Deployment) string {
 	if d.Kind == api.KindRollback {
 		text = fmt.Sprintf("deployment %s back to %s%s: %s", d.DeploymentID, cmp.Or(keyOf(d.Target), "nothing"), by(d.By), stateOf(d))
 	}
+	if d.Policy.Gate == api.GateNone {
+		text += ", through no gate"
+	}
 	if why := waitsFor(d); why != "" {
 		text += ": " + why
 	}

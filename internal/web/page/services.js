@@ -110,7 +110,8 @@ function status(s, d) {
 export function question(feed) {
   const s = feed.values.get("deployed/" + shown);
   const back = s?.deployment?.from?.key ?? "the stable build";
-  return `${many(s?.hosts.target ?? 0)} of ${hosts(s?.hosts.total ?? 0)} of ${shown} run ${s?.target?.key ?? "the target"}. All of them are told to run ${back}: through no gate and no wave, and no more at a time than --max-unavailable says.`;
+  const total = s?.hosts.total ?? 0, held = s?.hosts.stable ?? 0;
+  return `${many(s?.hosts.target ?? 0)} of ${hosts(total)} of ${shown} run ${s?.target?.key ?? "the target"}. ${many(held)} hold ${back}, ${many(total - held)} must fetch it. All of them are told to run ${back}: through no gate and no wave, and no more at a time than --max-unavailable says.`;
 }
 
 // ofShare is how many of n hosts a share such as "10%" or "3" is, at least one, as the
