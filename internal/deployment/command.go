@@ -105,7 +105,10 @@ func (m *Machine) holdHosts(e Command) error {
 	case len(held) > goal.MaxHeld:
 		return fmt.Errorf("%w: that would be %d held hosts, at most %d can be", ErrState, len(held), goal.MaxHeld)
 	}
-	m.change(e.Ask, func(s *Service, _ *Deployment) { s.Held = held })
+	m.change(e.Ask, func(s *Service, _ *Deployment) {
+		s.Held = held
+		m.noteHeld(s)
+	})
 	return nil
 }
 
@@ -118,6 +121,7 @@ func (m *Machine) releaseHosts(e Command) error {
 	}
 	m.change(e.Ask, func(s *Service, _ *Deployment) {
 		s.Held = slices.DeleteFunc(slices.Clone(s.Held), func(h string) bool { return slices.Contains(e.Hosts, h) })
+		m.noteHeld(s)
 	})
 	return nil
 }

@@ -131,6 +131,8 @@ type Region struct {
 	// are below it.
 	Roster int `json:"roster,omitempty"`
 	Below  int `json:"below,omitempty"`
+	// Held is how many hosts of the roster are held since: no wave waits for them.
+	Held int `json:"held,omitempty"`
 	// Unseen is for how long hosts of the roster have been unaccounted for.
 	Unseen time.Duration `json:"unseen,omitempty"`
 }

@@ -64,8 +64,9 @@ type Machine struct {
 	baked    time.Duration                 // for how long it was, while it is not known to be
 	missing  map[string]time.Time          // since when hosts of a roster are unaccounted for, by region
 	rosters  map[string]map[string][]uint32
-	askedAt  time.Time // for rosters; zero while none are wanted
-	fewer    time.Time // since when rosters are shorter than those of before
+	before   map[string][]uint32 // the regions' last rosters; none that a former seeder took
+	askedAt  time.Time           // for rosters; zero while none are wanted
+	fewer    time.Time           // since when rosters are shorter than those of before
 	checking bool
 	checked  int // the wave whose check was passed
 	waits    []string
@@ -87,7 +88,7 @@ func New(s Service) *Machine {
 // forget begins a deployment with nothing known of it.
 func (m *Machine) forget() {
 	m.landed, m.sha, m.lost, m.gather = make(map[string]bool), "", "", time.Time{}
-	m.checked = 0
+	m.checked, m.before = 0, make(map[string][]uint32)
 	if d := m.s.Current; d != nil {
 		for name, r := range d.Regions {
 			m.landed[name] = r.Landed
@@ -460,15 +461,16 @@ func (m *Machine) fix() {
 		m.wait("asks the regions' agents which hosts they have")
 		return
 	}
-	rosters := m.rosters
 	m.change("", func(_ *Service, d *Deployment) {
 		d.Fixed, d.Regions = true, make(map[string]Region)
 		for _, name := range d.Earlier {
 			d.Regions[name] = Region{}
 		}
 		for _, name := range all {
-			if n := len(merged(rosters[name])); n > 0 || len(rosters[name]) < len(m.living[name]) {
-				d.Regions[name] = Region{Roster: n}
+			hashes := m.roster(name)
+			if len(hashes) > 0 || len(m.rosters[name]) < len(m.living[name]) {
+				d.Regions[name] = Region{Roster: len(hashes)}
+				m.before[name] = hashes
 			}
 		}
 		for len(d.Regions) > goal.MaxRegions { // a cluster has no more destinations

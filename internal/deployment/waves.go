@@ -27,12 +27,17 @@ func (m *Machine) ask(regions []string) (lacking []string) {
 	return lacking
 }
 
-// merged are the hashes of a region's agents, each once, in order.
-func merged(rosters map[string][]uint32) []uint32 {
+// roster are the hashes of a region's hosts, each once, in order, without those that are
+// held: an agent may not have heard of that yet.
+func (m *Machine) roster(region string) []uint32 {
+	held := make(map[uint32]bool, len(m.s.Held))
+	for _, host := range m.s.Held {
+		held[uint32(goal.HashOf(m.s.Name, host))] = true
+	}
 	return slices.Compact(slices.Sorted(func(yield func(uint32) bool) {
-		for _, hashes := range rosters {
+		for _, hashes := range m.rosters[region] {
 			for _, h := range hashes {
-				if !yield(h) {
+				if !held[h] && !yield(h) {
 					return
 				}
 			}
@@ -69,11 +74,13 @@ func (m *Machine) open() {
 
 // lacks reports whether hosts are waited for that were there when rosters were taken before.
 // An agent that was started again knows those alone that have come back to it, and a wave
-// without the others would be over before they have switched.
+// without the others would be over before they have switched. Those that are held are in no
+// roster.
 func (m *Machine) lacks(regions []string) bool {
 	gone := 0
 	for _, name := range regions {
-		gone += max(0, m.s.Current.Regions[name].Roster-len(merged(m.rosters[name])))
+		r := m.s.Current.Regions[name]
+		gone += max(0, r.Roster-r.Held-len(m.roster(name)))
 	}
 	switch {
 	case gone == 0:
@@ -91,9 +98,26 @@ func (m *Machine) lacks(regions []string) bool {
 	return true
 }
 
+// noteHeld has a service's regions say how many hosts of their last rosters are held now.
+func (m *Machine) noteHeld(s *Service) {
+	for name, r := range s.Current.Regions {
+		before, known := m.before[name]
+		if !known { // a former seeder took it, and has counted
+			r.Held = min(r.Held, len(s.Held))
+		} else {
+			r.Held = 0
+			for _, host := range s.Held {
+				if _, there := slices.BinarySearch(before, uint32(goal.HashOf(s.Name, host))); there {
+					r.Held++
+				}
+			}
+		}
+		s.Current.Regions[name] = r
+	}
+}
+
 // cut writes where a wave's share of the rosters lies. A cut never falls.
 func (m *Machine) cut(wave int, regions []string) {
-	rosters := m.rosters
 	m.change("", func(_ *Service, d *Deployment) {
 		if d.Wave != wave || d.State != Wave {
 			d.WaveAt, d.Baked = m.now.UTC(), 0
@@ -101,8 +125,9 @@ func (m *Machine) cut(wave int, regions []string) {
 		d.State, d.Wave, d.Reason = Wave, wave, ""
 		share := d.Policy.Waves[wave-1]
 		for _, name := range regions {
-			hashes, r := merged(rosters[name]), d.Regions[name]
-			r.Open, r.Roster, r.Unseen = true, len(hashes), 0
+			hashes, r := m.roster(name), d.Regions[name]
+			r.Open, r.Roster, r.Held, r.Unseen = true, len(hashes), 0, 0
+			m.before[name] = hashes
 			switch n := share.Of(len(hashes)); {
 			case share.Whole():
 				r.Cut = goal.Circle

@@ -205,6 +205,78 @@ func TestReturning(t *testing.T) {
 	}
 }
 
+// TestHeldBetweenWaves: a host that is held is in no roster, and no wave waits for it: neither
+// for one that is switched off then. Others that have not come back are waited for.
+func TestHeldBetweenWaves(t *testing.T) {
+	for name, of := range map[string]struct {
+		state      string // in which it is held
+		hold       []string
+		away, back []string // hosts that are gone then, and come back after a minute
+		restart    bool
+		most       time.Duration // until it is done; longer than a minute where hosts are waited for
+	}{
+		"before the first wave":                {state: Gate, hold: []string{"host-3"}, most: time.Minute},
+		"between waves":                        {state: Baking, hold: []string{"host-3", "host-4"}, most: time.Minute},
+		"and switched off":                     {state: Baking, hold: []string{"host-3"}, away: []string{"host-3"}, most: time.Minute},
+		"the seeder starts again after that":   {state: Baking, hold: []string{"host-3"}, restart: true, most: time.Minute},
+		"while others have not come back":      {state: Baking, hold: []string{"host-3"}, back: []string{"host-4", "host-5"}, most: SilentFor},
+		"one that is not there, others return": {state: Baking, hold: []string{"host-77"}, back: []string{"host-4"}, most: SilentFor},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, Service{Name: "web", Version: 1, Completed: whole(1)}, map[string]int{"ra": 10, "rb": 2})
+			w.deploy(2, policy(t, func(p *Policy) { p.Waves = []goal.Share{"10%", "100%"} }))
+			for of.state == Gate && (w.table.Current == nil || !w.table.Current.Fixed) {
+				w.turn()
+			}
+			if of.state == Baking {
+				w.land(2, "ra", "rb")
+				w.until(Baking)
+			}
+			w.step(Command{Ask: "hold", Kind: api.CommandHold, Hosts: of.hold})
+			w.write()
+			if err := w.answers["hold"]; err != nil {
+				t.Fatal(err)
+			}
+			if of.restart {
+				w.restart()
+			}
+			gone := make(map[string]func())
+			for _, a := range w.agents["ra"] {
+				for _, h := range slices.Concat(of.away, of.back) {
+					if host := a.hosts[h]; host != nil {
+						delete(a.hosts, h)
+						gone[h] = func() { a.hosts[h] = host }
+					}
+				}
+			}
+			began := w.now
+			w.land(2, "ra", "rb")
+			for w.table.Current.State != Done && w.now.Sub(began) < 2*SilentFor {
+				if w.now.Sub(began) >= time.Minute {
+					for _, h := range of.back {
+						gone[h]()
+					}
+				}
+				w.turn()
+			}
+			took, held := w.now.Sub(began), 0
+			for _, a := range w.agents["ra"] {
+				for _, h := range of.hold {
+					if a.hosts[h] != nil {
+						held++
+					}
+				}
+			}
+			if d := w.table.Current; d.State != Done || took >= of.most || len(of.back) > 0 && took < time.Minute {
+				t.Errorf("%s after %s, waits: %v", d.State, took, w.m.Waits())
+			}
+			if on, want := w.on("ra", 2), 10-len(of.away)-held; on != want {
+				t.Errorf("done with %d hosts on the build, want %d", on, want)
+			}
+		})
+	}
+}
+
 // TestWaveCheck pauses where the check does not say yes.
 func TestWaveCheck(t *testing.T) {
 	w := newWorld(t, Service{Name: "web", Version: 1, Completed: whole(1)}, map[string]int{"ra": 5})
