@@ -3,6 +3,8 @@ package cache
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -15,6 +17,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/manifest/manifesttest"
@@ -504,5 +507,18 @@ func TestDamagedPieceIsFound(t *testing.T) {
 	}
 	if got := e.Missing(); !slices.Equal(got, []int{0, 2}) || e.Whole() {
 		t.Errorf("missing are %v", got)
+	}
+	// So is one that the file has no more of.
+	if err := os.Truncate(filepath.Join(c.path(e.InfoHash()), dataFile), piece+piece/2); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.ReadVerified(1, make([]byte, 2*piece), 0); errors.Is(err, ErrCorrupt) || !errors.Is(err, io.EOF) {
+		t.Errorf("more than there is of a piece: %v", err)
+	}
+	if _, err := e.ReadVerified(1, make([]byte, piece), 0); !errors.Is(err, ErrCorrupt) || e.Complete(1) {
+		t.Errorf("a file that was cut: %v", err)
+	}
+	if !lost(fmt.Errorf("read: %w", unix.EIO)) || lost(unix.EBADF) {
+		t.Error("not every error of reading says that the bytes are lost")
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -24,7 +26,8 @@ var ErrCorrupt = errors.New("piece is damaged on disk")
 
 // ReadVerified reads bytes of a complete piece, from an offset within it, after
 // its hash was looked at: what a disk has changed goes to nobody. A damaged piece
-// is ErrCorrupt, once: then it is not complete any more.
+// is ErrCorrupt, once: then it is not complete any more. So is one that is not to be read
+// any more, for the file was cut or the disk has lost the place.
 func (e *Entry) ReadVerified(piece int, b []byte, offset int64) (int, error) {
 	f, err := e.inUse()
 	if err != nil {
@@ -39,6 +42,9 @@ func (e *Entry) ReadVerified(piece int, b []byte, offset int64) (int, error) {
 		e.trust(piece)
 	}
 	n, err := f.data.ReadAt(b, start+offset)
+	if lost(err) && offset+int64(len(b)) <= length {
+		return 0, errors.Join(e.corrupt(piece), err)
+	}
 	if err != nil || !whole {
 		return n, err
 	}
@@ -57,13 +63,23 @@ func (e *Entry) Verify(piece int) error {
 	}
 	start, length := e.shape.PieceRange(piece)
 	h := sha1.New()
-	if _, err := io.Copy(h, io.NewSectionReader(f.data, start, length)); err != nil {
+	_, err = io.Copy(h, io.NewSectionReader(f.data, start, length))
+	if lost(err) {
+		return errors.Join(e.corrupt(piece), err)
+	}
+	if err != nil {
 		return fmt.Errorf("cache: reading piece %d: %w", piece, err)
 	}
 	if !bytes.Equal(h.Sum(nil), f.m.PieceSHA1(piece)) {
 		return e.corrupt(piece)
 	}
 	return nil
+}
+
+// lost reports whether an error of reading says that bytes are not there any more: the file
+// ends before them, or the disk cannot read them, as it may again once they are written anew.
+func lost(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, unix.EIO)
 }
 
 func (e *Entry) corrupt(piece int) error {

@@ -44,7 +44,8 @@ type Build struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wake    chan struct{} // has a value when there is something to look at
-	whole   chan struct{} // closed when all of it is here and checked
+	whole   chan struct{} // closed when all of it was here and checked for the first time
+	arrived sync.Once     // closes whole
 	ended   chan struct{} // closed when nothing works on it any more
 	group   sync.WaitGroup
 
@@ -53,7 +54,7 @@ type Build struct {
 	err      error // why nothing comes at the moment, or ever; nil while it does
 	wrong    error // why it never will
 	verified int64 // bytes
-	isWhole  bool
+	isWhole  bool  // at the moment
 	dropped  bool
 	failures map[int]failure // by segment, and under itself
 	readers  int
@@ -114,7 +115,8 @@ func (b *Build) ExecutionID() string { return b.id }
 func (b *Build) Size() int64 { return b.layout.Size }
 
 // Whole is closed when all bytes are here, and are those that the recipe's segments say.
-// Whether they are the goal's is for Verify.
+// Whether they are the goal's is for Verify; whether the disk has lost some of them since,
+// Progress says.
 func (b *Build) Whole() <-chan struct{} { return b.whole }
 
 // Recipe is what is known of the build.
@@ -166,17 +168,13 @@ func (b *Build) Progress() Progress {
 	b.mu.Lock()
 	p := Progress{Size: b.layout.Size, Bytes: b.verified, Segments: b.layout.NumSegments(), Announced: b.note.InfoHashes.Len(), Err: b.err}
 	infohashes := b.note.InfoHashes
+	p.Whole = b.isWhole
 	for _, e := range b.files {
 		if e != nil {
 			p.Here++
 		}
 	}
 	b.mu.Unlock()
-	select {
-	case <-b.whole:
-		p.Whole = true
-	default:
-	}
 	for i := range infohashes.Len() {
 		if t, ok := b.fetcher.swarm.Torrent(infohashes.At(i)); ok {
 			s := t.Stats()
@@ -191,11 +189,9 @@ func (b *Build) Progress() Progress {
 // it is another one the error wraps ErrWrongBuild, and the build is dropped, with its bytes.
 func (b *Build) Verify(size int64, composite string) error {
 	b.mu.Lock()
-	got, wrong, dropped := b.note.Composite, b.wrong, b.dropped
+	got, wrong, dropped, whole := b.note.Composite, b.wrong, b.dropped, b.isWhole
 	b.mu.Unlock()
-	select {
-	case <-b.whole:
-	default:
+	if !whole {
 		switch {
 		case dropped:
 			return fmt.Errorf("build %s: %w", b.ExecutionID(), ErrDropped)
@@ -346,6 +342,7 @@ func (b *Build) fail(err error) {
 // step begins what may be, and looks after what was begun.
 func (b *Build) step(now time.Time) {
 	b.fetcher.cfg.reached("step")
+	b.findLosses(now)
 	b.mu.Lock()
 	n, wrong := b.note, b.wrong
 	n.Checked = slices.Clone(n.Checked)
@@ -403,6 +400,34 @@ func (b *Build) checked(s *segment) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return s != nil && s.checked
+}
+
+// findLosses has segments begin anew of which the disk has lost or changed something since
+// they were here: what is damaged is fetched again, and checked.
+func (b *Build) findLosses(now time.Time) {
+	for i, s := range b.segments {
+		if !b.checked(s) {
+			continue
+		}
+		cached, there := b.fetcher.cache.Entry(s.torrent.InfoHash())
+		b.mu.Lock()
+		kept := b.files[i]
+		there = there && cached == kept
+		if kept == nil || there && kept.Whole() { // nil once it is dropped
+			b.mu.Unlock()
+			continue
+		}
+		s.checked, b.isWhole, b.files[i] = false, false, nil
+		b.note.Checked = slices.DeleteFunc(slices.Clone(b.note.Checked), func(c int) bool { return c == i })
+		b.failures[i] = failure{times: 1, err: fmt.Errorf("segment %d of %s: %w", i, b.id, ErrLost), againAt: now}
+		b.mu.Unlock()
+		b.fetcher.cfg.Logger.Warn("the disk has changed or lost some of a build, which is fetched again", "executionId", b.id, "segment", i, "all", !there)
+		kept.Unkeep()
+		if !there {
+			s.torrent.Drop() // it is of an entry that is gone
+			b.freeRoom()     // and more is to be reserved than is left of it
+		}
+	}
 }
 
 // failure is what has gone wrong last; the zero value for nothing.
@@ -486,8 +511,9 @@ func (b *Build) open(i int, n note, peers []peerwire.Peer) error {
 	s := &segment{torrent: t, heardAt: time.Now()}
 	b.segments[i] = s
 	b.begun(i)
+	here := slices.Contains(n.Checked, i) && t.Done() // else it is checked as it comes
 	b.group.Go(func() {
-		err := survive.Run(f.cfg.Logger, func() error { return b.bring(i, t, slices.Contains(n.Checked, i)) })
+		err := survive.Run(f.cfg.Logger, func() error { return b.bring(i, t, here) })
 		if b.ctx.Err() != nil {
 			return
 		}
@@ -546,6 +572,9 @@ func (b *Build) bring(i int, t *swarm.Torrent, checked bool) error {
 	switch {
 	case errors.Is(err, manifest.ErrInvalid):
 		return fmt.Errorf("segment %d of %s: %w: %w", i, b.ExecutionID(), ErrWrongBuild, err)
+	case errors.Is(err, swarm.ErrDropped):
+		t.Drop() // its entry is gone: the next try is another torrent
+		return fmt.Errorf("segment %d of %s: %w", i, b.ExecutionID(), err)
 	case err != nil:
 		return fmt.Errorf("segment %d of %s: %w", i, b.ExecutionID(), err)
 	}
@@ -556,6 +585,12 @@ func (b *Build) bring(i int, t *swarm.Torrent, checked bool) error {
 		return b.ctx.Err()
 	}
 	for round := 1; !checked; round++ {
+		for !t.Done() { // what the disk has changed comes again
+			if !retry.Wait(b.ctx, tick) {
+				return b.ctx.Err()
+			}
+		}
+		b.fetcher.cfg.reached("check")
 		err := b.check(i, entry)
 		if err == nil {
 			break
@@ -565,11 +600,6 @@ func (b *Build) bring(i int, t *swarm.Torrent, checked bool) error {
 			return cmp.Or(disk, err)
 		case round == MaxFailures:
 			return fmt.Errorf("segment %d of %s: the disk has changed it %d times", i, b.ExecutionID(), round)
-		}
-		for !t.Done() { // what the disk has changed comes again
-			if !retry.Wait(b.ctx, tick) {
-				return b.ctx.Err()
-			}
 		}
 	}
 	kept, err := b.fetcher.cache.Keep(t.InfoHash(), b.ExecutionID())
@@ -634,7 +664,7 @@ func (b *Build) complete() {
 	b.mu.Lock()
 	b.isWhole, b.note.Composite = true, composite
 	b.mu.Unlock()
-	close(b.whole)
+	b.arrived.Do(func() { close(b.whole) })
 	ask(b.wake)
 }
 

@@ -57,6 +57,9 @@ var (
 	ErrWrongBuild = errors.New("not the build that the goal names")
 	// ErrNotWhole says that bytes are lacking yet.
 	ErrNotWhole = errors.New("the build is not here yet")
+	// ErrLost says that bytes are lacking that were here: the disk has changed or lost them.
+	// They are fetched again.
+	ErrLost = errors.New("the disk has changed or lost some of it, which is fetched again")
 	// ErrContradiction says that a recipe is another one than what was followed so far.
 	ErrContradiction = errors.New("the recipe contradicts what was said of the build before")
 	// ErrDropped says that a build is not wanted any more.

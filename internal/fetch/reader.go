@@ -10,7 +10,8 @@ import (
 )
 
 // Reader reads a whole build. Each piece is hashed once more as it is read: what the disk
-// has changed meanwhile is an error. It is safe for concurrent use.
+// has changed or lost meanwhile is an error that wraps ErrLost, and is fetched again. It is
+// safe for concurrent use.
 type Reader struct {
 	build *Build
 	close sync.Once
@@ -106,6 +107,9 @@ func (r *Reader) read(p []byte, offset int64) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	entry, err := r.open(i)
+	if errors.Is(err, cache.ErrNotKept) {
+		return 0, r.lost(i, err)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("reading %s: segment %d: %w", r.build.ExecutionID(), i, err)
 	}
@@ -113,18 +117,25 @@ func (r *Reader) read(p []byte, offset int64) (int, error) {
 	within := offset - start - from
 	p = p[:min(int64(len(p)), length-within)]
 	if !entry.Complete(piece) { // found damaged before
-		return 0, fmt.Errorf("reading %s: segment %d: piece %d: %w", r.build.ExecutionID(), i, piece, ErrNotWhole)
+		return 0, r.lost(i, fmt.Errorf("piece %d: %w", piece, ErrNotWhole))
 	}
 	n, err := entry.ReadVerified(piece, p, within)
 	if errors.Is(err, cache.ErrCorrupt) {
 		if t, ok := r.build.fetcher.swarm.Torrent(entry.InfoHash()); ok {
 			t.Damaged(piece, err)
 		}
+		return n, r.lost(i, err)
 	}
 	if err != nil {
 		err = fmt.Errorf("reading %s: segment %d: %w", r.build.ExecutionID(), i, err)
 	}
 	return n, err
+}
+
+// lost has the build look at once for what of a segment the disk has lost.
+func (r *Reader) lost(i int, err error) error {
+	ask(r.build.wake)
+	return fmt.Errorf("reading %s: segment %d: %w: %w", r.build.ExecutionID(), i, ErrLost, err)
 }
 
 // open has a segment's entry be open. The caller holds mu.

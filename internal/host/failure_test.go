@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -99,6 +100,79 @@ func TestFailures(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLostOnDisk: a build whose bytes the disk has lost or changed before it is a release is
+// fetched again, without a restart, and runs; the log says so.
+func TestLostOnDisk(t *testing.T) {
+	for name, damage := range map[string]func(data string) error{
+		"changed": func(data string) error { return overwrite(data, "these are not the bytes") },
+		"cut":     func(data string) error { return os.Truncate(data, 10) },
+		"emptied": func(data string) error { return os.Truncate(data, 0) },
+		"removed": os.Remove,
+		"gone":    func(data string) error { return os.RemoveAll(filepath.Dir(data)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			a := newAgent(t)
+			log := new(lines)
+			startHost(t, dir, func(c *Config) {
+				c.again = retry.Policy{First: 10 * time.Millisecond, Max: 100 * time.Millisecond}
+				c.Logger = slog.New(slog.NewTextHandler(log, nil))
+			}, a.url)
+			manifests := filepath.Join(dir, "web", "manifests") // without which nothing is put into place
+			if err := errors.Join(os.Rename(manifests, manifests+".away"), os.WriteFile(manifests, nil, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			one := newBuild(t, 1)
+			a.has(one)
+			a.say(sign(t, goalOf(10, one, nil), key))
+			a.insists(t, one.recipe, func(s hostwire.ServiceState) bool { return s.State == goal.Failed && s.Phase == "place" })
+			if err := damage(filepath.Join(dir, ".landfall", "builds", "cache", one.known.Segment(0).InfoHash().String(), "data")); err != nil {
+				t.Fatal(err)
+			}
+			if name != "removed" && name != "gone" { // which is read as long as it is open
+				until(t, "it is said", func() bool {
+					return log.has("the disk has changed or lost some of a build") && log.has("build is not in its place")
+				})
+			}
+			if err := errors.Join(os.Remove(manifests), os.Rename(manifests+".away", manifests)); err != nil {
+				t.Fatal(err)
+			}
+			a.insists(t, one.recipe, func(s hostwire.ServiceState) bool { return s.State == goal.Healthy })
+			if runs(t, dir) != "build 1" {
+				t.Errorf("runs %q", runs(t, dir))
+			}
+		})
+	}
+}
+
+func overwrite(file, text string) error {
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}
+
+// lines are a log.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *lines) has(text string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Contains(l.text.String(), text)
 }
 
 // insists says a recipe, and gives leave, over each stream of a host until it says of

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/landfall-dist/landfall/internal/fetch"
 	"github.com/landfall-dist/landfall/internal/goal"
 	"github.com/landfall-dist/landfall/internal/hostwire"
 	"github.com/landfall-dist/landfall/internal/release"
@@ -210,7 +211,9 @@ func (s *service) place(ctx context.Context, b goal.Build) {
 			return errors.New("the build is not wanted any more")
 		}
 		if err := held.Verify(b.Size, b.SHA256); err != nil {
-			h.stock.wrong(b.ExecutionID)
+			if errors.Is(err, fetch.ErrWrongBuild) {
+				h.stock.wrong(b.ExecutionID)
+			}
 			return err
 		}
 		from, err := held.Open()
@@ -418,13 +421,15 @@ func (s *service) lack(g *goal.Goal, wanted *goal.Build, differs bool) (phase st
 	if s.release.Placed(id) {
 		return "", nil
 	}
-	if err := s.unplaced[id].err; err != nil {
-		return "place", err
-	}
+	var fetching error
 	if b, ok := s.host.fetch.Known(id); ok {
-		if err := b.Progress().Err; err != nil {
-			return "fetch", err
-		}
+		fetching = b.Progress().Err
+	}
+	switch placing := s.unplaced[id].err; {
+	case placing != nil && (fetching == nil || !errors.Is(placing, fetch.ErrLost)):
+		return "place", placing
+	case fetching != nil:
+		return "fetch", fetching
 	}
 	return "fetch", s.host.stock.unusable(id)
 }

@@ -79,11 +79,14 @@ func (s *Service) place(ctx context.Context, b Build, from io.ReaderAt) (err err
 	}
 	defer root.Close()
 	t := newTree(ctx, root, room(dir))
-	from = interruptible{ctx, from}
+	content := &source{ctx: ctx, r: from, size: b.Size}
 	if s.cfg.Unpack {
-		err = t.unpack(from, b.Size)
+		err = t.unpack(content, b.Size)
 	} else {
-		err = t.single(fileName(b.Key), io.NewSectionReader(from, 0, b.Size), b.Size)
+		err = t.single(fileName(b.Key), io.NewSectionReader(content, 0, b.Size), b.Size)
+	}
+	if content.err != nil {
+		return content.err // whatever an archive seemed to be that could not be read
 	}
 	if err != nil {
 		return err
@@ -114,17 +117,30 @@ func fileName(key string) string {
 	return name
 }
 
-// interruptible ends reading with its context.
-type interruptible struct {
-	ctx context.Context
-	r   io.ReaderAt
+// source is a build that is read until the context ends, or reading has failed once.
+type source struct {
+	ctx  context.Context
+	r    io.ReaderAt
+	size int64 // bytes
+	err  error // why not all could be read that was asked for
 }
 
-func (i interruptible) ReadAt(p []byte, off int64) (int, error) {
-	if i.ctx.Err() != nil {
-		return 0, context.Cause(i.ctx)
+func (s *source) ReadAt(p []byte, off int64) (int, error) {
+	if s.err == nil && s.ctx.Err() != nil {
+		s.err = context.Cause(s.ctx)
 	}
-	return i.r.ReadAt(p, off)
+	if s.err != nil {
+		return 0, s.err
+	}
+	n, err := s.r.ReadAt(p, off)
+	switch {
+	case err == nil || errors.Is(err, io.EOF) && off+int64(n) >= s.size:
+		return n, err
+	case errors.Is(err, io.EOF):
+		err = io.ErrUnexpectedEOF
+	}
+	s.err = err
+	return n, err
 }
 
 // room is how much may be written below a directory, in bytes; as much as one likes where

@@ -404,3 +404,47 @@ func FuzzUnpack(f *testing.F) {
 		_ = removeTree(within)
 	})
 }
+
+// failing is a build of which one read fails.
+type failing struct {
+	*bytes.Reader
+	left int // reads until then
+	err  error
+}
+
+func (f *failing) ReadAt(p []byte, off int64) (int, error) {
+	if f.left--; f.left == 0 {
+		return 0, f.err
+	}
+	return f.Reader.ReadAt(p, off)
+}
+
+// TestUnreadable: an archive that the disk gives no more is not refused for what it holds,
+// whichever read fails, and is a release when it is read again.
+func TestUnreadable(t *testing.T) {
+	text := strings.Repeat("of which there are many ", 40_000)
+	items := []item{{name: "a", mode: 0o644, text: text}, {name: "b", mode: 0o644, text: "b"}, {name: "link", mode: fs.ModeSymlink | 0o777, text: "a"}}
+	for name, archive := range map[string][]byte{"zip": zipOf(t, items...), "tar.gz": tarOf(t, items...)} {
+		for _, lost := range []error{errors.New("the disk has lost it"), io.EOF} {
+			s := open(t, Config{Dir: t.TempDir(), Unpack: true})
+			b := Build{ExecutionID: "01J00000000000000000000000", Key: "app", Size: int64(len(archive))}
+			n := 1
+			for ; ; n++ {
+				from := &failing{bytes.NewReader(archive), n, lost}
+				err := s.Place(t.Context(), b, from)
+				if err == nil {
+					if from.left <= 0 {
+						t.Errorf("%s: read %d has failed, and it is a release", name, n)
+					}
+					break
+				}
+				if errors.Is(err, ErrRefused) || lost != io.EOF && !errors.Is(err, lost) || lost == io.EOF && !errors.Is(err, io.ErrUnexpectedEOF) {
+					t.Errorf("%s: read %d: %v", name, n, err)
+				}
+			}
+			if n < 3 || !s.Placed(b.ExecutionID) {
+				t.Errorf("%s: %d reads", name, n)
+			}
+		}
+	}
+}
