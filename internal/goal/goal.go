@@ -12,6 +12,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -58,6 +59,20 @@ var (
 	// ErrContradiction is wrapped when two goals of a service have the same version.
 	ErrContradiction = errors.New("another goal of this version is known")
 )
+
+// NewerError says that a trusted key has signed a goal which this version does not
+// understand: it is of a newer one. It wraps ErrInvalid.
+type NewerError struct {
+	Service string
+	Version int64
+	Err     error // what is not understood
+}
+
+func (e *NewerError) Error() string {
+	return fmt.Sprintf("goal %d of %s says what this version does not know: %v", e.Version, e.Service, e.Err)
+}
+
+func (e *NewerError) Unwrap() error { return e.Err }
 
 // HashOf places a host of a service on the circle: 0 to Circle-1.
 func HashOf(service, host string) int64 {
@@ -234,11 +249,12 @@ func Open(wire []byte, trust *signing.Trust, now time.Time) (any, error) {
 		return r, nil
 	}
 	g := new(Goal)
-	if err := opened.Decode(g); err != nil {
-		return nil, err
+	err = opened.Decode(g)
+	if err == nil {
+		err = g.check()
 	}
-	if err := g.check(); err != nil {
-		return nil, err
+	if err != nil {
+		return nil, newer(opened, trust, now, err)
 	}
 	if err := checkTime(g.Issued, now); err != nil {
 		return nil, err
@@ -252,6 +268,26 @@ func Open(wire []byte, trust *signing.Trust, now time.Time) (any, error) {
 		}
 	}
 	return g, nil
+}
+
+// newer is a NewerError for a goal that was signed and is not understood, if it names a
+// service, a version, and builds with which the key is trusted; else why it is not understood.
+func newer(opened signing.Opened, trust *signing.Trust, now time.Time, err error) error {
+	var of struct {
+		Service string `json:"service"`
+		Version int64  `json:"version"`
+		Target  Build  `json:"target"`
+		Stable  *Build `json:"stable"`
+	}
+	if json.Unmarshal(opened.Body, &of) != nil || CheckService(of.Service) != nil || of.Version < 1 || checkVersion(of.Version, now) != nil {
+		return err
+	}
+	for _, b := range []*Build{&of.Target, of.Stable} {
+		if b != nil && trust.Check(opened.Key, b.SourceBucket, b.Key) != nil {
+			return err
+		}
+	}
+	return &NewerError{of.Service, of.Version, err}
 }
 
 // checkTime refuses a document from far ahead: a signature says who wrote it, not that its

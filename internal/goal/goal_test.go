@@ -177,6 +177,61 @@ func TestSignOpen(t *testing.T) {
 	}
 }
 
+// TestNewer: a goal that a newer seeder has signed, and this version does not understand, says
+// of which service it is; nobody else's does.
+func TestNewer(t *testing.T) {
+	signed := func(by signing.Signer, change func(map[string]any)) []byte {
+		t.Helper()
+		text, err := json.Marshal(aGoal(3))
+		doc := make(map[string]any)
+		if err == nil {
+			err = json.Unmarshal(text, &doc)
+		}
+		var wire []byte
+		if err == nil {
+			change(doc)
+			wire, err = envelope.Sign(t.Context(), by, goalKind, doc)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return wire
+	}
+	ofLater := func(doc map[string]any) { doc["window"] = "at night" }
+	narrow, err := signing.OpenTrust([]string{key.Public().String() + ":prefix=api/"}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		wire  []byte
+		trust *signing.Trust
+		newer bool
+	}{
+		"a field of later":              {signed(key, ofLater), trust, true},
+		"a value of later":              {signed(key, func(doc map[string]any) { doc["maxUnavailable"] = "a rack" }), trust, true},
+		"a type of later":               {signed(key, func(doc map[string]any) { doc["regions"] = []string{"region-a"} }), trust, true},
+		"somebody else's":               {signed(other, ofLater), trust, false},
+		"of builds that are not theirs": {signed(key, ofLater), narrow, false},
+		"of no service":                 {signed(key, func(doc map[string]any) { ofLater(doc); doc["service"] = "../web" }), trust, false},
+		"of no version":                 {signed(key, func(doc map[string]any) { ofLater(doc); doc["version"] = 0 }), trust, false},
+		"of next year":                  {signed(key, func(doc map[string]any) { ofLater(doc); doc["version"] = noon.AddDate(1, 0, 0).Unix() }), trust, false},
+		"of a build of later":           {signed(key, func(doc map[string]any) { doc["target"] = "web-2.zip" }), trust, false},
+	} {
+		_, err := Open(c.wire, c.trust, noon)
+		newer := new(NewerError)
+		switch is := errors.As(err, &newer); {
+		case err == nil, is != c.newer:
+			t.Errorf("%s: %v", name, err)
+		case is && (newer.Service != "web" || newer.Version != 3 || !errors.Is(err, ErrInvalid)):
+			t.Errorf("%s: %+v", name, newer)
+		}
+	}
+	shelf := openShelf(t, "")
+	if added, err := shelf.Add(signed(key, ofLater)); added || !errors.Is(err, ErrInvalid) || shelf.Goal("web") != nil {
+		t.Errorf("%v, %v", added, err)
+	}
+}
+
 // TestBounds has every bound gone over: nothing of that can be signed.
 func TestBounds(t *testing.T) {
 	names := func(n int) (out []string) {

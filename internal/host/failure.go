@@ -11,6 +11,9 @@ import (
 	"github.com/landfall-dist/landfall/internal/retry"
 )
 
+// errNewer is why a host cannot follow what a newer version of this program says.
+var errNewer = errors.New("a newer agent host is needed")
+
 // failure is what has gone wrong so many times since it last went well; the zero value is
 // none. It is tried again: what a disk, or a fault of this program, has prevented may go.
 type failure struct {
@@ -37,7 +40,7 @@ func (f failure) waits(now time.Time) bool {
 // settled reports whether a host that is to run a build counts as failed by an error: as
 // long as nobody does something, as far as can be known.
 func settled(err error) bool {
-	for _, lasting := range []error{errRecalled, release.ErrRefused, release.ErrNoRoom, cache.ErrNoSpace, fetch.ErrWrongBuild, fetch.ErrFailing} {
+	for _, lasting := range []error{errRecalled, errNewer, release.ErrRefused, release.ErrNoRoom, cache.ErrNoSpace, fetch.ErrWrongBuild, fetch.ErrFailing} {
 		if errors.Is(err, lasting) {
 			return true
 		}

@@ -50,10 +50,11 @@ type link struct {
 	agents []string   // learned from an agent
 	states map[string]hostwire.ServiceState
 	holds  map[string]hostwire.Holds
+	newer  map[string]*goal.NewerError // goals that this version does not understand, by service
 }
 
 func newLink(h *Host) *link {
-	l := &link{host: h, dirty: make(chan struct{}, 1), states: make(map[string]hostwire.ServiceState), holds: make(map[string]hostwire.Holds)}
+	l := &link{host: h, dirty: make(chan struct{}, 1), states: make(map[string]hostwire.ServiceState), holds: make(map[string]hostwire.Holds), newer: make(map[string]*goal.NewerError)}
 	if h.cfg.Identity != nil {
 		l.tls = hostwire.ClientTLS(h.cfg.Identity)
 	}
@@ -341,6 +342,9 @@ func (l *link) take(c *connected, m hostwire.Message) error {
 // nothing: agents pass on what others have signed.
 func (l *link) shelve(wire []byte) {
 	added, err := l.host.shelf.Add(wire)
+	if newer := new(goal.NewerError); errors.As(err, &newer) {
+		l.cannotFollow(newer)
+	}
 	switch {
 	case errors.Is(err, goal.ErrOld):
 		l.host.cfg.Logger.Debug("agent has an older goal than this host", "error", err)
@@ -349,6 +353,31 @@ func (l *link) shelve(wire []byte) {
 	case added:
 		l.host.wake()
 	}
+}
+
+// cannotFollow keeps the newest goal of one of the host's services that is a newer version's.
+func (l *link) cannotFollow(e *goal.NewerError) {
+	s := l.host.services[e.Service]
+	if s == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if before := l.newer[e.Service]; before == nil || before.Version < e.Version {
+		l.newer[e.Service] = e
+		ask(s.wake)
+	}
+}
+
+// beyond is why the newest goal of a service is not followed, which has a greater version
+// than this one; nil where the newest one is.
+func (l *link) beyond(service string, version int64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e := l.newer[service]; e != nil && e.Version > version {
+		return fmt.Errorf("%w: %w", errNewer, e)
+	}
+	return nil
 }
 
 // peersOf are hosts, or agents that hand out, as the fetcher names them.

@@ -360,11 +360,14 @@ func (s *service) view() view {
 	ended := r.Phase == release.Failed || r.Phase == release.Broken
 	sick := s.health.bad >= sickAfter
 	phase, lack := s.lack(g, wanted, differs)
+	beyond := s.host.link.beyond(s.name, v.state.Goal)
 	switch {
 	case s.job == nil && s.stuck.err != nil && settled(s.stuck.err) && (s.release.Interrupted() || differs && s.stuck.version == g.Version):
 		fail(goal.Failed, s.stuckAt(r), s.stuck.err.Error(), r.Output)
 	case switching:
 		v.state.State, v.state.Phase, v.state.Attempt = goal.Switching, string(r.Phase), r.Attempt
+	case beyond != nil:
+		fail(goal.Failed, "goal", beyond.Error(), "")
 	case ended && differs && r.To.ExecutionID == wanted.ExecutionID && r.Deployment == g.Deployment:
 		fail(goal.Failed, string(r.Phase), r.Error, r.Output)
 	case r.Phase == release.Broken && !s.health.good:
@@ -441,6 +444,8 @@ func (s *service) notReady(v view, g *goal.Goal, wanted *goal.Build, switching b
 	var why string
 	running := v.state.Running
 	switch {
+	case v.state.Phase == "goal":
+		why = v.failed
 	case g == nil:
 		why = "no goal has come yet"
 	case s.host.where() == "":

@@ -103,6 +103,8 @@ func (s *stock) step() {
 		r, ok := s.known(id)
 		switch {
 		case !ok:
+		case r.Scheme.Check() != nil:
+			s.cannotFollow(r)
 		case r.Size != b.Size:
 			s.refuse(r, fmt.Errorf("agent's recipe is of a build of %d bytes, the goal's has %d", r.Size, b.Size))
 		default:
@@ -194,6 +196,22 @@ func (s *stock) refuse(r fetch.Recipe, err error) {
 	if due {
 		s.host.warn("agent's recipe not followed", "executionId", r.ExecutionID, "key", r.Key, "error", err)
 		s.wrong(r.ExecutionID)
+	}
+}
+
+// cannotFollow takes note of a recipe that is a newer version's. Other agents have no other
+// one: nobody is asked.
+func (s *stock) cannotFollow(r fetch.Recipe) {
+	err := fmt.Errorf("%w: %w", errNewer, r.Scheme.Check())
+	s.mu.Lock()
+	again := errors.Is(s.refused[r.ExecutionID].err, errNewer)
+	s.refused[r.ExecutionID] = failure{err: err}
+	s.mu.Unlock()
+	if !again {
+		s.host.cfg.Logger.Error("agent's recipe cannot be followed", "executionId", r.ExecutionID, "key", r.Key, "error", err)
+		for _, of := range s.host.services {
+			ask(of.wake)
+		}
 	}
 }
 

@@ -197,6 +197,10 @@ func checkDocument(wire []byte) error {
 	return nil
 }
 
+// Unknown is why this version cannot follow the recipe of a newer one; nil where it can.
+// Receive returns such a one without its segments.
+func (r *Recipe) Unknown() error { return r.Scheme.Check() }
+
 // Layout is how the build is cut. The error wraps ErrInvalid.
 func (r *Recipe) Layout() (*manifest.Layout, error) {
 	l, err := manifest.NewLayout(r.Scheme, r.Size)
@@ -215,6 +219,9 @@ func (r *Recipe) check() error {
 	}
 	if err := announce.CheckKey(r.Key); err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if r.Unknown() != nil {
+		return checkText("scheme", string(r.Scheme), MaxLabel)
 	}
 	l, err := r.Layout()
 	if err != nil {

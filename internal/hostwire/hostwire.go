@@ -3,8 +3,12 @@
 //
 // A host opens one stream with a POST to Path, whose body goes up while the answer's body
 // comes down. Both are frames: four bytes of length, most significant first, and so many
-// bytes of JSON, an object whose one key is the kind of message. A kind that the reader
-// does not know is skipped, so that older and newer versions work together.
+// bytes of JSON, an object whose one key is the kind of message.
+//
+// Older and newer versions work together: a kind that the reader does not know is skipped,
+// and so is a key of a message. What a key is has its form for ever; what is new has a key of
+// its own. Names that there may be more of (a version, a scheme, a state, a phase) are taken
+// as they come, and whoever cannot follow one says so: no stream ends over it.
 //
 // It knows what a message may look like, and nothing of what follows from it.
 package hostwire

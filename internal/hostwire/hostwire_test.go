@@ -111,6 +111,61 @@ func TestReading(t *testing.T) {
 	}
 }
 
+// TestNewerVersions: what a newer version says beside or within each kind of message, and a
+// name that this one does not know, ends no stream; what is known of it is taken.
+func TestNewerVersions(t *testing.T) {
+	wire := func(json string) *bytes.Reader {
+		return bytes.NewReader(append(binary.BigEndian.AppendUint32(nil, uint32(len(json))), json...))
+	}
+	for _, m := range messages(t) {
+		e, err := Encode(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := string(e[headerLength:])
+		kind, body, _ := strings.Cut(text, ":{")
+		more := `"ofLater":{"a":[1]}`
+		if body != "}}" {
+			more += ","
+		}
+		for _, json := range []string{kind + ":{" + more + body, `{"ofLater":{"a":[1]},` + text[1:]} {
+			got, _, err := Read(wire(json))
+			if err != nil || !reflect.DeepEqual(got, m) {
+				t.Errorf("%T of %.60s: %+v, %v", m, json, got, err)
+			}
+		}
+	}
+	newer := state()
+	newer.State, newer.Phase = "resting", "of later"
+	h := hello()
+	h.Version, h.Services = Version+1, []ServiceState{newer}
+	r := recipe(t, 3)
+	r.Scheme, r.PieceLength, r.PartLength, r.From = "steps", 7, 9, 300
+	for _, m := range []Message{&State{newer}, h, &Welcome{Version: Version + 1, Region: "region-a"}, r} {
+		e, err := Encode(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _, err := Read(bytes.NewReader(e)); err != nil || !reflect.DeepEqual(got, m) {
+			t.Errorf("%T: %+v, %v", m, got, err)
+		}
+	}
+	// Of a recipe that cannot be followed only its name is kept.
+	var known recipes
+	if _, err := known.add(recipe(t, 2)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 * maxRecipes {
+		got, err := known.add(r)
+		if err != nil || got.Unknown() == nil || !strings.Contains(got.Unknown().Error(), "steps") || got.Key != r.Key || len(got.InfoHashes) > 0 {
+			t.Fatalf("%+v, %v", got, err)
+		}
+	}
+	if len(known) > 0 {
+		t.Errorf("%d are kept", len(known))
+	}
+}
+
 // Who says that much will come does not have it reserved before it comes.
 func TestLengthAloneCostsNothing(t *testing.T) {
 	head := binary.BigEndian.AppendUint32(nil, MaxFrame)
@@ -159,6 +214,7 @@ func TestBounds(t *testing.T) {
 		"recipe cut wrongly":  func() Message { r := recipe(t, 3); r.PieceLength *= 2; return r }(),
 		"recipe sealed early": func() Message { r := recipe(t, 3); r.Sealed = true; return r }(),
 		"recipe too long":     func() Message { r := recipe(t, -1); r.InfoHashes = r.InfoHashes.Append(manifest.InfoHash{1}); return r }(),
+		"recipe's scheme":     func() Message { r := recipe(t, 3); r.Scheme = manifest.Scheme(long(MaxLabel + 1)); return r }(),
 		"recipe of zeros":     func() Message { r := recipe(t, 3); r.InfoHashes = make([]byte, 20); return r }(),
 		"recipe of nothing":   &Recipe{},
 	} {

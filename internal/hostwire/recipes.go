@@ -14,6 +14,10 @@ type recipes map[string]*Recipe
 
 // add puts a message together with what came before, and returns the whole so far.
 func (r *recipes) add(m *Recipe) (*Recipe, error) {
+	if m.Unknown() != nil {
+		delete(*r, m.ExecutionID)
+		return &Recipe{ExecutionID: m.ExecutionID, Key: m.Key, Size: m.Size, Scheme: m.Scheme}, nil
+	}
 	before := (*r)[m.ExecutionID]
 	if m.From > 0 {
 		switch {
