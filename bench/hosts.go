@@ -23,6 +23,7 @@ import (
 	rows "github.com/landfall-dist/landfall/internal/arrivals"
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/goal"
+	"github.com/landfall-dist/landfall/internal/hostwire"
 	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/private"
 	"github.com/landfall-dist/landfall/internal/processtest"
@@ -55,8 +56,10 @@ func hostsCommands() []*cli.Command {
 		of("host-memory", "peak memory of a host with neighbours, and of its agent, while a build comes",
 			hostMemory, command.Int("mib", 10<<10, "the build's size"), command.Int("neighbours", 8, "hosts beside the one that is measured; each takes the build's length twice on disk"),
 			command.String("neighbour-rate", "", "`RATE` at which each neighbour downloads, such as 8Mbit, so that it takes less of the disk; nobody waits for it then (default: no limit)")),
-		of("streams", "what idle streams of hosts cost an agent, and what it costs when all of them come back",
-			idleStreams, command.Int("streams", 5000, "how many")),
+		of("streams", "what idle streams of hosts cost an agent, and what it costs when all of them come back; or those of another agent, which is away",
+			idleStreams, command.Int("streams", 5000, "how many an agent bears; of several, when one is away"),
+			command.Int("agents", 1, "of the region: of several one is killed, and started again when its hosts are at the others"),
+			command.Bool("tls", "with TLS between hosts, agents and seeder")),
 	}
 }
 
@@ -65,6 +68,8 @@ type fleetStack struct {
 	*stack
 	agents   []*fleetAgent
 	machines []*fleetHost
+	// authority has all of them speak TLS; nil for none.
+	authority *authority
 }
 
 type fleetAgent struct {
@@ -78,6 +83,7 @@ type fleetHost struct {
 	*process
 	name, dir string
 	args      []string
+	http      string // where it listens, if that is asked for
 }
 
 // run starts everything but hosts: agents of the regions by their number.
@@ -110,7 +116,11 @@ func (s *fleetStack) run(ctx context.Context, agents ...int) error {
 		return err
 	}
 	join := free[1]
-	p, err := s.member("seeder", "seeder", "seeder-data", addrs{free[0], free[1], free[2]}, s.seederFlags()...)
+	secure, err := s.secure("", "seeder")
+	if err != nil {
+		return err
+	}
+	p, err := s.member("seeder", "seeder", "seeder-data", addrs{free[0], free[1], free[2]}, append(s.seederFlags(), secure...)...)
 	if err != nil {
 		return err
 	}
@@ -128,13 +138,34 @@ func (s *fleetStack) run(ctx context.Context, agents ...int) error {
 		if a.streams, err = freeAddr(); err != nil {
 			return err
 		}
-		a.args = append(s.agentFlags(region, join), "--fleet-listen", a.streams)
+		if secure, err = s.secure(a.region, a.name); err != nil {
+			return err
+		}
+		a.args = slices.Concat(s.agentFlags(region, join), []string{"--fleet-listen", a.streams}, secure)
 		if err := s.runAgent(ctx, a, at); err != nil {
 			return err
 		}
 		s.agents = append(s.agents, a)
 	}
 	return nil
+}
+
+// secure is what a member's TLS needs of flags; an empty region is the seeder's.
+func (s *fleetStack) secure(region, name string) (flags []string, err error) {
+	if s.authority == nil {
+		return nil, nil
+	}
+	dir, err := s.authority.issue(region, name)
+	if err != nil {
+		return nil, err
+	}
+	flags = []string{"--tls", "require", "--identity", dir}
+	if region == "" {
+		for i, bucket := range s.destinations {
+			flags = append(flags, "--serves", fmt.Sprintf("region-%d=%s", i+1, bucket))
+		}
+	}
+	return flags, nil
 }
 
 // runAgent starts an agent, and again where it was killed.
@@ -250,18 +281,6 @@ func (s *fleetStack) sockets() (map[string]socket, error) {
 	return all, nil
 }
 
-// metric is the sum of a metric over agents; labels are part of its name.
-func (s *fleetStack) metric(ctx context.Context, name string) (sum float64, err error) {
-	for _, a := range s.agents {
-		found, err := processtest.Metrics(ctx, http.DefaultClient, "http://"+a.http+"/metrics", name)
-		if err != nil {
-			return 0, err
-		}
-		sum += found[name]
-	}
-	return sum, nil
-}
-
 // fetched is how many bytes of builds hosts have on disk.
 func (s *fleetStack) fetched() (sum int64, err error) {
 	for _, h := range s.machines {
@@ -284,9 +303,15 @@ func hostsArrive(ctx context.Context, s *fleetStack, c *cli.Context) error {
 		return err
 	}
 	for i := range hosts {
-		if _, err := s.addHost(fmt.Sprintf("region-%d", i%2+1)); err != nil {
+		addr, err := freeAddr()
+		if err != nil {
 			return err
 		}
+		h, err := s.addHost(fmt.Sprintf("region-%d", i%2+1), "--listen", addr)
+		if err != nil {
+			return err
+		}
+		h.http = addr
 	}
 	all := func() (bool, error) { return s.connected(ctx) == hosts, nil }
 	if err := processtest.Until(ctx, "all hosts", all); err != nil {
@@ -359,30 +384,43 @@ func hostsArrive(ctx context.Context, s *fleetStack, c *cli.Context) error {
 		return err
 	}
 	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "HOSTS\tMiB\tDOWN, KiB A HOST: MEDIAN, MOST\tUP\tMESSAGES DOWN, UP A HOST (mean)\tGOAL AT THE HOSTS, s: p50, p99\tTHIRD KILLED, AGENT RESTARTED: DONE, ALL RUN IT, s\n")
-	fmt.Fprintf(t, "%d\t%d\t%s\t%s\t%.1f, %.1f\t%.2f, %.2f\t%.1f, %.1f\n", hosts, size>>20, kib(quiet.down), kib(quiet.up), quiet.messagesDown, quiet.messagesUp,
+	fmt.Fprintf(t, "HOSTS\tMiB\tDOWN, KiB A HOST: MEDIAN, MOST\tUP\tMESSAGES WITHOUT PINGS, DOWN A HOST: MEDIAN, MOST\tUP\tGOAL AT THE HOSTS, s: p50, p99\tTHIRD KILLED, AGENT RESTARTED: DONE, ALL RUN IT, s\n")
+	fmt.Fprintf(t, "%d\t%d\t%s\t%s\t%.0f, %.0f\t%.0f, %.0f\t%.2f, %.2f\t%.1f, %.1f\n", hosts, size>>20, kib(quiet.down), kib(quiet.up),
+		quantile(quiet.messages["down"], 0.5), quantile(quiet.messages["down"], 1), quantile(quiet.messages["up"], 0.5), quantile(quiet.messages["up"], 1),
 		quantile(goals, 0.5), quantile(goals, 0.99), done.Seconds(), time.Since(began).Seconds())
 	if quiet.moved > 0 {
 		fmt.Fprintf(t, "(%d hosts went to other agents meanwhile, and are not in the bytes)\n", quiet.moved)
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, direction := range directions {
+		fmt.Printf("%s, mean of each kind:", direction)
+		for _, kind := range hostwire.Kinds() {
+			if n := quiet.kinds[direction+" "+kind]; n > 0 {
+				fmt.Printf(" %s %.1f", kind, n/float64(hosts))
+			}
+		}
+		fmt.Println()
+	}
+	return nil
 }
 
-// cost is what a build costs hosts over their streams: bytes of TCP, messages of the
-// protocol, pings among both.
+// directions are those of messages over hosts' streams.
+var directions = []string{"down", "up"}
+
+// cost is what a build costs hosts over their streams.
 type cost struct {
-	down, up                 []float64 // bytes a host
-	messagesDown, messagesUp float64   // mean
-	moved                    int
+	down, up []float64            // bytes of TCP a host, pings among them
+	messages map[string][]float64 // a host by direction, without pings
+	kinds    map[string]float64   // of all hosts, by direction and kind
+	moved    int
 }
 
 func (s *fleetStack) cost(ctx context.Context, hosts int, do func() error) (c cost, err error) {
-	const messages = `landfall_fleet_messages_total{direction="%s"}`
-	var was [2]float64
-	for i, direction := range []string{"down", "up"} {
-		if was[i], err = s.metric(ctx, fmt.Sprintf(messages, direction)); err != nil {
-			return c, err
-		}
+	said, err := s.messages(ctx)
+	if err != nil {
+		return c, err
 	}
 	before, err := s.sockets()
 	if err != nil {
@@ -401,13 +439,43 @@ func (s *fleetStack) cost(ctx context.Context, hosts int, do func() error) (c co
 		}
 	}
 	c.moved = hosts - len(c.down)
-	down, err := s.metric(ctx, fmt.Sprintf(messages, "down"))
+	now, err := s.messages(ctx)
 	if err != nil {
 		return c, err
 	}
-	up, err := s.metric(ctx, fmt.Sprintf(messages, "up"))
-	c.messagesDown, c.messagesUp = (down-was[0])/float64(hosts), (up-was[1])/float64(hosts)
-	return c, err
+	c.messages, c.kinds = make(map[string][]float64), make(map[string]float64)
+	for i := range now {
+		for _, direction := range directions {
+			sum := 0.0
+			for _, kind := range hostwire.Kinds() {
+				name := messagesOf(direction, kind)
+				n := now[i][name] - said[i][name]
+				c.kinds[direction+" "+kind] += n
+				if kind != "ping" {
+					sum += n
+				}
+			}
+			c.messages[direction] = append(c.messages[direction], sum)
+		}
+	}
+	return c, nil
+}
+
+// messagesOf is the metric of a host that counts messages.
+func messagesOf(direction, kind string) string {
+	return fmt.Sprintf("landfall_host_messages_total{direction=%q,kind=%q}", direction, kind)
+}
+
+// messages are the metrics of all hosts, those of messagesOf among them.
+func (s *fleetStack) messages(ctx context.Context) (all []map[string]float64, err error) {
+	for _, h := range s.machines {
+		found, err := processtest.Metrics(ctx, http.DefaultClient, "http://"+h.http+"/metrics", messagesOf("up", "hello"))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found)
+	}
+	return all, nil
 }
 
 // goalLatency is for each host the time from the signature of its goal to its disk, in

@@ -15,13 +15,14 @@ import (
 
 // authority issues the identities of one measurement.
 type authority struct {
-	root *ca.Authority
-	dir  string
+	root    *ca.Authority
+	regions map[string]*ca.Authority // of hosts
+	dir     string
 }
 
 func newAuthority(dir string) (*authority, error) {
 	root, err := ca.New("bench", nil)
-	return &authority{root, dir}, err
+	return &authority{root, make(map[string]*ca.Authority), dir}, err
 }
 
 // issue returns a directory with an identity's files; an empty region is a seeder's.
@@ -30,11 +31,27 @@ func (a *authority) issue(region, name string) (dir string, err error) {
 	if region == "" {
 		id.Kind = identity.Seeder
 	}
+	return a.write(a.root, id)
+}
+
+// issueHost is issue for a host of a region.
+func (a *authority) issueHost(region, name string) (dir string, err error) {
+	by := a.regions[region]
+	if by == nil {
+		if by, err = a.root.Region(region); err != nil {
+			return "", err
+		}
+		a.regions[region] = by
+	}
+	return a.write(by, identity.ID{Cluster: a.root.Cluster(), Kind: identity.Host, Region: region, Name: name})
+}
+
+func (a *authority) write(by *ca.Authority, id identity.ID) (dir string, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return "", err
 	}
-	chain, err := a.root.Issue(id, key.Public())
+	chain, err := by.Issue(id, key.Public())
 	if err != nil {
 		return "", err
 	}
@@ -42,7 +59,7 @@ func (a *authority) issue(region, name string) (dir string, err error) {
 	if err != nil {
 		return "", err
 	}
-	dir = filepath.Join(a.dir, "identity-"+name)
+	dir = filepath.Join(a.dir, "identity-"+id.Name)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}

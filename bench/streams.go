@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"os"
 	"syscall"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/goal"
 	"github.com/landfall-dist/landfall/internal/hostwire"
+	"github.com/landfall-dist/landfall/internal/identity"
 )
 
 const (
@@ -32,12 +34,13 @@ const (
 type idle struct {
 	hello  *hostwire.Hello
 	url    string
+	tls    *tls.Config // nil for none
 	ended  chan struct{}
 	stream *hostwire.Stream
 }
 
 func (i *idle) dial(ctx context.Context) error {
-	stream, err := hostwire.Dial(ctx, hostwire.DialConfig{URL: i.url, Hello: i.hello})
+	stream, err := hostwire.Dial(ctx, hostwire.DialConfig{URL: i.url, TLS: i.tls, Hello: i.hello})
 	if err != nil {
 		return err
 	}
@@ -53,17 +56,60 @@ func (i *idle) dial(ctx context.Context) error {
 	return nil
 }
 
-func idleStreams(ctx context.Context, s *fleetStack, c *cli.Context) error {
+// idleHosts makes the first things that hosts say, and what TLS they speak with agents of
+// the first region; nil for none.
+func (s *fleetStack) idleHosts(n int) (hellos []*hostwire.Hello, secure []*tls.Config, err error) {
+	secure = make([]*tls.Config, n)
+	for i := range n {
+		h := &hostwire.Hello{
+			Version: hostwire.Version, Host: fmt.Sprint("host-", i), Start: ulid.Make().String(), PeerPort: 7000,
+			Services: []hostwire.ServiceState{{Service: benchService, State: goal.Waiting}},
+		}
+		hellos = append(hellos, h)
+		if s.authority == nil {
+			continue
+		}
+		dir, err := s.authority.issueHost("region-1", h.Host)
+		if err != nil {
+			return nil, nil, err
+		}
+		own, err := identity.Open(identity.FilesIn(dir), nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		secure[i] = hostwire.ClientTLS(own)
+	}
+	return hellos, secure, nil
+}
+
+// url is where an agent has streams with hosts.
+func (s *fleetStack) url(a *fleetAgent) string {
+	if s.authority != nil {
+		return "https://" + a.streams
+	}
+	return "http://" + a.streams
+}
+
+func idleStreams(ctx context.Context, s *fleetStack, c *cli.Context) (err error) {
+	if c.Bool("tls") {
+		if s.authority, err = newAuthority(s.dir); err != nil {
+			return err
+		}
+	}
+	if agents := c.Int("agents"); agents > 1 {
+		return agentAway(ctx, s, agents, c.Int("streams"))
+	}
 	if err := s.run(ctx, 0); err != nil {
 		return err
 	}
 	a := s.agents[0]
-	all := make([]*idle, c.Int("streams"))
+	hellos, secure, err := s.idleHosts(c.Int("streams"))
+	if err != nil {
+		return err
+	}
+	all := make([]*idle, len(hellos))
 	for i := range all {
-		all[i] = &idle{url: "http://" + a.streams, hello: &hostwire.Hello{
-			Version: hostwire.Version, Host: fmt.Sprint("host-", i), Start: ulid.Make().String(), PeerPort: 7000,
-			Services: []hostwire.ServiceState{{Service: benchService, State: goal.Waiting}},
-		}}
+		all[i] = &idle{url: s.url(a), tls: secure[i], hello: hellos[i]}
 	}
 	defer func() {
 		for _, i := range all {

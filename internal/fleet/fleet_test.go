@@ -422,7 +422,13 @@ func TestMetrics(t *testing.T) {
 	for _, f := range families {
 		for _, m := range f.Metric {
 			values[f.GetName()] += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			if f.GetName() == "landfall_fleet_messages_total" {
+				values[m.Label[0].GetValue()+" "+m.Label[1].GetValue()] = m.GetCounter().GetValue()
+			}
 		}
+	}
+	if values["up hello"] != 1 || values["down goal"] != 1 || values["up goal"] != 0 {
+		t.Errorf("%v", values)
 	}
 	if values["landfall_fleet_hosts"] != 1 || values["landfall_fleet_messages_total"] < 3 || values["landfall_fleet_bytes_total"] < 100 {
 		t.Errorf("%v", values)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/goal"
+	"github.com/landfall-dist/landfall/internal/hostwire"
 )
 
 // view is what others may know.
@@ -47,7 +48,7 @@ var (
 	lapsedDesc    = prometheus.NewDesc("landfall_fleet_leaves_lapsed_total", "Leave to switch that hosts did not use, and that others got.", nil, nil)
 	failuresDesc  = prometheus.NewDesc("landfall_fleet_failures_total", "Failures of hosts to switch, or to stay healthy afterwards.", nil, nil)
 	slowedDesc    = prometheus.NewDesc("landfall_fleet_slowed_total", "Messages after which a host was not read for a moment, since it had sent more than it may.", nil, nil)
-	messagesDesc  = prometheus.NewDesc("landfall_fleet_messages_total", "Messages over streams of hosts, pings among them.", []string{"direction"}, nil)
+	messagesDesc  = prometheus.NewDesc("landfall_fleet_messages_total", "Messages over streams of hosts, down to them and up from them, by kind.", []string{"direction", "kind"}, nil)
 	bytesDesc     = prometheus.NewDesc("landfall_fleet_bytes_total", "Bytes of those messages, without what HTTP and TLS add.", []string{"direction"}, nil)
 	newestDesc    = prometheus.NewDesc("landfall_fleet_goals_newest_timestamp_seconds", "When a seeder last said that the goals here are the newest, in seconds since 1970; 0 while none has.", nil, nil)
 )
@@ -85,11 +86,14 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(lapsedDesc, v.stats.leavesLapsed)
 	counter(failuresDesc, v.stats.failures)
 	counter(slowedDesc, c.f.slowed.Load())
-	t := c.f.passed.Traffic()
-	counter(messagesDesc, t.SentMessages, "down")
-	counter(messagesDesc, t.ReceivedMessages, "up")
-	counter(bytesDesc, t.SentBytes, "down")
-	counter(bytesDesc, t.ReceivedBytes, "up")
+	for _, kind := range hostwire.Kinds() {
+		sent, received := c.f.passed.Messages(kind)
+		counter(messagesDesc, sent, "down", kind)
+		counter(messagesDesc, received, "up", kind)
+	}
+	sent, received := c.f.passed.Bytes()
+	counter(bytesDesc, sent, "down")
+	counter(bytesDesc, received, "up")
 	newest := 0.0
 	if age, known, _ := c.f.cfg.Shelf.Age(c.f.cfg.clock()); known {
 		newest = float64(c.f.cfg.clock().Add(-age).UnixMilli()) / 1000

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/hostwire"
 	"github.com/landfall-dist/landfall/internal/web"
 )
 
@@ -111,6 +112,16 @@ func (h *Host) registry() *prometheus.Registry {
 		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "landfall_host_" + name, Help: help, ConstLabels: labels}, f))
 	}
 	r.MustRegister(h.metrics.streams, h.metrics.switches)
+	messages := func(direction, kind string, f func() int64) {
+		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "landfall_host_messages_total", Help: "Messages over streams to agents, down from them and up to them, by kind.",
+			ConstLabels: prometheus.Labels{"direction": direction, "kind": kind},
+		}, func() float64 { return float64(f()) }))
+	}
+	for _, kind := range hostwire.Kinds() {
+		messages("down", kind, func() int64 { _, received := h.link.passed.Messages(kind); return received })
+		messages("up", kind, func() int64 { sent, _ := h.link.passed.Messages(kind); return sent })
+	}
 	gauge("connected", "1 while there is a stream to an agent, else 0.", nil, func() float64 { return one(h.link.at.Load() != nil) })
 	gauge("goal_age_seconds", "How long ago a seeder last said that the goals here are the newest; -1 where none has.", nil, func() float64 {
 		age, known, _ := h.shelf.Age(time.Now())

@@ -1,11 +1,8 @@
 package host
 
 import (
-	"cmp"
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -43,6 +40,8 @@ type link struct {
 	host  *Host
 	tls   *tls.Config
 	dirty chan struct{} // has a value when there is something to say
+	// passed counts what passes over streams.
+	passed hostwire.Counters
 
 	at atomic.Pointer[connected] // nil without a stream
 
@@ -77,20 +76,13 @@ func (l *link) has(h hostwire.Holds) {
 	ask(l.dirty)
 }
 
-// order is which agents are asked for a stream, the first before all: by rendezvous, so
-// that each agent has about as many hosts, and a host the same one after a restart. The one
-// that was lost is the last.
+// order is which agents are asked for a stream, the first before all: as hostwire.Order has
+// them, but that the one that was lost is the last.
 func (l *link) order(lost string) []string {
 	l.mu.Lock()
 	agents := slices.Concat(l.agents, l.host.cfg.Agents)
 	l.mu.Unlock()
-	slices.Sort(agents)
-	agents = slices.Compact(agents)
-	rank := func(agent string) uint64 {
-		sum := sha256.Sum256([]byte(l.host.cfg.Name + "\x00" + agent))
-		return binary.BigEndian.Uint64(sum[:])
-	}
-	slices.SortFunc(agents, func(a, b string) int { return cmp.Compare(rank(a), rank(b)) })
+	agents = hostwire.Order(l.host.cfg.Name, agents)
 	if i := slices.Index(agents, lost); i >= 0 {
 		agents = append(slices.Delete(agents, i, i+1), lost)
 	}
@@ -182,7 +174,7 @@ func (l *link) dial(ctx context.Context, url string) (*connected, error) {
 		}
 	}
 	var err error
-	c.stream, err = hostwire.Dial(ctx, hostwire.DialConfig{URL: url, TLS: l.tls, Hello: hello})
+	c.stream, err = hostwire.Dial(ctx, hostwire.DialConfig{URL: url, TLS: l.tls, Hello: hello, Counters: &l.passed})
 	return c, err
 }
 

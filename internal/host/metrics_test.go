@@ -48,6 +48,9 @@ func TestMetrics(t *testing.T) {
 	for name := range rows {
 		t.Errorf("docs/metrics.md has %s, which no host shows", name)
 	}
+	if _, body := h.get(t, "/metrics"); !strings.Contains(body, "\n"+`landfall_host_messages_total{direction="up",kind="hello"} 1`+"\n") {
+		t.Errorf("/metrics:\n%s", body)
+	}
 	if _, body := h.get(t, "/metrics"); !strings.Contains(body, "\nlandfall_host_connected 1\n") || !strings.Contains(body, "\nlandfall_ready 0\n") {
 		t.Errorf("/metrics:\n%s", body)
 	}

@@ -1,14 +1,18 @@
 package hostwire
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,6 +53,8 @@ type DialConfig struct {
 	TLS *tls.Config
 	// Hello is what is said first.
 	Hello *Hello
+	// Counters count what passes; nil for nobody.
+	Counters *Counters
 	// timing is shortened by tests; the zero value means usualTiming.
 	timing timing
 }
@@ -62,6 +68,19 @@ func ClientTLS(own *identity.Source) *tls.Config {
 		}
 		return nil
 	})
+}
+
+// Order is in which order a host asks its region's agents, by their URLs, for a stream: by
+// rendezvous, so that each agent has about as many hosts, and a host the same one after a
+// restart. An agent that is named twice is in it once.
+func Order(host string, agents []string) []string {
+	agents = slices.Compact(slices.Sorted(slices.Values(agents)))
+	rank := func(agent string) uint64 {
+		sum := sha256.Sum256([]byte(host + "\x00" + agent))
+		return binary.BigEndian.Uint64(sum[:])
+	}
+	slices.SortFunc(agents, func(a, b string) int { return cmp.Compare(rank(a), rank(b)) })
+	return agents
 }
 
 // Dial opens a stream, says hello, and waits until the agent has taken it. The error is a
@@ -98,7 +117,7 @@ func dial(ctx context.Context, cfg DialConfig) (*Stream, error) {
 	}
 	ending, end := context.WithCancel(context.WithoutCancel(ctx))
 	up, body := io.Pipe()
-	s := &Stream{timing: cfg.timing}
+	s := &Stream{counters: cfg.Counters, timing: cfg.timing}
 	r, err := http.NewRequestWithContext(httptrace.WithClientTrace(ending, &httptrace.ClientTrace{
 		GotConn: func(c httptrace.GotConnInfo) {
 			if a, ok := c.Conn.RemoteAddr().(*net.TCPAddr); ok {
@@ -142,7 +161,7 @@ func dial(ctx context.Context, cfg DialConfig) (*Stream, error) {
 		s.Peer.Certificate = answer.TLS.PeerCertificates[0]
 		s.Peer.ID, _ = identity.Of(s.Peer.Certificate)
 	}
-	s.countOut(len(hello))
+	s.counters.out(hello)
 	finished := make(chan struct{})
 	s.body = &ends{answer.Body, finished}
 	s.write = func(b []byte) error { _, err := body.Write(b); return err }

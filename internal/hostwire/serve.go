@@ -173,7 +173,7 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request, from netip.AddrPo
 		return http.StatusMethodNotAllowed, fmt.Errorf("%.20s by %s, a stream is a POST by HTTP/2", r.Method, r.Proto)
 	}
 	ctx := r.Context()
-	stream := &Stream{shared: s.Counters, Remote: netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), timing: s.timing}
+	stream := &Stream{counters: s.Counters, Remote: netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), timing: s.timing}
 	if own := s.Identity; own != nil {
 		var peer identity.Peer
 		var err error
@@ -227,7 +227,7 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request, from netip.AddrPo
 	if err := rc.Flush(); err != nil {
 		return 0, nil // it is gone
 	}
-	stream.countIn(n)
+	stream.counters.in(hello, n)
 	stream.body = r.Body
 	stream.write = func(b []byte) error {
 		if _, err := w.Write(b); err != nil {

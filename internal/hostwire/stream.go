@@ -43,51 +43,9 @@ type Stream struct {
 	silent, ping *time.Timer
 	over         sync.Once
 	ended        atomic.Pointer[error] // why
-	own          Counters
-	shared       *Counters       // of all streams of an agent; nil for none
-	recipes      recipes         // of who receives
-	pace         func(bytes int) // called for each message that has come; nil for no limit
-}
-
-// Traffic is what has passed over streams, with pings and lengths, without what HTTP and TLS
-// add.
-type Traffic struct {
-	SentMessages, SentBytes, ReceivedMessages, ReceivedBytes int64
-}
-
-// Counters count what passes. The zero value has counted nothing.
-type Counters struct{ sent, sentBytes, received, receivedBytes atomic.Int64 }
-
-// Traffic is what has passed so far.
-func (c *Counters) Traffic() Traffic {
-	return Traffic{c.sent.Load(), c.sentBytes.Load(), c.received.Load(), c.receivedBytes.Load()}
-}
-
-func (c *Counters) out(n int) {
-	c.sent.Add(1)
-	c.sentBytes.Add(int64(n))
-}
-
-func (c *Counters) in(n int) {
-	c.received.Add(1)
-	c.receivedBytes.Add(int64(n))
-}
-
-// Traffic is what has passed over the stream so far.
-func (s *Stream) Traffic() Traffic { return s.own.Traffic() }
-
-func (s *Stream) countOut(n int) {
-	s.own.out(n)
-	if s.shared != nil {
-		s.shared.out(n)
-	}
-}
-
-func (s *Stream) countIn(n int) {
-	s.own.in(n)
-	if s.shared != nil {
-		s.shared.in(n)
-	}
+	counters     *Counters             // nil for nobody
+	recipes      recipes               // of who receives
+	pace         func(bytes int)       // called for each message that has come; nil for no limit
 }
 
 // begin has the stream watched.
@@ -169,7 +127,7 @@ func (s *Stream) SendEncoded(e Encoded) error {
 		s.fail(fmt.Errorf("sending over a fleet's stream: %w", err))
 		return s.Err()
 	}
-	s.countOut(len(e))
+	s.counters.out(e)
 	return nil
 }
 
@@ -186,7 +144,7 @@ func (s *Stream) Receive() (Message, error) {
 			return nil, s.Err()
 		}
 		s.again(&s.silent, s.timing.lost)
-		s.countIn(n)
+		s.counters.in(m, n)
 		if s.pace != nil {
 			s.pace(n)
 		}

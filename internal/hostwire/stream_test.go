@@ -90,7 +90,8 @@ func TestMessagesGoBothWays(t *testing.T) {
 		echo(ctx, s, h)
 		ended <- s.Err()
 	}})
-	stream := dialTo(t, s, DialConfig{})
+	var passed Counters
+	stream := dialTo(t, s, DialConfig{Counters: &passed})
 	for i := range 20 {
 		if err := stream.Send(&Holds{ulid1, i + 1, false}); err != nil {
 			t.Fatal(err)
@@ -100,8 +101,13 @@ func TestMessagesGoBothWays(t *testing.T) {
 			t.Fatalf("%+v, %v", m, err)
 		}
 	}
-	if got := stream.Traffic(); got.SentMessages != 21 || got.ReceivedMessages != 20 || got.SentBytes < 21*10 {
-		t.Errorf("%+v", got)
+	for kind, want := range map[string][2]int64{"hello": {1, 0}, "holds": {20, 0}, "leave": {0, 20}, "goal": {}, otherKind: {}} {
+		if sent, received := passed.Messages(kind); sent != want[0] || received != want[1] {
+			t.Errorf("%s: %d sent, %d received", kind, sent, received)
+		}
+	}
+	if sent, received := passed.Bytes(); sent < 21*10 || received < 20*10 {
+		t.Errorf("%d bytes sent, %d received", sent, received)
 	}
 	if !stream.Remote.Addr().IsLoopback() {
 		t.Errorf("remote %s", stream.Remote)
@@ -153,17 +159,14 @@ func TestBrokenConnection(t *testing.T) {
 // Both sides say that they are there, and find out when the other is silent.
 func TestSilence(t *testing.T) {
 	quick := timing{ping: 20 * time.Millisecond, lost: 10 * time.Second}
-	var served atomic.Pointer[Stream]
-	s := serve(t, ServeConfig{timing: quick, Handle: func(ctx context.Context, s *Stream, h *Hello) {
-		served.Store(s)
-		echo(ctx, s, h)
-	}})
-	stream := dialTo(t, s, DialConfig{timing: quick})
+	var atAgent, atHost Counters
+	s := serve(t, ServeConfig{timing: quick, Counters: &atAgent, Handle: echo})
+	stream := dialTo(t, s, DialConfig{timing: quick, Counters: &atHost})
 	done := make(chan error, 1)
 	go func() { _, err := stream.Receive(); done <- err }()
 	for {
-		s := served.Load()
-		if s != nil && s.Traffic().ReceivedMessages > 3 && s.Traffic().SentMessages > 3 && stream.Traffic().ReceivedMessages > 3 {
+		agentSent, agentReceived := atAgent.Messages("ping")
+		if _, received := atHost.Messages("ping"); agentReceived > 3 && agentSent > 3 && received > 3 {
 			break
 		}
 		select {
