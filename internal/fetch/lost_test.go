@@ -132,6 +132,46 @@ func read(b *Build) ([]byte, error) {
 	return all.Bytes(), err
 }
 
+// TestChangedWhileItIsRead: chunks of a piece that was found good a moment ago are not
+// believed to be good still.
+func TestChangedWhileItIsRead(t *testing.T) {
+	t.Parallel()
+	b, dir := newBuildOf(t, 23, 3<<20), t.TempDir()
+	a := newAgent(t, nil, "host")
+	a.has(t, b, 0)
+	h := newHost(t, nil, "host", dir, nil)
+	h.Peers(nil, []Peer{a.peer})
+	got, err := h.Build(b.whole())
+	if err != nil {
+		t.Fatal(err)
+	}
+	arrive(t, got, b)
+	first, err := got.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	chunk := make([]byte, 10)
+	offset := int64(1<<20 - 3)
+	if _, err := first.ReadAt(chunk, offset); err != nil || !bytes.Equal(chunk, b.content[offset:offset+10]) {
+		t.Fatalf("%v", err)
+	}
+	if err := damages["changed"](filepath.Join(dir, "cache", b.known.Segment(0).InfoHash().String())); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.ReadAt(chunk, offset); err != nil && !errors.Is(err, ErrLost) || err == nil && !bytes.Equal(chunk, b.content[offset:offset+10]) {
+		t.Errorf("%x, %v", chunk, err)
+	}
+	second, err := got.Open()
+	if err == nil {
+		defer second.Close()
+		_, err = second.ReadAt(chunk, 1<<20)
+	}
+	if !errors.Is(err, ErrLost) && !errors.Is(err, ErrNotWhole) {
+		t.Errorf("%x, %v", chunk, err)
+	}
+}
+
 // TestLostWithoutPeers: what the disk has lost and nobody has is said to be lacking.
 func TestLostWithoutPeers(t *testing.T) {
 	t.Parallel()

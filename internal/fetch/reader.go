@@ -4,14 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/landfall-dist/landfall/internal/cache"
 )
 
-// Reader reads a whole build. Each piece is hashed once more as it is read: what the disk
-// has changed or lost meanwhile is an error that wraps ErrLost, and is fetched again. It is
-// safe for concurrent use.
+// Reader reads a whole build. Each piece is read whole and hashed once more, and what is
+// asked of it comes from those bytes: what the disk has changed or lost meanwhile is an error
+// that wraps ErrLost, and is fetched again. It is safe for concurrent use.
 type Reader struct {
 	build *Build
 	close sync.Once
@@ -19,6 +20,8 @@ type Reader struct {
 	mu    sync.Mutex // held while reading, for one segment is open at a time
 	index int        // of the segment that is open
 	entry *cache.Entry
+	held  []byte // the piece that was read last, of the build's; at most one is in memory
+	piece int
 }
 
 // Open returns the build's bytes, which stay until the Reader is closed, should the build be
@@ -34,7 +37,7 @@ func (b *Build) Open() (*Reader, error) {
 		return nil, fmt.Errorf("build %s: %w", b.note.ExecutionID, ErrNotWhole)
 	}
 	b.readers++
-	return &Reader{build: b, index: -1}, nil
+	return &Reader{build: b, index: -1, piece: -1}, nil
 }
 
 // Size is in bytes.
@@ -116,20 +119,32 @@ func (r *Reader) read(p []byte, offset int64) (int, error) {
 	from, length := entry.Shape().PieceRange(piece)
 	within := offset - start - from
 	p = p[:min(int64(len(p)), length-within)]
+	whole := int64(len(p)) == length
+	if held := int(offset / layout.PieceLength); held == r.piece && !whole {
+		return copy(p, r.held[within:]), nil
+	}
 	if !entry.Complete(piece) { // found damaged before
 		return 0, r.lost(i, fmt.Errorf("piece %d: %w", piece, ErrNotWhole))
 	}
-	n, err := entry.ReadVerified(piece, p, within)
-	if errors.Is(err, cache.ErrCorrupt) {
+	into := p
+	if !whole {
+		r.held, r.piece = slices.Grow(r.held[:0], int(length))[:length], -1
+		into = r.held
+	}
+	_, err = entry.ReadVerified(piece, into, 0)
+	switch {
+	case errors.Is(err, cache.ErrCorrupt):
 		if t, ok := r.build.fetcher.swarm.Torrent(entry.InfoHash()); ok {
 			t.Damaged(piece, err)
 		}
-		return n, r.lost(i, err)
+		return 0, r.lost(i, err)
+	case err != nil:
+		return 0, fmt.Errorf("reading %s: segment %d: %w", r.build.ExecutionID(), i, err)
+	case whole:
+		return len(p), nil
 	}
-	if err != nil {
-		err = fmt.Errorf("reading %s: segment %d: %w", r.build.ExecutionID(), i, err)
-	}
-	return n, err
+	r.piece = int(offset / layout.PieceLength)
+	return copy(p, into[within:]), nil
 }
 
 // lost has the build look at once for what of a segment the disk has lost.
