@@ -35,6 +35,7 @@ func TestFleet(t *testing.T) {
 		{"agents restarted in turn", false, agentsInTurn},
 		{"seeder killed in mid-bake", false, seederInMidBake},
 		{"certificates of hosts have ended", false, endedCertificates},
+		{"rolled back while an agent is killed", false, rolledBack},
 	} {
 		if c.short || *longFlag {
 			t.Run(c.name, func(t *testing.T) { t.Parallel(); c.run(t) })
@@ -100,20 +101,30 @@ func (w *World) state() *api.Deployment {
 // hosts run it, those too that came late.
 func (w *World) SettleFleet(key string) *api.Deployment {
 	w.t().Helper()
+	return w.settleFleet(key, api.DeploymentDone)
+}
+
+// settleFleet is SettleFleet where the deployment ends in a state, and all hosts with a key.
+func (w *World) settleFleet(key, state string) *api.Deployment {
+	w.t().Helper()
 	w.heal()
 	for _, m := range w.Members() {
 		m.Run()
 	}
 	var d *api.Deployment
 	if !w.within(fleetTimeout, func() bool { d = w.state(); return d != nil && d.Ended() }) {
-		w.t().Fatalf("not in %s: the deployment of %s has ended: %+v\n%s", fleetTimeout, key, d, w.hostsView())
+		w.t().Fatalf("not in %s: the deployment has ended, all run %s: %+v\n%s", fleetTimeout, key, d, w.hostsView())
 	}
-	if d.State != api.DeploymentDone || d.Target == nil || d.Target.Key != key {
-		w.t().Fatalf("%s: %s (%s)\n%s", key, d.State, d.Reason, w.hostsView())
+	build := d.Target
+	if state == api.DeploymentWentBack {
+		build = d.From
+	}
+	if d.State != state || build == nil || build.Key != key {
+		w.t().Fatalf("%s (%s), expected %s and %s\n%s", d.State, d.Reason, state, key, w.hostsView())
 	}
 	for _, h := range w.Hosts() {
-		if !w.within(fleetTimeout, func() bool { return !h.running() || h.Runs() == d.Target.ExecutionID }) {
-			w.t().Errorf("not in %s: %s runs %s: %s\n%s", fleetTimeout, h.Name, d.Target.ExecutionID, h.Runs(), w.hostsView())
+		if !w.within(fleetTimeout, func() bool { return !h.running() || h.Runs() == build.ExecutionID }) {
+			w.t().Errorf("not in %s: %s runs %s: %s\n%s", fleetTimeout, h.Name, build.ExecutionID, h.Runs(), w.hostsView())
 		}
 	}
 	w.together()
@@ -228,4 +239,18 @@ func endedCertificates(t *testing.T) {
 	w.Completed(w.Put("web-2.zip", 1<<20))
 	w.DeployService("web-2.zip", "34%,100%", "1s")
 	w.SettleFleet("web-2.zip")
+}
+
+// rolledBack kills an agent as its hosts begin to go back.
+func rolledBack(t *testing.T) {
+	w := startFleet(t, Options{Agents: []int{2, 1}, Seed: 38}, 4)
+	w.Completed(w.Put("web-2.zip", 1<<20))
+	w.DeployService("web-2.zip", "50%,100%", "1m")
+	w.Until("it bakes", func() bool { d := w.state(); return d != nil && d.State == api.DeploymentBaking })
+	w.seen() // or it would not know why hosts run the target
+	if _, err := w.Seeder.Rollback(context.Background(), service, false); err != nil {
+		t.Fatal(err)
+	}
+	w.Agents[0].Kill()
+	w.settleFleet("web-1.zip", api.DeploymentWentBack)
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/goal"
@@ -31,6 +32,7 @@ type fleetWatch struct {
 	hosts map[*Host]hostSeen   // a look ago
 	whole map[[2]string]bool   // releases that were read, by host and execution
 	odd   map[[2]string]bool   // what was complained of, by host and execution
+	looks atomic.Int64
 }
 
 // hostSeen is what a look finds at a host.
@@ -50,6 +52,7 @@ func (w *World) watchFleet() {
 		w: w, trust: trust, goals: make(map[int64]*goal.Goal), hosts: make(map[*Host]hostSeen), whole: make(map[[2]string]bool),
 		odd: make(map[[2]string]bool),
 	}
+	w.fleet = v
 	w.watch.wg.Go(func() {
 		for w.watch.ctx.Err() == nil {
 			v.look()
@@ -89,6 +92,14 @@ func (v *fleetWatch) look() {
 		}
 	}
 	v.hosts = now
+	v.looks.Add(1)
+}
+
+// seen waits until the watch knows the goal that the table has.
+func (w *World) seen() {
+	w.t().Helper()
+	before := w.fleet.looks.Load()
+	w.Until("hosts are looked at", func() bool { return w.fleet.looks.Load() > before+1 })
 }
 
 func (v *fleetWatch) host(h *Host) (s hostSeen) {
@@ -121,7 +132,7 @@ func (v *fleetWatch) readGoal() *goal.Goal {
 	}
 	if v.goals[g.Version] == nil {
 		v.goals[g.Version] = g
-		if g.Done {
+		if g.Done && len(g.Regions) > 0 { // else it goes back, which it has only begun
 			v.done(g)
 		}
 	}

@@ -96,6 +96,7 @@ type World struct {
 	dropped []func()
 	ending  atomic.Bool
 	watch   *watch
+	fleet   *fleetWatch        // nil without Options.Fleet
 	idle    map[*Member]Levels // at the start
 
 	mu     sync.Mutex
