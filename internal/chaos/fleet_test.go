@@ -4,13 +4,16 @@ package chaos
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/api"
+	"github.com/landfall-dist/landfall/internal/goal"
 	"github.com/landfall-dist/landfall/seeder/client"
 )
 
@@ -36,6 +39,9 @@ func TestFleet(t *testing.T) {
 		{"seeder killed in mid-bake", false, seederInMidBake},
 		{"certificates of hosts have ended", false, endedCertificates},
 		{"rolled back while an agent is killed", false, rolledBack},
+		{"a host hangs in mid-wave", true, hostHangs},
+		{"an agent hangs in mid-wave", true, agentHangs},
+		{"a host and an agent hang until they are lost", false, hangUntilLost},
 	} {
 		if c.short || *longFlag {
 			t.Run(c.name, func(t *testing.T) { t.Parallel(); c.run(t) })
@@ -52,7 +58,7 @@ func startFleet(t *testing.T, o Options, hosts int) *World {
 		w.AddHosts(i, hosts)
 	}
 	if hosts > 0 {
-		w.Until("all hosts are known", func() bool { return w.connected() == hosts*len(w.Buckets) })
+		w.Until("all hosts are known", func() bool { return w.connected(w.Agents...) == hosts*len(w.Buckets) })
 		w.Completed(w.Put("web-1.zip", 3<<20))
 		w.DeployService("web-1.zip", "100%", "1s")
 		w.SettleFleet("web-1.zip")
@@ -60,14 +66,42 @@ func startFleet(t *testing.T, o Options, hosts int) *World {
 	return w
 }
 
-// connected is how many hosts have a stream, over all agents.
-func (w *World) connected() (n int) {
-	for _, a := range w.Agents {
+// connected is how many hosts have a stream with one of the agents.
+func (w *World) connected(agents ...*Member) (n int) {
+	for _, a := range agents {
 		if s, err := a.AgentStatus(context.Background()); err == nil && s.Fleet != nil {
 			n += s.Fleet.Connected
 		}
 	}
 	return n
+}
+
+// hostsOf are those in the region of a bucket, by its index.
+func (w *World) hostsOf(bucket int) []*Host {
+	return slices.DeleteFunc(w.Hosts(), func(h *Host) bool { return h.Region != regionOf(w.Buckets[bucket]) })
+}
+
+// run reports whether all of these hosts run the newest build of a key.
+func (w *World) run(key string, hosts []*Host) bool {
+	d := w.state()
+	return d != nil && d.Target != nil && d.Target.Key == key &&
+		!slices.ContainsFunc(hosts, func(h *Host) bool { return h.Runs() != d.Target.ExecutionID })
+}
+
+// whoSwitches returns who has begun a switch since it was called; nil for none.
+func (w *World) whoSwitches() func() *Host {
+	begun := make(map[*Host]int)
+	for _, h := range w.Hosts() {
+		begun[h] = h.begun()
+	}
+	return func() *Host {
+		for _, h := range w.Hosts() {
+			if h.begun() > begun[h] {
+				return h
+			}
+		}
+		return nil
+	}
 }
 
 // policy has waves and a time to bake; none may fail.
@@ -85,6 +119,14 @@ func (w *World) DeployService(key, waves, bake string) {
 		return last == nil
 	}) {
 		w.t().Fatalf("deploying %s: %v", key, last)
+	}
+}
+
+// rollback begins to go back.
+func (w *World) rollback() {
+	w.t().Helper()
+	if _, err := w.Seeder.Rollback(context.Background(), service, false); err != nil {
+		w.t().Fatal(err)
 	}
 }
 
@@ -123,6 +165,9 @@ func (w *World) settleFleet(key, state string) *api.Deployment {
 		w.t().Fatalf("%s (%s), expected %s and %s\n%s", d.State, d.Reason, state, key, w.hostsView())
 	}
 	for _, h := range w.Hosts() {
+		if state == api.DeploymentWentBack && h.ranSince(w.begun(d.Target.Key)) && h.Runs() != build.ExecutionID {
+			w.t().Errorf("%s, and %s runs %s", d.State, h.Name, h.Runs())
+		}
 		if !w.within(fleetTimeout, func() bool { return !h.running() || h.Runs() == build.ExecutionID }) {
 			w.t().Errorf("not in %s: %s runs %s: %s\n%s", fleetTimeout, h.Name, build.ExecutionID, h.Runs(), w.hostsView())
 		}
@@ -241,16 +286,68 @@ func endedCertificates(t *testing.T) {
 	w.SettleFleet("web-2.zip")
 }
 
-// rolledBack kills an agent as its hosts begin to go back.
+// rolledBack kills an agent when the first host has gone back.
 func rolledBack(t *testing.T) {
 	w := startFleet(t, Options{Agents: []int{2, 1}, Seed: 38}, 4)
 	w.Completed(w.Put("web-2.zip", 1<<20))
 	w.DeployService("web-2.zip", "50%,100%", "1m")
 	w.Until("it bakes", func() bool { d := w.state(); return d != nil && d.State == api.DeploymentBaking })
 	w.seen() // or it would not know why hosts run the target
-	if _, err := w.Seeder.Rollback(context.Background(), service, false); err != nil {
-		t.Fatal(err)
-	}
+	switches := w.whoSwitches()
+	w.rollback()
+	w.Until("a host goes back", func() bool { return switches() != nil })
 	w.Agents[0].Kill()
+	w.Until("its hosts are at the other agent", func() bool { return w.connected(w.Agents[1]) == 4 })
 	w.settleFleet("web-1.zip", api.DeploymentWentBack)
+}
+
+// hostHangs has a host hang from the first wave on until all others run the target.
+func hostHangs(t *testing.T) {
+	w := startFleet(t, Options{Agents: []int{2, 1}, Seed: 39}, 3)
+	sleeper := slices.MaxFunc(w.hostsOf(0), func(a, b *Host) int { return cmp.Compare(goal.HashOf(service, a.Name), goal.HashOf(service, b.Name)) })
+	w.Completed(w.Put("web-2.zip", 1<<20))
+	w.DeployService("web-2.zip", "50%,100%", "1s")
+	w.Until("hosts switch", func() bool { d := w.state(); return d != nil && d.Wave > 0 })
+	sleeper.Stop() // it has no leave: it is in the second wave
+	w.Until("the others run it", func() bool {
+		return w.run("web-2.zip", slices.DeleteFunc(w.Hosts(), func(h *Host) bool { return h == sleeper }))
+	})
+	sleeper.Continue()
+	w.SettleFleet("web-2.zip")
+}
+
+// agentHangs has one of a region's agents hang from the first wave on until another region
+// runs the target.
+func agentHangs(t *testing.T) {
+	w := startFleet(t, Options{Agents: []int{2, 1}, Seed: 41}, 3)
+	w.Completed(w.Put("web-2.zip", 1<<20))
+	w.DeployService("web-2.zip", "100%", "1s")
+	w.Until("hosts switch", func() bool { d := w.state(); return d != nil && d.Wave > 0 })
+	w.Agents[1].Stop()
+	w.Until("the other region runs it", func() bool { return w.run("web-2.zip", w.hostsOf(1)) })
+	w.Agents[1].Continue()
+	w.SettleFleet("web-2.zip")
+}
+
+// hangUntilLost has a host hang that has begun to switch, then an agent, until those that they
+// had a stream with have given them up.
+func hangUntilLost(t *testing.T) {
+	w := startFleet(t, Options{Agents: []int{2, 1}, Seed: 40}, 4)
+	w.Completed(w.Put("web-2.zip", 1<<20))
+	switches := w.whoSwitches()
+	w.DeployService("web-2.zip", "50%,100%", "1s")
+	var sleeper *Host
+	w.Until("a host switches", func() bool { sleeper = switches(); return sleeper != nil })
+	sleeper.Stop()
+	w.Until("it is lost", func() bool { return w.connected(w.Agents...) == len(w.Hosts())-1 })
+	sleeper.Continue()
+	w.SettleFleet("web-2.zip")
+
+	w.Completed(w.Put("web-3.zip", 1<<20))
+	w.DeployService("web-3.zip", "50%,100%", "1s")
+	w.Until("hosts switch", func() bool { d := w.state(); return d != nil && d.Wave > 0 })
+	w.Agents[1].Stop()
+	w.Until("its hosts are at the other agent", func() bool { return w.connected(w.Agents[0]) == 4 })
+	w.Agents[1].Continue()
+	w.SettleFleet("web-3.zip")
 }

@@ -149,15 +149,12 @@ func (v *fleetWatch) open(wire []byte) *goal.Goal {
 	return g
 }
 
-// done holds a deployment that says so to it: who was there all the time, and whose agents
-// were, runs the target. Whom no agent knew when the last wave began comes later.
+// done holds a deployment that says so to it: who was there all the time runs the target,
+// whatever became of its agents.
 func (v *fleetWatch) done(g *goal.Goal) {
 	begun := v.w.begun(g.Target.Key)
 	for _, h := range v.w.Hosts() {
-		stayed := h.ranSince(begun) && !slices.ContainsFunc(v.w.Agents, func(a *Member) bool {
-			return regionOf(a.Bucket) == h.Region && !a.ranSince(begun)
-		})
-		if !stayed {
+		if !h.ranSince(begun) {
 			continue
 		}
 		if id := h.Runs(); id != g.Target.ExecutionID {

@@ -39,6 +39,7 @@ type Host struct {
 	mu      sync.Mutex
 	process *processtest.Process // nil when it was told to end
 	started time.Time
+	stopped bool // by SIGSTOP
 }
 
 // addFleet has agents serve hosts, and the seeder use tables of this world's own.
@@ -130,7 +131,7 @@ func (h *Host) Run() {
 		h.w.owner.Error(err)
 		return
 	}
-	h.process, h.started = p, time.Now()
+	h.process, h.started, h.stopped = p, time.Now(), false
 }
 
 func (h *Host) log() string { return filepath.Join(h.w.dir, h.Name+".log") }
@@ -157,6 +158,21 @@ func (h *Host) end(sig syscall.Signal) {
 
 // Kill ends the host by SIGKILL.
 func (h *Host) Kill() { h.end(syscall.SIGKILL) }
+
+// Stop hangs the host until Continue; hooks that it has begun go on.
+func (h *Host) Stop() { h.pause(syscall.SIGSTOP, true) }
+
+// Continue ends a Stop.
+func (h *Host) Continue() { h.pause(syscall.SIGCONT, false) }
+
+func (h *Host) pause(sig syscall.Signal, stopped bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.process != nil && h.stopped != stopped {
+		h.stopped = stopped
+		_ = h.process.Cmd.Process.Signal(sig) // it may have ended
+	}
+}
 
 func (h *Host) running() bool {
 	h.mu.Lock()
@@ -197,6 +213,15 @@ func (h *Host) switches() (all []aSwitch, err error) {
 		}
 	}
 	return all, err
+}
+
+// begun is how many switches it has begun.
+func (h *Host) begun() int {
+	text, err := os.ReadFile(filepath.Join(h.Dir, service, "switches"))
+	if err != nil {
+		return 0 // it has begun none
+	}
+	return strings.Count(string(text), "begin ")
 }
 
 // Runs is the execution whose release current points to; empty for none.

@@ -154,13 +154,6 @@ func (m *Member) running() bool {
 	return m.process != nil
 }
 
-// ranSince reports whether it has run all the time since then.
-func (m *Member) ranSince(t time.Time) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.process != nil && m.started.Before(t)
-}
-
 // Said is what the member has logged since it was started last.
 func (m *Member) Said() string {
 	m.mu.Lock()

@@ -442,4 +442,7 @@ func (w *World) heal() {
 			m.Continue()
 		}
 	}
+	for _, h := range w.Hosts() {
+		h.Continue()
+	}
 }
