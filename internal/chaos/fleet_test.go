@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/goal"
+	"github.com/landfall-dist/landfall/internal/processtest"
 	"github.com/landfall-dist/landfall/seeder/client"
 )
 
@@ -41,6 +43,7 @@ func TestFleet(t *testing.T) {
 		{"rolled back while an agent is killed", false, rolledBack},
 		{"a host hangs in mid-wave", true, hostHangs},
 		{"an agent hangs in mid-wave", true, agentHangs},
+		{"old and new programs", false, oldAndNew},
 		{"a host and an agent hang until they are lost", false, hangUntilLost},
 	} {
 		if c.short || *longFlag {
@@ -350,4 +353,28 @@ func hangUntilLost(t *testing.T) {
 	w.Until("its hosts are at the other agent", func() bool { return w.connected(w.Agents[0]) == 4 })
 	w.Agents[1].Continue()
 	w.SettleFleet("web-3.zip")
+}
+
+// oldAndNew has agents and hosts of before recalls had beats, and of now, each with both of the
+// other, first with a seeder of before: all switch, and go back.
+func oldAndNew(t *testing.T) {
+	if err := host.start(); err != nil {
+		t.Fatal(err)
+	}
+	old := filepath.Join(host.dir, "before") // where every member gets in
+	processtest.BuildBefore(t, old, "-Slandfall-recall-beat-v1", "--", "internal/goal/recall.go")
+	w := startFleet(t, Options{Agents: []int{1, 1}, Seed: 42, Programs: old}, 2)
+	w.Agents[0].Upgrade()
+	w.hostsOf(0)[0].Upgrade()
+	w.hostsOf(1)[0].Upgrade()
+	for _, key := range []string{"web-2.zip", "web-3.zip"} {
+		w.ready()
+		w.Until("all hosts are known", func() bool { return w.connected(w.Agents...) == len(w.Hosts()) })
+		w.Completed(w.Put(key, 1<<20))
+		w.DeployService(key, "50%,100%", "1s")
+		w.SettleFleet(key)
+		w.rollback()
+		w.settleFleet("web-1.zip", api.DeploymentWentBack)
+		w.Seeder.Upgrade()
+	}
 }

@@ -87,7 +87,7 @@ func (w *World) AddHosts(bucket, n int) (hosts []*Host) {
 			}
 		}
 		h.args = []string{
-			host.bin("agent"), "host", "--service", service, "--dir", h.Dir, "--agents", strings.Join(agents, ","), "--label", "zone=" + h.Zone,
+			w.program("agent"), "host", "--service", service, "--dir", h.Dir, "--agents", strings.Join(agents, ","), "--label", "zone=" + h.Zone,
 			"--trust", filepath.Join(w.dir, "seeder.key.pub"), "--listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0", "--exec", switchHook,
 		}
 		if w.authority == nil {
@@ -172,6 +172,13 @@ func (h *Host) pause(sig syscall.Signal, stopped bool) {
 		h.stopped = stopped
 		_ = h.process.Cmd.Process.Signal(sig) // it may have ended
 	}
+}
+
+// Upgrade restarts it as the program of this tree.
+func (h *Host) Upgrade() {
+	h.end(syscall.SIGTERM)
+	h.args[0] = host.bin("agent")
+	h.Run()
 }
 
 func (h *Host) running() bool {

@@ -118,6 +118,13 @@ func (m *Member) Terminate() {
 	}
 }
 
+// Upgrade restarts it as the program of this tree.
+func (m *Member) Upgrade() {
+	m.Terminate()
+	m.args[0] = host.bin(filepath.Base(m.args[0]))
+	m.Run()
+}
+
 // Stop hangs the member until Continue.
 func (m *Member) Stop() { m.pause(syscall.SIGSTOP, true) }
 

@@ -62,6 +62,9 @@ type Options struct {
 	Certificates bool
 	// Fleet has all agents serve hosts, which AddHosts makes.
 	Fleet bool
+	// Programs is the directory of the programs that run until Upgrade; empty for those of this
+	// tree.
+	Programs string
 	// OperatorToken makes the seeder ask for a token, which its Member then has.
 	OperatorToken bool
 	// Seed makes all that is random.
@@ -300,7 +303,7 @@ func (w *World) member(role, bucket, upLine string) *Member {
 	m.Dir = filepath.Join(w.dir, m.Name)
 	url := "http://" + m.addr.String() + ":" + httpPort
 	m.Client = &client.Client{URL: url, HTTP: &http.Client{Timeout: askTimeout, Transport: &http.Transport{DisableKeepAlives: true}}}
-	m.args = []string{host.bin(role), "run", "--listen", m.addr.String() + ":" + httpPort,
+	m.args = []string{w.program(role), "run", "--listen", m.addr.String() + ":" + httpPort,
 		"--gossip-listen", m.addr.String() + ":" + gossipPort, "--peer-listen", m.addr.String() + ":" + peerPort,
 		"--data-dir", m.Dir, "--cache-size", or(w.options.CacheSize, "2GiB"), "--table", w.Ledger.Table(), "--arrivals-table", w.Arrivals.Name()}
 	err := os.Mkdir(m.Dir, 0o755)
@@ -326,6 +329,14 @@ func (w *World) member(role, bucket, upLine string) *Member {
 		m.Link(w.options.Link)
 	}
 	return m
+}
+
+// program is the file of a program that runs at first.
+func (w *World) program(name string) string {
+	if w.options.Programs != "" {
+		return filepath.Join(w.options.Programs, name)
+	}
+	return host.bin(name)
 }
 
 // Members are the seeder and the agents.
