@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -444,10 +445,8 @@ func (s *service) notReady(v view, g *goal.Goal, wanted *goal.Build, switching b
 	var why string
 	running := v.state.Running
 	switch {
-	case v.state.Phase == "goal":
-		why = v.failed
 	case g == nil:
-		why = "no goal has come yet"
+		why = cmp.Or(v.failed, "no goal has come yet")
 	case s.host.where() == "":
 		why = "no agent has said yet which region this is"
 	case switching && v.failed != "":
