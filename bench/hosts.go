@@ -56,6 +56,7 @@ func hostsCommands() []*cli.Command {
 		of("host-memory", "peak memory of a host with neighbours, and of its agent, while a build comes",
 			hostMemory, command.Int("mib", 10<<10, "the build's size"), command.Int("neighbours", 8, "hosts beside the one that is measured; each takes the build's length twice on disk"),
 			command.String("neighbour-rate", "", "`RATE` at which each neighbour downloads, such as 8Mbit, so that it takes less of the disk; nobody waits for it then (default: no limit)")),
+		of("agree", "the simulation of `bench fleet` beside real hosts: how long each needs for a build that its region has, by rates of the programs' own flags", agree, agreeFlags()...),
 		of("streams", "what idle streams of hosts cost an agent, and what it costs when all of them come back; or those of another agent, which is away",
 			idleStreams, command.Int("streams", 5000, "how many an agent bears; of several, when one is away"),
 			command.Int("agents", 1, "of the region: of several one is killed, and started again when its hosts are at the others"),
