@@ -54,7 +54,7 @@ type service struct {
 	trouble  error    // why the table is not written yet
 	odd      error    // why the service cannot be changed
 	landed   map[string]bool
-	target   string // the execution that landed is about
+	target   target // what landed is about
 	sha      string // the target's composite; empty while not known
 	soughtAt time.Time
 	ticked   time.Time // when what may have changed was looked at last
@@ -68,6 +68,9 @@ type service struct {
 	mu   sync.Mutex // held for a few lines
 	view api.Service
 }
+
+// target is the execution that a deployment brings, which others may have brought before.
+type target struct{ deployment, executionID string }
 
 type answer struct {
 	to  chan<- error
@@ -476,8 +479,8 @@ func (v *service) lookAtTarget(now time.Time) {
 		return
 	}
 	id := d.Target.ExecutionID
-	if v.target != id {
-		v.target, v.landed, v.sha, v.soughtAt = id, make(map[string]bool), d.Target.SHA256, time.Time{}
+	if of := (target{d.ID, id}); v.target != of {
+		v.target, v.landed, v.sha, v.soughtAt = of, make(map[string]bool), d.Target.SHA256, time.Time{}
 	}
 	r, ok := v.index.get(id)
 	switch {
@@ -508,7 +511,7 @@ func (v *service) lookAtTarget(now time.Time) {
 
 func (v *service) found(now time.Time, e composite) {
 	switch {
-	case e.executionID != v.target:
+	case e.executionID != v.target.executionID:
 	case e.err != nil:
 		if !v.owner.Ending() {
 			v.logger.Warn("the build's composite SHA-256 was not found out yet", "executionId", e.executionID, "error", e.err)

@@ -72,6 +72,14 @@ func TestServiceIsDeployed(t *testing.T) {
 	if err != nil || v.Stable.Key != "web-1.zip" || v.Target.Key != "web-1.zip" || v.Hosts.Healthy != 10 || v.By != "carol" {
 		t.Errorf("%+v, %v", v, err)
 	}
+	// What went back is deployed again, and again.
+	for range 2 {
+		again := w.deploy(second, api.Policy{Waves: []string{"100%"}, Bake: "0s"})
+		w.until("it is done", func() bool {
+			v, err := w.s.serviceView("web")
+			return err == nil && v.Deployment.DeploymentID == again.DeploymentID && v.Deployment.State == deployment.Done && w.on(second) == 10
+		})
+	}
 	// What agents have is what the table has, and a beat names it.
 	table, err := w.tables.Service(t.Context(), "web")
 	if err != nil {
