@@ -118,6 +118,10 @@ func (w *World) DeployService(key, waves, bake string) {
 	w.deploys(key)
 	var last error
 	if !w.within(Timeout, func() bool {
+		// It may have begun without an answer, and have ended.
+		if d := w.state(); last != nil && d != nil && d.Kind == api.KindDeploy && d.Target.Key == key {
+			return true
+		}
 		_, last = w.Seeder.DeployService(context.Background(), service, client.ServiceDeployRequest{Key: key, Policy: policy(waves, bake)})
 		return last == nil
 	}) {
@@ -128,8 +132,15 @@ func (w *World) DeployService(key, waves, bake string) {
 // rollback begins to go back.
 func (w *World) rollback() {
 	w.t().Helper()
-	if _, err := w.Seeder.Rollback(context.Background(), service, false); err != nil {
-		w.t().Fatal(err)
+	var last error
+	if !w.within(Timeout, func() bool {
+		if d := w.state(); last != nil && d != nil && (d.State == api.DeploymentBack || d.State == api.DeploymentWentBack) {
+			return true // it had begun without an answer
+		}
+		_, last = w.Seeder.Rollback(context.Background(), service, false)
+		return last == nil
+	}) {
+		w.t().Fatalf("rolling back: %v", last)
 	}
 }
 
