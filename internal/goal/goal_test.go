@@ -564,14 +564,16 @@ func FuzzGoal(f *testing.F) {
 	})
 }
 
-// With clocks an hour off, at seeders, agents and hosts, goals are taken and versions grow.
+// With clocks an hour off, at seeders, agents and hosts, goals and recalls are taken and versions
+// grow. A beat that is no newer than the last one by the seeders' clocks is left out.
 func TestClocksAnHourOff(t *testing.T) {
 	for _, seeders := range [][]time.Duration{{time.Hour, 0, -time.Hour}, {-time.Hour, 0, time.Hour}} {
 		for _, host := range []time.Duration{-time.Hour, 0, time.Hour} {
 			s := openShelf(t, "")
 			now := noon
 			s.now = func() time.Time { return now.Add(host) }
-			last := int64(0)
+			last, recalls := int64(0), int64(0)
+			beat := time.Time{}
 			for i, seeder := range seeders {
 				g := aGoal(NextVersion(now.Add(seeder), last))
 				g.Issued = now.Add(seeder)
@@ -579,7 +581,23 @@ func TestClocksAnHourOff(t *testing.T) {
 					t.Errorf("host %s off, seeder %d %s off: version %d after %d, %v, %v", host, i, seeder, g.Version, last, added, err)
 				}
 				last = g.Version
-				if age, known, _ := s.Age(now.Add(host)); !known || age < 0 || age > 2*time.Hour {
+				r := aRecall(NextVersion(now.Add(seeder), recalls), composite)
+				r.Issued = now.Add(seeder)
+				if added, err := s.Add(sign(t, r)); !added || err != nil || r.Version <= recalls {
+					t.Errorf("host %s off, seeder %d %s off: recalls %d after %d, %v, %v", host, i, seeder, r.Version, recalls, added, err)
+				}
+				recalls = r.Version
+				for _, doc := range []any{
+					&Beat{Time: now.Add(seeder), Versions: map[string]int64{"web": last}}, &RecallBeat{Time: now.Add(seeder), Version: recalls},
+				} {
+					if added, err := s.Add(sign(t, doc)); added != now.Add(seeder).After(beat) || err != nil {
+						t.Errorf("host %s off, seeder %d %s off: %T: %v, %v", host, i, seeder, doc, added, err)
+					}
+				}
+				if now.Add(seeder).After(beat) {
+					beat = now.Add(seeder)
+				}
+				if age, known, behind := s.Age(now.Add(host)); !known || age < 0 || age > 2*time.Hour || len(behind) > 0 {
 					t.Errorf("age %s, %v", age, known)
 				}
 				now = now.Add(time.Minute)
