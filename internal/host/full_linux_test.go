@@ -4,94 +4,34 @@ import (
 	"archive/zip"
 	"bytes"
 	"errors"
-	"os"
-	"os/exec"
-	"path/filepath"
+	"math/rand/v2"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/landfall-dist/landfall/internal/goal"
 	"github.com/landfall-dist/landfall/internal/hostwire"
+	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/processtest"
 	"github.com/landfall-dist/landfall/internal/retry"
 )
 
 const (
-	// insideEnv is set in the process that may mount.
-	insideEnv = "LANDFALL_TEST_INSIDE"
 	// diskSize is that of the host's disk, of which 64 MiB are to stay free; unpacked is what a
 	// build needs there, in bytes, when it is unpacked.
 	diskSize, unpacked = "160m", 8 << 20
 )
 
-// onDisk runs the calling test once more in a process that has a file system of diskSize, and
-// returns its directory there; empty where the test is over.
-func onDisk(t *testing.T) string {
-	t.Helper()
-	if os.Getenv(insideEnv) == "" {
-		c := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v")
-		c.Env = append(os.Environ(), insideEnv+"=1")
-		processtest.Isolate(c, syscall.CLONE_NEWNS)
-		out, err := c.CombinedOutput()
-		if processtest.Refused(err) {
-			t.Skipf("no namespace with a file system of its own can be made here: %v", err)
-		}
-		if err != nil {
-			t.Errorf("%v\n%s", err, out)
-		}
-		return ""
-	}
-	dir := t.TempDir()
-	err := processtest.LoopbackUp()
-	if err == nil {
-		err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
-	}
-	if err == nil {
-		err = unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+diskSize)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-	return dir
-}
-
 // TestFullDisk: a host whose disk is full, before it fetches, before it unpacks or as it
 // switches, says so, runs the build before, whole, and goes on when there is room again.
 func TestFullDisk(t *testing.T) {
-	dir := onDisk(t)
-	if dir == "" {
+	disk := processtest.OnDisk(t, diskSize)
+	if disk == nil {
 		return
 	}
-	dir = filepath.Join(dir, "host")
+	dir := disk.Dir
 	a := newAgent(t)
 	h := startHost(t, dir, func(c *Config) { c.again = retry.Policy{First: 10 * time.Millisecond, Max: 100 * time.Millisecond} }, a.url)
-	filler := filepath.Join(filepath.Dir(dir), "filler")
-	// fill leaves so many bytes.
-	fill := func(leave int64) {
-		t.Helper()
-		var s unix.Statfs_t
-		if err := unix.Statfs(filepath.Dir(dir), &s); err != nil {
-			t.Fatal(err)
-		}
-		f, err := os.OpenFile(filler, os.O_CREATE|os.O_WRONLY, 0o600)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		zeros := make([]byte, 1<<20)
-		for left := int64(s.Bavail)*s.Bsize - leave; left > 0; left -= int64(len(zeros)) {
-			if _, err := f.Write(zeros[:min(left, int64(len(zeros)))]); errors.Is(err, unix.ENOSPC) {
-				return
-			} else if err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
 	version, stable := int64(10), newBuild(t, 1)
 	a.has(stable)
 	leave := func() *hostwire.Leave { return &hostwire.Leave{Service: "web", Version: version, Seconds: 30} }
@@ -116,12 +56,12 @@ func TestFullDisk(t *testing.T) {
 		a.has(next)
 		version += 10
 		if of.before > 0 {
-			fill(of.before)
+			disk.Fill(of.before)
 		}
 		a.say(sign(t, goalOf(version, next, stable), key), next.recipe)
 		if of.atSwitch {
 			a.await("it wants leave", func(s hostwire.ServiceState) bool { return s.Wants == next.goal.ExecutionID })
-			fill(0)
+			disk.Fill(0)
 		}
 		until(t, of.phase+" has failed", func() bool {
 			if a.last().Wants != "" {
@@ -138,9 +78,7 @@ func TestFullDisk(t *testing.T) {
 		if code, body := h.get(t, "/readyz"); code != 200 {
 			t.Errorf("%s: /readyz: %d %s", of.phase, code, body)
 		}
-		if err := os.Remove(filler); err != nil {
-			t.Fatal(err)
-		}
+		disk.Free()
 		until(t, of.phase+" goes on", func() bool {
 			if a.last().Wants != "" {
 				a.say(leave())
@@ -159,6 +97,68 @@ func TestFullDisk(t *testing.T) {
 			return runsNow(stable)(a.last())
 		})
 	}
+}
+
+// TestDiskFillsInMidFetch: a host whose disk fills when the first of a build's segments has
+// come says so and runs the build before; the rest comes when there is room again.
+func TestDiskFillsInMidFetch(t *testing.T) {
+	disk := processtest.OnDisk(t, diskSize)
+	if disk == nil {
+		return
+	}
+	a := newAgent(t)
+	startHost(t, disk.Dir, func(c *Config) { c.again = retry.Policy{First: 10 * time.Millisecond, Max: 100 * time.Millisecond} }, a.url)
+	stable, next := newBuild(t, 1), stored(t, 3*manifest.MinPartLength)
+	a.has(stable)
+	a.say(sign(t, goalOf(10, stable, nil), key), stable.recipe)
+	a.await("the first wants leave", func(s hostwire.ServiceState) bool { return s.Wants != "" })
+	a.say(&hostwire.Leave{Service: "web", Version: 10, Seconds: 30})
+	a.await("the first runs", func(s hostwire.ServiceState) bool { return s.State == goal.Healthy })
+
+	first := *next.recipe
+	first.InfoHashes, first.Sealed = nil, false
+	first.InfoHashes = first.InfoHashes.Append(next.recipe.InfoHashes.At(0))
+	a.hasSegment(next, 0)
+	a.say(sign(t, goalOf(20, next, stable), key), &first)
+	_, length := next.known.SegmentRange(0)
+	until(t, "the first segment has come", func() bool { return a.sent(next) >= length })
+	disk.Fill(0)
+	for i := range next.known.NumSegments() {
+		if i > 0 {
+			a.hasSegment(next, i)
+		}
+	}
+	a.say(next.recipe)
+	s := a.await("it has failed", func(s hostwire.ServiceState) bool { return s.State == goal.Failed })
+	if s.Phase != "fetch" || !strings.Contains(s.Error, "cache: write") || s.Running != stable.goal.ExecutionID || runs(t, disk.Dir) != "build 1" {
+		t.Errorf("%+v, runs %q", s, runs(t, disk.Dir))
+	}
+	disk.Free()
+	a.await("it wants leave", func(s hostwire.ServiceState) bool { return s.Wants == next.goal.ExecutionID })
+	a.say(&hostwire.Leave{Service: "web", Version: 20, Seconds: 30})
+	a.await("it runs", func(s hostwire.ServiceState) bool {
+		return s.State == goal.Healthy && s.Running == next.goal.ExecutionID
+	})
+	if got := len(runs(t, disk.Dir)); got != 3*manifest.MinPartLength {
+		t.Errorf("runs %d bytes", got)
+	}
+}
+
+// stored is a build of a file that cannot be packed.
+func stored(t *testing.T, size int) *testBuild {
+	t.Helper()
+	content := make([]byte, size)
+	rand.NewChaCha8([32]byte{1}).Read(content)
+	var b bytes.Buffer
+	w := zip.NewWriter(&b)
+	f, err := w.Create("version")
+	if err == nil {
+		_, err = f.Write(content)
+	}
+	if err = errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return remade(t, b.Bytes())
 }
 
 // large is a small build that is unpacked to many bytes.

@@ -239,27 +239,33 @@ func (a *testAgent) await(what string, holds func(hostwire.ServiceState) bool) h
 func (a *testAgent) has(b *testBuild) {
 	a.t.Helper()
 	for i := range b.known.NumSegments() {
-		m := b.known.Segment(i)
-		p, err := a.cache.Pull(b.goal.ExecutionID, i, "etag", m.Size, nil)
-		if err != nil {
-			a.t.Fatal(err)
-		}
-		offset, length := b.known.SegmentRange(i)
-		if _, err := p.WriteAt(b.content[offset:offset+length], 0); err != nil {
-			a.t.Fatal(err)
-		}
-		e, err := p.Commit(m)
-		if err != nil {
-			a.t.Fatal(err)
-		}
-		torrent, err := a.swarm.Seed(e, b.goal.ExecutionID, nil)
-		if err == nil {
-			err = torrent.HandToHosts(handout.Place{Execution: b.goal.ExecutionID, Segment: i}, 0)
-		}
-		e.Unpin()
-		if err != nil {
-			a.t.Fatal(err)
-		}
+		a.hasSegment(b, i)
+	}
+}
+
+// hasSegment has it hand out one of a build's segments.
+func (a *testAgent) hasSegment(b *testBuild, i int) {
+	a.t.Helper()
+	m := b.known.Segment(i)
+	p, err := a.cache.Pull(b.goal.ExecutionID, i, "etag", m.Size, nil)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	offset, length := b.known.SegmentRange(i)
+	if _, err := p.WriteAt(b.content[offset:offset+length], 0); err != nil {
+		a.t.Fatal(err)
+	}
+	e, err := p.Commit(m)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	torrent, err := a.swarm.Seed(e, b.goal.ExecutionID, nil)
+	if err == nil {
+		err = torrent.HandToHosts(handout.Place{Execution: b.goal.ExecutionID, Segment: i}, 0)
+	}
+	e.Unpin()
+	if err != nil {
+		a.t.Fatal(err)
 	}
 }
 
