@@ -106,6 +106,7 @@ bench-hosts: build ## a build to 100 hosts, a roll-back of them, a host's memory
 	bin/bench rollback
 	bin/bench host-memory
 	bin/bench streams
+	bin/bench streams --agents 3
 
 # Small builds are mostly small writes: the disk is not to be measured.
 SHM := $(wildcard /dev/shm)

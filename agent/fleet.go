@@ -217,6 +217,7 @@ func (a *Agent) runFleet(ctx context.Context) error {
 			}
 		}
 	})
+	beside.Go(func() { a.collectGarbage(ctx) })
 	if a.cfg.Fleet.Table != nil {
 		beside.Go(func() { a.watchHead(ctx) })
 	}
