@@ -190,6 +190,14 @@ func agentAway(ctx context.Context, s *fleetStack, agents, streams int) error {
 	if err != nil {
 		return err
 	}
+	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "ALL HERE\tSTREAMS\tKiB EACH\tCORES, IDLE")
+	for _, a := range s.agents {
+		fmt.Fprintf(t, "%s\t%d\t%.1f\t%.2f\n", a.name, whole[a].streams, whole[a].kib, whole[a].cores)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
 
 	away, left := s.agents[0], s.agents[1:]
 	lostBefore, refusedBefore := all.lost.Load(), all.refused.Load()
@@ -238,16 +246,10 @@ func agentAway(ctx context.Context, s *fleetStack, agents, streams int) error {
 	}
 	total := s.connected(ctx)
 
-	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "AGENT\tSTREAMS\tKiB EACH\tCORES, IDLE\tONE AWAY: STREAMS\tKiB EACH\tCORES, IDLE\tCORES WHILE THEY CAME\tPEAK MEMORY, MiB")
-	for _, a := range s.agents {
-		was, is := whole[a], fewer[a]
-		fmt.Fprintf(t, "%s\t%d\t%.1f\t%.2f\t", a.name, was.streams, was.kib, was.cores)
-		if a == away {
-			fmt.Fprintln(t, "killed\t\t\t\t")
-			continue
-		}
-		fmt.Fprintf(t, "%d\t%.1f\t%.2f\t%.2f\t%d\n", is.streams, is.kib, is.cores, cores[a], peak[a])
+	t = tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, away.name+" AWAY\tSTREAMS\tKiB EACH\tCORES, IDLE\tCORES WHILE THEY CAME\tPEAK MEMORY, MiB")
+	for _, a := range left {
+		fmt.Fprintf(t, "%s\t%d\t%.1f\t%.2f\t%.2f\t%d\n", a.name, fewer[a].streams, fewer[a].kib, fewer[a].cores, cores[a], peak[a])
 	}
 	if err := t.Flush(); err != nil {
 		return err
