@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"errors"
+	"flag"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -15,6 +16,8 @@ import (
 	"github.com/landfall-dist/landfall/internal/processtest"
 	"github.com/landfall-dist/landfall/internal/retry"
 )
+
+var longFlag = flag.Bool("host.long", false, "tests that take a minute, too")
 
 const (
 	// diskSize is that of the host's disk, of which 64 MiB are to stay free; unpacked is what a
@@ -102,6 +105,9 @@ func TestFullDisk(t *testing.T) {
 // TestDiskFillsInMidFetch: a host whose disk fills when the first of a build's segments has
 // come says so and runs the build before; the rest comes when there is room again.
 func TestDiskFillsInMidFetch(t *testing.T) {
+	if !*longFlag {
+		t.Skip("a minute and more beside other tests: -host.long")
+	}
 	disk := processtest.OnDisk(t, diskSize)
 	if disk == nil {
 		return
