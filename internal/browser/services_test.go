@@ -137,7 +137,7 @@ func atWave() api.Service {
 	for r := range fleetRegions {
 		region := api.ServiceRegion{Region: fmt.Sprintf("region-%c", 'a'+r), Open: true, Share: 0.1, Roster: zonesEach * hostsEach, CountedAt: &counted}
 		for z := range zonesEach {
-			c := api.HostCounts{Total: hostsEach, Healthy: 180, Switching: 30, Target: 190, Failed: 2 * (r % 3), Absent: 5 * z, Sick: 3, Waiting: 100 * (r % 2)}
+			c := api.HostCounts{Total: hostsEach, Healthy: 180, Switching: 30, Target: 190, Stable: hostsEach - 10, Failed: 2 * (r % 3), Absent: 5 * z, Sick: 3, Waiting: 100 * (r % 2)}
 			c.Ready = c.Total - c.Healthy - c.Switching - c.Failed - c.Absent - c.Sick - c.Waiting
 			region.Zones = append(region.Zones, api.ServiceZone{Zone: fmt.Sprintf("zone-%d", z+1), Hosts: c})
 			region.Hosts.Add(c)
@@ -249,7 +249,7 @@ func TestServicePage(t *testing.T) {
 	b.shows("#s-status", "Wave 2 of 3")
 
 	b.do(chromedp.Click(chromedp.CSS("#rollback")))
-	b.shows("#b-what", "7,600 of 100,000 hosts of web run web-2.4.0.zip. All of them are told to run web-2.3.1.zip")
+	b.shows("#b-what", "7,600 of 100,000 hosts of web run web-2.4.0.zip. 99,600 hold web-2.3.1.zip, 400 must fetch it. All of them are told to run web-2.3.1.zip")
 	b.keep("service-question")
 	b.do(chromedp.Click(chromedp.CSS("#b-no")))
 	b.do(chromedp.Click(chromedp.CSS("#rollback")), chromedp.Click(chromedp.CSS("#b-now")), chromedp.Click(chromedp.CSS("#b-yes")))

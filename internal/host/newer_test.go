@@ -52,10 +52,7 @@ func TestNewerThanKnown(t *testing.T) {
 	}
 
 	later := `{"ofLater":{"wire":"AA=="}}`
-	a.mu.Lock()
-	stream := a.stream
-	a.mu.Unlock()
-	if err := stream.SendEncoded(append(binary.BigEndian.AppendUint32(nil, uint32(len(later))), later...)); err != nil {
+	if err := a.connected().SendEncoded(append(binary.BigEndian.AppendUint32(nil, uint32(len(later))), later...)); err != nil {
 		t.Fatal(err)
 	}
 	newer := *two.recipe

@@ -201,16 +201,22 @@ func (a *testAgent) handle(ctx context.Context, s *hostwire.Stream, h *hostwire.
 	}
 }
 
-// say sends messages over the host's stream, which is waited for.
-func (a *testAgent) say(messages ...hostwire.Message) {
+// connected is the host's stream, which is waited for.
+func (a *testAgent) connected() (s *hostwire.Stream) {
 	a.t.Helper()
-	var s *hostwire.Stream
 	until(a.t, "a stream", func() bool {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		s = a.stream
 		return s != nil
 	})
+	return s
+}
+
+// say sends messages over the host's stream, which is waited for.
+func (a *testAgent) say(messages ...hostwire.Message) {
+	a.t.Helper()
+	s := a.connected()
 	for _, m := range messages {
 		if err := s.Send(m); err != nil {
 			a.t.Error(err)
