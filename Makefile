@@ -33,7 +33,7 @@ dev: build ## run all of it on this machine, publish nothing
 .PHONY: test
 test: build ## all tests, under the race detector where there is a C compiler, and a short run of every fuzz target
 	@$(if $(RACE),,echo 'no C compiler: without the race detector')
-	CGO_ENABLED=$(if $(RACE),1,0) $(GO) test $(RACE) $(RACE_TAGS) -timeout 15m ./...
+	CGO_ENABLED=$(if $(RACE),1,0) $(GO) test $(RACE) $(RACE_TAGS) -timeout 25m ./...
 	@$(MAKE) --no-print-directory fuzz
 
 .PHONY: fuzz
