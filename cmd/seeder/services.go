@@ -231,11 +231,9 @@ func rollback(c *cli.Context) error {
 			return terminal.Back(os.Stdout, plan)
 		}
 		warnWithoutTable(c)
-		plan, err := to.RollbackPlan(c.Context, service)
-		if err != nil {
-			return explainService(c, err)
-		}
-		if !asJSON {
+		// A seeder that cannot say it, as without its table, may roll back all the same.
+		plan, unplanned := to.RollbackPlan(c.Context, service)
+		if unplanned == nil && !asJSON {
 			if err := terminal.BackLine(os.Stdout, plan); err != nil {
 				return err
 			}
@@ -247,6 +245,11 @@ func rollback(c *cli.Context) error {
 		answer, err := do(c.Context, service, c.Bool("now"))
 		if err != nil {
 			return explainService(c, err)
+		}
+		if unplanned != nil && !asJSON {
+			if err := terminal.BackLine(os.Stdout, answer); err != nil {
+				return err
+			}
 		}
 		d := answer.Deployment
 		if d == nil || c.Bool("no-wait") {

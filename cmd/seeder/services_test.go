@@ -24,6 +24,7 @@ type fleet struct {
 	states   []api.Service
 	requests []string // what was to change something
 	deploy   api.ServiceDeployRequest
+	unread   bool // the tables are, so nothing is planned
 }
 
 func (f *fleet) start(t *testing.T) (url string) {
@@ -87,6 +88,10 @@ func (f *fleet) start(t *testing.T) (url string) {
 		f.mu.Lock()
 		f.requests = append(f.requests, fmt.Sprintf("%+v", request))
 		f.mu.Unlock()
+		if f.unread && !request.WithoutTable {
+			answer(w, 503, api.Error{Error: "services: the tables cannot be read"})
+			return
+		}
 		a := api.ServiceCommandAnswer{Service: f.states[0], DryRun: request.DryRun}
 		if !request.DryRun {
 			a.Service = next()
@@ -298,6 +303,19 @@ func TestServiceCommands(t *testing.T) {
 		if status != c.status || !strings.Contains(all, c.want) {
 			t.Errorf("seeder %s: exit status %d, want %d with %q:\n%s", c.args, status, c.status, c.want, all)
 		}
+	}
+}
+
+// TestRollbackWithoutAPlan: a seeder that began without its table cannot say what a roll-back
+// takes, and goes back all the same.
+func TestRollbackWithoutAPlan(t *testing.T) {
+	f := &fleet{states: []api.Service{at(api.DeploymentBack, 1, 1, 0)}, unread: true}
+	url := f.start(t)
+	if status, stdout, stderr := outcome("rollback", "web", "--without-table", "--no-wait", "--seeder", url); status != 0 || !strings.Contains(stdout, "4 hosts hold it") {
+		t.Errorf("%d: %s%s", status, stdout, stderr)
+	}
+	if status, _, stderr := outcome("rollback", "web", "--no-wait", "--seeder", url); status != 1 || !strings.Contains(stderr, "the tables cannot be read") {
+		t.Errorf("%d: %s", status, stderr)
 	}
 }
 
