@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/landfall-dist/landfall/internal/goal"
 	"github.com/landfall-dist/landfall/internal/handout"
 	"github.com/landfall-dist/landfall/internal/hostwire"
 	"github.com/landfall-dist/landfall/internal/peerwire"
@@ -223,20 +222,15 @@ func (w *world) whole(i int32, segment, at int) {
 	for e := range n.edges {
 		n.edges[e].conns[at] = conn{}
 	}
-	if !h.segment || n.lacking == 0 {
-		holds := &hostwire.Holds{ExecutionID: execution, Segments: len(w.segments) - n.lacking, Whole: n.lacking == 0}
-		h.segment = true
-		if h.agent >= 0 {
-			w.says(h, holds)
-			h.stream.Holds(epoch.Add(w.now), holds)
-		}
-	}
+	h.segment = true
 	if n.lacking > 0 {
 		w.openMore(i)
 		return
 	}
 	if h.agent >= 0 {
-		w.says(h, &hostwire.State{ServiceState: hostwire.ServiceState{Service: service, Goal: 1, State: goal.Ready, Running: "01JD000000000000000000000A"}})
+		holds := &hostwire.Holds{ExecutionID: execution, Segments: len(w.segments), Whole: true}
+		w.says(h, holds)
+		h.stream.Holds(epoch.Add(w.now), holds)
 	}
 	h.done = w.now
 	if !h.dying {

@@ -92,13 +92,13 @@ func (m *machine) stateOf(r *running) string {
 		return said
 	case goal.Ready:
 		return said // it may have dropped the bytes for the release that it has made of them
-	case goal.Healthy:
-		switch {
-		case g == nil || r.state.Running == g.Target.ExecutionID:
+	case goal.Healthy: // of the build before it is the last that was said: host's atRest
+		if g == nil || r.state.Running == g.Target.ExecutionID {
 			return said
-		case r.host.whole[g.Target.ExecutionID]: // said of the build before
-			return goal.Ready
 		}
+	}
+	if g != nil && r.state.Error == "" && r.host.whole[g.Target.ExecutionID] {
+		return goal.Ready
 	}
 	return goal.Waiting
 }

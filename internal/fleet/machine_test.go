@@ -422,6 +422,7 @@ func TestStates(t *testing.T) {
 		{goal.Ready, stable, "", false, goal.Ready},
 		{goal.Healthy, target, "", false, goal.Healthy},
 		{goal.Waiting, "", "", false, goal.Waiting},
+		{goal.Waiting, "", "", true, goal.Ready},
 		{goal.Switching, stable, "", false, goal.Switching},
 		{goal.Failed, stable, "", false, goal.Failed},
 		{goal.Sick, stable, "", false, goal.Sick},

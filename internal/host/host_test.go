@@ -39,8 +39,8 @@ func TestHost(t *testing.T) {
 	closed := goalOf(10, one, nil)
 	closed.Regions[testRegion] = goal.Region{Cut: goal.Circle}
 	a.say(sign(t, closed, key), one.recipe)
-	s := a.await("the first build is held", func(s hostwire.ServiceState) bool { return s.State == goal.Ready })
-	if s.Wants != "" || s.Running != "" || s.Goal != 10 {
+	until(t, "the first build is held", func() bool { return h.Status().Services[0].State == goal.Ready })
+	if s := h.Status().Services[0]; a.last().Wants != "" || s.Running != "" || s.Goal != 10 {
 		t.Errorf("with a closed gate: %+v", s)
 	}
 	if code, body := h.get(t, "/readyz"); code != 503 || !strings.Contains(body, "no build runs yet") {
@@ -57,7 +57,7 @@ func TestHost(t *testing.T) {
 		t.Error("it has switched by a leave for another version, service or time")
 	}
 	a.say(&hostwire.Leave{Service: "web", Version: 11, Seconds: 30})
-	s = a.await("the first build runs", func(s hostwire.ServiceState) bool { return s.State == goal.Healthy })
+	s := a.await("the first build runs", func(s hostwire.ServiceState) bool { return s.State == goal.Healthy })
 	if s.Running != one.goal.ExecutionID || runs(t, dir) != "build 1" {
 		t.Errorf("%+v, runs %q", s, runs(t, dir))
 	}

@@ -257,14 +257,14 @@ func (l *link) send(ctx context.Context, c *connected) {
 }
 
 // news is what a stream's other side does not know, from now on taken as known. A later
-// version of the goal that changes nothing for the host is no news.
+// version of the goal that changes nothing for the host is no news, nor is what the agent
+// sees by itself: atRest.
 func (l *link) news(c *connected) (all []hostwire.Message) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, id := range slices.Sorted(maps.Keys(l.holds)) {
 		now, told := l.holds[id], c.holds[id]
-		// The first segment, the last, and the end: between them nobody needs to know.
-		if now.Whole != told.Whole || (now.Segments > 0) != (told.Segments > 0) {
+		if now.Whole != told.Whole { // what it has of the rest nobody needs to know
 			now.ExecutionID = id
 			all = append(all, &now)
 			c.holds[id] = now
@@ -276,12 +276,22 @@ func (l *link) news(c *connected) (all []hostwire.Message) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.states)) {
 		now, told := l.states[name], c.states[name]
-		if told.Goal = now.Goal; now != told {
+		if told.Goal = now.Goal; atRest(now) != atRest(told) {
 			all = append(all, &hostwire.State{ServiceState: now})
 		}
 		c.states[name] = now
 	}
 	return all
+}
+
+// atRest is a state but for what the agent knows without being told: of a host that goes on
+// with what it runs and for which nothing has gone wrong, it has the goal, and whether all of
+// the build is here says if the host is waiting or ready.
+func atRest(s hostwire.ServiceState) hostwire.ServiceState {
+	if (s.State == goal.Waiting || s.State == goal.Ready) && s.Wants == "" && s.Phase == "" && s.Error == "" {
+		s.State = goal.Healthy
+	}
+	return s
 }
 
 // receive takes messages until the stream is over; nil for an orderly end.
