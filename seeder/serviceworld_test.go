@@ -287,8 +287,11 @@ func (a *playedAgent) count() {
 					c.Failures = append(c.Failures, goal.Failure{Host: host, Version: g.Version, Phase: "exec", Error: "exit status 1", Output: "no such file", At: time.Now()})
 				}
 			}
-			if b == &g.Target {
+			if g.Named(a.region, host) == &g.Target {
 				c.Below++
+				if b == nil && running != g.Target.ExecutionID { // it is held
+					c.Out++
+				}
 			}
 			switch {
 			case failed:
