@@ -247,7 +247,11 @@ type seen struct {
 
 // look sums up what a region's agents count, and says what it waits for.
 func (m *Machine) look(name string) (s seen) {
-	roster := m.s.Current.Regions[name].Below
+	d := m.s.Current
+	roster := d.Regions[name].Below
+	if d.State == GoingBack { // all of them are to run it
+		roster = max(roster, d.Regions[name].Roster)
+	}
 	agents := m.living[name]
 	var c goal.Counts
 	s.known = len(agents) > 0

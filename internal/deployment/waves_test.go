@@ -205,6 +205,33 @@ func TestReturning(t *testing.T) {
 	}
 }
 
+// TestReturningAsItGoesBack: who runs the target has not come back to an agent that was
+// started again, others have: it has not gone back.
+func TestReturningAsItGoesBack(t *testing.T) {
+	w := newWorld(t, Service{Name: "web", Version: 1, Completed: whole(1)}, map[string]int{"ra": 10})
+	w.deploy(2, policy(t, func(p *Policy) { p.Waves = []goal.Share{"10%", "100%"} }))
+	w.land(2, "ra")
+	w.until(Baking)
+	a := w.agents["ra"]["a"]
+	hosts, began := a.hosts, w.now
+	a.hosts = make(map[string]*host)
+	for h, of := range hosts {
+		if of.running != build(2).ExecutionID {
+			a.hosts[h] = of
+		}
+	}
+	w.step(Command{Kind: api.CommandRollback})
+	for w.now.Sub(began) < SilentFor/2 {
+		if w.turn(); w.table.Current.State == WentBack {
+			t.Fatalf("went back after %s without the host that runs the target", w.now.Sub(began))
+		}
+	}
+	a.hosts = hosts
+	if w.until(WentBack); w.on("ra", 2) != 0 {
+		t.Errorf("went back, and %d hosts run the target", w.on("ra", 2))
+	}
+}
+
 // TestHeldBetweenWaves: a host that is held is in no roster, and no wave waits for it: neither
 // for one that is switched off then. Others that have not come back are waited for.
 func TestHeldBetweenWaves(t *testing.T) {
