@@ -271,6 +271,20 @@ func (a *Agent) goal(wire []byte) error {
 	return nil
 }
 
+// dropGoals lets go what is signed by nobody who is trusted any more. Who is trusted sends
+// again what a beat names.
+func (a *Agent) dropGoals() {
+	dropped := a.hosts.shelf.Recheck()
+	for _, name := range dropped {
+		a.cfg.Logger.Warn("goal dropped: its key is not trusted any more", "service", name)
+		a.gossip.DropGoal(name)
+		a.hosts.Follow(a.ctx(), name)
+	}
+	if len(dropped) > 0 {
+		a.keepBuilds()
+	}
+}
+
 // lacking are the services, in order, whose goals a beat names and are not here.
 func (a *Agent) lacking(b *goal.Beat) (lacking []string) {
 	for service, version := range b.Versions {

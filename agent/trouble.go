@@ -34,7 +34,7 @@ var (
 )
 
 // trustChanged takes other rules of trust: the members hear of the keys, and what is under
-// way by the word of who is not trusted any more ends.
+// way by the word of who is not trusted any more ends, as do the goals.
 func (a *Agent) trustChanged() {
 	ids := a.cfg.Trust.IDs()
 	a.cfg.Logger.Info("trusted keys changed", "keys", ids)
@@ -44,6 +44,9 @@ func (a *Agent) trustChanged() {
 	for _, end := range a.book.Recheck() {
 		a.cfg.Logger.Warn("announcement dropped: its key is not trusted any more", "key", end.Key, "executionId", end.ExecutionID)
 		a.ended(end)
+	}
+	if a.hosts != nil {
+		a.dropGoals()
 	}
 	ask(a.seedersChanged)
 }

@@ -104,6 +104,7 @@ var built string
 func TestDemo(t *testing.T)         { script(t, "demo.txtar") }
 func TestProcesses(t *testing.T)    { script(t, "processes.txtar") }
 func TestKeys(t *testing.T)         { script(t, "keys.txtar") }
+func TestHostKeys(t *testing.T)     { script(t, "hostkeys.txtar") }
 func TestTLS(t *testing.T)          { script(t, "tls.txtar") }
 func TestAuthority(t *testing.T)    { script(t, "ca.txtar") }
 func TestNewAuthority(t *testing.T) { script(t, "authority.txtar") }

@@ -318,13 +318,11 @@ func (f *Fleet) ask(ctx context.Context, e func(*machine)) bool {
 
 // Follow takes what was added to the shelf for a service, the beat where service is empty, the
 // recalls where it is goal.Recalls or their beat where it is goal.RecallBeats, and passes it
-// down.
+// down; what is there no more is passed down no more.
 func (f *Fleet) Follow(ctx context.Context, service string) {
 	f.tell(ctx, func(m *machine) {
 		if service == "" {
-			if wire := f.cfg.Shelf.Wire(""); wire != nil {
-				m.beats(wire)
-			}
+			m.beats(f.cfg.Shelf.Wire(""))
 			return
 		}
 		if service == goal.Recalls || service == goal.RecallBeats {
@@ -335,6 +333,8 @@ func (f *Fleet) Follow(ctx context.Context, service string) {
 		if g := f.cfg.Shelf.Goal(service); g != nil {
 			m.follow(g, f.cfg.Shelf.Wire(service))
 			m.cook(f.cfg.Recipe)
+		} else {
+			m.unfollow(service)
 		}
 	})
 }

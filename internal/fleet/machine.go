@@ -461,17 +461,39 @@ func (m *machine) follow(g *goal.Goal, wire []byte) {
 	m.grant(s)
 }
 
-// beats passes a beat down.
+// unfollow has a service have no goal: what it had is believed no more. Hosts know by themselves
+// whom they trust.
+func (m *machine) unfollow(name string) {
+	s := m.services[name]
+	if s == nil || s.goal == nil {
+		return
+	}
+	s.goal, s.wire = nil, nil
+	s.counts.dirty = true
+	if m.idle++; len(s.hosts) == 0 {
+		delete(m.services, name)
+		m.idle--
+	}
+}
+
+// beats passes a beat down; nil for that there is none any more.
 func (m *machine) beats(wire []byte) {
+	if m.beat = nil; wire == nil {
+		return
+	}
 	m.beat = encode(&hostwire.Beat{Wire: wire})
 	for _, h := range m.hosts {
 		m.send(h, "beat", m.beat)
 	}
 }
 
-// recall passes the list of recalled builds down, or its beat.
+// recall passes the list of recalled builds down, or its beat; nil for that there is none any
+// more.
 func (m *machine) recall(name string, wire []byte) {
-	message := encode(&hostwire.Goal{Wire: wire})
+	var message hostwire.Encoded
+	if wire != nil {
+		message = encode(&hostwire.Goal{Wire: wire})
+	}
 	if name == goal.Recalls {
 		m.recalls = message
 	} else {

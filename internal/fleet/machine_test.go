@@ -42,6 +42,28 @@ func TestGoalsGoDown(t *testing.T) {
 	if got := take[*hostwire.Beat](other); len(got) != 1 {
 		t.Errorf("%d beats", len(got))
 	}
+
+	// What is believed no more goes to nobody, and an older one counts again.
+	w.follow(9, goal.Circle)
+	w.m.recall(goal.Recalls, []byte("recalls"))
+	w.m.unfollow("web")
+	w.m.beats(nil)
+	w.m.recall(goal.Recalls, nil)
+	take[hostwire.Message](w.hosts[late])
+	w.hello(w.hosts[late])
+	for _, m := range take[hostwire.Message](w.hosts[late]) {
+		switch m.(type) {
+		case *hostwire.Goal, *hostwire.Beat:
+			t.Errorf("it got %+v", m)
+		}
+	}
+	if got := w.m.report(); len(got) != 0 {
+		t.Errorf("without a goal: %+v", got)
+	}
+	w.follow(2, goal.Circle)
+	if got := take[*hostwire.Goal](w.hosts[late]); len(got) != 1 || string(got[0].Wire) != "goal 2" {
+		t.Errorf("it got %+v", got)
+	}
 }
 
 // No more switch at a time than may, of the region and of each zone, and all do in the end.
@@ -627,7 +649,11 @@ func TestAnyOrder(t *testing.T) {
 			h := w.hosts[names[rng.IntN(len(names))]]
 			known := w.m.hosts[h.name]
 			connected := known != nil && known.link != nil
-			switch rng.IntN(12) {
+			switch rng.IntN(13) {
+			case 12:
+				if rng.IntN(10) == 0 {
+					w.m.unfollow("web")
+				}
 			case 0:
 				version++
 				w.follow(version, rng.Int64N(goal.Circle+1), func(g *goal.Goal) { g.Paused = rng.IntN(4) == 0 })

@@ -122,7 +122,11 @@ func (w *world) follow(version int64, cut int64, change ...func(*goal.Goal)) *go
 // check holds what is counted to what there is.
 func (w *world) check() {
 	w.t.Helper()
+	idle := 0
 	for _, s := range w.m.services {
+		if s.goal == nil {
+			idle++
+		}
 		switching, zones := 0, map[*zone]int{}
 		for _, r := range s.hosts {
 			zones[r.zone]++
@@ -147,6 +151,9 @@ func (w *world) check() {
 		if n.Waiting+n.Ready+n.Switching+n.Healthy+n.Failed+n.Absent+n.Sick != n.Hosts || n.Hosts != len(s.hosts) {
 			w.t.Errorf("%+v", n)
 		}
+	}
+	if idle != w.m.idle {
+		w.t.Errorf("%d services have no goal, counted are %d", idle, w.m.idle)
 	}
 	connected := 0
 	for _, h := range w.m.hosts {

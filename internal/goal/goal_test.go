@@ -529,6 +529,77 @@ func TestShelfOnDisk(t *testing.T) {
 	}
 }
 
+// TestRecheck: what a key has signed that is trusted no more is dropped, however great its
+// versions, and comes from no disk either; what others have signed then counts.
+func TestRecheck(t *testing.T) {
+	revoked := filepath.Join(t.TempDir(), "revoked")
+	revoke := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(revoked, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	revoke("")
+	trust, err := signing.OpenTrust([]string{key.Public().String(), other.Public().String()}, revoked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	s, err := OpenShelf(dir, trust)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.now = func() time.Time { return noon }
+	by := func(signer signing.Signer, doc any) []byte {
+		t.Helper()
+		wire, err := Sign(t.Context(), signer, doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return wire
+	}
+	add := func(wire []byte) {
+		t.Helper()
+		if added, err := s.Add(wire); !added || err != nil {
+			t.Fatalf("%v, %v", added, err)
+		}
+	}
+	api := aGoal(7)
+	api.Service = "api"
+	add(by(other, api))
+	add(by(key, aGoal(100)))
+	add(by(key, &Recall{Version: 100, SourceBucket: "global-builds", SHA256: []string{api.Target.SHA256}, Issued: noon}))
+	add(by(key, &Beat{Time: noon.Add(time.Hour), Versions: map[string]int64{"api": 100}}))
+	add(by(key, &RecallBeat{Time: noon.Add(time.Hour), Version: 101}))
+	if dropped := s.Recheck(); dropped != nil {
+		t.Errorf("with all trusted, %q were dropped", dropped)
+	}
+	revoke(key.Public().String())
+	if changed, err := trust.Reload(); !changed || err != nil {
+		t.Fatal(changed, err)
+	}
+	if dropped := s.Recheck(); !slices.Equal(dropped, []string{"", Recalls, RecallBeats, "web"}) {
+		t.Errorf("dropped: %q", dropped)
+	}
+	if s.Goal("web") != nil || s.Wire("") != nil || s.Wire(Recalls) != nil || s.Wire(RecallBeats) != nil || s.Recalled(api.Target.SHA256) || s.RecallsBehind() {
+		t.Error("something of it is left")
+	}
+	if age, known, behind := s.Age(noon.Add(time.Minute)); !known || age != time.Minute || len(behind) != 0 {
+		t.Errorf("age %s, %v, behind %q", age, known, behind)
+	}
+	if g := s.Goal("api"); g == nil || g.Version != 7 {
+		t.Errorf("the other's is %+v", g)
+	}
+	if _, err := s.Add(by(key, aGoal(101))); !errors.Is(err, ErrUntrusted) {
+		t.Errorf("its next one: %v", err)
+	}
+	add(by(other, aGoal(2)))
+	again, err := OpenShelf(dir, trust)
+	if err == nil || again.Goal("web").Version != 2 || again.Goal("api").Version != 7 || again.Wire(Recalls) != nil {
+		t.Errorf("from the disk: %+v, %v", again.Goals(), err)
+	}
+}
+
 func TestShelfIsBounded(t *testing.T) {
 	s := openShelf(t, "")
 	for i := range MaxServices + 1 {

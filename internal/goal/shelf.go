@@ -128,6 +128,11 @@ func (s *Shelf) keep(doc any, wire []byte) {
 	case *RecallBeat:
 		s.recallBeat, s.recallBeatWire = d, wire
 	}
+	s.compareWithBeats()
+}
+
+// compareWithBeats notes what is known not to be the newest. It is called with mu held.
+func (s *Shelf) compareWithBeats() {
 	behind := make(map[string]time.Time)
 	note := func(name string, at time.Time) {
 		if before, ok := s.behind[name]; ok {
@@ -161,6 +166,9 @@ func (s *Shelf) Add(wire []byte) (added bool, err error) {
 	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	if doc, err = Open(wire, s.trust, s.now()); err != nil { // Recheck may have run meanwhile
+		return false, err
+	}
 	if known, err := s.compare(doc, wire); known || err != nil {
 		return false, err
 	}
@@ -172,6 +180,45 @@ func (s *Shelf) Add(wire []byte) (added bool, err error) {
 	}
 	s.keep(doc, wire)
 	return true, nil
+}
+
+// Recheck drops what is signed by nobody who is trusted any more, and returns its names as Wire
+// takes them: older versions that somebody else has signed count again. What is on the disk is
+// left out at the next start, unless something newer has taken its place.
+func (s *Shelf) Recheck() (dropped []string) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	names := []string{"", Recalls, RecallBeats}
+	for _, g := range s.Goals() {
+		names = append(names, g.Service)
+	}
+	for _, name := range names {
+		wire := s.Wire(name)
+		if wire == nil {
+			continue
+		}
+		if _, err := Open(wire, s.trust, s.now()); errors.Is(err, signing.ErrUntrusted) {
+			s.drop(name)
+			dropped = append(dropped, name)
+		}
+	}
+	return dropped
+}
+
+func (s *Shelf) drop(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch name {
+	case "":
+		s.beat, s.wire = nil, nil
+	case Recalls:
+		s.recall, s.recalls = nil, nil
+	case RecallBeats:
+		s.recallBeat, s.recallBeatWire = nil, nil
+	default:
+		delete(s.goals, name)
+	}
+	s.compareWithBeats()
 }
 
 // compare reports whether a document is the one on the shelf, or a beat that says no more;

@@ -129,6 +129,9 @@ func New(cfg Config) (_ *Host, err error) {
 	if cfg.health <= 0 {
 		cfg.health = healthInterval
 	}
+	if cfg.Limits == nil {
+		cfg.Limits = limits.New(false)
+	}
 	h := &Host{cfg: cfg, start: ulid.Make().String(), services: make(map[string]*service), lines: seldom.New(sameLine, maxLines), metrics: newMetrics()}
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -209,6 +212,12 @@ func (h *Host) Run(ctx context.Context) error {
 	}
 	group.Go(func() error { h.stock.run(ctx); return nil })
 	group.Go(func() error { h.link.run(ctx); return nil })
+	group.Go(func() error {
+		h.cfg.Trust.Watch(ctx, h.trustChanged, func(err error) {
+			h.cfg.Logger.Error("trusted keys not read again, those of before hold", "error", err)
+		})
+		return nil
+	})
 	if own := h.cfg.Identity; own != nil {
 		renewer := call.Renewer{Source: own, Client: hostwire.NewRenewals(own), Seeders: h.link.addrs, Logger: h.cfg.Logger}
 		group.Go(func() error { return renewer.Run(ctx) })
@@ -216,8 +225,25 @@ func (h *Host) Run(ctx context.Context) error {
 	if h.cfg.HTTP != nil {
 		group.Go(func() error { return web.Serve(ctx, h.cfg.HTTP, h.handler(), h.cfg.Logger) })
 	}
-	h.cfg.Logger.Info("host is up", "host", h.cfg.Name, "services", strings.Join(h.cfg.Services, ","), "dir", h.cfg.Dir, "peers", h.cfg.Peers.Addr().String())
+	up := []any{"host", h.cfg.Name, "services", strings.Join(h.cfg.Services, ","), "dir", h.cfg.Dir, "peers", h.cfg.Peers.Addr().String()}
+	if h.cfg.HTTP != nil {
+		up = append(up, "http", h.cfg.HTTP.Addr().String())
+	}
+	h.cfg.Logger.Info("host is up", up...)
 	return group.Wait()
+}
+
+// trustChanged takes other rules of trust: what is signed by nobody who is trusted any more is
+// dropped. What runs goes on, until somebody who is trusted says otherwise; an agent is asked for
+// all it has, since some of it may have been refused before.
+func (h *Host) trustChanged() {
+	h.cfg.Logger.Info("trusted keys changed", "keys", h.cfg.Trust.IDs())
+	for _, name := range h.shelf.Recheck() {
+		h.cfg.Logger.Warn("goal dropped: its key is not trusted any more", "service", name)
+	}
+	h.link.forgetNewer()
+	h.link.another()
+	h.wake()
 }
 
 // Close closes what New has opened; Run must have ended. Again it does nothing.

@@ -371,6 +371,14 @@ func (l *link) cannotFollow(e *goal.NewerError) {
 	}
 }
 
+// forgetNewer is for other rules of trust: who has signed such goals may not be believed any
+// more. An agent sends them again.
+func (l *link) forgetNewer() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.newer)
+}
+
 // beyond is why the newest goal of a service is not followed, which has a greater version
 // than this one; nil where the newest one is.
 func (l *link) beyond(service string, version int64) error {

@@ -63,6 +63,7 @@ type stuck struct {
 // job is a switch.
 type job struct {
 	to     string // executionId
+	byGoal bool   // not carried on after a start, when there may be no goal yet
 	giveUp chan struct{}
 	given  bool // up
 }
@@ -141,7 +142,7 @@ func (s *service) goal() (g *goal.Goal, wanted *goal.Build) {
 // step begins what is due.
 func (s *service) step(ctx context.Context, now time.Time) {
 	g, wanted := s.goal()
-	if j := s.job; j != nil && wanted != nil && (wanted.ExecutionID != j.to || s.recalled(wanted)) && !j.given {
+	if j := s.job; j != nil && !j.given && (g == nil && j.byGoal || wanted != nil && (wanted.ExecutionID != j.to || s.recalled(wanted))) {
 		j.given = true
 		close(j.giveUp)
 	}
@@ -170,7 +171,7 @@ func (s *service) step(ctx context.Context, now time.Time) {
 // wants reports whether the service waits for leave to switch.
 func (s *service) wants(g *goal.Goal, wanted *goal.Build) bool {
 	state := s.release.State()
-	return g != nil && wanted != nil && wanted.ExecutionID != state.Running.ExecutionID && state.Version < g.Version &&
+	return g != nil && wanted != nil && wanted.ExecutionID != state.Running.ExecutionID && state.Version != g.Version &&
 		s.release.Placed(wanted.ExecutionID) && !s.recalled(wanted) && !(s.stuck.version == g.Version && s.stuck.waits(time.Now()))
 }
 
@@ -251,7 +252,7 @@ func releaseOf(b goal.Build) release.Build {
 
 // activate switches, and removes releases that are not kept.
 func (s *service) activate(ctx context.Context, g *goal.Goal, b goal.Build) {
-	j := &job{to: b.ExecutionID, giveUp: make(chan struct{})}
+	j := &job{to: b.ExecutionID, byGoal: true, giveUp: make(chan struct{})}
 	s.leave, s.job = leave{}, j
 	s.begin(func() error {
 		return s.release.Activate(ctx, release.Order{Version: g.Version, Deployment: g.Deployment, To: releaseOf(b), GiveUp: j.giveUp})
@@ -445,7 +446,7 @@ func (s *service) notReady(v view, g *goal.Goal, wanted *goal.Build, switching b
 	var why string
 	running := v.state.Running
 	switch {
-	case g == nil:
+	case g == nil && !(s.served && running != ""):
 		why = cmp.Or(v.failed, "no goal has come yet")
 	case s.host.where() == "":
 		why = "no agent has said yet which region this is"

@@ -32,8 +32,8 @@ func (s *Service) Activate(ctx context.Context, o Order) error {
 		return fmt.Errorf("version %d of a goal: expected at least 1", o.Version)
 	case now.Version > 0 && !now.Phase.final():
 		return fmt.Errorf("switch to %s is at %q and is to be resumed first", now.To.Key, now.Phase)
-	case o.Version <= now.Version:
-		return fmt.Errorf("version %d after %d: %w", o.Version, now.Version, ErrAttempted)
+	case o.Version == now.Version: // an earlier one counts when nobody believes this one any more
+		return fmt.Errorf("version %d: %w", o.Version, ErrAttempted)
 	case !s.Placed(o.To.ExecutionID):
 		return fmt.Errorf("%s: %w", o.To.Key, ErrNotPlaced)
 	}

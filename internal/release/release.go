@@ -47,7 +47,7 @@ const (
 var (
 	// ErrInUse: another process has the service's directory.
 	ErrInUse = errors.New("another process has it")
-	// ErrAttempted: there was an attempt at this goal version, or at a later one.
+	// ErrAttempted: the last attempt was at this goal version.
 	ErrAttempted = errors.New("there was an attempt at this version of the goal")
 	// ErrNotPlaced: the release is not in its place.
 	ErrNotPlaced = errors.New("the release is not there")
