@@ -317,6 +317,12 @@ func (c *Cluster) Until(what string, condition func() bool) {
 // Bucket is the i-th region's.
 func (c *Cluster) Bucket(i int) string { return devcluster.BucketOf(c.Regions[i]) }
 
+// FleetURL is where the i-th region's agent has its hosts' streams, with Options.Fleet.
+func (c *Cluster) FleetURL(i int) string { return c.cluster.FleetURLs[c.Regions[i]][0] }
+
+// Key is the public key that the seeder signs with.
+func (c *Cluster) Key() string { return c.cluster.Key.Public().String() }
+
 // Put stores an object in the global bucket, as any S3 client would.
 func (c *Cluster) Put(key string, content []byte, metadata map[string]string) {
 	c.t.Helper()

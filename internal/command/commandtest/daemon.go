@@ -20,7 +20,7 @@ import (
 )
 
 // timeout bounds a daemon's life in a test.
-const timeout = 2 * time.Minute
+const timeout = 5 * time.Minute
 
 // Daemon is a process of a daemon whose log a test reads.
 type Daemon struct {
@@ -68,8 +68,8 @@ func Run(t *testing.T, cmd *exec.Cmd) *Daemon {
 	return d
 }
 
-// until reads the log up to a line with the text, and returns that.
-func (d *Daemon) until(text string) string {
+// Until reads the log up to a line with the text, and returns that.
+func (d *Daemon) Until(text string) string {
 	d.t.Helper()
 	var all strings.Builder
 	for d.log.Scan() {
@@ -82,8 +82,8 @@ func (d *Daemon) until(text string) string {
 	return ""
 }
 
-// signal sends a signal.
-func (d *Daemon) signal(s os.Signal) {
+// Signal sends a signal.
+func (d *Daemon) Signal(s os.Signal) {
 	d.t.Helper()
 	if err := d.cmd.Process.Signal(s); err != nil {
 		d.t.Fatal(err)
@@ -94,18 +94,18 @@ func (d *Daemon) signal(s os.Signal) {
 // hang-up and the readers of its log.
 func (d *Daemon) Outlives(up string) {
 	d.t.Helper()
-	d.until(up)
-	d.signal(syscall.SIGHUP)
-	d.until("SIGHUP")
+	d.Until(up)
+	d.Signal(syscall.SIGHUP)
+	d.Until("SIGHUP")
 	d.pipe.Close()
-	d.signal(syscall.SIGHUP) // which it wants to say something about
+	d.Signal(syscall.SIGHUP) // which it wants to say something about
 	d.Told()
 }
 
 // Told tells the daemon to end and expects that it does, cleanly.
 func (d *Daemon) Told() {
 	d.t.Helper()
-	d.signal(syscall.SIGTERM)
+	d.Signal(syscall.SIGTERM)
 	var log strings.Builder
 	for d.log.Scan() {
 		log.WriteString(d.log.Text() + "\n")

@@ -15,7 +15,7 @@ var httpAddr = regexp.MustCompile(`http=(\S+)`)
 // --upload-rate 1GB and --download-rate 1Gbit, and the file says {"uploadRate": "200MB"}.
 func (d *Daemon) RereadsLimits(up, file string) {
 	d.t.Helper()
-	to := &client.Client{URL: "http://" + httpAddr.FindStringSubmatch(d.until(up))[1]}
+	to := &client.Client{URL: "http://" + httpAddr.FindStringSubmatch(d.Until(up))[1]}
 	are := func(upload, download, source int64) {
 		d.t.Helper()
 		l, err := to.Limits(d.t.Context())
@@ -39,20 +39,20 @@ func (d *Daemon) RereadsLimits(up, file string) {
 	}
 	are(200_000_000, 125_000_000, 300_000)
 	write(`{"downloadRate": "1Mbit"}`)
-	d.signal(syscall.SIGHUP)
-	d.until("by=SIGHUP")
+	d.Signal(syscall.SIGHUP)
+	d.Until("by=SIGHUP")
 	are(1_000_000_000, 125_000, 0)
 	for _, wrong := range []string{`{"downloadRate": 0, "uploadRate": 5}`, `{"downloadRate": `, ""} {
 		write(wrong)
-		d.signal(syscall.SIGHUP)
-		d.until("SIGHUP: not read anew")
+		d.Signal(syscall.SIGHUP)
+		d.Until("SIGHUP: not read anew")
 		are(1_000_000_000, 125_000, 0)
 	}
 	if err := os.Remove(file); err != nil {
 		d.t.Error(err)
 	}
-	d.signal(syscall.SIGHUP)
-	d.until("SIGHUP: not read anew")
+	d.Signal(syscall.SIGHUP)
+	d.Until("SIGHUP: not read anew")
 	are(1_000_000_000, 125_000, 0)
 	d.Told()
 }
