@@ -101,17 +101,18 @@ var binaries = sync.OnceValues(func() (dir string, err error) {
 // built is the directory of binaries; empty where they were not needed.
 var built string
 
-func TestDemo(t *testing.T)         { script(t, "demo.txtar") }
-func TestProcesses(t *testing.T)    { script(t, "processes.txtar") }
-func TestKeys(t *testing.T)         { script(t, "keys.txtar") }
-func TestHostKeys(t *testing.T)     { script(t, "hostkeys.txtar") }
-func TestTLS(t *testing.T)          { script(t, "tls.txtar") }
-func TestAuthority(t *testing.T)    { script(t, "ca.txtar") }
-func TestNewAuthority(t *testing.T) { script(t, "authority.txtar") }
-func TestJoinByAWS(t *testing.T)    { script(t, "join-aws.txtar") }
-func TestJoin(t *testing.T)         { script(t, "join.txtar") }
-func TestOperators(t *testing.T)    { script(t, "operators.txtar") }
-func TestKeyring(t *testing.T)      { script(t, "keyring.txtar") }
+func TestDemo(t *testing.T)          { script(t, "demo.txtar") }
+func TestProcesses(t *testing.T)     { script(t, "processes.txtar") }
+func TestKeys(t *testing.T)          { script(t, "keys.txtar") }
+func TestHostKeys(t *testing.T)      { script(t, "hostkeys.txtar") }
+func TestFleetCommands(t *testing.T) { script(t, "fleet.txtar") }
+func TestTLS(t *testing.T)           { script(t, "tls.txtar") }
+func TestAuthority(t *testing.T)     { script(t, "ca.txtar") }
+func TestNewAuthority(t *testing.T)  { script(t, "authority.txtar") }
+func TestJoinByAWS(t *testing.T)     { script(t, "join-aws.txtar") }
+func TestJoin(t *testing.T)          { script(t, "join.txtar") }
+func TestOperators(t *testing.T)     { script(t, "operators.txtar") }
+func TestKeyring(t *testing.T)       { script(t, "keyring.txtar") }
 
 func TestClientCertificates(t *testing.T) { script(t, "certificates.txtar") }
 
