@@ -213,6 +213,13 @@ func TestRulesAreBounded(t *testing.T) {
 	}
 }
 
+// Keys that are in no file are the same when they are looked at again.
+func TestTrustIn(t *testing.T) {
+	if changed, err := TrustIn(newKey(t).Public()).Reload(); changed || err != nil {
+		t.Errorf("changed: %v, %v", changed, err)
+	}
+}
+
 // TestRotation goes from one key to the next as docs/security.md has it, and then revokes
 // the old one.
 func TestRotation(t *testing.T) {

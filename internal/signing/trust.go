@@ -73,7 +73,7 @@ func TrustIn(keys ...PublicKey) *Trust {
 	for _, k := range keys {
 		t.own = append(t.own, Rule{Key: k})
 	}
-	t.rules = t.own
+	t.rules, t.held = t.own, t.own // all of them, for all time
 	return t
 }
 
