@@ -124,10 +124,20 @@ func (a *Agent) openFleet(g *gossip.Config) error {
 	g.OnTally = func(from gossip.Member, tally []byte) error {
 		return a.hosts.HearTally(a.ctx(), from.Name, tally)
 	}
-	g.OnHostsAsked = func(q gossip.HostsQuestion) (int, []api.HostView) {
-		return a.hosts.Hosts(a.ctx(), q.Service, q.State, q.Limit)
-	}
+	g.OnHostsAsked = a.hostsAsked
 	return nil
+}
+
+// hostsAsked is which hosts there are here, of those that a seeder asks for.
+func (a *Agent) hostsAsked(q gossip.HostsQuestion) (out gossip.HostsAnswer) {
+	after, some := q.In(a.cfg.Region)
+	if !some {
+		q.Limit = 0
+	}
+	if out.All, out.Rest, out.Hosts = a.hosts.Hosts(a.ctx(), q.Service, q.State, after, q.Limit); !some {
+		out.Rest = 0
+	}
+	return out
 }
 
 // fleetLease is the right to count the region's hosts that switch; nil without a table of

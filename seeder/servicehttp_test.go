@@ -24,18 +24,18 @@ func TestHostsOfSeveralAgents(t *testing.T) {
 		{All: 1000},
 	}
 	silent := []gossip.Member{{Meta: gossip.Meta{Region: "region-c"}}, {Meta: gossip.Meta{Region: "region-b"}}, {Meta: gossip.Meta{Region: "region-c"}}}
-	got := mergeHosts(answers, silent, 10)
+	got := mergeHosts(answers, silent, gossip.HostPlace{}, 10)
 	var said []string
 	for _, h := range got.Hosts {
 		said = append(said, h.Region+" "+h.Host+" "+h.State)
 	}
-	if want := "region-a h1 healthy, region-a h2 healthy, region-b h1 ready"; strings.Join(said, ", ") != want || got.All != 1003 || fmt.Sprint(got.Unanswered) != "[region-b region-c]" {
+	if want := "region-a h1 healthy, region-a h2 healthy, region-b h1 ready"; strings.Join(said, ", ") != want || got.All != 1003 || got.Next != "" || fmt.Sprint(got.Unanswered) != "[region-b region-c]" {
 		t.Errorf("%v of %d, unanswered %v; want %s", said, got.All, got.Unanswered, want)
 	}
-	if got := mergeHosts(answers, nil, 1); len(got.Hosts) != 1 || got.All != 1003 {
+	if got := mergeHosts(answers, nil, gossip.HostPlace{}, 1); len(got.Hosts) != 1 || got.All != 1003 || got.Next != "region-a/h1" {
 		t.Errorf("at most one: %+v", got)
 	}
-	if got := mergeHosts(nil, nil, 1); got.Hosts == nil {
+	if got := mergeHosts(nil, nil, gossip.HostPlace{}, 1); got.Hosts == nil {
 		t.Error("no hosts are no list")
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -407,11 +408,11 @@ func hostsCommand() *cli.Command {
 		Description: "Each is shown with its state, the build that it runs, the version of the goal that it follows, when it was seen last and its labels.\n" +
 			"A failed one is shown with the reason and the last line that its hook said; -o json has more of them.\n" +
 			"Held hosts stay with what they run, whatever is deployed or rolled back, and are in no wave, until they are released.\n\n" +
-			"Examples:\n\n  seeder hosts web\n  seeder hosts web --state failed\n  seeder hosts web --state failed -o json\n" +
+			"Examples:\n\n  seeder hosts web\n  seeder hosts web --state failed\n  seeder hosts web --state failed -o json\n  seeder hosts web --limit 0 -o json\n" +
 			"  seeder hosts web hold web-17\n  seeder hosts web release web-17",
 		Flags: append(connectFlags(),
 			command.String("state", "", "only hosts in a `STATE`: "+strings.Join(api.HostStates(), ", ")),
-			command.Int("limit", 100, "hosts to show"),
+			command.Int("limit", 100, "hosts to show, at most "+strconv.Itoa(client.MaxAllHosts)+"; 0 for all"),
 			command.Output(),
 		),
 		Action: func(c *cli.Context) error {
@@ -422,7 +423,11 @@ func hostsCommand() *cli.Command {
 				if state := c.String("state"); state != "" && !slices.Contains(api.HostStates(), state) {
 					return command.Usagef("--state is %q, expected one of %s", state, strings.Join(api.HostStates(), ", "))
 				}
-				list, err := to.Hosts(c.Context, service, c.String("state"), c.Int("limit"))
+				limit := c.Int("limit")
+				if limit < 0 || limit > client.MaxAllHosts {
+					return command.Usagef("--limit is %d, expected 0 to %d", limit, client.MaxAllHosts)
+				}
+				list, err := to.AllHosts(c.Context, service, c.String("state"), limit)
 				if err != nil {
 					return explain(c, err)
 				}

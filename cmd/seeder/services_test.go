@@ -56,6 +56,15 @@ func (f *fleet) start(t *testing.T) (url string) {
 	})
 	mux.HandleFunc("GET /services/web/hosts", func(w http.ResponseWriter, r *http.Request) {
 		at := time.Now()
+		if r.URL.Query().Get("state") == api.HostSick { // of which there are three pages
+			n := len(r.URL.Query().Get("after"))
+			list := api.HostViews{All: 3, Hosts: []api.HostView{{Host: strings.Repeat("h", n+1), Region: "r", State: api.HostSick}}}
+			if n < len("r/hhh") {
+				list.Next = "r/" + list.Hosts[0].Host
+			}
+			answer(w, 200, list)
+			return
+		}
 		answer(w, 200, api.HostViews{All: 700, Unanswered: []string{"region-b"}, Hosts: []api.HostView{{
 			Host: "h1", Region: "region-a", Zone: "z1", State: r.URL.Query().Get("state"), Running: deploymentID, Version: 7,
 			Labels: map[string]string{"rack": "7", "disk": "ssd"}, Key: "hello-1.0.0.zip", Held: true,
@@ -240,7 +249,12 @@ func TestServiceCommands(t *testing.T) {
 		{"service web -o json", []api.Service{done}, 0, `"deploymentId": "` + deploymentID},
 		{"services -o json", []api.Service{done}, 0, `"services": [`},
 		{"hosts web --state failed", nil, 0, "check: exit status 1 (port 80 is taken)"},
-		{"hosts web", nil, 0, "1 of 700 hosts are shown; --limit shows more\nagents that did not answer: in region-b"},
+		{"hosts web", nil, 0, "1 of 700 hosts are shown; --limit shows more, --limit 0 all\nagents that did not answer: in region-b"},
+		{"hosts web --state sick --limit 0", nil, 0, "hhhh     r"},
+		{"hosts web --state sick --limit 2", nil, 0, "2 of 3 hosts are shown; --limit shows more, --limit 0 all"},
+		{"hosts web --state sick --limit 2 -o json", nil, 0, `"next": "r/hhhh"`},
+		{"hosts web --limit -1", nil, 2, "--limit is -1, expected 0 to 1000000"},
+		{"hosts web --limit 1000001", nil, 2, "--limit is 1000001, expected 0 to 1000000"},
 		{"hosts web --state failed -o json", nil, 0, `"output": "starting\nport 80 is taken\n"`},
 		{"hosts web --state asleep", nil, 2, `--state is "asleep", expected one of waiting, ready`},
 		{"hosts", nil, 2, "hosts takes one SERVICE"},

@@ -340,7 +340,10 @@ type HostViews struct {
 	// All is how many there are in the states asked for; more than Hosts where only some
 	// are known by name or fit an answer.
 	All int `json:"all"`
-	// Unanswered are regions whose agents have not said anything.
+	// Next is REGION/HOST, the last of Hosts, after which there are more; empty at the end.
+	Next string `json:"next,omitempty"`
+	// Unanswered are regions with agents that have not said anything, or do not name all of
+	// their hosts.
 	Unanswered []string `json:"unanswered,omitempty"`
 }
 

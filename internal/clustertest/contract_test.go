@@ -375,7 +375,7 @@ func (a caller) services() {
 	})
 	a.c.fleet(1, 2)
 	a.c.Until("the seeder knows who has hosts", func() bool {
-		hosts, err := seeder.Hosts(a.Context(), "web", "", 0)
+		hosts, err := seeder.Hosts(a.Context(), "web", "", 0, "")
 		return err == nil && hosts.All == 2
 	})
 	deploy(202, `{"key":"open.bin","gate":"all"}`) // which does not come to that region
@@ -387,11 +387,11 @@ func (a caller) services() {
 	deploy(413, `{"key":"`+strings.Repeat("a", 1<<20)+`"}`)
 	a.ask(seeder, "GET", "/services", "", 200)
 	a.ask(seeder, "GET", "/changes?open=deployed/web&open=deployed/none", "", 200)
-	for _, path := range []string{"", "/deployments", "/hosts", "/hosts?state=failed&limit=1"} {
+	for _, path := range []string{"", "/deployments", "/hosts", "/hosts?state=failed&limit=1", "/hosts?limit=1&after=region-a/h1"} {
 		a.ask(seeder, "GET", "/services/web"+path, "", 200)
 		a.ask(seeder, "GET", "/services/none"+path, "", 404)
 	}
-	for _, path := range []string{"/services/A%20B", "/services/A/deployments", "/services/web/hosts?state=asleep", "/services/web/hosts?limit=0"} {
+	for _, path := range []string{"/services/A%20B", "/services/A/deployments", "/services/web/hosts?state=asleep", "/services/web/hosts?limit=0", "/services/web/hosts?limit=1001", "/services/web/hosts?after=h1"} {
 		a.ask(seeder, "GET", path, "", 400)
 	}
 	waits := func() {

@@ -3,8 +3,10 @@ package clustertest
 import (
 	"context"
 	"encoding/base64"
+	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/goal"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/hostwire"
+	"github.com/landfall-dist/landfall/seeder/client"
 )
 
 // A host hears of its service's goal and of what the build is made of from an agent that
@@ -133,5 +136,68 @@ func TestGoalsReachHosts(t *testing.T) {
 	status, err := second.AgentStatus(t.Context())
 	if err != nil || len(status.Fleet.Services) != 1 || status.Fleet.Services[0].Version != g.Version {
 		t.Errorf("%+v, %v", status.Fleet, err)
+	}
+}
+
+// TestAllHostsAreListed: those of two agents, which know more of them than fit an answer, and
+// one of them both.
+func TestAllHostsAreListed(t *testing.T) {
+	const each = 60
+	c := Start(t, cloud, Options{Regions: 1, Fleet: true})
+	e := c.Publish("build.zip", content(1, 300_000))
+	second, _ := c.AddAgent(0, "second")
+	answer, err := c.Seeder.DeployService(t.Context(), "web", client.ServiceDeployRequest{Key: "build.zip", Policy: client.Policy{Bake: "0s"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Until("the deployment, which has no hosts, is done", func() bool {
+		s, err := c.Seeder.Service(t.Context(), "web")
+		return err == nil && s.Deployment.DeploymentID == answer.DeploymentID && s.Deployment.Ended()
+	})
+	failed := hostwire.ServiceState{Service: "web", State: goal.Failed, Phase: "exec", Error: strings.Repeat("e", 200), Output: strings.Repeat("o", goal.MaxOutput)}
+	join := func(agent int, host string) *hostwire.Stream {
+		s, err := hostwire.Dial(t.Context(), hostwire.DialConfig{URL: c.cluster.FleetURLs[c.Regions[0]][agent], Hello: &hostwire.Hello{
+			Version: hostwire.Version, Host: host, Start: e.ExecutionID, Services: []hostwire.ServiceState{failed},
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(s.Close)
+		return s
+	}
+	var names []string
+	for i := range 2 * each {
+		names = append(names, fmt.Sprintf("host-%03d", i))
+		join(i%2, names[i])
+	}
+	join(1, names[0]) // which has moved, and its agent has not noticed
+	c.Until("both agents know their hosts", func() bool {
+		one, err := c.Agents[0].AgentStatus(t.Context())
+		two, err2 := second.AgentStatus(t.Context())
+		return err == nil && err2 == nil && one.Fleet.Hosts == each && two.Fleet.Hosts == each+1
+	})
+	var list *client.HostViews
+	c.Until("the seeder hears of all hosts", func() bool {
+		list, err = c.Seeder.AllHosts(t.Context(), "web", "", 0)
+		return err == nil && list.Unanswered == nil && len(list.Hosts) == 2*each
+	})
+	for i, h := range list.Hosts {
+		if h.Host != names[i] || h.Region != c.Regions[0] || len(h.Output) != goal.MaxOutput {
+			t.Errorf("host %d is %+v", i, h)
+		}
+	}
+	if list.All != 2*each || list.Next != "" {
+		t.Errorf("%d hosts in all, next %q", list.All, list.Next)
+	}
+	page, err := c.Seeder.Hosts(t.Context(), "web", "", 1000, "")
+	if err != nil || page.Next == "" || len(page.Hosts) >= 2*each {
+		t.Errorf("%d hosts fit one answer, next %q, %v", len(page.Hosts), page.Next, err)
+	}
+	some, err := c.Seeder.AllHosts(t.Context(), "web", goal.Failed, 2*each-5)
+	if err != nil || len(some.Hosts) != 2*each-5 || some.Next != c.Regions[0]+"/"+names[2*each-6] || some.All < 2*each {
+		t.Errorf("%d of %d hosts, next %q, %v", len(some.Hosts), some.All, some.Next, err)
+	}
+	if none, err := c.Seeder.Hosts(t.Context(), "web", "", 0, "zone-z/host"); err != nil || len(none.Hosts) != 0 || none.Next != "" || none.All < 2*each {
+		t.Errorf("%+v, %v", none, err)
 	}
 }

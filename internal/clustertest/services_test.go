@@ -154,23 +154,26 @@ func (f *fleetAgent) count() (list []goal.Counts) {
 	return list
 }
 
-func (f *fleetAgent) views(q gossip.HostsQuestion) (all int, views []api.HostView) {
+func (f *fleetAgent) views(q gossip.HostsQuestion) (a gossip.HostsAnswer) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	g := f.goals[q.Service]
 	if g == nil {
-		return 0, nil
+		return a
 	}
-	for _, h := range f.hosts {
+	after, some := q.In(f.region)
+	for _, h := range f.hosts { // in order, while they are ten at most
 		v := api.HostView{Host: h, State: f.stateOf(g, h), Running: f.running[h], Version: g.Version}
 		if v.State == goal.Failed {
 			v.Phase, v.Error, v.Output = "check", "exit status 1", "port 80 is taken"
 		}
 		if q.State == "" || q.State == v.State {
-			views = append(views, v)
+			if a.All++; some && h > after {
+				a.Hosts = append(a.Hosts, v)
+			}
 		}
 	}
-	return len(views), views
+	return a
 }
 
 // on is how many hosts run an execution.
@@ -256,7 +259,7 @@ func TestServicesThroughHTTP(t *testing.T) {
 		s, err := c.Seeder.Service(t.Context(), "web")
 		return err == nil && len(s.Failures) > 0 && s.Failures[0].Error == "exit status 1" && strings.Contains(s.Failures[0].Output, "port 80")
 	})
-	hosts, err := c.Seeder.Hosts(t.Context(), "web", api.HostFailed, 0)
+	hosts, err := c.Seeder.Hosts(t.Context(), "web", api.HostFailed, 0, "")
 	if err != nil || hosts.All != 2 || len(hosts.Hosts) != 2 || hosts.Hosts[0].Region != c.Regions[0] || hosts.Hosts[0].Running != third {
 		t.Errorf("failed hosts: %+v, %v", hosts, err)
 	}

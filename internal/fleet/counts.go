@@ -206,17 +206,20 @@ func (m *machine) roster(name string) []uint32 {
 	return hashes
 }
 
-// list is a service's hosts in a state, all for the empty one, in order of name and not more
-// than most; all is how many there are.
-func (m *machine) list(name, state string, most int) (all int, hosts []api.HostView) {
+// list is a service's hosts in a state, all for the empty one, whose names come after one in
+// their order, and not more than most; all is how many there are in that state, rest how many
+// come after the last.
+func (m *machine) list(name, state, after string, most int) (all, rest int, hosts []api.HostView) {
 	s := m.services[name]
 	if s == nil {
-		return 0, nil
+		return 0, 0, nil
 	}
 	var found []*running
 	for _, r := range s.hosts {
 		if state == "" || m.stateOf(r) == state {
-			found = append(found, r)
+			if all++; r.host.name > after {
+				found = append(found, r)
+			}
 		}
 	}
 	slices.SortFunc(found, func(a, b *running) int { return strings.Compare(a.host.name, b.host.name) })
@@ -232,7 +235,7 @@ func (m *machine) list(name, state string, most int) (all int, hosts []api.HostV
 			Phase: r.state.Phase, Error: r.state.Error, Output: r.state.Output, SeenAt: &seen,
 		})
 	}
-	return len(found), hosts
+	return all, len(found) - len(hosts), hosts
 }
 
 // recipe is what hosts were told of a build.

@@ -370,11 +370,12 @@ func (f *Fleet) Roster(ctx context.Context, service string) (hashes []uint32) {
 	return hashes
 }
 
-// Hosts are a service's hosts in a state, all for the empty one, in order of name and not
-// more than most; all is how many there are.
-func (f *Fleet) Hosts(ctx context.Context, service, state string, most int) (all int, hosts []api.HostView) {
-	f.ask(ctx, func(m *machine) { all, hosts = m.list(service, state, most) })
-	return all, hosts
+// Hosts are a service's hosts in a state, all for the empty one, whose names come after one in
+// their order, and not more than most; all is how many there are in that state, rest how many
+// come after the last.
+func (f *Fleet) Hosts(ctx context.Context, service, state, after string, most int) (all, rest int, hosts []api.HostView) {
+	f.ask(ctx, func(m *machine) { all, rest, hosts = m.list(service, state, after, most) })
+	return all, rest, hosts
 }
 
 func (f *Fleet) named(host, start string, here bool) {

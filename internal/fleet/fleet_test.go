@@ -237,7 +237,7 @@ func TestHostsSwitchByAGoal(t *testing.T) {
 	if roster := s.Roster(t.Context(), "web"); len(roster) != hosts {
 		t.Errorf("roster of %d", len(roster))
 	}
-	if all, views := s.Hosts(t.Context(), "web", goal.Healthy, 5); all != hosts || len(views) != 5 || views[0].Region != "region-a" {
+	if all, rest, views := s.Hosts(t.Context(), "web", goal.Healthy, "", 5); all != hosts || rest != hosts-5 || len(views) != 5 || views[0].Region != "region-a" {
 		t.Errorf("%d, %+v", all, views)
 	}
 }

@@ -18,9 +18,17 @@ func TestInventory(t *testing.T) {
 		Services: []hostwire.ServiceState{{Service: "web", State: goal.Waiting}},
 	}, netip.MustParseAddr("10.0.0.1"), w.hosts[names[1]])
 	w.follow(1, goal.Circle, func(g *goal.Goal) { g.Held = names[:1] })
-	all, hosts := w.m.list("web", "", 10)
-	if all != 3 || !hosts[0].Held || hosts[1].Held || hosts[1].Labels["rack"] != "7" || hosts[0].Labels != nil || hosts[0].Version != 0 || hosts[0].SeenAt == nil {
+	all, rest, hosts := w.m.list("web", "", "", 10)
+	if all != 3 || rest != 0 || !hosts[0].Held || hosts[1].Held || hosts[1].Labels["rack"] != "7" || hosts[0].Labels != nil || hosts[0].Version != 0 || hosts[0].SeenAt == nil {
 		t.Errorf("%+v", hosts)
+	}
+	for i, after := range append([]string{""}, names...) {
+		for most := range 3 {
+			all, rest, page := w.m.list("web", "", after, most)
+			if n := min(3-i, most); all != 3 || rest != 3-i-n || len(page) != n || n > 0 && page[0].Host != hosts[i].Host {
+				t.Errorf("%d after %q: %+v, %d more of %d", most, after, page, rest, all)
+			}
+		}
 	}
 	if n := len(w.m.roster("web")); n != 2 {
 		t.Errorf("%d hosts in the roster", n)

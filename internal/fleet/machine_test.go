@@ -422,8 +422,8 @@ func TestReports(t *testing.T) {
 	if got := w.m.report(); len(got) != 2 {
 		t.Errorf("after ten seconds: %+v", got)
 	}
-	all, views := w.m.list("web", goal.Failed, 5)
-	if all != 20 || len(views) != 5 || views[0].Output == "" || !slices.IsSortedFunc(views, func(a, b api.HostView) int { return strings.Compare(a.Host, b.Host) }) {
+	all, rest, views := w.m.list("web", goal.Failed, "", 5)
+	if all != 20 || rest != 15 || len(views) != 5 || views[0].Output == "" || !slices.IsSortedFunc(views, func(a, b api.HostView) int { return strings.Compare(a.Host, b.Host) }) {
 		t.Errorf("%d, %+v", all, views)
 	}
 }

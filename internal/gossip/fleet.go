@@ -50,6 +50,10 @@ const (
 	_ = uint(call.MaxFleet - maxRoster)
 	// MaxHosts bounds the hosts in one answer about them.
 	MaxHosts = 1000
+	// fewHosts are those that an agent of a later region is asked for than that of the place
+	// where they are to begin: they have their turn when those before them have all been
+	// named, and would be named again and again until then.
+	fewHosts = 20
 	// maxCounts bounds what is said of one service in bytes; failures that do not fit are
 	// left out.
 	maxCounts = 16 << 10
@@ -236,8 +240,10 @@ func (f *fleet) handle(m fleetMessage) error {
 		if err := q.check(); err != nil || c.OnHostsAsked == nil {
 			return err
 		}
-		all, hosts := c.OnHostsAsked(q)
-		answer, err := encodeHosts(hostsAnswer{q.ID, all, hosts[:min(len(hosts), q.Limit)]})
+		a := c.OnHostsAsked(q)
+		n := min(len(a.Hosts), q.Limit)
+		rest := a.Rest + len(a.Hosts) - n
+		answer, err := encodeHosts(hostsAnswer{q.ID, a.All, a.Hosts[:n], &rest})
 		if err != nil {
 			return err
 		}
@@ -386,18 +392,32 @@ func (g *Gossip) HostsOf(ctx context.Context, asked HostsQuestion) (answers []Ho
 	if err := asked.check(); err != nil {
 		return nil, nil, err
 	}
+	few := asked
+	few.Limit = min(few.Limit, fewHosts)
 	body, err := json.Marshal(asked)
+	if err != nil {
+		return nil, nil, err
+	}
+	fewBody, err := json.Marshal(few)
 	if err != nil {
 		return nil, nil, err
 	}
 	f := g.fleet
 	q := &question{silent: make(map[string]bool), done: make(chan struct{})}
-	names := g.namesOf(hasHosts)
-	if len(names) == 0 {
-		return nil, nil, nil
+	var names, later []string
+	for _, m := range g.roster.now().members {
+		switch {
+		case m.Name == g.name || !hasHosts(m):
+			continue
+		case asked.After != (HostPlace{}) && m.Region > asked.After.Region:
+			later = append(later, m.Name)
+		default:
+			names = append(names, m.Name)
+		}
+		q.silent[m.Name] = true
 	}
-	for _, name := range names {
-		q.silent[name] = true
+	if len(q.silent) == 0 {
+		return nil, nil, nil
 	}
 	f.mu.Lock()
 	if len(f.questions) >= maxQuestions {
@@ -407,6 +427,7 @@ func (g *Gossip) HostsOf(ctx context.Context, asked HostsQuestion) (answers []Ho
 	f.questions[asked.ID] = q
 	f.mu.Unlock()
 	f.send(names, kindHostsOf, body)
+	f.send(later, kindHostsOf, fewBody)
 	select {
 	case <-ctx.Done():
 	case <-q.done:
@@ -436,7 +457,7 @@ func (f *fleet) answered(from Member, a hostsAnswer) {
 	for i := range a.Hosts {
 		a.Hosts[i].Region = from.Region // which is not a host's to say
 	}
-	q.answers = append(q.answers, HostsAnswer{from, a.All, a.Hosts})
+	q.answers = append(q.answers, HostsAnswer{from, a.All, a.Hosts, a.rest()})
 	if len(q.silent) == 0 {
 		close(q.done)
 	}

@@ -56,11 +56,14 @@ func inFleet(h *heardOf, hosts ...string) func(*Config) {
 			slices.Sort(hashes)
 			return hashes
 		}
-		c.OnHostsAsked = func(q HostsQuestion) (all int, views []api.HostView) {
+		c.OnHostsAsked = func(q HostsQuestion) (a HostsAnswer) {
+			after, some := q.In(c.Region)
 			for _, name := range hosts {
-				views = append(views, api.HostView{Host: name, Region: "anywhere", State: api.HostHealthy, Output: strings.Repeat("x", 500)})
+				if a.All++; some && name > after {
+					a.Hosts = append(a.Hosts, api.HostView{Host: name, Region: "anywhere", State: api.HostHealthy, Output: strings.Repeat("x", 500)})
+				}
 			}
-			return len(views), views
+			return a
 		}
 	}
 }
@@ -157,9 +160,28 @@ func TestFleet(t *testing.T) {
 				t.Fatalf("%+v, %v, %v", answers, silent, err)
 			}
 			for _, a := range answers {
-				if a.From.ID == "a1" && (a.All != 2 || len(a.Hosts) != 1 || a.Hosts[0].Host != "h1" || a.Hosts[0].Region != "region-a") {
+				if a.From.ID == "a1" && (a.All != 2 || len(a.Hosts) != 1 || a.Rest != 1 || a.Hosts[0].Host != "h1" || a.Hosts[0].Region != "region-a") {
 					t.Errorf("hosts of a1: %+v", a)
 				}
+			}
+			answers, silent, err = s.HostsOf(t.Context(), HostsQuestion{Service: "web", Limit: 1, After: HostPlace{"region-a", "h1"}})
+			if err != nil || len(silent) != 0 || len(answers) != 3 {
+				t.Fatalf("%+v, %v, %v", answers, silent, err)
+			}
+			for _, a := range answers {
+				want := map[string]string{"a1": "h2", "b1": "h3"}[a.From.ID]
+				if a.Rest != 0 || want != "" && (len(a.Hosts) != 1 || a.Hosts[0].Host != want) {
+					t.Errorf("hosts after h1: %+v", a)
+				}
+			}
+			answers, _, err = s.HostsOf(t.Context(), HostsQuestion{Service: "web", Limit: 1, After: HostPlace{"region-b", "a"}})
+			for _, a := range answers {
+				if want := map[string]int{"b1": 1}[a.From.ID]; len(a.Hosts) != want || a.Rest != 0 || a.From.ID == "a1" && a.All != 2 {
+					t.Errorf("hosts after region-b/a: %+v", a)
+				}
+			}
+			if len(answers) != 3 || err != nil {
+				t.Errorf("%+v, %v", answers, err)
 			}
 
 			// Who finds that it lacks a goal asks for it.
@@ -419,6 +441,9 @@ func TestFleetIsBounded(t *testing.T) {
 		"too many":                 {kindHostsOf, `{"s":"web","l":1001}`},
 		"none":                     {kindHostsOf, `{"s":"web"}`},
 		"no question":              {kindHostsOf, `x`},
+		"after no host":            {kindHostsOf, `{"s":"web","l":1,"a":"region-a/"}`},
+		"after a long region":      {kindHostsOf, `{"s":"web","l":1,"a":"` + strings.Repeat("r", maxName+1) + `/h"}`},
+		"after a long host":        {kindHostsOf, `{"s":"web","l":1,"a":"r/` + strings.Repeat("h", identity.MaxName+1) + `"}`},
 		"an agent's counts":        {kindCounts, `[]`},
 	} {
 		if err := handle(one, of.kind, s.Name(), []byte(of.body)); err == nil {
@@ -593,12 +618,45 @@ func TestLongestRosterFitsACall(t *testing.T) {
 	for i := range views {
 		views[i] = api.HostView{Host: fmt.Sprint("h", i), State: api.HostFailed, Output: strings.Repeat("\x01", goal.MaxOutput)}
 	}
-	b, err := encodeHosts(hostsAnswer{1, len(views), views})
+	rest := 7
+	b, err := encodeHosts(hostsAnswer{1, len(views), views, &rest})
 	if err != nil || len(b) > maxFleet {
 		t.Errorf("%d bytes, %v", len(b), err)
 	}
-	if a, err := decodeHosts(b); err != nil || a.All != MaxHosts || len(a.Hosts) == 0 {
-		t.Errorf("%d of %d, %v", len(a.Hosts), a.All, err)
+	if a, err := decodeHosts(b); err != nil || a.All != MaxHosts || len(a.Hosts) == 0 || a.rest() != MaxHosts-len(a.Hosts)+7 || rest != 7 {
+		t.Errorf("%d of %d and %d more, %v", len(a.Hosts), a.All, a.rest(), err)
+	}
+}
+
+// TestRestOfHosts: who does not say how many hosts are left is of a version that names the first
+// alone, and numbers that nobody can have are refused.
+func TestRestOfHosts(t *testing.T) {
+	const host = `"h":[{"host":"h1","state":"ready"}]`
+	for body, want := range map[string]int{
+		`{"a":3,` + host + `}`: 2, `{"a":0,` + host + `}`: 0, `{"a":3,` + host + `,"r":0}`: 0, `{"a":3,` + host + `,"r":5}`: 5,
+		`{"a":3,` + host + `,"r":-1}`: -1, `{"a":3,` + host + `,"r":1000001}`: -1, `{"a":1000001,` + host + `}`: -1,
+	} {
+		a, err := decodeHosts([]byte(body))
+		if want < 0 != (err != nil) || err == nil && a.rest() != want {
+			t.Errorf("%s: %d more, %v", body, a.rest(), err)
+		}
+	}
+}
+
+// TestHostPlaces are in order of region and name, and have bounds.
+func TestHostPlaces(t *testing.T) {
+	var last HostPlace
+	for _, text := range []string{"a/host-2", "a/z", "a/b/a", "b/a", strings.Repeat("r", maxName) + "/" + strings.Repeat("h", identity.MaxName)} {
+		p, err := ParseHostPlace(text)
+		if err != nil || p.String() != text || last.Compare(p) >= 0 || p.Compare(last) <= 0 || p.Compare(p) != 0 {
+			t.Errorf("%q: %+v, %v", text, p, err)
+		}
+		last = p
+	}
+	for _, text := range []string{"", "/", "host", "/host", "region/", "region/H", "region/.h", strings.Repeat("r", maxName+1) + "/h", "r/" + strings.Repeat("h", identity.MaxName+1), strings.Repeat("r/", 1<<20)} {
+		if p, err := ParseHostPlace(text); err == nil || p != (HostPlace{}) || len(err.Error()) > 1000 {
+			t.Errorf("%.80q: %+v, %v", text, p, err)
+		}
 	}
 }
 
@@ -610,6 +668,8 @@ func FuzzFleet(f *testing.F) {
 	f.Add(packFleet(kindRoster, "a-1", encodeRoster("web", []uint32{1, 1, 2})))
 	f.Add(packFleet(kindHosts, "a-1", []byte(`{"i":1,"a":2,"h":[{"host":"h1","state":"ready"}]}`)))
 	f.Add(packFleet(kindHostsOf, "s-1", []byte(`{"s":"web","l":10,"i":18446744073709551615}`)))
+	f.Add(packFleet(kindHostsOf, "s-1", []byte(`{"s":"web","l":10,"a":"region-a/host-1"}`)))
+	f.Add(packFleet(kindHosts, "a-1", []byte(`{"i":1,"a":2,"h":[{"host":"h1","state":"ready"}],"r":5}`)))
 	f.Add(packFleet(kindWant, "a-1", []byte(`["web",""]`)))
 	f.Add([]byte{kindRoster, 255})
 	f.Fuzz(func(t *testing.T, message []byte) {
@@ -650,7 +710,7 @@ func FuzzFleet(f *testing.F) {
 			}
 		case kindHostsOf:
 			var q HostsQuestion
-			if json.Unmarshal(body, &q) == nil && q.check() == nil && (q.Limit < 1 || q.Limit > MaxHosts || q.Service == "") {
+			if json.Unmarshal(body, &q) == nil && q.check() == nil && (q.Limit < 1 || q.Limit > MaxHosts || q.Service == "" || max(len(q.After.Region), len(q.After.Host)) > maxName) {
 				t.Errorf("%+v", q)
 			}
 		case kindWant:

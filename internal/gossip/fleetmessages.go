@@ -60,6 +60,18 @@ type HostsQuestion struct {
 	State   string `json:"t,omitempty"` // empty for all
 	Limit   int    `json:"l"`           // 1 to MaxHosts
 	ID      uint64 `json:"i"`
+	// After is the host after whose place they are to begin; the zero value for the first.
+	After HostPlace `json:"a,omitzero"`
+}
+
+// In is what After means to an agent of a region, all of whose hosts are of that region: some
+// of them stand after that place, and those after the host that it names; all where it names
+// none.
+func (q *HostsQuestion) In(region string) (after string, some bool) {
+	if q.After.Region == region {
+		return q.After.Host, true
+	}
+	return "", q.After.Region < region
 }
 
 func (q *HostsQuestion) check() error {
@@ -77,24 +89,36 @@ func (q *HostsQuestion) check() error {
 
 // HostsAnswer is what one agent knows of a service's hosts.
 type HostsAnswer struct {
-	From Member
-	// All is how many there are in the state asked for; Hosts those that fit.
+	From Member // empty at who answers
+	// All is how many there are in the state asked for, wherever they stand; Hosts those after
+	// the place asked for, in order, as far as they fit; Rest how many stand after the last.
 	All   int
 	Hosts []api.HostView
+	Rest  int
 }
 
 type hostsAnswer struct {
 	ID    uint64         `json:"i"`
 	All   int            `json:"a"`
 	Hosts []api.HostView `json:"h"`
+	// Rest is nil of a program from before there was an After, which answers with the first.
+	Rest *int `json:"r,omitempty"`
+}
+
+// rest is how many hosts stand after the last.
+func (a *hostsAnswer) rest() int {
+	if a.Rest == nil {
+		return max(a.All-len(a.Hosts), 0)
+	}
+	return *a.Rest
 }
 
 func decodeHosts(body []byte) (a hostsAnswer, err error) {
 	if err := json.Unmarshal(body, &a); err != nil {
 		return a, fmt.Errorf("hosts: %w", err)
 	}
-	if a.All < 0 || a.All > goal.MaxHosts || len(a.Hosts) > MaxHosts {
-		return a, fmt.Errorf("hosts: %d of %d", len(a.Hosts), a.All)
+	if rest := a.rest(); min(a.All, rest) < 0 || max(a.All, rest) > goal.MaxHosts || len(a.Hosts) > MaxHosts {
+		return a, fmt.Errorf("hosts: %d of %d, and %d more", len(a.Hosts), a.All, rest)
 	}
 	for i := range a.Hosts {
 		h := &a.Hosts[i]
@@ -202,6 +226,11 @@ func encodeHosts(a hostsAnswer) ([]byte, error) {
 		if err != nil || len(b)+2+2*maxName+64 <= maxFleet || len(a.Hosts) == 0 {
 			return b, err
 		}
-		a.Hosts = a.Hosts[:len(a.Hosts)/2]
+		n := len(a.Hosts) / 2
+		if a.Rest != nil {
+			rest := *a.Rest + len(a.Hosts) - n
+			a.Rest = &rest
+		}
+		a.Hosts = a.Hosts[:n]
 	}
 }

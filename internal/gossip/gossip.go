@@ -23,7 +23,6 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"github.com/landfall-dist/landfall/internal/announce"
-	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/call"
 	"github.com/landfall-dist/landfall/internal/goal"
 	"github.com/landfall-dist/landfall/internal/identity"
@@ -150,12 +149,12 @@ type Config struct {
 	OnLinks func(Links)
 	// OnGoal is called for each goal and beat that comes, at an agent, whoever signed it: the
 	// error says that it is not believed. OnRosterAsked returns the hashes of the hosts of a
-	// service that were seen of late, in order, at most MaxRoster, and OnHostsAsked how many
-	// hosts there are in the state asked for, and some of them. OnGoal has a goroutine of its
-	// own; the others, and the next two, share one.
+	// service that were seen of late, in order, at most MaxRoster, and OnHostsAsked the answer
+	// to a question about hosts; what is beyond its Limit is left out. OnGoal has a goroutine of
+	// its own; the others, and the next two, share one.
 	OnGoal        func(wire []byte) error
 	OnRosterAsked func(service string) []uint32
-	OnHostsAsked  func(HostsQuestion) (all int, hosts []api.HostView)
+	OnHostsAsked  func(HostsQuestion) HostsAnswer
 	// OnNear is called for each list of hosts that another agent of the region tells, at an
 	// agent; the error says what is wrong with it. It shares the others' goroutine.
 	OnNear func(from Member, hosts []byte) error

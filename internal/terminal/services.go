@@ -169,7 +169,7 @@ func cutTo(w io.Writer, line string, indent int) string {
 func Hosts(w io.Writer, list *api.HostViews) error {
 	defer func() {
 		if n := list.All - len(list.Hosts); n > 0 {
-			say(w, fmt.Sprintf("%d of %d hosts are shown; --limit shows more", len(list.Hosts), list.All))
+			say(w, fmt.Sprintf("%d of %d hosts are shown; --limit shows more, --limit 0 all", len(list.Hosts), list.All))
 		}
 		if len(list.Unanswered) > 0 {
 			say(w, command.Plain("agents that did not answer: in "+strings.Join(list.Unanswered, ", ")))

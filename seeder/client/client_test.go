@@ -39,6 +39,67 @@ func pretend(answers ...answer) *httptest.Server {
 	}))
 }
 
+// TestAllHosts joins pages, within its bounds.
+func TestAllHosts(t *testing.T) {
+	const hosts = 2500
+	page := func(from, to int) client.HostViews {
+		out := client.HostViews{All: hosts + 1, Hosts: []client.HostView{}} // one has moved
+		for i := from; i < to; i++ {
+			out.Hosts = append(out.Hosts, client.HostView{Region: "region/a", Host: fmt.Sprintf("h%04d", i)})
+		}
+		if to < hosts {
+			out.Next = fmt.Sprintf("region/a/h%04d", to-1)
+		}
+		return out
+	}
+	odd := ""
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		from, limit := 0, 0
+		_, _ = fmt.Sscanf(q.Get("limit"), "%d", &limit)
+		if after := q.Get("after"); after != "" {
+			if _, err := fmt.Sscanf(after, "region/a/h%d", &from); err != nil {
+				t.Errorf("after %q: %v", after, err)
+			}
+			from++
+		}
+		if limit < 1 || limit > 1000 || q.Get("state") != "failed" {
+			t.Errorf("asked for %s", r.URL)
+		}
+		out := page(from, min(from+min(limit, 700), hosts))
+		switch odd {
+		case "silent":
+			out.Unanswered = []string{"region-c", "region-b"}
+		case "empty":
+			out.Hosts, out.Next = nil, "region/a/h0001"
+		case "error":
+			if from > 0 {
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+		}
+		json.NewEncoder(w).Encode(out) //nolint:errcheck // the test sees it
+	}))
+	defer server.Close()
+	to := client.Client{URL: server.URL, HTTP: server.Client()}
+	for most, want := range map[int]int{0: hosts, 1: 1, 700: 700, 701: 701, 1000: 1000, hosts: hosts, client.MaxAllHosts + 1: hosts} {
+		list, err := to.AllHosts(t.Context(), "web", "failed", most)
+		if err != nil || len(list.Hosts) != want || (list.Next == "") != (want == hosts) || list.Hosts[want-1].Host != fmt.Sprintf("h%04d", want-1) {
+			t.Errorf("at most %d: %v", most, err)
+		} else if all := hosts + map[bool]int{want < hosts: 1}[true]; list.All != all {
+			t.Errorf("at most %d: %d in all, want %d", most, list.All, all)
+		}
+	}
+	odd = "silent"
+	if list, err := to.AllHosts(t.Context(), "web", "failed", 0); err != nil || fmt.Sprint(list.Unanswered) != "[region-b region-c]" || list.All != hosts+1 {
+		t.Errorf("%v", err)
+	}
+	for _, odd = range []string{"empty", "error"} {
+		if list, err := to.AllHosts(t.Context(), "web", "failed", 0); err == nil {
+			t.Errorf("%s: %d hosts", odd, len(list.Hosts))
+		}
+	}
+}
+
 func execution(status string, landed int64) answer {
 	return answer{http.StatusOK, client.Execution{
 		ExecutionID: "01K0Z4V5QW8TQ0H6Q9M3N7R2XD", Status: status, Key: "build.zip",

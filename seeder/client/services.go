@@ -2,8 +2,10 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 )
 
@@ -22,9 +24,17 @@ func (c *Client) Deployments(ctx context.Context, service string) (*Deployments,
 	return call[Deployments](ctx, c, http.MethodGet, servicePath(service, "/deployments"), nil)
 }
 
-// Hosts asks for a service's hosts: those in a state, or all where it is empty; limit 0
-// for the server's own.
-func (c *Client) Hosts(ctx context.Context, service, state string, limit int) (*HostViews, error) {
+const (
+	// hostsPage is how many hosts AllHosts asks for at once, the most that the seeder gives.
+	hostsPage = 1000
+	// MaxAllHosts bounds the hosts of AllHosts; a seeder's hosts are fewer.
+	MaxAllHosts = 1_000_000
+)
+
+// Hosts asks for a service's hosts: those in a state, or all where it is empty; limit 0 for
+// the server's own. They are in order of region and name; after is empty for the first ones,
+// else the Next of those before.
+func (c *Client) Hosts(ctx context.Context, service, state string, limit int, after string) (*HostViews, error) {
 	q := make(url.Values)
 	if state != "" {
 		q.Set("state", state)
@@ -32,7 +42,42 @@ func (c *Client) Hosts(ctx context.Context, service, state string, limit int) (*
 	if limit > 0 {
 		q.Set("limit", strconv.Itoa(limit))
 	}
+	if after != "" {
+		q.Set("after", after)
+	}
 	return call[HostViews](ctx, c, http.MethodGet, servicePath(service, "/hosts?"+q.Encode()), nil)
+}
+
+// AllHosts makes one list of as many calls of Hosts as it takes: of most hosts, or of all for
+// 0, and of MaxAllHosts at most. Its Unanswered are those of any call.
+func (c *Client) AllHosts(ctx context.Context, service, state string, most int) (*HostViews, error) {
+	if most <= 0 || most > MaxAllHosts {
+		most = MaxAllHosts
+	}
+	out := &HostViews{Hosts: []HostView{}}
+	pages := 0
+	for {
+		page, err := c.Hosts(ctx, service, state, min(most-len(out.Hosts), hostsPage), out.Next)
+		if err != nil {
+			return nil, err
+		}
+		if len(page.Hosts) == 0 && page.Next != "" {
+			return nil, fmt.Errorf("hosts of %s after %s: none came, and there are more", service, page.Next)
+		}
+		out.Hosts, out.Next, out.All = append(out.Hosts, page.Hosts...), page.Next, max(out.All, page.All)
+		out.Unanswered = append(out.Unanswered, page.Unanswered...)
+		pages++
+		if out.Next == "" || len(out.Hosts) >= most {
+			break
+		}
+	}
+	slices.Sort(out.Unanswered)
+	out.Unanswered = slices.Compact(out.Unanswered)
+	// A host that has moved is counted by each agent that knows it, but on its own page.
+	if out.All = max(out.All, len(out.Hosts)); pages > 1 && out.Next == "" && out.Unanswered == nil {
+		out.All = len(out.Hosts)
+	}
+	return out, nil
 }
 
 // DeployService begins a deployment, which goes on by itself. A *StatusError of 409 says
