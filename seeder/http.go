@@ -45,6 +45,7 @@ var roles = map[string]operator.Role{
 	"GET /services/{name}":              operator.View,
 	"GET /services/{name}/deployments":  operator.View,
 	"GET /services/{name}/hosts":        operator.View,
+	"POST /services/{name}/hosts/log":   operator.Deploy,
 	"POST /services/{name}/deployments": operator.Deploy,
 	"POST /services/{name}/pause":       operator.Deploy,
 	"POST /services/{name}/resume":      operator.Deploy,

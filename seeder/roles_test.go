@@ -37,6 +37,7 @@ func TestRoles(t *testing.T) {
 		"GET /services/{name}":              operator.View,
 		"GET /services/{name}/deployments":  operator.View,
 		"GET /services/{name}/hosts":        operator.View,
+		"POST /services/{name}/hosts/log":   operator.Deploy,
 		"POST /services/{name}/deployments": operator.Deploy,
 		"POST /services/{name}/pause":       operator.Deploy,
 		"POST /services/{name}/resume":      operator.Deploy,

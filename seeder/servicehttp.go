@@ -23,6 +23,7 @@ func (s *Seeder) serveServices(mux *web.Mux) {
 		return http.StatusOK, list, err
 	}))
 	mux.Costly("GET /services/{name}/hosts", mux.Answer(s.getHosts))
+	mux.JSON("POST /services/{name}/hosts/log", s.postHostsLog)
 	mux.JSON("POST /services/{name}/deployments", s.postDeployment)
 	mux.JSON("POST /services/{name}/pause", s.serviceCommand(api.CommandPause))
 	mux.JSON("POST /services/{name}/resume", s.serviceCommand(api.CommandResume))

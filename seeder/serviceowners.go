@@ -48,12 +48,15 @@ type serviceOwners struct {
 	soon    chan struct{} // has a value when a beat is due
 	// met is when the agents that there are should have been met.
 	met time.Time
+	// logging are the services whose hosts are being written into the table.
+	logging map[string]bool
 }
 
 func newServiceOwners() *serviceOwners {
 	return &serviceOwners{
 		owners: make(map[string]*service), why: errors.New("the table of services was not read yet"),
 		regions: make(map[string]string), soon: make(chan struct{}, 1), met: time.Now().Add(meetWithin),
+		logging: make(map[string]bool),
 	}
 }
 

@@ -50,6 +50,7 @@ type fleetWorld struct {
 	notices chan notify.Notice
 	hook    string      // URL
 	away    atomic.Bool // the tables of services are
+	hangs   atomic.Bool // the answers to their updates do not come
 	s       *Seeder
 	stop    func()
 }
@@ -87,7 +88,7 @@ func newFleetWorld(t *testing.T, hosts int) *fleetWorld {
 	name := cloud.Table(t)
 	w.table = ledger.New(cloud.DynamoDB, name)
 	client := dynamodb.NewFromConfig(cloud.AWS, func(o *dynamodb.Options) {
-		o.BaseEndpoint, o.HTTPClient = aws.String(cloud.URL), away{&w.away, o.HTTPClient}
+		o.BaseEndpoint, o.HTTPClient = aws.String(cloud.URL), away{&w.away, &w.hangs, o.HTTPClient}
 	})
 	w.tables = services.New(client, services.Names{Services: name + "-s", Deployments: name + "-d", Logs: name + "-l"}, time.Hour)
 	w.makeTables()
@@ -106,7 +107,7 @@ func newFleetWorld(t *testing.T, hosts int) *fleetWorld {
 		a.g, err = gossip.New(gossip.Config{
 			Meta:   gossip.Meta{ID: "agent-" + region, Role: gossip.Agent, Region: region, Bucket: bucket, Fleet: 1, Trusts: trust.IDs()},
 			Listen: "127.0.0.1:0", Join: []string{w.s.GossipAddr()}, Book: announce.NewBook(trust, nil),
-			OnDocument: func(announce.Added) {}, OnGoal: a.take, OnRosterAsked: a.roster,
+			OnDocument: func(announce.Added) {}, OnGoal: a.take, OnRosterAsked: a.roster, OnHostsAsked: a.listed,
 			Logger: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
@@ -132,15 +133,20 @@ func newFleetWorld(t *testing.T, hosts int) *fleetWorld {
 	return w
 }
 
-// away is a client of DynamoDB whose other end is away while on.
+// away is a client of DynamoDB whose other end is away while on, and does not answer updates
+// while it hangs.
 type away struct {
-	on *atomic.Bool
+	on, hangs *atomic.Bool
 	dynamodb.HTTPClient
 }
 
 func (a away) Do(r *http.Request) (*http.Response, error) {
 	if a.on.Load() {
 		return nil, errors.New("the table is away")
+	}
+	if a.hangs.Load() && strings.HasSuffix(r.Header.Get("X-Amz-Target"), ".UpdateItem") {
+		<-r.Context().Done()
+		return nil, r.Context().Err()
 	}
 	return a.HTTPClient.Do(r)
 }
@@ -266,6 +272,23 @@ func (a *playedAgent) roster(string) (out []uint32) {
 		out = append(out, uint32(goal.HashOf("web", host)))
 	}
 	slices.Sort(out)
+	return out
+}
+
+// listed names the hosts, three at a time at most.
+func (a *playedAgent) listed(q gossip.HostsQuestion) (out gossip.HostsAnswer) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	after, some := q.In(a.region)
+	for _, host := range slices.Sorted(maps.Keys(a.hosts)) {
+		switch out.All++; {
+		case !some || host <= after:
+		case len(out.Hosts) == 3:
+			out.Rest++
+		default:
+			out.Hosts = append(out.Hosts, api.HostView{Host: host, Zone: "z", State: api.HostHealthy, Running: a.hosts[host], Version: 7})
+		}
+	}
 	return out
 }
 

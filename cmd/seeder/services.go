@@ -403,19 +403,23 @@ func serviceShowCommand() *cli.Command {
 func hostsCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "hosts",
-		Usage:     "list hosts of a service, as the agents know them; hold some, or release them",
-		ArgsUsage: "SERVICE | SERVICE hold HOST… | SERVICE release HOST…",
+		Usage:     "list hosts of a service, as the agents know them; hold some, or release them; write all down",
+		ArgsUsage: "SERVICE | SERVICE hold HOST… | SERVICE release HOST… | SERVICE log",
 		Description: "Each is shown with its state, the build that it runs, the version of the goal that it follows, when it was seen last and its labels.\n" +
 			"A failed one is shown with the reason and the last line that its hook said; -o json has more of them.\n" +
-			"Held hosts stay with what they run, whatever is deployed or rolled back, and are in no wave, until they are released.\n\n" +
+			"Held hosts stay with what they run, whatever is deployed or rolled back, and are in no wave, until they are released.\n" +
+			"log has the seeder write how each host stands into host-deployment-logs, under the newest deployment, beside what failed there.\n\n" +
 			"Examples:\n\n  seeder hosts web\n  seeder hosts web --state failed\n  seeder hosts web --state failed -o json\n  seeder hosts web --limit 0 -o json\n" +
-			"  seeder hosts web hold web-17\n  seeder hosts web release web-17",
+			"  seeder hosts web hold web-17\n  seeder hosts web release web-17\n  seeder hosts web log",
 		Flags: append(connectFlags(),
 			command.String("state", "", "only hosts in a `STATE`: "+strings.Join(api.HostStates(), ", ")),
 			command.Int("limit", 100, "hosts to show, at most "+strconv.Itoa(client.MaxAllHosts)+"; 0 for all"),
 			command.Output(),
 		),
 		Action: func(c *cli.Context) error {
+			if c.NArg() == 2 && c.Args().Get(1) == "log" {
+				return logHosts(c)
+			}
 			if c.NArg() > 1 {
 				return holdHosts(c)
 			}
@@ -448,7 +452,7 @@ func holdHosts(c *cli.Context) error {
 	}
 	service, what, hosts := c.Args().First(), c.Args().Get(1), c.Args().Slice()[2:]
 	if what != api.CommandHold && what != api.CommandRelease || len(hosts) == 0 || c.IsSet("state") || c.IsSet("limit") {
-		return command.Usagef("hosts takes a SERVICE, or a SERVICE, hold or release, and HOSTs")
+		return command.Usagef("hosts takes a SERVICE, or a SERVICE, hold or release, and HOSTs, or a SERVICE and log")
 	}
 	for _, h := range hosts {
 		if err := goal.CheckName("host", h); err != nil {
@@ -468,6 +472,29 @@ func holdHosts(c *cli.Context) error {
 		return explainService(c, err)
 	}
 	return showService(answer, &answer.Service, asJSON)
+}
+
+// logHosts has all hosts of a service written into the table.
+func logHosts(c *cli.Context) error {
+	asJSON, err := command.JSONWanted(c)
+	if err != nil {
+		return err
+	}
+	if c.IsSet("state") || c.IsSet("limit") {
+		return command.Usagef("hosts SERVICE log writes all hosts: it takes neither --state nor --limit")
+	}
+	to, err := connect(c)
+	if err != nil {
+		return err
+	}
+	answer, err := to.LogHosts(c.Context, c.Args().First())
+	if err != nil {
+		return explainService(c, err)
+	}
+	if asJSON {
+		return terminal.JSON(os.Stdout, answer)
+	}
+	return terminal.HostsLogged(os.Stdout, answer)
 }
 
 func recallCommand() *cli.Command {

@@ -71,6 +71,9 @@ func (f *fleet) start(t *testing.T) (url string) {
 			Phase: "check", Error: "exit status 1", Output: "starting\nport 80 is taken\n", SeenAt: &at,
 		}}})
 	})
+	mux.HandleFunc("POST /services/web/hosts/log", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, 200, api.HostsLogged{DeploymentID: deploymentID, Hosts: 12, Regions: []api.RegionLogged{{Region: "region-a", Hosts: 12}}, Unanswered: []string{"region-b"}})
+	})
 	mux.HandleFunc("POST /services/web/{what}", func(w http.ResponseWriter, r *http.Request) {
 		var request api.ServiceCommandRequest
 		f.mu.Lock()
@@ -282,6 +285,11 @@ func TestServiceCommands(t *testing.T) {
 		{"hosts web release h1", []api.Service{done}, 0, "release {Region: Now:false DryRun:false Hosts:[h1]"},
 		{"hosts web stop h1", nil, 2, "hosts takes a SERVICE, or a SERVICE, hold or release, and HOSTs"},
 		{"hosts web hold", nil, 2, "hold or release, and HOSTs"},
+		{"hosts web log", nil, 0, "REGION    HOSTS\nregion-a  12\nagents that did not answer: in region-b\n12 hosts are written under deployment " + deploymentID},
+		{"hosts web log -o json", nil, 0, `"hosts": 12`},
+		{"hosts none log", nil, 1, "404"},
+		{"hosts web log h1", nil, 2, "and HOSTs, or a SERVICE and log"},
+		{"hosts web log --state failed", nil, 2, "it takes neither --state nor --limit"},
 		{"hosts web hold ../h1", nil, 2, "expected at most 63"},
 		{"hosts web", nil, 0, "disk=ssd,rack=7"},
 		{"hosts web", nil, 0, "held; check: exit status 1"},

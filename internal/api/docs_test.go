@@ -20,7 +20,7 @@ func TestFieldsAreDocumented(t *testing.T) {
 		api.Execution{}, api.Destination{}, api.Executions{}, api.Unserved{}, api.DeployAnswer{},
 		api.AgentStatus{}, api.Member{}, api.Build{}, api.Peer{}, api.BadPeer{}, api.Limits{},
 		api.Services{}, api.Service{}, api.ServiceBuild{}, api.ServiceRegion{}, api.ServiceZone{}, api.HostCounts{}, api.FailureGroup{}, api.Policy{}, api.Deployment{},
-		api.ServiceDeployAnswer{}, api.WavePlan{}, api.ServiceCommandAnswer{}, api.HostViews{}, api.HostView{}, api.BackPlan{},
+		api.ServiceDeployAnswer{}, api.WavePlan{}, api.ServiceCommandAnswer{}, api.HostViews{}, api.HostView{}, api.HostsLogged{}, api.RegionLogged{}, api.BackPlan{},
 		api.Recalls{}, api.RecalledBuild{},
 	} {
 		of := reflect.TypeOf(v)

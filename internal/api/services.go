@@ -347,6 +347,23 @@ type HostViews struct {
 	Unanswered []string `json:"unanswered,omitempty"`
 }
 
+// HostsLogged says which hosts were written into the table of hosts, by request.
+type HostsLogged struct {
+	DeploymentID string `json:"deploymentId"`
+	// Hosts is how many in all, Regions how many of each region, in order of name.
+	Hosts   int            `json:"hosts"`
+	Regions []RegionLogged `json:"regions"`
+	// Unanswered are regions with agents that did not answer, or did not name all of their
+	// hosts.
+	Unanswered []string `json:"unanswered,omitempty"`
+}
+
+// RegionLogged is how many hosts of a region were written.
+type RegionLogged struct {
+	Region string `json:"region"`
+	Hosts  int    `json:"hosts"`
+}
+
 // HostView is one host of a service.
 type HostView struct {
 	Host   string `json:"host"`

@@ -394,6 +394,24 @@ func (a caller) services() {
 	for _, path := range []string{"/services/A%20B", "/services/A/deployments", "/services/web/hosts?state=asleep", "/services/web/hosts?limit=0", "/services/web/hosts?limit=1001", "/services/web/hosts?after=h1"} {
 		a.ask(seeder, "GET", path, "", 400)
 	}
+	a.ask(seeder, "POST", "/services/web/hosts/log", "", 200)
+	a.ask(seeder, "POST", "/services/web/hosts/log", `{"state":"failed"}`, 400)
+	a.ask(seeder, "POST", "/services/none/hosts/log", "{}", 404)
+	a.c.Until("of two that write hosts down at once, one is refused", func() bool {
+		errs := make(chan error)
+		for range 2 {
+			go func() {
+				_, err := seeder.LogHosts(a.Context(), "web")
+				errs <- err
+			}()
+		}
+		refused := false
+		for range 2 {
+			var answer *client.StatusError
+			refused = errors.As(<-errs, &answer) && answer.Code == http.StatusConflict || refused
+		}
+		return refused
+	})
 	waits := func() {
 		a.c.Until("the deployment waits for its region", func() bool {
 			s, err := seeder.Service(a.Context(), "web")

@@ -195,6 +195,9 @@ func TestHostileAnswers(t *testing.T) {
 			}
 			return err
 		}},
+		{"hosts that are written", "UpdateItem", func(ctx context.Context, of tables) error {
+			return of.services.LogHosts(ctx, "region-a", "01K", []Host{{Name: "a", State: goal.Ready}, {Name: "b", State: goal.Failed}})
+		}},
 		{"a beat that is written", "PutItem", func(ctx context.Context, of tables) error {
 			return of.services.WriteHead(ctx, []byte("beat"), []byte("its"))
 		}},

@@ -27,6 +27,9 @@ const (
 	maxCounted = 10_000
 	// maxRest bounds the reasons that are read of one region and deployment.
 	maxRest = 500
+	// logPage is how many items of a partition are looked at in one request, and maxPages how
+	// many requests there are of one: a sixteenth of a million hosts is 63.
+	logPage, maxPages = 1000, 100
 	// maxBatchTries bounds how often what DynamoDB has not written is sent again, and the
 	// two bound the wait before.
 	maxBatchTries            = 8
@@ -123,16 +126,14 @@ func reasonOf(r Rest) string {
 }
 
 // Logged is what the table has of a region's failures in a deployment: how many hosts one by
-// one, and the counts of the others.
+// one, and the counts of the others. Hosts of LogHosts that have not failed do not count.
 func (t *Tables) Logged(ctx context.Context, region, deploymentID string) (hosts int, rest []Rest, err error) {
 	for n := range logPartitions {
-		in := t.logsOf(fmt.Sprintf("%s#%s#%02d", region, deploymentID, n))
-		in.Select = types.SelectCount
-		out, err := t.client.Query(ctx, in) // one page has all: there are a thousand of 2 KB in 16 partitions
+		of, err := t.countFailures(ctx, fmt.Sprintf("%s#%s#%02d", region, deploymentID, n))
 		if err != nil {
-			return 0, nil, t.explain(2, err)
+			return 0, nil, err
 		}
-		if hosts += max(int(out.Count), len(out.Items), 0); hosts >= maxCounted {
+		if hosts += of; hosts >= maxCounted {
 			return maxCounted, nil, nil
 		}
 	}
@@ -148,6 +149,24 @@ func (t *Tables) Logged(ctx context.Context, region, deploymentID string) (hosts
 		}
 	}
 	return hosts, rest, nil
+}
+
+// countFailures counts those of one partition, at most maxCounted.
+func (t *Tables) countFailures(ctx context.Context, partition string) (hosts int, err error) {
+	in := t.logsOf(partition)
+	in.Select, in.Limit = types.SelectCount, aws.Int32(t.page)
+	in.FilterExpression, in.ExpressionAttributeNames = aws.String("attribute_exists(#at)"), map[string]string{"#at": "at"}
+	for range maxPages {
+		out, err := t.client.Query(ctx, in)
+		if err != nil {
+			return 0, t.explain(2, err)
+		}
+		hosts = min(hosts+max(int(out.Count), len(out.Items), 0), maxCounted)
+		if in.ExclusiveStartKey = out.LastEvaluatedKey; len(out.LastEvaluatedKey) == 0 || hosts == maxCounted {
+			return hosts, nil
+		}
+	}
+	return 0, fmt.Errorf("table %s: partition %s: %w", t.names.Logs, partition, ledger.ErrEndless)
 }
 
 func (t *Tables) logsOf(partition string) *dynamodb.QueryInput {

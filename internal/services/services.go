@@ -6,7 +6,8 @@
 //	                     ".recalls"                      version N, recalls B (as they are signed), builds S (JSON)
 //	LandfallDeployments  service (S), deploymentId (S)   state S, key S, by S, started S, ended S, document S (JSON)
 //	host-deployment-logs region#deployment#nn (S), host (S)
-//	                                                     at S, phase S, error S, output S, version N, expires N
+//	                                                     a failure: at S, phase S, error S, output S, version N, expires N
+//	                                                     on request, of each host: listed S, state S, running S, goal N, zone S, seen S
 //	                     region#deployment#rest          hosts N, example S, …: those beyond the first thousand, by reason
 //
 // A goal and its deployment are written in one transaction, on condition that the version
@@ -66,12 +67,13 @@ type Tables struct {
 	client *dynamodb.Client
 	names  Names
 	ttl    time.Duration
+	page   int32 // items that are looked at in one request
 }
 
 // New returns the tables of these names, which need not exist yet. What is logged of hosts
 // says that it may go after ttl; 0 for never.
 func New(client *dynamodb.Client, names Names, ttl time.Duration) *Tables {
-	return &Tables{client: client, names: names, ttl: ttl}
+	return &Tables{client: client, names: names, ttl: ttl, page: logPage}
 }
 
 // Names are the tables'.

@@ -198,6 +198,25 @@ func Hosts(w io.Writer, list *api.HostViews) error {
 	}, rows)
 }
 
+// HostsLogged prints which hosts were written into the table.
+func HostsLogged(w io.Writer, of *api.HostsLogged) error {
+	var rows [][]string
+	for _, r := range of.Regions {
+		rows = append(rows, []string{r.Region, fmt.Sprint(r.Hosts)})
+	}
+	if len(rows) > 0 {
+		if err := table(w, []column{{head: "REGION", least: 6}, {head: "HOSTS"}}, rows); err != nil {
+			return err
+		}
+	}
+	if len(of.Unanswered) > 0 {
+		if err := say(w, command.Plain("agents that did not answer: in "+strings.Join(of.Unanswered, ", "))); err != nil {
+			return err
+		}
+	}
+	return say(w, command.Plain(fmt.Sprintf("%d hosts are written under deployment %s", of.Hosts, of.DeploymentID)))
+}
+
 // labelsOf are a host's labels in order.
 func labelsOf(labels map[string]string) string {
 	var all []string

@@ -80,6 +80,13 @@ func (c *Client) AllHosts(ctx context.Context, service, state string, most int) 
 	return out, nil
 }
 
+// LogHosts has the seeder write how each host stands into its table of hosts, under the newest
+// deployment, and returns when that is done, after minutes where there are many. A *StatusError
+// of 409 says that it is being done already.
+func (c *Client) LogHosts(ctx context.Context, service string) (*HostsLogged, error) {
+	return call[HostsLogged](ctx, c, http.MethodPost, servicePath(service, "/hosts/log"), struct{}{})
+}
+
 // DeployService begins a deployment, which goes on by itself. A *StatusError of 409 says
 // that another one is under way, or that another seeder was first.
 func (c *Client) DeployService(ctx context.Context, service string, r ServiceDeployRequest) (*ServiceDeployAnswer, error) {

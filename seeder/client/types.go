@@ -43,6 +43,8 @@ type (
 	RecalledBuild         = api.RecalledBuild
 	HostViews             = api.HostViews
 	HostView              = api.HostView
+	HostsLogged           = api.HostsLogged
+	RegionLogged          = api.RegionLogged
 )
 
 // StatusError is an answer that is not a success: its HTTP status, and the seeder's

@@ -148,7 +148,7 @@ var types = []any{
 	api.DeployRequest{}, api.DeployAnswer{}, api.BuildRequest{}, api.BuildAnswer{}, api.UploadAnswer{}, api.Error{}, api.Changes{}, api.Change{},
 	api.AgentStatus{}, api.TLS{}, api.Cache{}, api.CacheEntry{}, api.BadPeer{}, api.Member{}, api.Build{}, api.Peer{},
 	api.Services{}, api.Service{}, api.ServiceBuild{}, api.ServiceRegion{}, api.ServiceZone{}, api.HostCounts{}, api.FailureGroup{}, api.Policy{}, api.Deployment{}, api.Deployments{},
-	api.ServiceDeployRequest{}, api.ServiceDeployAnswer{}, api.WavePlan{}, api.ServiceCommandRequest{}, api.ServiceCommandAnswer{}, api.HostViews{}, api.HostView{}, api.BackPlan{},
+	api.ServiceDeployRequest{}, api.ServiceDeployAnswer{}, api.WavePlan{}, api.ServiceCommandRequest{}, api.ServiceCommandAnswer{}, api.HostViews{}, api.HostView{}, api.HostsLogged{}, api.RegionLogged{}, api.BackPlan{},
 	api.RecallRequest{}, api.Recalls{}, api.RecalledBuild{},
 }
 
