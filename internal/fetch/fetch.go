@@ -21,6 +21,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/identity"
 	"github.com/landfall-dist/landfall/internal/limits"
@@ -297,6 +299,9 @@ func (f *Fetcher) dropAlone(infohash manifest.InfoHash) {
 		f.drop(infohash)
 	}
 }
+
+// Collector is what /metrics shows of the swarm.
+func (f *Fetcher) Collector() prometheus.Collector { return swarm.Collector(f.swarm) }
 
 // evict brings what nobody wants below the limit, and makes room for a build of so many
 // bytes if it can.

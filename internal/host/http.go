@@ -112,7 +112,7 @@ func (h *Host) registry() *prometheus.Registry {
 	gauge := func(name, help string, labels prometheus.Labels, f func() float64) {
 		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "landfall_host_" + name, Help: help, ConstLabels: labels}, f))
 	}
-	r.MustRegister(h.metrics.streams, h.metrics.switches, limits.Collector(h.cfg.Limits))
+	r.MustRegister(h.metrics.streams, h.metrics.switches, limits.Collector(h.cfg.Limits), h.fetch.Collector())
 	messages := func(direction, kind string, f func() int64) {
 		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "landfall_host_messages_total", Help: "Messages over streams to agents, down from them and up to them, by kind.",

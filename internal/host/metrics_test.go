@@ -18,9 +18,13 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	rows := make(map[string]string)
+	var swarm []string
 	for line := range strings.Lines(string(text)) {
 		if cells := strings.Split(strings.TrimSpace(line), " | "); len(cells) == 6 && cells[5] == "host |" {
 			rows[strings.Trim(cells[0], "| `")] = fmt.Sprintf("%s, labels %s: %s", cells[1], cells[3], cells[4])
+		}
+		if name, _, _ := strings.Cut(strings.TrimPrefix(line, "| `"), "`"); strings.HasPrefix(name, "landfall_swarm_") {
+			swarm = append(swarm, name)
 		}
 	}
 	families, err := h.registry().Gather()
@@ -29,6 +33,7 @@ func TestMetrics(t *testing.T) {
 	}
 	for _, f := range families {
 		name := f.GetName()
+		swarm = slices.DeleteFunc(swarm, func(s string) bool { return s == name })
 		if !strings.HasPrefix(name, "landfall_host_") {
 			continue
 		}
@@ -44,6 +49,9 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("docs/metrics.md says of %s: %q; it is %q", name, rows[name], is)
 		}
 		delete(rows, name)
+	}
+	if len(swarm) > 0 {
+		t.Errorf("docs/metrics.md has %v, and a host does not show them", swarm)
 	}
 	for name := range rows {
 		t.Errorf("docs/metrics.md has %s, which no host shows", name)
