@@ -37,7 +37,7 @@ func (w *world) dial(i int32) {
 	if h.neighbours != nil {
 		w.follow(h)
 	}
-	for k := range h.sources {
+	for _, k := range slices.Sorted(maps.Keys(h.sources)) {
 		w.dialAgent(i, k)
 	}
 	if !h.dirty {
@@ -194,11 +194,12 @@ func (w *world) open(i int32, segment int) {
 	s.segment = int16(segment)
 	n.slotOf[segment] = int8(at)
 	clear(s.asked)
+	clear(s.sent)
 	clear(s.has)
 	seg := &w.segments[segment]
 	for _, e := range n.live {
 		ed := &n.edges[e]
-		ed.conns[at] = conn{}
+		w.forget(&ed.conns[at])
 		for k, word := range w.has(ed)[seg.word : seg.word+seg.words] {
 			for ; word != 0; word &= word - 1 {
 				s.has[k*64+bits.TrailingZeros64(word)]++
@@ -220,7 +221,7 @@ func (w *world) whole(i int32, segment, at int) {
 	n.slotOf[segment] = -1
 	n.lacking--
 	for e := range n.edges {
-		n.edges[e].conns[at] = conn{}
+		w.forget(&n.edges[e].conns[at])
 	}
 	h.segment = true
 	if n.lacking > 0 {

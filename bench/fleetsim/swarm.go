@@ -1,7 +1,10 @@
 package fleetsim
 
 import (
+	"cmp"
+	"maps"
 	"math/bits"
+	"slices"
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/handout"
@@ -23,9 +26,9 @@ const (
 	silentAfter = 5 * time.Second
 	// deepest is how many pieces are asked for on a connection at the most.
 	deepest = 250
-	// askedFor bounds what is asked for on all connections together, by how long it takes to
-	// come: where it would be more, a slow host would be asking everybody for everything.
-	askedFor = 1500 * time.Millisecond
+	// onTheWay is how much may be on its way to a node that receives slower than it is sent
+	// to, in bytes: what systems keep for its connections.
+	onTheWay = 4 << 20
 	// noEdge is nobody's.
 	noEdge = 255
 )
@@ -45,41 +48,57 @@ type node struct {
 	known    int // segments that it was told of
 	first    int // no segment below it lacks anything
 	lacking  int // segments
-	asked    int64
-	most     int64
-	full     bool // it asks for so much
 	downFree time.Duration
+	held     []flow // edges and slots of its own whose senders wait until it has received more
 
-	busy    bool
-	sending request
-	toEdge  uint8
-	ready   fifo // edges with requests
+	flows []flow // what it sends just now
+	// share is how many bytes each flow has been sent since the beginning, moment when that
+	// was so, and due when the agenda looks again; 0 for nothing to look at.
+	share  float64
+	moment time.Duration
+	due    time.Duration
+}
+
+// flow is an item on its way by one connection. All that a node sends shares its uplink
+// equally, as connections by TCP do, and as package limits has it.
+type flow struct {
+	edge, slot uint8 // slot is the receiver's
+	item       int32
+	ends       float64 // the share at which it has passed
 }
 
 // slot is an open segment.
 type slot struct {
 	segment int16 // -1 for none
 	asked   []uint64
-	has     []uint8 // neighbours that have it, by item
-	holder  []uint8 // the edge that was asked
+	sent    []uint64 // of those, what is on its way
+	has     []uint8  // neighbours that have it, by item
+	holder  []uint8  // the edge that was asked
 	at      []time.Duration
 }
 
 // edge is what a node knows of a neighbour.
 type edge struct {
-	to     int32
-	back   uint8 // which of the other's edges it is
-	on     bool
-	queued bool // it stands in ready
-	// first and last are the requests of the other that wait, in the world's pool; 0 for none.
-	first, last int32
-	conns       []conn // by slot
-	agent       *source
+	to    int32
+	back  uint8 // which of the other's edges it is
+	on    bool
+	conns []conn // by slot
+	agent *source
 }
 
-// conn is a connection: how many items were asked for and have not come, and how many the
-// last look at them has added, which bounds how many may be (the engine's peakRequests).
-type conn struct{ out, peak uint8 }
+// conn is a connection: how many items were asked for and have not come; how many of those
+// that somebody else was asked for since are on their way all the same; and how many the
+// last look has added, which bounds how many may be (the engine's peakRequests).
+type conn struct {
+	out, cancelled, peak int16
+	useful               time.Duration // when something new came last
+	flows                bool          // an item is on its way, or held back
+	// first and last are the requests that wait, in the world's pool; 0 for none.
+	first, last int32
+}
+
+// low reports whether nothing is on its way by a connection.
+func (c *conn) low() bool { return c.out == 0 && c.cancelled == 0 }
 
 // source is a host's connections with an agent.
 type source struct {
@@ -94,29 +113,6 @@ type request struct {
 }
 
 func itemOf(segment, index int) int32 { return int32(segment)<<16 | int32(index) }
-
-// fifo is edges in turn.
-type fifo struct {
-	of   []uint8
-	head int
-}
-
-func (f *fifo) push(e uint8) {
-	if f.head > 64 && f.head*2 > len(f.of) {
-		f.of = f.of[:copy(f.of, f.of[f.head:])]
-		f.head = 0
-	}
-	f.of = append(f.of, e)
-}
-
-func (f *fifo) pop() (uint8, bool) {
-	if f.head == len(f.of) {
-		f.of, f.head = f.of[:0], 0
-		return 0, false
-	}
-	f.head++
-	return f.of[f.head-1], true
-}
 
 // connect makes two nodes neighbours; src is set where the other one is an agent.
 func (w *world) connect(a, b int32, src *source) bool {
@@ -185,12 +181,13 @@ func (w *world) unlink(a int32, e uint8) {
 			break
 		}
 	}
-	for ed.first != 0 {
-		w.take(ed)
+	for at := range ed.conns {
+		w.forget(&ed.conns[at])
 	}
+	n.flows = slices.DeleteFunc(n.flows, func(f flow) bool { return f.edge == e })
 	if ed.agent != nil {
-		for _, l := range ed.agent.links {
-			l.Leave()
+		for _, segment := range slices.Sorted(maps.Keys(ed.agent.links)) {
+			ed.agent.links[segment].Leave()
 		}
 		for i := range n.slots {
 			if s := &n.slots[i]; s.segment >= 0 {
@@ -212,18 +209,16 @@ func (w *world) release(a int32, e uint8) {
 	n := &w.nodes[a]
 	for i := range n.slots {
 		s := &n.slots[i]
-		if s.segment < 0 || n.edges[e].conns[i].out == 0 {
+		if s.segment < 0 {
 			continue
 		}
 		for g, holder := range s.holder {
 			if holder == e && s.asked[g/64]>>(g%64)&1 != 0 {
 				s.asked[g/64] &^= 1 << (g % 64)
-				n.asked -= w.segments[s.segment].length(g)
 			}
 		}
-		n.edges[e].conns[i].out = 0
 		for _, l := range n.live {
-			if n.edges[l].conns[i].out == 0 {
+			if n.edges[l].conns[i].low() {
 				w.update(a, l, i)
 			}
 		}
@@ -241,28 +236,33 @@ func (w *world) has(ed *edge) []uint64 {
 // update asks for more by a connection: of what nobody was asked for the item that the
 // fewest neighbours have, of a few of those the one that comes first in an order of the
 // host's own. There may be twice as many as the last look has added.
-func (w *world) update(a int32, e uint8, at int) {
+func (w *world) update(a int32, e uint8, at int) { w.askFor(a, e, at, true) }
+
+func (w *world) askFor(a int32, e uint8, at int, mayRob bool) {
 	n := &w.nodes[a]
 	ed := &n.edges[e]
 	c := &ed.conns[at]
-	most := uint8(max(1, min(2*int(c.peak), w.depth)))
-	added := uint8(0)
-	for c.out < most {
-		if n.asked >= n.most {
-			n.full = true
-			break
-		}
+	most := max(1, min(2*c.peak, int16(w.depth)))
+	added, robbed := int16(0), uint8(noEdge)
+	for c.out+c.cancelled < most {
 		g := w.pick(a, n, ed, at, max(2, 4*int(most)))
-		if g < 0 {
-			if g = w.stealable(n, ed, e, at); g < 0 {
-				break
+		if g < 0 && mayRob {
+			if g = w.stealable(n, ed, e, at, max(2, 4*int(most))); g >= 0 {
+				robbed = n.slots[at].holder[g]
+				w.cancel(n, at, g)
+				w.result.Stolen++
 			}
-			w.steal(n, at, g)
+		}
+		if g < 0 {
+			break
 		}
 		w.ask(a, e, at, g)
 		added++
 	}
 	c.peak = added
+	if robbed != noEdge && n.edges[robbed].conns[at].low() {
+		w.askFor(a, robbed, at, false)
+	}
 }
 
 // pick returns an item to ask for; -1 for none.
@@ -290,28 +290,48 @@ func (w *world) pick(a int32, n *node, ed *edge, at, candidates int) int {
 }
 
 // stealable returns an item that a connection with more requests than this one was asked for
-// long ago; -1 for none.
-func (w *world) stealable(n *node, ed *edge, e uint8, at int) int {
+// long ago, of the few that the engine looks at: those that the fewest have; -1 for none.
+func (w *world) stealable(n *node, ed *edge, e uint8, at, candidates int) int {
 	s := &n.slots[at]
 	seg := &w.segments[s.segment]
 	theirs := w.has(ed)[seg.word : seg.word+seg.words]
+	found := w.scratch[:0]
 	for k := range theirs {
 		for word := theirs[k] & s.asked[k]; word != 0; word &= word - 1 {
-			g := k*64 + bits.TrailingZeros64(word)
-			if h := s.holder[g]; h != e && w.now-s.at[g] >= stealAfter && n.edges[h].conns[at].out >= ed.conns[at].out+2 {
-				return g
+			if g := k*64 + bits.TrailingZeros64(word); s.holder[g] != e {
+				found = append(found, g)
 			}
 		}
 	}
-	return -1
+	w.scratch = found
+	if len(found) > candidates {
+		slices.SortFunc(found, func(g, h int) int { return cmp.Or(cmp.Compare(s.has[g], s.has[h]), cmp.Compare(g, h)) })
+		found = found[:candidates]
+	}
+	best := -1
+	for _, g := range found {
+		mine, its := &ed.conns[at], &n.edges[s.holder[g]].conns[at]
+		more := mine.out - its.out + 2
+		if w.now-s.at[g] < stealAfter || more > 1 || more == 1 && mine.useful <= its.useful {
+			continue
+		}
+		if best < 0 || its.out > n.edges[s.holder[best]].conns[at].out {
+			best = g
+		}
+	}
+	return best
 }
 
-// steal takes back what was asked for of another one.
-func (w *world) steal(n *node, at, g int) {
+// cancel has an item not be awaited from who was asked for it.
+func (w *world) cancel(n *node, at, g int) {
 	s := &n.slots[at]
-	n.edges[s.holder[g]].conns[at].out--
-	n.asked -= w.segments[s.segment].length(g)
-	w.result.Stolen++
+	s.asked[g/64] &^= 1 << (g % 64)
+	c := &n.edges[s.holder[g]].conns[at]
+	c.out--
+	c.peak--
+	if s.sent[g/64]>>(g%64)&1 != 0 {
+		c.cancelled++
+	}
 }
 
 // mix is a host's own order of items.
@@ -329,24 +349,23 @@ func (w *world) ask(a int32, e uint8, at, g int) {
 	n := &w.nodes[a]
 	s, ed := &n.slots[at], &n.edges[e]
 	s.asked[g/64] |= 1 << (g % 64)
+	s.sent[g/64] &^= 1 << (g % 64)
 	s.holder[g], s.at[g] = e, w.now
 	ed.conns[at].out++
-	n.asked += w.segments[s.segment].length(g)
-	b := &w.nodes[ed.to]
-	other := &b.edges[ed.back]
-	r := w.newRequest(itemOf(int(s.segment), g))
-	if other.last == 0 {
-		other.first = r
+	c, r := &ed.conns[at], w.newRequest(itemOf(int(s.segment), g))
+	if c.last == 0 {
+		c.first = r
 	} else {
-		w.pool[other.last].next = r
+		w.pool[c.last].next = r
 	}
-	other.last = r
-	if !other.queued {
-		other.queued = true
-		b.ready.push(ed.back)
-	}
-	if !b.busy && !b.gone {
-		w.send(ed.to, w.now+lag)
+	c.last = r
+	if b := &w.nodes[ed.to]; !c.flows && !b.gone {
+		start := w.now
+		if len(b.flows) == 0 {
+			start += lag
+		}
+		w.pass(b, start)
+		w.send(ed.to, ed.back, uint8(at))
 	}
 }
 
@@ -360,42 +379,89 @@ func (w *world) newRequest(item int32) int32 {
 	return int32(len(w.pool) - 1)
 }
 
-// take takes the first request out of an edge's.
-func (w *world) take(ed *edge) int32 {
-	r := ed.first
-	item := w.pool[r].item
-	if ed.first = w.pool[r].next; ed.first == 0 {
-		ed.last = 0
+// take takes out the first request of a connection.
+func (w *world) take(c *conn) (item int32) {
+	r := c.first
+	item = w.pool[r].item
+	if c.first = w.pool[r].next; c.first == 0 {
+		c.last = 0
 	}
 	w.pool[r].next = w.free
 	w.free = r
 	return item
 }
 
-// send has a node send what comes next: neighbours take turns.
-func (w *world) send(b int32, start time.Duration) {
+// forget ends a connection.
+func (w *world) forget(c *conn) {
+	for c.first != 0 {
+		w.take(c)
+	}
+	*c = conn{}
+}
+
+// pass counts what a node's flows have been sent since it was counted last.
+func (w *world) pass(n *node, now time.Duration) {
+	if n.moment < now {
+		if len(n.flows) > 0 {
+			n.share += float64(now-n.moment) / n.up / float64(len(n.flows))
+		}
+		n.moment = now
+	}
+}
+
+// send has a node send what comes next by a connection.
+func (w *world) send(b int32, e, slot uint8) {
 	n := &w.nodes[b]
-	n.busy = false
-	for !n.gone {
-		e, ok := n.ready.pop()
-		if !ok {
-			return
+	ed := &n.edges[e]
+	to := &w.nodes[ed.to]
+	c := &to.edges[ed.back].conns[slot]
+	if to.downFree > w.now && float64(to.downFree-w.now) > onTheWay*to.down {
+		c.flows = true
+		to.held = append(to.held, flow{edge: ed.back, slot: slot, item: itemOf(int(to.slots[slot].segment), 0)})
+		return
+	}
+	c.flows = false
+	for c.first != 0 {
+		item := w.take(c)
+		if !w.isAsked(ed, item) {
+			continue
 		}
-		ed := &n.edges[e]
-		found := false
-		var item int32
-		for ed.first != 0 && !found {
-			item = w.take(ed)
-			found = ed.on && w.isAsked(ed, item)
+		g := item & 0xffff
+		to.slots[slot].sent[g/64] |= 1 << (g % 64)
+		c.flows = true
+		n.flows = append(n.flows, flow{e, slot, item, n.share + float64(w.segments[item>>16].length(int(g)))})
+		w.await(b)
+		return
+	}
+}
+
+// goOn has those send that waited for a node to have received more.
+func (w *world) goOn(a int32) {
+	n := &w.nodes[a]
+	for len(n.held) > 0 && float64(n.downFree-w.now) <= onTheWay*n.down {
+		f := n.held[0]
+		n.held = slices.Delete(n.held, 0, 1)
+		if ed := &n.edges[f.edge]; ed.on && n.slotOf[f.item>>16] == int8(f.slot) && !w.nodes[ed.to].gone {
+			w.pass(&w.nodes[ed.to], w.now)
+			w.send(ed.to, ed.back, f.slot)
 		}
-		if ed.queued = ed.first != 0; ed.queued {
-			n.ready.push(e)
-		}
-		if found {
-			n.busy, n.sending, n.toEdge = true, request{item: item}, e
-			w.agenda.add(event{at: start + w.taking(n.up, item), kind: sent, node: b})
-			return
-		}
+	}
+}
+
+// await has the agenda look when the first of a node's flows has passed.
+func (w *world) await(b int32) {
+	n := &w.nodes[b]
+	if len(n.flows) == 0 {
+		return
+	}
+	least := n.flows[0].ends
+	for _, f := range n.flows[1:] {
+		least = min(least, f.ends)
+	}
+	at := n.moment + time.Duration((least-n.share)*n.up*float64(len(n.flows)))
+	if n.due == 0 || at < n.due {
+		n.due = at
+		w.agenda.add(event{at: at, kind: sent, node: b})
 	}
 }
 
@@ -415,25 +481,41 @@ func (w *world) isAsked(ed *edge, item int32) bool {
 	return s.asked[g/64]>>(g%64)&1 != 0 && s.holder[g] == ed.back
 }
 
-// hasSent has what a node was sending be on its way through the other one's downlink.
+// hasSent has what a node has sent be on its way through the other one's downlink.
 func (w *world) hasSent(b int32) {
 	n := &w.nodes[b]
-	if n.gone {
-		return
+	if n.gone || n.due != w.now {
+		return // another look is due
 	}
-	ed, item := &n.edges[n.toEdge], n.sending.item
-	if ed.on {
-		to := &w.nodes[ed.to]
-		bytes := w.segments[item>>16].length(int(item & 0xffff))
-		w.traffic(b, ed.to, bytes)
-		to.downFree = max(w.now, to.downFree+w.taking(to.down, item))
-		if to.downFree == w.now {
-			w.receive(ed.to, ed.back, item)
-		} else {
-			w.agenda.add(event{at: to.downFree, kind: received, node: ed.to, edge: int32(ed.back), item: item})
+	n.due = 0
+	w.pass(n, w.now)
+	for {
+		i := slices.IndexFunc(n.flows, func(f flow) bool { return f.ends <= n.share+0.5 })
+		if i < 0 {
+			break
 		}
+		f := n.flows[i]
+		n.flows = slices.Delete(n.flows, i, i+1)
+		w.passed(b, f)
 	}
-	w.send(b, w.now)
+	w.await(b)
+}
+
+// passed has an item be on its way through the other one's downlink, and the next one of
+// its connection follow.
+func (w *world) passed(b int32, f flow) {
+	ed, bytes := &w.nodes[b].edges[f.edge], w.segments[f.item>>16].length(int(f.item&0xffff))
+	to := &w.nodes[ed.to]
+	if to.slotOf[f.item>>16] == int8(f.slot) {
+		w.send(b, f.edge, f.slot)
+	}
+	w.traffic(b, ed.to, bytes)
+	to.downFree = max(w.now, to.downFree+w.taking(to.down, f.item))
+	if to.downFree == w.now {
+		w.receive(ed.to, ed.back, f.item)
+	} else {
+		w.agenda.add(event{at: to.downFree, kind: received, node: ed.to, edge: int32(ed.back), item: f.item})
+	}
 }
 
 // receive takes in an item, and tells the neighbours.
@@ -450,14 +532,17 @@ func (w *world) receive(a int32, e uint8, item int32) {
 		return
 	}
 	s := &n.slots[at]
-	idle := uint8(noEdge)
-	if s.asked[g/64]>>(g%64)&1 != 0 {
+	c, robbed := &n.edges[e].conns[at], uint8(noEdge)
+	switch asked := s.asked[g/64]>>(g%64)&1 != 0; {
+	case asked && s.holder[g] == e:
 		s.asked[g/64] &^= 1 << (g % 64)
-		n.asked -= seg.length(g)
-		c := &n.edges[s.holder[g]].conns[at]
-		if c.out--; c.out == 0 {
-			idle = s.holder[g]
-		}
+		c.out--
+	case asked:
+		robbed = s.holder[g]
+		w.cancel(n, int(at), g)
+		fallthrough
+	default:
+		c.cancelled = max(0, c.cancelled-1)
 	}
 	word, bit := seg.word+g/64, uint64(1)<<(g%64)
 	if n.have[word]&bit != 0 {
@@ -465,6 +550,7 @@ func (w *world) receive(a int32, e uint8, item int32) {
 	} else {
 		n.have[word] |= bit
 		n.left[segment]--
+		c.useful = w.now
 		if src := n.edges[e].agent; src != nil {
 			src.useful = w.now
 		}
@@ -472,26 +558,13 @@ func (w *world) receive(a int32, e uint8, item int32) {
 	}
 	if n.left[segment] == 0 {
 		w.whole(a, segment, int(at))
-	} else if idle != noEdge && n.edges[idle].on {
-		w.update(a, idle, int(at))
+		return
 	}
-	if n.full && n.asked < n.most {
-		w.askMore(a)
+	if n.edges[e].on && c.low() {
+		w.update(a, e, int(at))
 	}
-}
-
-// askMore has idle connections ask that could not before, for enough was asked for.
-func (w *world) askMore(a int32) {
-	n := &w.nodes[a]
-	n.full = false
-	for at := range n.slots {
-		for _, e := range n.live {
-			if n.slots[at].segment >= 0 && n.edges[e].conns[at].out == 0 {
-				if w.update(a, e, at); n.full {
-					return
-				}
-			}
-		}
+	if robbed != noEdge && n.edges[robbed].on && n.edges[robbed].conns[at].low() {
+		w.askFor(a, robbed, int(at), false)
 	}
 }
 
@@ -511,7 +584,7 @@ func (w *world) tell(n *node, segment, g, word int, bit uint64) {
 			continue
 		}
 		b.slots[at].has[g]++
-		if c := &b.edges[ed.back].conns[at]; int(c.out) >= max(1, 2*int(c.peak)) {
+		if c := &b.edges[ed.back].conns[at]; c.out+c.cancelled >= max(1, 2*c.peak) {
 			c.peak = 0
 			continue
 		}
@@ -519,7 +592,7 @@ func (w *world) tell(n *node, segment, g, word int, bit uint64) {
 	}
 }
 
-// askAgain has idle connections asked for what was asked for elsewhere and takes long.
+// askAgain has idle connections asked for what was asked of a neighbour that is silent.
 func (w *world) askAgain(a int32) {
 	n := &w.nodes[a]
 	for at := range n.slots {
@@ -531,13 +604,14 @@ func (w *world) askAgain(a int32) {
 		for k, word := range s.asked {
 			for ; word != 0; word &= word - 1 {
 				g := k*64 + bits.TrailingZeros64(word)
-				if w.now-s.at[g] < stealAfter {
+				if w.now-s.at[g] < stealAfter || !w.silent(n, s.holder[g]) {
 					continue
 				}
 				for _, i := range n.live {
 					ed := &n.edges[i]
-					if ed.conns[at].out == 0 && w.has(ed)[seg.word+k]>>(g%64)&1 != 0 {
-						w.steal(n, at, g)
+					if ed.conns[at].low() && w.has(ed)[seg.word+k]>>(g%64)&1 != 0 {
+						w.cancel(n, at, g)
+						w.result.Stolen++
 						w.ask(a, i, at, g)
 						break
 					}
@@ -546,3 +620,6 @@ func (w *world) askAgain(a int32) {
 		}
 	}
 }
+
+// silent reports whether nothing comes from a neighbour any more.
+func (w *world) silent(n *node, e uint8) bool { return w.nodes[n.edges[e].to].gone }

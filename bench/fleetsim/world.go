@@ -110,6 +110,7 @@ type world struct {
 	rng       *rand.Rand
 	pool      []request
 	free      int32
+	scratch   []int
 	toldNow   []int32 // hosts that a recipe was said to just now
 	lack      int     // hosts that are not done and are to be
 	result    Result
@@ -230,15 +231,13 @@ func (w *world) makeHosts() {
 			rate *= slowShare
 		}
 		*n = node{up: 1e9 / rate, down: 1e9 / rate, zone: w.rng.IntN(w.cfg.Zones), have: make([]uint64, w.words), lacking: len(w.segments)}
-		item := w.segments[0].item
-		n.most = max(4*item, int64(rate*askedFor.Seconds()))
 		n.left, n.slotOf = make([]int16, len(w.segments)), make([]int8, len(w.segments))
 		for s := range w.segments {
 			n.left[s], n.slotOf[s] = int16(w.segments[s].items), -1
 		}
 		n.slots = make([]slot, fetch.MaxOpenSegments)
 		for k := range n.slots {
-			n.slots[k] = slot{-1, make([]uint64, (most+63)/64), make([]uint8, most), make([]uint8, most), make([]time.Duration, most)}
+			n.slots[k] = slot{-1, make([]uint64, (most+63)/64), make([]uint64, (most+63)/64), make([]uint8, most), make([]uint8, most), make([]time.Duration, most)}
 		}
 		switch {
 		case h.dying:
@@ -291,6 +290,7 @@ func (w *world) do(e event) {
 		w.hasSent(e.node)
 	case received:
 		w.receive(e.node, uint8(e.edge), e.item)
+		w.goOn(e.node)
 	case comes:
 		w.join(e.node)
 	case rejoins:
