@@ -18,6 +18,7 @@ import (
 	"github.com/landfall-dist/landfall/bench/fleetsim"
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/command"
+	"github.com/landfall-dist/landfall/internal/manifest"
 	"github.com/landfall-dist/landfall/internal/processtest"
 	"github.com/landfall-dist/landfall/internal/size"
 	"github.com/landfall-dist/landfall/seeder/client"
@@ -54,28 +55,36 @@ func agree(ctx context.Context, s *fleetStack, c *cli.Context) error {
 		return err
 	}
 	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "ROUND\t\tBOUND, s\tP10\tP50\tP90\tP99\tLAST\tAGENTS SENT, F\tCPU")
+	fmt.Fprintln(t, "ROUND\t\tBOUND, s\tP10\tP50\tP90\tP99\tLAST\tAGENTS SENT, F\tTWICE A HOST, F\tCPU")
 	for round := range c.Int("rounds") {
 		key := fmt.Sprintf("web-%d.zip", round+1)
 		cfg.Seed = uint64(round + 1)
 		bound := cfg.Bound().Seconds()
-		row := func(which string, times []float64, sent float64, cpu string) {
+		row := func(which string, times []float64, sent, twice float64, cpu string) {
 			p := func(q float64) float64 { return quantile(times, q) }
-			fmt.Fprintf(t, "%d\t%s\t%.1f\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t%.2f\t%s\n", round+1, which, bound, p(0.1), p(0.5), p(0.9), p(0.99), p(1), sent, cpu)
+			fmt.Fprintf(t, "%d\t%s\t%.1f\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t%.2f\t%.3f\t%s\n", round+1, which, bound, p(0.1), p(0.5), p(0.9), p(0.99), p(1), sent, twice/float64(cfg.Hosts), cpu)
+		}
+		before, err := s.twice(ctx)
+		if err != nil {
+			return err
 		}
 		real, sent, busy, err := s.arrivals(ctx, key, byte(round+1), cfg)
+		if err != nil {
+			return err
+		}
+		twice, err := s.twice(ctx)
 		if err != nil {
 			return err
 		}
 		for i := range real {
 			real[i] /= bound
 		}
-		row("real", real, float64(sent)/float64(cfg.Size), fmt.Sprintf("%.2f", busy))
+		row("real", real, float64(sent)/float64(cfg.Size), float64(twice-before)/float64(cfg.Size), fmt.Sprintf("%.2f", busy))
 		simulated, err := fleetsim.Run(cfg)
 		if err != nil {
 			return err
 		}
-		row("simulated", simulated.Fast, float64(simulated.Agents)/float64(cfg.Size), "")
+		row("simulated", simulated.Fast, float64(simulated.Agents)/float64(cfg.Size), float64(simulated.Twice)/float64(cfg.Size), "")
 		if err := t.Flush(); err != nil {
 			return err
 		}
@@ -125,11 +134,11 @@ func (s *fleetStack) arrivals(ctx context.Context, key string, seed byte, cfg fl
 		return nil, 0, 0, err
 	}
 	for _, h := range s.machines {
-		at, err := s.placed(h, id)
+		at, err := s.logged(h, "release is in its place", id)
 		if err != nil {
 			return nil, 0, 0, err
 		}
-		times = append(times, at.Sub(began).Seconds())
+		times = append(times, at.Time.Sub(began).Seconds())
 	}
 	_, uploaded, err := s.atAgents(ctx, key)
 	return times, uploaded - before, after.busySince(load), err
@@ -169,21 +178,44 @@ func (s *fleetStack) atAgents(ctx context.Context, key string) (verified, upload
 	return verified, uploaded, nil
 }
 
-// placed is when a host had a release of an execution in its place, by its log.
-func (s *fleetStack) placed(h *fleetHost, id string) (time.Time, error) {
+// twice is what came to hosts that had it, in bytes.
+func (s *fleetStack) twice(ctx context.Context) (bytes int64, err error) {
+	const wasted = `landfall_swarm_received_chunks_total{use="wasted"}`
+	for _, h := range s.machines {
+		up, err := s.logged(h, "host is up", "")
+		if err != nil {
+			return 0, err
+		}
+		m, err := processtest.Metrics(ctx, http.DefaultClient, "http://"+up.HTTP+"/metrics", wasted)
+		if err != nil {
+			return 0, err
+		}
+		bytes += int64(m[wasted]) * manifest.MinPieceLength
+	}
+	return bytes, nil
+}
+
+// line is what a host's log has in the last line with a message, of an execution if that is
+// not empty.
+type line struct {
+	Time                   time.Time
+	Msg, ExecutionID, HTTP string
+}
+
+func (s *fleetStack) logged(h *fleetHost, msg, id string) (found line, err error) {
 	log, err := os.Open(filepath.Join(s.dir, h.name+".log"))
 	if err != nil {
-		return time.Time{}, err
+		return found, err
 	}
 	defer log.Close()
 	for lines := bufio.NewScanner(log); lines.Scan(); {
-		var line struct {
-			Time             time.Time
-			Msg, ExecutionID string
-		}
-		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "release is in its place" && line.ExecutionID == id {
-			return line.Time, nil
+		var l line
+		if json.Unmarshal(lines.Bytes(), &l) == nil && l.Msg == msg && (id == "" || l.ExecutionID == id) {
+			found = l
 		}
 	}
-	return time.Time{}, fmt.Errorf("%s does not say that it has %s", h.name, id)
+	if found.Msg == "" {
+		return found, fmt.Errorf("%s has not logged: %s %s", h.name, msg, id)
+	}
+	return found, nil
 }
