@@ -195,6 +195,7 @@ func (w *world) open(i int32, segment int) {
 	n.slotOf[segment] = int8(at)
 	clear(s.asked)
 	clear(s.sent)
+	s.longFrom = 0
 	clear(s.has)
 	seg := &w.segments[segment]
 	for _, e := range n.live {

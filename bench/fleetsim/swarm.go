@@ -75,6 +75,8 @@ type slot struct {
 	has     []uint8  // neighbours that have it, by item
 	holder  []uint8  // the edge that was asked
 	at      []time.Duration
+	// longFrom is before when no item has been asked for for long.
+	longFrom time.Duration
 }
 
 // edge is what a node knows of a neighbour.
@@ -293,6 +295,18 @@ func (w *world) pick(a int32, n *node, ed *edge, at, candidates int) int {
 // long ago, of the few that the engine looks at: those that the fewest have; -1 for none.
 func (w *world) stealable(n *node, ed *edge, e uint8, at, candidates int) int {
 	s := &n.slots[at]
+	if w.now < s.longFrom {
+		return -1
+	}
+	oldest := w.now
+	for k, word := range s.asked {
+		for ; word != 0; word &= word - 1 {
+			oldest = min(oldest, s.at[k*64+bits.TrailingZeros64(word)])
+		}
+	}
+	if s.longFrom = oldest + stealAfter; w.now < s.longFrom {
+		return -1
+	}
 	seg := &w.segments[s.segment]
 	theirs := w.has(ed)[seg.word : seg.word+seg.words]
 	found := w.scratch[:0]

@@ -237,7 +237,10 @@ func (w *world) makeHosts() {
 		}
 		n.slots = make([]slot, fetch.MaxOpenSegments)
 		for k := range n.slots {
-			n.slots[k] = slot{-1, make([]uint64, (most+63)/64), make([]uint64, (most+63)/64), make([]uint8, most), make([]uint8, most), make([]time.Duration, most)}
+			n.slots[k] = slot{
+				segment: -1, asked: make([]uint64, (most+63)/64), sent: make([]uint64, (most+63)/64),
+				has: make([]uint8, most), holder: make([]uint8, most), at: make([]time.Duration, most),
+			}
 		}
 		switch {
 		case h.dying:
