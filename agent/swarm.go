@@ -20,8 +20,8 @@ import (
 )
 
 // maxOpenSegments bounds the segments of a build that are downloaded at a time: the oldest
-// ones are wanted, the others not yet. It is half of what the engine holds of a build, so
-// that those who lack older ones get them meanwhile.
+// ones are wanted, the others not yet. It is a third of what the engine holds of a build,
+// so that those who lack older ones get them meanwhile, hosts among them.
 const maxOpenSegments = 4
 
 // membership is a build's part in its swarms, one for each segment. It is safe for
