@@ -17,8 +17,9 @@ import (
 )
 
 const (
-	// maxOpenOfBuild and maxOpen bound the segments that the engine holds, of one build and
-	// in all: each has the state of all its pieces there, and connections of its own.
+	// maxOpenOfBuild, where Config has no other, and maxOpen bound the segments that the
+	// engine holds, of one build and in all: each has the state of all its pieces there, and
+	// connections of its own.
 	// Downloads count, and are their owner's to bound: see RoomToFetch.
 	maxOpenOfBuild, maxOpen = 12, 64
 	// maxFetched is how many of them are downloads before RoomToFetch says no.
@@ -42,8 +43,9 @@ var errNoRoom = errors.New("as many segments are open as may be, all in use")
 // long as somebody lacks pieces of them, and others may need the place: the owner of a
 // segment has a *Torrent all the time, a handshake that names it opens it.
 type openings struct {
-	mu   sync.Mutex // held for no I/O, and not over the engine
-	list []*Torrent // the one that was asked for last at the end
+	mostOfBuild int
+	mu          sync.Mutex // held for no I/O, and not over the engine
+	list        []*Torrent // the one that was asked for last at the end
 }
 
 // enter takes in a torrent, if there is room or it need not wait for any; or else returns
@@ -61,10 +63,10 @@ func (o *openings) enter(t *Torrent, pending int32, must bool) (in bool, instead
 	switch {
 	case i >= 0:
 		o.list = slices.Delete(o.list, i, i+1)
-	case must || ofBuild < maxOpenOfBuild && len(o.list) < maxOpen:
+	case must || ofBuild < o.mostOfBuild && len(o.list) < maxOpen:
 	default:
 		for _, other := range o.list {
-			if ofBuild < maxOpenOfBuild || other.fetch.Build == t.fetch.Build {
+			if ofBuild < o.mostOfBuild || other.fetch.Build == t.fetch.Build {
 				instead = append(instead, other)
 			}
 		}
@@ -135,7 +137,7 @@ func (s *Swarm) begun(c *peerwire.Conn, infohash manifest.InfoHash) (peerwire.To
 		if omitted, due := s.notices.Pass("room"); due && errors.Is(err, errNoRoom) {
 			m := s.wire.Member(c.ID())
 			s.cfg.Logger.Warn("a peer has to ask again for a segment: as many are open as may be, and all are in use",
-				"member", m.Name, "region", m.Region, "from", c.Addr(), "ofOneBuild", maxOpenOfBuild, "inAll", maxOpen, "omitted", omitted)
+				"member", m.Name, "region", m.Region, "from", c.Addr(), "ofOneBuild", s.openings.mostOfBuild, "inAll", maxOpen, "omitted", omitted)
 		}
 		return nil, err
 	}

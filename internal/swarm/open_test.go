@@ -158,18 +158,24 @@ func TestSleepersMakeRoom(t *testing.T) {
 // While all segments are in use, a peer that asks for another one is refused in the end.
 func TestNoRoom(t *testing.T) {
 	t.Parallel()
+	for ofBuild, most := range map[int]int{0: maxOpenOfBuild, 3: 3} {
+		t.Run(fmt.Sprint(most), func(t *testing.T) { t.Parallel(); noRoom(t, ofBuild, most) })
+	}
+}
+
+func noRoom(t *testing.T, ofBuild, most int) {
 	s := start(t, "seeder", t.TempDir(), func(c *Config) {
-		c.HandOut, c.patience = true, defaultPatience()
+		c.HandOut, c.OpenOfBuild, c.patience = true, ofBuild, defaultPatience()
 		c.patience.sleeps = time.Hour
 	})
-	seeded, _ := s.segments(t, "build", maxOpenOfBuild+1, 1<<10)
-	for _, from := range seeded[:maxOpenOfBuild] {
+	seeded, _ := s.segments(t, "build", most+1, 1<<10)
+	for _, from := range seeded[:most] {
 		c := greet(t, s.addr, "127.0.0.1", from.InfoHash(), peerwire.PeerID("sleeper"))
 		go io.Copy(io.Discard, c)
 		eventually(t, func() bool { return len(from.Stats().Peers) == 1 && from.pending.Load() == 0 })
 	}
 	gone := make(chan struct{})
-	last := seeded[maxOpenOfBuild]
+	last := seeded[most]
 	if err := s.makeRoom(last, 1, gone); !errors.Is(err, errNoRoom) {
 		t.Errorf("%v", err)
 	}

@@ -5,6 +5,7 @@
 package swarm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,6 +59,9 @@ type Config struct {
 	// Fleet is a second listener, for hosts; nil for none. The Limits, TLS and Identity hold
 	// for it too.
 	Fleet *Fleet
+	// OpenOfBuild is how many segments of a build the engine holds; 0 for 12, which suits who
+	// gives to hosts that are at other segments than itself.
+	OpenOfBuild int
 
 	// patience is shortened by tests; the zero value means defaultPatience.
 	patience patience
@@ -139,6 +143,7 @@ func New(cfg Config) (*Swarm, error) {
 		torrents: make(map[manifest.InfoHash]*Torrent),
 		notices:  seldom.New(noticeInterval, 1),
 		patience: cfg.patience,
+		openings: openings{mostOfBuild: cmp.Or(cfg.OpenOfBuild, maxOpenOfBuild)},
 		buffers:  sync.Pool{New: func() any { b := make([]byte, hashBuffer); return &b }},
 	}
 	if s.patience.tick == 0 {
