@@ -258,7 +258,7 @@ func (l *link) send(ctx context.Context, c *connected) {
 
 // news is what a stream's other side does not know, from now on taken as known. A later
 // version of the goal that changes nothing for the host is no news, nor is what the agent
-// sees by itself: atRest.
+// sees by itself of a host that has said it is healthy: atRest.
 func (l *link) news(c *connected) (all []hostwire.Message) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -276,9 +276,10 @@ func (l *link) news(c *connected) (all []hostwire.Message) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.states)) {
 		now, told := l.states[name], c.states[name]
-		if told.Goal = now.Goal; atRest(now) != atRest(told) {
-			all = append(all, &hostwire.State{ServiceState: now})
+		if told.Goal = now.Goal; now == told || atRest(now) == told {
+			continue // and what was said stays what the agent goes by
 		}
+		all = append(all, &hostwire.State{ServiceState: now})
 		c.states[name] = now
 	}
 	return all

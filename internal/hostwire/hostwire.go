@@ -116,8 +116,8 @@ type ServiceState struct {
 // State says that a service of the host stands otherwise than said before.
 type State struct{ ServiceState }
 
-// Holds says how many segments of a build a host has whole. It is said when the first is
-// there, at the end, and when the build was dropped (0).
+// Holds says how many segments of a build a host has whole. It is said when all are
+// there, and when the build was dropped (0).
 type Holds struct {
 	ExecutionID string `json:"executionId"`
 	Segments    int    `json:"segments"`
