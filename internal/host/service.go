@@ -63,7 +63,6 @@ type stuck struct {
 // job is a switch.
 type job struct {
 	to     string // executionId
-	byGoal bool   // not carried on after a start, when there may be no goal yet
 	giveUp chan struct{}
 	given  bool // up
 }
@@ -142,7 +141,7 @@ func (s *service) goal() (g *goal.Goal, wanted *goal.Build) {
 // step begins what is due.
 func (s *service) step(ctx context.Context, now time.Time) {
 	g, wanted := s.goal()
-	if j := s.job; j != nil && !j.given && (g == nil && j.byGoal || wanted != nil && (wanted.ExecutionID != j.to || s.recalled(wanted))) {
+	if j := s.job; j != nil && !j.given && (g == nil || wanted != nil && (wanted.ExecutionID != j.to || s.recalled(wanted))) {
 		j.given = true
 		close(j.giveUp)
 	}
@@ -252,7 +251,7 @@ func releaseOf(b goal.Build) release.Build {
 
 // activate switches, and removes releases that are not kept.
 func (s *service) activate(ctx context.Context, g *goal.Goal, b goal.Build) {
-	j := &job{to: b.ExecutionID, byGoal: true, giveUp: make(chan struct{})}
+	j := &job{to: b.ExecutionID, giveUp: make(chan struct{})}
 	s.leave, s.job = leave{}, j
 	s.begin(func() error {
 		return s.release.Activate(ctx, release.Order{Version: g.Version, Deployment: g.Deployment, To: releaseOf(b), GiveUp: j.giveUp})
