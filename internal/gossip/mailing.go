@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -214,7 +215,8 @@ func (m *mailing) work(member string, r *reader) {
 	}
 }
 
-// next packs what a reader lacks, the newest first, as far as it fits one message; nil when
+// next packs what a reader lacks, what is of all services before goals (a build that is
+// recalled no more may be named by the next one), the newest first, as far as it fits one message; nil when
 // that is nothing, and then nobody works for the reader any more.
 func (m *mailing) next(member string, r *reader) (message []byte, numbers map[string]int64) {
 	m.mu.Lock()
@@ -229,7 +231,9 @@ func (m *mailing) next(member string, r *reader) (message []byte, numbers map[st
 		r.working = false
 		return nil, nil
 	}
-	slices.SortFunc(names, func(a, b string) int { return cmp.Compare(m.letters[b].number, m.letters[a].number) })
+	slices.SortFunc(names, func(a, b string) int {
+		return cmp.Or(cmp.Compare(turn(a), turn(b)), cmp.Compare(m.letters[b].number, m.letters[a].number))
+	})
 	var list [][]byte
 	numbers = make(map[string]int64)
 	size := 2 + len(m.g.name) + len("[]")
@@ -243,6 +247,14 @@ func (m *mailing) next(member string, r *reader) (message []byte, numbers map[st
 		numbers[name] = l.number
 	}
 	return packFleet(m.kind, m.g.name, m.pack(list)), numbers
+}
+
+// turn is 0 for what is of all services, whose names begin with a dot, and 1 for the others.
+func turn(name string) int {
+	if strings.HasPrefix(name, ".") {
+		return 0
+	}
+	return 1
 }
 
 // close waits for what is under way; the context that ends it has ended.
