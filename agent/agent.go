@@ -238,7 +238,7 @@ func New(cfg Config) (_ *Agent, err error) {
 		return nil, err
 	}
 	a.swarm, err = swarm.New(swarm.Config{
-		Cache: cfg.Cache, Name: a.gossip.Name(), Fleet: a.swarmFleet(), Config: peerwire.Config{
+		Cache: cfg.Cache, Name: a.gossip.Name(), Fleet: a.swarmFleet(), OpenOfBuild: a.openOfBuild(), Config: peerwire.Config{
 			Listener:  cfg.Peers,
 			AllowPeer: gossip.PeerPolicy(a.gossip, cfg.AllowPeers),
 			MemberAt:  gossip.MemberAt(a.gossip),

@@ -20,9 +20,21 @@ import (
 )
 
 // maxOpenSegments bounds the segments of a build that are downloaded at a time: the oldest
-// ones are wanted, the others not yet. It is a third of what the engine holds of a build,
-// so that those who lack older ones get them meanwhile, hosts among them.
-const maxOpenSegments = 4
+// ones are wanted, the others not yet. It is half of what the engine holds of a build, so
+// that those who lack older ones get them meanwhile, or a third where hosts are among them.
+const (
+	maxOpenSegments   = 4
+	openWhereAreHosts = 12
+)
+
+// openOfBuild is how many segments of a build the engine holds: the own hosts are at older ones
+// than this agent.
+func (a *Agent) openOfBuild() int {
+	if a.cfg.Fleet.Peers == nil {
+		return 2 * maxOpenSegments
+	}
+	return openWhereAreHosts
+}
 
 // membership is a build's part in its swarms, one for each segment. It is safe for
 // concurrent use.

@@ -24,11 +24,9 @@ import (
 const (
 	// MaxOpenSegments bounds the segments of a build that are downloaded at a time, the
 	// oldest ones: neighbours who lack older ones get them meanwhile. There are more than an
-	// agent has, for a segment takes longer through a region's hosts.
+	// agent has, for a segment takes longer through a region's hosts. The engine
+	// holds two more: with twelve a host took a quarter more memory.
 	MaxOpenSegments = 6
-	// openInEngine is how many segments of a build the engine holds, those included: with
-	// twelve a host took a quarter more memory.
-	openInEngine = 8
 	// roomRetry is how often disk is asked for that was lacking.
 	roomRetry = 5 * time.Second
 	// hangUpAfter is how long a whole segment keeps connections with peers that have all of

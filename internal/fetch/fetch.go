@@ -159,7 +159,7 @@ func New(cfg Config) (_ *Fetcher, err error) {
 		err = f.cache.ForgetPulls(func(string) bool { return false })
 	}
 	if err == nil {
-		f.swarm, err = swarm.New(swarm.Config{Cache: f.cache, Name: cfg.Name, OpenOfBuild: openInEngine, Config: peerwire.Config{
+		f.swarm, err = swarm.New(swarm.Config{Cache: f.cache, Name: cfg.Name, Config: peerwire.Config{
 			Listener: cfg.Listener, AllowPeer: f.mayConnect, Member: f.member, Mine: f.mine, Vital: f.isAgent,
 			Upload: cfg.Limits.Upload, Download: cfg.Limits.Download,
 			TLS: cfg.TLS, Identity: cfg.Identity, Logger: cfg.Logger,

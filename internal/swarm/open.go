@@ -21,7 +21,7 @@ const (
 	// engine holds, of one build and in all: each has the state of all its pieces there, and
 	// connections of its own.
 	// Downloads count, and are their owner's to bound: see RoomToFetch.
-	maxOpenOfBuild, maxOpen = 12, 64
+	maxOpenOfBuild, maxOpen = 8, 64
 	// maxFetched is how many of them are downloads before RoomToFetch says no.
 	maxFetched = 48
 	// sleepsAfter is how long nothing of a segment may have passed, though somebody who is

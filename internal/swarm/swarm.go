@@ -59,8 +59,7 @@ type Config struct {
 	// Fleet is a second listener, for hosts; nil for none. The Limits, TLS and Identity hold
 	// for it too.
 	Fleet *Fleet
-	// OpenOfBuild is how many segments of a build the engine holds; 0 for 12, which suits who
-	// gives to hosts that are at other segments than itself.
+	// OpenOfBuild is how many segments of a build the engine holds; 0 for 8.
 	OpenOfBuild int
 
 	// patience is shortened by tests; the zero value means defaultPatience.
