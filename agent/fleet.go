@@ -276,7 +276,9 @@ func (a *Agent) goal(wire []byte) error {
 		}
 	}
 	a.keepBuilds()
-	a.passOn(service, shelf.Wire(service)) // a later one may have come by another way
+	if wire := shelf.Wire(service); wire != nil { // a later one may have come by another way
+		a.passOn(service, wire)
+	}
 	a.hosts.Follow(a.ctx(), service)
 	return nil
 }
@@ -287,7 +289,9 @@ func (a *Agent) dropGoals() {
 	dropped := a.hosts.shelf.Recheck()
 	for _, name := range dropped {
 		a.cfg.Logger.Warn("goal dropped: its key is not trusted any more", "service", name)
-		a.gossip.DropGoal(name)
+		if a.hosts.shelf.Wire(name) == nil { // nothing else has come meanwhile
+			a.gossip.DropGoal(name)
+		}
 		a.hosts.Follow(a.ctx(), name)
 	}
 	if len(dropped) > 0 {
