@@ -186,7 +186,9 @@ func (w *world) unlink(a int32, e uint8) {
 	for at := range ed.conns {
 		w.forget(&ed.conns[at])
 	}
+	w.pass(n, w.now)
 	n.flows = slices.DeleteFunc(n.flows, func(f flow) bool { return f.edge == e })
+	w.await(a)
 	if ed.agent != nil {
 		for _, segment := range slices.Sorted(maps.Keys(ed.agent.links)) {
 			ed.agent.links[segment].Leave()
@@ -437,10 +439,10 @@ func (w *world) send(b int32, e, slot uint8) {
 	c.flows = false
 	for c.first != 0 {
 		item := w.take(c)
-		if !w.isAsked(ed, item) {
+		g := item & 0xffff
+		if !w.isAsked(ed, item) || to.slots[slot].sent[g/64]>>(g%64)&1 != 0 {
 			continue
 		}
-		g := item & 0xffff
 		to.slots[slot].sent[g/64] |= 1 << (g % 64)
 		c.flows = true
 		n.flows = append(n.flows, flow{e, slot, item, n.share + float64(w.segments[item>>16].length(int(g)))})
@@ -472,7 +474,7 @@ func (w *world) await(b int32) {
 	for _, f := range n.flows[1:] {
 		least = min(least, f.ends)
 	}
-	at := n.moment + time.Duration((least-n.share)*n.up*float64(len(n.flows)))
+	at := n.moment + 1 + time.Duration((least-n.share)*n.up*float64(len(n.flows)))
 	if n.due == 0 || at < n.due {
 		n.due = at
 		w.agenda.add(event{at: at, kind: sent, node: b})
@@ -551,6 +553,9 @@ func (w *world) receive(a int32, e uint8, item int32) {
 	case asked && s.holder[g] == e:
 		s.asked[g/64] &^= 1 << (g % 64)
 		c.out--
+		if s.sent[g/64]>>(g%64)&1 == 0 { // it was asked for twice, and this is for the first time
+			c.cancelled = max(0, c.cancelled-1)
+		}
 	case asked:
 		robbed = s.holder[g]
 		w.cancel(n, int(at), g)

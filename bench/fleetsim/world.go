@@ -72,7 +72,7 @@ type host struct {
 	upBytes      int
 	downMessages int
 	downBytes    int
-	segment      bool // has said that it has one
+	segment      bool // has one, and says so in its hello
 }
 
 // agent is one of the region's.
