@@ -61,8 +61,8 @@ func (c *Client) AllHosts(ctx context.Context, service, state string, most int) 
 		if err != nil {
 			return nil, err
 		}
-		if len(page.Hosts) == 0 && page.Next != "" {
-			return nil, fmt.Errorf("hosts of %s after %s: none came, and there are more", service, page.Next)
+		if page.Next != "" && (len(page.Hosts) == 0 || page.Next == out.Next) {
+			return nil, fmt.Errorf("hosts of %s after %s: no others came, and there are more", service, page.Next)
 		}
 		out.Hosts, out.Next, out.All = append(out.Hosts, page.Hosts...), page.Next, max(out.All, page.All)
 		out.Unanswered = append(out.Unanswered, page.Unanswered...)
