@@ -405,7 +405,7 @@ func hostsCommand() *cli.Command {
 		Name:      "hosts",
 		Usage:     "list hosts of a service, as the agents know them; hold some, or release them; write all down",
 		ArgsUsage: "SERVICE | SERVICE hold HOST… | SERVICE release HOST… | SERVICE log",
-		Description: "Each is shown with its state, the build that it runs, the version of the goal that it follows, when it was seen last and its labels.\n" +
+		Description: "Each is shown with its state, the build that it runs, the version of the goal as it said last, when it was seen last and its labels.\n" +
 			"A failed one is shown with the reason and the last line that its hook said; -o json has more of them.\n" +
 			"Held hosts stay with what they run, whatever is deployed or rolled back, and are in no wave, until they are released.\n" +
 			"log has the seeder write how each host stands into host-deployment-logs, under the newest deployment, beside what failed there.\n\n" +
