@@ -6,10 +6,15 @@ import (
 	"crypto/sha1"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/landfall-dist/landfall/internal/cache"
 	"github.com/landfall-dist/landfall/internal/manifest"
+	"github.com/landfall-dist/landfall/internal/retry"
 )
+
+// markingLook is how often is looked whether the engine has ended marking a piece.
+const markingLook = 10 * time.Millisecond
 
 // ErrWrongBytes says that bytes are not those of the piece.
 var ErrWrongBytes = errors.New("bytes do not have the piece's hash")
@@ -32,6 +37,11 @@ func (t *Torrent) damaged(piece int, err error) {
 		if engine == nil {
 			t.comeBack()
 			return
+		}
+		for engine.PieceState(piece).Marking { // then it takes the piece for complete, whatever it is by then
+			if !retry.Wait(t.swarm.ctx, markingLook) {
+				return
+			}
 		}
 		engine.Piece(piece).UpdateCompletion()
 		engine.DownloadPieces(piece, piece+1)
