@@ -84,7 +84,6 @@ type fleetHost struct {
 	*process
 	name, dir string
 	args      []string
-	http      string // where it listens, if that is asked for
 }
 
 // run starts everything but hosts: agents of the regions by their number.
@@ -304,15 +303,9 @@ func hostsArrive(ctx context.Context, s *fleetStack, c *cli.Context) error {
 		return err
 	}
 	for i := range hosts {
-		addr, err := freeAddr()
-		if err != nil {
+		if _, err := s.addHost(fmt.Sprintf("region-%d", i%2+1), "--log-format", "json"); err != nil {
 			return err
 		}
-		h, err := s.addHost(fmt.Sprintf("region-%d", i%2+1), "--listen", addr)
-		if err != nil {
-			return err
-		}
-		h.http = addr
 	}
 	all := func() (bool, error) { return s.connected(ctx) == hosts, nil }
 	if err := processtest.Until(ctx, "all hosts", all); err != nil {
@@ -470,7 +463,11 @@ func messagesOf(direction, kind string) string {
 // messages are the metrics of all hosts, those of messagesOf among them.
 func (s *fleetStack) messages(ctx context.Context) (all []map[string]float64, err error) {
 	for _, h := range s.machines {
-		found, err := processtest.Metrics(ctx, http.DefaultClient, "http://"+h.http+"/metrics", messagesOf("up", "hello"))
+		up, err := s.logged(h, "host is up", "")
+		if err != nil {
+			return nil, err
+		}
+		found, err := processtest.Metrics(ctx, http.DefaultClient, "http://"+up.HTTP+"/metrics", messagesOf("up", "hello"))
 		if err != nil {
 			return nil, err
 		}
