@@ -7,7 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/landfall-dist/landfall/internal/manifest"
 )
@@ -71,6 +73,57 @@ func TestDamagedPieceIsNotPassedOnButFetchedAgain(t *testing.T) {
 	default:
 		t.Error("the loss was not told")
 	}
+}
+
+// A piece that is found damaged in the moment in which the engine marks it complete is fetched
+// again, too.
+func TestDamagedAsItIsMarked(t *testing.T) {
+	t.Parallel()
+	const size = 5*manifest.MinPieceLength + 7
+	s, from, content, _ := seed(t, size, nil)
+	dir := t.TempDir()
+	n := start(t, "agent", dir, nil)
+	var f *Torrent
+	var once sync.Once
+	ready := make(chan struct{})
+	f = n.fetch(t, from, size, func(piece int, verified bool) {
+		if piece != 2 || !verified {
+			return
+		}
+		<-ready
+		once.Do(func() {
+			n.flip(t, dir, f, 2*manifest.MinPieceLength+100)
+			if damaged, err := f.Verify(2, 3); damaged != 1 || err != nil {
+				t.Errorf("%d pieces are damaged, %v", damaged, err)
+			}
+			for range 30 { // the engine must not be told before this has returned, but would hang up then
+				if len(f.conns()) == 0 {
+					break
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+		})
+	})
+	close(ready)
+	ctx, cancel := context.WithCancel(t.Context())
+	named := make(chan struct{})
+	go func() {
+		defer close(named)
+		f.nameUntil(ctx, s.addr)
+	}()
+	if _, err := f.Entry(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() bool {
+		if !f.Done() {
+			return false
+		}
+		state := f.engine().PieceState(2)
+		return state.Complete && !state.Marking
+	})
+	cancel()
+	<-named
+	finish(t, f, content, s.addr)
 }
 
 func TestPutAndVerify(t *testing.T) {
