@@ -3,7 +3,8 @@
 // says; what the bytes have to be is said by the goal, whose digest decides at the end.
 //
 // Fetcher has the engine (package swarm), the disk (package cache) and a Build for each
-// build that is wanted (build.go), which follows its recipe as that grows: a region's own
+// build that is wanted (build.go; segment.go brings each of its segments), which follows its
+// recipe as that grows: a region's own
 // download may still be under way. What is known of builds survives a restart (recipe.go).
 package fetch
 
