@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"unicode/utf8"
+
+	"github.com/landfall-dist/landfall/internal/hook"
 )
 
 // Order is a switch that is wanted.
@@ -55,10 +58,10 @@ func (s *Service) Resume(ctx context.Context, giveUp <-chan struct{}) error {
 	if r.Version == 0 || r.Phase.final() {
 		return nil
 	}
-	if err := r.Hook.end(ctx, s.cfg.Logger); err != nil {
+	if err := r.Hook.End(ctx, s.cfg.Logger); err != nil {
 		return fmt.Errorf("ending the command that the last host has left running: %w", err)
 	}
-	r.Hook = process{}
+	r.Hook = hook.Process{}
 	r.Attempt++
 	s.cfg.Logger.Warn("taking up an interrupted switch", "key", r.To.Key, "executionId", r.To.ExecutionID, "phase", r.Phase, "attempt", r.Attempt)
 	switch {
@@ -100,7 +103,7 @@ func (s *Service) carryOn(ctx context.Context, r record, giveUp <-chan struct{})
 		if ctx.Err() != nil {
 			return fmt.Errorf("switch to %s interrupted at %q: %w", r.To.Key, r.Phase, context.Cause(ctx))
 		}
-		r.Hook = process{}
+		r.Hook = hook.Process{}
 		if err != nil {
 			s.cfg.Logger.Warn("phase of a switch has failed", "key", r.To.Key, "executionId", r.To.ExecutionID, "phase", r.Phase, "attempt", r.Attempt, "error", err, "output", output)
 			r = r.failed(err, output)
@@ -161,11 +164,11 @@ func (s *Service) perform(ctx context.Context, r *record, giveUp <-chan struct{}
 	}
 	switch r.Phase {
 	case Before:
-		return s.hook(ctx, s.cfg.Before, r)
+		return s.runHook(ctx, s.cfg.Before, r)
 	case Switch:
 		return "", s.point(r.To.ExecutionID)
 	case Exec, BackExec:
-		return s.hook(ctx, s.cfg.Exec, r)
+		return s.runHook(ctx, s.cfg.Exec, r)
 	case Check:
 		return s.untilHealthy(ctx, *r, giveUp)
 	case Back:
@@ -176,18 +179,43 @@ func (s *Service) perform(ctx context.Context, r *record, giveUp <-chan struct{}
 	return "", errors.New("internal fault: not a phase to be performed")
 }
 
-// hook runs a command of the configuration within its time. Before it begins it is in the
+// environment is what hooks are told of a switch, beside the host's own environment but
+// for its flags.
+func (s *Service) environment(r record) []string {
+	build, previous := r.To, r.From
+	if r.Phase.back() {
+		build, previous = previous, build
+	}
+	if r.Version == 0 {
+		build = r.running // without a journal
+	}
+	before := ""
+	if previous.ExecutionID != "" {
+		before = s.Path(previous.ExecutionID)
+	}
+	return append(hook.Environment(),
+		"LANDFALL_SERVICE="+s.cfg.Service,
+		"LANDFALL_BUILD="+build.Key,
+		"LANDFALL_PATH="+s.Path(build.ExecutionID),
+		"LANDFALL_PREVIOUS="+before,
+		"LANDFALL_DEPLOYMENT="+r.Deployment,
+		"LANDFALL_PHASE="+string(r.Phase),
+		"LANDFALL_ATTEMPT="+strconv.Itoa(r.Attempt),
+	)
+}
+
+// runHook runs a command of the configuration within its time. Before it begins it is in the
 // journal, so that the next host finds it if this one is killed.
-func (s *Service) hook(ctx context.Context, command string, r *record) (output string, err error) {
+func (s *Service) runHook(ctx context.Context, command string, r *record) (output string, err error) {
 	if command == "" {
 		return "", nil
 	}
 	s.cfg.Logger.Info("running a hook", "phase", r.Phase, "key", r.To.Key, "attempt", r.Attempt)
-	return run(ctx, hook{
-		command: command, dir: s.dir, env: s.environment(*r), limit: s.cfg.HookTimeout,
-		started: func(p process) error {
+	return hook.Hook{
+		Args: hook.Shell(command), Dir: s.dir, Env: s.environment(*r), Limit: s.cfg.HookTimeout,
+		Started: func(p hook.Process) error {
 			r.Hook = p
 			return s.note(*r)
 		},
-	})
+	}.Run(ctx)
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/landfall-dist/landfall/internal/hook"
 	"github.com/landfall-dist/landfall/internal/retry"
 )
 
@@ -79,7 +80,7 @@ func (s *Service) ask(ctx context.Context, r record) (output string, err error) 
 	if IsURL(s.cfg.Check) {
 		return get(ctx, s.cfg.Check)
 	}
-	output, err = run(ctx, hook{command: s.cfg.Check, dir: s.dir, env: s.environment(r), limit: checkTry})
+	output, err = hook.Hook{Args: hook.Shell(s.cfg.Check), Dir: s.dir, Env: s.environment(r), Limit: checkTry}.Run(ctx)
 	if err != nil {
 		err = fmt.Errorf("check: %w", err)
 	}
@@ -109,7 +110,7 @@ func get(ctx context.Context, url string) (output string, err error) {
 	if resp.StatusCode/100 == 2 {
 		return "", nil
 	}
-	out := &tail{max: MaxOutput}
-	_, _ = io.Copy(out, io.LimitReader(resp.Body, MaxOutput)) // for people; the status is the answer
+	out := new(hook.Tail)
+	_, _ = io.Copy(out, io.LimitReader(resp.Body, hook.MaxOutput)) // for people; the status is the answer
 	return out.String(), fmt.Errorf("GET %s: %s", url, resp.Status)
 }

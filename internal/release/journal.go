@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/landfall-dist/landfall/internal/hook"
 	"github.com/landfall-dist/landfall/internal/private"
 )
 
@@ -79,7 +80,7 @@ type record struct {
 	Error      string `json:"error,omitempty"`
 	Output     string `json:"output,omitempty"`
 	// Hook is the command that runs, by which one that has outlived its host is found.
-	Hook process `json:"hook,omitzero"`
+	Hook hook.Process `json:"hook,omitzero"`
 	// running is what current points to; it is read, not written.
 	running Build
 }

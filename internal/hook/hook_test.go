@@ -1,22 +1,26 @@
-package release
+package hook
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
-	"net/http/httptest"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func command(t *testing.T, text string, limit time.Duration) (string, error) {
 	t.Helper()
-	return run(t.Context(), hook{command: text, dir: t.TempDir(), env: os.Environ(), limit: limit})
+	return Hook{Args: Shell(text), Dir: t.TempDir(), Env: os.Environ(), Limit: limit}.Run(t.Context())
 }
 
 func TestHook(t *testing.T) {
@@ -26,20 +30,23 @@ func TestHook(t *testing.T) {
 	if out, err := command(t, "printf 'a\\033[2Jb\\r\\000c\\377'; exit 7", time.Minute); err == nil || err.Error() != "exit status 7" || out != "a[2Jbc" {
 		t.Errorf("%q, %v", out, err)
 	}
+	if out, err := (Hook{Args: []string{"/bin/echo", "a  b", "$HOME"}, Limit: time.Minute}).Run(t.Context()); err != nil || out != "a  b $HOME" {
+		t.Errorf("without a shell: %q, %v", out, err)
+	}
 	// The last of what it prints is kept.
 	if out, err := command(t, "yes line | head -n 100000; echo the end", time.Minute); err != nil || len(out) > MaxOutput+40 || !strings.HasPrefix(out, "(") || !strings.HasSuffix(out, "the end") {
 		t.Errorf("%d bytes, %.40q, %v", len(out), out, err)
 	}
 	// What hangs is killed with all that it has started, stopped ones too.
 	dir := t.TempDir()
-	out, err := run(t.Context(), hook{command: "trap '' TERM; sleep 1000 & echo $! >child; echo hanging; kill -STOP $$", dir: dir, env: os.Environ(), limit: 300 * time.Millisecond})
+	out, err := (Hook{Args: Shell("trap '' TERM; sleep 1000 & echo $! >child; echo hanging; kill -STOP $$"), Dir: dir, Env: os.Environ(), Limit: 300 * time.Millisecond}).Run(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "not ended in 300ms") || out != "hanging" {
 		t.Errorf("%q, %v", out, err)
 	}
 	gone(t, filepath.Join(dir, "child"))
 	// What a command leaves behind may go on, but not print to where nobody reads.
 	dir = t.TempDir()
-	if _, err := run(t.Context(), hook{command: "sleep 1000 >/dev/null 2>&1 & echo $! >child", dir: dir, env: os.Environ(), limit: time.Minute}); err != nil {
+	if _, err := (Hook{Args: Shell("sleep 1000 >/dev/null 2>&1 & echo $! >child"), Dir: dir, Env: os.Environ(), Limit: time.Minute}).Run(t.Context()); err != nil {
 		t.Error(err)
 	}
 	child := childOf(t, filepath.Join(dir, "child"))
@@ -48,14 +55,14 @@ func TestHook(t *testing.T) {
 	}
 	kill(t, child)
 	dir = t.TempDir()
-	if _, err := run(t.Context(), hook{command: "sleep 1000 & echo $! >child", dir: dir, env: os.Environ(), limit: time.Minute}); err == nil || !strings.Contains(err.Error(), "2>&1") {
+	if _, err := (Hook{Args: Shell("sleep 1000 & echo $! >child"), Dir: dir, Env: os.Environ(), Limit: time.Minute}).Run(t.Context()); err == nil || !strings.Contains(err.Error(), "2>&1") {
 		t.Errorf("left with its output open: %v", err)
 	}
 	gone(t, filepath.Join(dir, "child"))
 	// A command that may not begin does not.
 	dir = t.TempDir()
 	no := errors.New("no")
-	if _, err := run(t.Context(), hook{command: "touch ran", dir: dir, limit: time.Minute, started: func(process) error { return no }}); !errors.Is(err, no) {
+	if _, err := (Hook{Args: Shell("touch ran"), Dir: dir, Limit: time.Minute, Started: func(Process) error { return no }}).Run(t.Context()); !errors.Is(err, no) {
 		t.Error(err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "ran")); err == nil {
@@ -63,7 +70,7 @@ func TestHook(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := run(ctx, hook{command: "sleep 1000", dir: dir, limit: time.Minute}); !errors.Is(err, context.Canceled) {
+	if _, err := (Hook{Args: Shell("sleep 1000"), Dir: dir, Limit: time.Minute}).Run(ctx); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }
@@ -90,6 +97,16 @@ func kill(t *testing.T, pid int) {
 	}
 }
 
+func await(t *testing.T, holds func() bool) {
+	t.Helper()
+	for !holds() {
+		if t.Context().Err() != nil {
+			t.Fatal("the test's time is up")
+		}
+		time.Sleep(5 * time.Millisecond) // between looks
+	}
+}
+
 // gone waits until the process whose number is in a file has ended.
 func gone(t *testing.T, file string) {
 	t.Helper()
@@ -98,48 +115,29 @@ func gone(t *testing.T, file string) {
 }
 
 func TestProcess(t *testing.T) {
-	own, err := identify(os.Getpid())
+	own, err := Identify(os.Getpid())
 	if err != nil || own.Start == "" {
 		t.Fatal(own, err)
 	}
 	// Another process with the same number is not taken for it.
 	other := own
 	other.Start = "1@another boot"
-	if err := other.end(t.Context(), quiet()); err != nil {
+	if err := other.End(t.Context(), quiet()); err != nil {
 		t.Error(err)
 	}
-	if err := (process{}).end(t.Context(), quiet()); err != nil {
+	if err := (Process{}).End(t.Context(), quiet()); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestCheckURL(t *testing.T) {
-	var asked atomic.Int64
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch n := asked.Add(1); {
-		case r.URL.Path == "/moved":
-			http.Redirect(w, r, "/", http.StatusFound)
-		case n < 3:
-			http.Error(w, "starting", http.StatusServiceUnavailable)
+func TestTail(t *testing.T) {
+	var out Tail
+	for _, s := range []string{"first", strings.Repeat("a", MaxOutput+3), "bcd", "h\x1b\xff"} {
+		if n, err := out.Write([]byte(s)); n != len(s) || err != nil {
+			t.Error(n, err)
 		}
-	}))
-	defer server.Close()
-	s := open(t, Config{Dir: t.TempDir(), Check: server.URL})
-	one := place(t, s, 1)
-	if err := s.Activate(t.Context(), Order{Version: 1, To: one}); err != nil || asked.Load() != 3 {
-		t.Errorf("%v after %d questions", err, asked.Load())
 	}
-	s.cfg.Check = server.URL + "/moved"
-	if err := s.Healthy(t.Context()); err == nil || !strings.Contains(err.Error(), "302") {
-		t.Errorf("elsewhere: %v", err)
-	}
-	asked.Store(0)
-	s.cfg.Check, s.cfg.CheckTimeout = server.URL, time.Millisecond
-	two := place(t, s, 2)
-	if err := s.Activate(t.Context(), Order{Version: 2, To: two}); err == nil || !strings.Contains(err.Error(), "not healthy in 1ms") {
-		t.Error(err)
-	}
-	if !IsURL("https://x/") || IsURL("curl http://x/") {
-		t.Error("what is a URL")
+	if got, want := out.String(), "(14 bytes before) "+strings.Repeat("a", MaxOutput-6)+"bcdh"; got != want {
+		t.Errorf("%.40q…%q", got, got[max(0, len(got)-10):])
 	}
 }

@@ -1,4 +1,6 @@
-package release
+// Package hook runs the commands that people give a host or a seeder: each in a process
+// group of its own, with a time limit, and with the end of what it prints.
+package hook
 
 import (
 	"bytes"
@@ -8,7 +10,6 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -30,33 +31,8 @@ const (
 	endPoll = 20 * time.Millisecond
 )
 
-// environment is what hooks are told of a switch, beside the host's own environment but
-// for its flags.
-func (s *Service) environment(r record) []string {
-	build, previous := r.To, r.From
-	if r.Phase.back() {
-		build, previous = previous, build
-	}
-	if r.Version == 0 {
-		build = r.running // without a journal
-	}
-	before := ""
-	if previous.ExecutionID != "" {
-		before = s.Path(previous.ExecutionID)
-	}
-	return append(cleanEnvironment(),
-		"LANDFALL_SERVICE="+s.cfg.Service,
-		"LANDFALL_BUILD="+build.Key,
-		"LANDFALL_PATH="+s.Path(build.ExecutionID),
-		"LANDFALL_PREVIOUS="+before,
-		"LANDFALL_DEPLOYMENT="+r.Deployment,
-		"LANDFALL_PHASE="+string(r.Phase),
-		"LANDFALL_ATTEMPT="+strconv.Itoa(r.Attempt),
-	)
-}
-
-// cleanEnvironment is this process's, without LANDFALL_…: they are the host's flags.
-func cleanEnvironment() (env []string) {
+// Environment is this process's, without LANDFALL_…: they are its flags.
+func Environment() (env []string) {
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "LANDFALL_") {
 			env = append(env, v)
@@ -65,32 +41,36 @@ func cleanEnvironment() (env []string) {
 	return env
 }
 
-// hook is a command to run.
-type hook struct {
-	command, dir string
-	env          []string
-	limit        time.Duration
-	// started is called before the command begins; its error keeps it from it. May be nil.
-	started func(process) error
+// Hook is a command to run.
+type Hook struct {
+	// Args are the program and its arguments.
+	Args  []string
+	Dir   string
+	Env   []string
+	Limit time.Duration
+	// Started is called before the command begins; its error keeps it from it. May be nil.
+	Started func(Process) error
 }
 
-// waits has a shell wait, before it runs the command, until it is in the journal: it ends
-// when its host does.
-const waits = `IFS= read -r go <&3 || exit 125; exec 3<&-; exec /bin/sh -c "$1"`
+// Shell are the Args of a line for the shell.
+func Shell(line string) []string { return []string{"/bin/sh", "-c", line} }
 
-// run runs a command in a process group of its own, and returns the end of what it
-// printed. What does not end in time is killed with its process group; so is what a
-// command that fails leaves behind. What a command that succeeds leaves behind goes on, but
-// may not hold its output open.
-func run(ctx context.Context, h hook) (string, error) {
+// waits has a shell wait, before it becomes the command, until Started has returned: it
+// ends when the process that has started it does.
+const waits = `IFS= read -r go <&3 || exit 125; exec 3<&-; exec "$@"`
+
+// Run runs the command, and returns the end of what it printed. What does not end in time
+// is killed with its process group; so is what a command that fails leaves behind. What a
+// command that succeeds leaves behind goes on, but may not hold its output open.
+func (h Hook) Run(ctx context.Context) (string, error) {
 	ready, release, err := os.Pipe()
 	if err != nil {
 		return "", err
 	}
 	defer release.Close()
-	out := &tail{max: MaxOutput}
-	c := exec.Command("/bin/sh", "-c", waits, "landfall-hook", h.command)
-	c.Dir, c.Env, c.ExtraFiles, c.Stdout, c.Stderr = h.dir, h.env, []*os.File{ready}, out, out
+	out := new(Tail)
+	c := exec.Command("/bin/sh", append([]string{"-c", waits, "landfall-hook"}, h.Args...)...)
+	c.Dir, c.Env, c.ExtraFiles, c.Stdout, c.Stderr = h.Dir, h.Env, []*os.File{ready}, out, out
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	c.WaitDelay = outputGrace
 	err = c.Start()
@@ -101,10 +81,10 @@ func run(ctx context.Context, h hook) (string, error) {
 	group := c.Process.Pid
 	ended := make(chan error, 1)
 	go func() { ended <- c.Wait() }()
-	if h.started != nil {
-		p, err := identify(group)
+	if h.Started != nil {
+		p, err := Identify(group)
 		if err == nil {
-			err = h.started(p)
+			err = h.Started(p)
 		}
 		if err != nil {
 			killGroup(group, syscall.SIGKILL)
@@ -117,7 +97,7 @@ func run(ctx context.Context, h hook) (string, error) {
 		<-ended
 		return "", fmt.Errorf("letting the command begin: %w", err)
 	}
-	limit := time.NewTimer(h.limit)
+	limit := time.NewTimer(h.Limit)
 	defer limit.Stop()
 	var why error
 	select {
@@ -125,7 +105,7 @@ func run(ctx context.Context, h hook) (string, error) {
 	case <-ctx.Done():
 		why = context.Cause(ctx)
 	case <-limit.C:
-		why = fmt.Errorf("it has not ended in %s, and was killed", h.limit)
+		why = fmt.Errorf("it has not ended in %s, and was killed", h.Limit)
 	}
 	if why != nil {
 		killGroup(group, syscall.SIGTERM)
@@ -151,24 +131,25 @@ func run(ctx context.Context, h hook) (string, error) {
 // killGroup signals all of a process group; one that has ended is as good.
 func killGroup(group int, sig syscall.Signal) { _ = syscall.Kill(-group, sig) }
 
-// process is a running command, told from a later one with the same number.
-type process struct {
+// Process is a running command, told from a later one with the same number.
+type Process struct {
 	PID int `json:"pid,omitempty"`
 	// Start is when it was started, as this system says it.
 	Start string `json:"start,omitempty"`
 }
 
-func identify(pid int) (process, error) {
+// Identify finds out which process has a number; os.ErrProcessDone for none.
+func Identify(pid int) (Process, error) {
 	start, err := startOf(pid)
 	if err != nil {
-		return process{}, fmt.Errorf("asking when process %d was started: %w", pid, err)
+		return Process{}, fmt.Errorf("asking when process %d was started: %w", pid, err)
 	}
-	return process{PID: pid, Start: start}, nil
+	return Process{PID: pid, Start: start}, nil
 }
 
-// end kills a command with all that it has started, and waits until it is gone. One that
+// End kills a command with all that it has started, and waits until it is gone. One that
 // has ended is left alone, and so is what it has left behind.
-func (p process) end(ctx context.Context, logger *slog.Logger) error {
+func (p Process) End(ctx context.Context, logger *slog.Logger) error {
 	if p.PID <= 1 {
 		return nil
 	}
@@ -193,20 +174,19 @@ func (p process) end(ctx context.Context, logger *slog.Logger) error {
 	}
 }
 
-// tail keeps the last bytes that are written to it.
-type tail struct {
-	max  int
+// Tail keeps the last MaxOutput bytes that are written to it.
+type Tail struct {
 	buf  []byte
 	more int64 // bytes before
 }
 
-func (t *tail) Write(p []byte) (int, error) {
+func (t *Tail) Write(p []byte) (int, error) {
 	n := len(p)
-	if over := len(p) - t.max; over > 0 {
+	if over := len(p) - MaxOutput; over > 0 {
 		t.more += int64(over)
 		p = p[over:]
 	}
-	if over := len(t.buf) + len(p) - t.max; over > 0 {
+	if over := len(t.buf) + len(p) - MaxOutput; over > 0 {
 		t.more += int64(over)
 		t.buf = append(t.buf[:0], t.buf[over:]...)
 	}
@@ -215,7 +195,7 @@ func (t *tail) Write(p []byte) (int, error) {
 }
 
 // String is what was kept, without what would move the cursor of a terminal.
-func (t *tail) String() string {
+func (t *Tail) String() string {
 	text := strings.Map(func(r rune) rune {
 		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
 			return r
