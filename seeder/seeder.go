@@ -111,6 +111,9 @@ type Config struct {
 	// MaxFetch is the longest build that is taken from there, in bytes; it defaults
 	// to DefaultMaxFetch.
 	MaxFetch int64
+	// WaveChecks is a directory of programs that a deployment's WaveCheck may name; empty
+	// for none.
+	WaveChecks string
 	// SourceBuckets are those that POST /deploy may name beside Bucket.
 	SourceBuckets []string
 	// Notify is told of destinations that fail; nil for nobody. Run runs it.

@@ -336,7 +336,7 @@ func (v *service) act(a deployment.Action) {
 		answer := func(err error) any {
 			return checkedWave{deployment.Checked{Deployment: a.Deployment, Wave: a.Wave, Err: err}}
 		}
-		v.owner.Work(name, answer, func(ctx context.Context) any { return answer(v.checkWave(ctx, a)) })
+		v.owner.Work(name, answer, func(ctx context.Context) any { return answer(waveChecks(v.cfg.WaveChecks).ask(ctx, v.name, a)) })
 	case deployment.Notice:
 		v.tell(a)
 	}

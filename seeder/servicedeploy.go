@@ -3,9 +3,7 @@ package seeder
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/http"
-	"net/url"
 	"time"
 
 	"github.com/landfall-dist/landfall/internal/api"
@@ -15,15 +13,8 @@ import (
 	"github.com/landfall-dist/landfall/internal/web"
 )
 
-const (
-	// checkTimeout bounds a wave's check.
-	checkTimeout = 30 * time.Second
-	// maxCheckAnswer bounds what is read of the answer to one, in bytes.
-	maxCheckAnswer = 64 << 10
-)
-
 // policyOf reads a policy, and puts the defaults where it says nothing.
-func policyOf(p api.Policy) (out deployment.Policy, err error) {
+func policyOf(p api.Policy, checks waveChecks) (out deployment.Policy, err error) {
 	out = deployment.Policy{
 		MaxFailed: goal.Share(p.MaxFailed), MaxUnavailable: goal.Share(p.MaxUnavailable),
 		Gate: p.Gate, WaveCheck: p.WaveCheck, AutoRollback: p.AutoRollback, Bake: deployment.DefaultBake,
@@ -46,10 +37,8 @@ func policyOf(p api.Policy) (out deployment.Policy, err error) {
 		return out, &web.Error{Code: http.StatusBadRequest, Err: err}
 	}
 	if out.WaveCheck != "" {
-		// A command would be run here by whoever may deploy: that is another right.
-		u, err := url.Parse(out.WaveCheck)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			return out, web.Errorf(http.StatusBadRequest, "waveCheck %.80q: expected a URL that begins with http:// or https://", out.WaveCheck)
+		if _, _, err := checks.find(out.WaveCheck); err != nil {
+			return out, web.Errorf(http.StatusBadRequest, "waveCheck %.80q: %w", out.WaveCheck, err)
 		}
 	}
 	return out, nil
@@ -89,7 +78,7 @@ func (s *Seeder) deployService(ctx context.Context, name string, r api.ServiceDe
 	if err := goal.CheckService(name); err != nil {
 		return nil, &web.Error{Code: http.StatusBadRequest, Err: err}
 	}
-	policy, err := policyOf(r.Policy)
+	policy, err := policyOf(r.Policy, waveChecks(s.cfg.WaveChecks))
 	if err != nil {
 		return nil, err
 	}
@@ -187,38 +176,4 @@ func backPlan(of *api.Service) (out []api.BackPlan) {
 		})
 	}
 	return out
-}
-
-// checkWave asks a URL whether a wave may begin: yes is an answer of 200 to 299.
-func (v *service) checkWave(ctx context.Context, a deployment.Check) error {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
-	u, err := url.Parse(a.Ask)
-	if err != nil {
-		return fmt.Errorf("wave check: %w", err)
-	}
-	q := u.Query()
-	q.Set("service", v.name)
-	q.Set("deployment", a.Deployment)
-	q.Set("wave", fmt.Sprint(a.Wave))
-	u.RawQuery = q.Encode()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-	if err != nil {
-		return fmt.Errorf("wave check: %w", err)
-	}
-	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}
-	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	response, err := client.Do(request)
-	if err != nil {
-		return fmt.Errorf("wave check: %w", err)
-	}
-	defer response.Body.Close()
-	if _, err := io.Copy(io.Discard, io.LimitReader(response.Body, maxCheckAnswer)); err != nil {
-		return fmt.Errorf("wave check: %w", err)
-	}
-	if response.StatusCode < 200 || response.StatusCode > 299 {
-		return fmt.Errorf("wave check: %s answers %s", u.Host, response.Status)
-	}
-	return nil
 }

@@ -119,6 +119,7 @@ func runCommand() *cli.Command {
 			command.String("build-source", "", "`URL` under which POST /builds finds builds by commit (http, https or file)"),
 			command.File("build-source-file", "`FILE` with that URL, which then is in no list of processes"),
 			command.String("max-fetch", "20GiB", "largest `SIZE` of a build taken from --build-source"),
+			command.File("wave-checks", "`DIR` of programs that `seeder deploy --wave-check` may name; each is run as this seeder is, with its environment but for LANDFALL_…, and gets LANDFALL_SERVICE, LANDFALL_DEPLOYMENT and LANDFALL_WAVE"),
 			command.Strings("source-buckets", "`BUCKET`,… that builds may be published from beside --bucket"),
 			command.String("source-region", "", "AWS `REGION` of the bucket (default: what HeadBucket answers, then AWS_REGION)"),
 		}, command.ServicesFlags(), signingFlags(), command.HTTPFlags(), command.LimitFlags(false), command.MemberFlags("127.0.0.1:7070", "127.0.0.1:7946", "127.0.0.1:6881", "landfall-seeder")),
@@ -133,6 +134,10 @@ func run(c *cli.Context) (err error) {
 		return err
 	}
 	builds, err := buildSource(c)
+	if err != nil {
+		return err
+	}
+	checks, err := waveChecks(c)
 	if err != nil {
 		return err
 	}
@@ -233,6 +238,7 @@ func run(c *cli.Context) (err error) {
 		AllowWeakStore: c.Bool("allow-weak-store"),
 		BuildSource:    builds,
 		MaxFetch:       maxFetch,
+		WaveChecks:     checks,
 		SourceBuckets:  c.StringSlice("source-buckets"),
 		Notify:         notifier,
 		AWSMetrics:     m.AWSMetrics,
@@ -282,6 +288,22 @@ func buildSource(c *cli.Context) (string, error) {
 		return "", command.Usagef("--%s: %w", flag, err)
 	}
 	return s, nil
+}
+
+// waveChecks is the directory of checks that may be named; empty for none.
+func waveChecks(c *cli.Context) (string, error) {
+	dir := c.String("wave-checks")
+	if dir == "" {
+		return "", nil
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		return "", command.Usagef("--wave-checks: %s is no directory that can be read", dir)
+	}
+	return dir, nil
 }
 
 // openNotifier is nil where nobody is to be told.

@@ -41,7 +41,7 @@ func deployCommand() *cli.Command {
 			command.String("max-unavailable", string(deployment.DefaultMaxUnavailable), "`SHARE` of a region's hosts, and of those in a zone, that switch at a time, however many agents the region has; one at least"),
 			command.String("gate", deployment.DefaultGate, "`WHICH` regions must have the build before hosts switch: all, region (the host's own) or none (hosts switch to what has not landed: it may be gone when the next one starts)"),
 			command.Duration("gate-timeout", 0, "`TIME` after which it stops where the gate is still closed; 0 for never"),
-			command.String("wave-check", "", "`URL` that is asked before each wave, with ?service=…&deployment=…&wave=…: a success lets it begin, anything else pauses the deployment"),
+			command.String("wave-check", "", "`CHECK` that is asked before each wave: a URL, with ?service=…&deployment=…&wave=…, or the name of a program in the seeder's --wave-checks; a success lets the wave begin, anything else pauses the deployment"),
 			command.Bool("auto-rollback", "go back to the stable build where it would stop for failures"),
 			command.Bool("dry-run", "only say how many hosts would switch with which wave"),
 			withoutTableFlag(),
@@ -405,7 +405,7 @@ func hostsCommand() *cli.Command {
 		Name:      "hosts",
 		Usage:     "list hosts of a service, as the agents know them; hold some, or release them; write all down",
 		ArgsUsage: "SERVICE | SERVICE hold HOST… | SERVICE release HOST… | SERVICE log",
-		Description: "Each is shown with its state, the build that it runs, the version of the goal as it said last, when it was seen last and its labels.\n" +
+		Description: "Each is shown with its state, the build that it runs, the version of the goal as it said last, when it was seen last, its labels and its program's version.\n" +
 			"A failed one is shown with the reason and the last line that its hook said; -o json has more of them.\n" +
 			"Held hosts stay with what they run, whatever is deployed or rolled back, and are in no wave, until they are released.\n" +
 			"log has the seeder write how each host stands into host-deployment-logs, under the newest deployment, beside what failed there.\n\n" +

@@ -42,7 +42,7 @@ const (
 	maxWaves = 20
 	// MaxTime bounds the times of a policy.
 	MaxTime = 30 * 24 * time.Hour
-	// maxWaveCheck bounds the URL or the command that is asked before a wave, in bytes.
+	// maxWaveCheck bounds the URL or the program's name that is asked before a wave, in bytes.
 	maxWaveCheck = 1 << 10
 )
 
@@ -64,7 +64,8 @@ type Policy struct {
 	Gate string `json:"gate"`
 	// GateTimeout stops a deployment that still waits for a region then; 0 for never.
 	GateTimeout time.Duration `json:"gateTimeout,omitempty"`
-	// WaveCheck is a URL or a command that is asked before each wave; empty for neither.
+	// WaveCheck is a URL, or the name of a program, that is asked before each wave; empty for
+	// neither.
 	WaveCheck string `json:"waveCheck,omitempty"`
 	// AutoRollback goes back to the stable build where it would stop for failures.
 	AutoRollback bool `json:"autoRollback,omitempty"`
