@@ -67,7 +67,7 @@ func (f *fleet) start(t *testing.T) (url string) {
 		}
 		answer(w, 200, api.HostViews{All: 700, Unanswered: []string{"region-b"}, Hosts: []api.HostView{{
 			Host: "h1", Region: "region-a", Zone: "z1", State: r.URL.Query().Get("state"), Running: deploymentID, Version: 7,
-			Labels: map[string]string{"rack": "7", "disk": "ssd"}, Key: "hello-1.0.0.zip", Held: true,
+			Labels: map[string]string{"rack": "7", "disk": "ssd"}, Program: "1.2.3", Key: "hello-1.0.0.zip", Held: true,
 			Phase: "check", Error: "exit status 1", Output: "starting\nport 80 is taken\n", SeenAt: &at,
 		}}})
 	})

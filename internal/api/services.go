@@ -369,9 +369,10 @@ type HostView struct {
 	Host   string `json:"host"`
 	Region string `json:"region"`
 	Zone   string `json:"zone,omitempty"`
-	// Labels are what it says of itself.
-	Labels map[string]string `json:"labels,omitempty"`
-	State  string            `json:"state"`
+	// Labels are what it says of itself, Program its program's version.
+	Labels  map[string]string `json:"labels,omitempty"`
+	Program string            `json:"program,omitempty"`
+	State   string            `json:"state"`
 	// Held: it stays with what it runs.
 	Held bool `json:"held,omitempty"`
 	// Running is the executionId of the build that it runs; empty for none. Key is that

@@ -230,7 +230,7 @@ func (m *machine) list(name, state, after string, most int) (all, rest int, host
 		}
 		seen = seen.UTC()
 		hosts = append(hosts, api.HostView{
-			Host: r.host.name, Region: m.region, Zone: r.host.zone, Labels: r.host.labels, State: m.stateOf(r), Running: r.state.Running, Version: r.state.Goal,
+			Host: r.host.name, Region: m.region, Zone: r.host.zone, Labels: r.host.labels, Program: r.host.program, State: m.stateOf(r), Running: r.state.Running, Version: r.state.Goal,
 			Held:  r.held(),
 			Phase: r.state.Phase, Error: r.state.Error, Output: r.state.Output, SeenAt: &seen,
 		})

@@ -14,12 +14,12 @@ func TestInventory(t *testing.T) {
 	w := newWorld(t)
 	names := w.join(3, "a")
 	w.m.join(&hostwire.Hello{
-		Version: 1, Host: names[1], Start: start, Zone: "a", Labels: map[string]string{"rack": "7"}, PeerPort: 1,
+		Version: 1, Host: names[1], Start: start, Zone: "a", Labels: map[string]string{"rack": "7"}, Program: "1.2.3", PeerPort: 1,
 		Services: []hostwire.ServiceState{{Service: "web", State: goal.Waiting}},
 	}, netip.MustParseAddr("10.0.0.1"), w.hosts[names[1]])
 	w.follow(1, goal.Circle, func(g *goal.Goal) { g.Held = names[:1] })
 	all, rest, hosts := w.m.list("web", "", "", 10)
-	if all != 3 || rest != 0 || !hosts[0].Held || hosts[1].Held || hosts[1].Labels["rack"] != "7" || hosts[0].Labels != nil || hosts[0].Version != 0 || hosts[0].SeenAt == nil {
+	if all != 3 || rest != 0 || !hosts[0].Held || hosts[1].Held || hosts[1].Labels["rack"] != "7" || hosts[1].Program != "1.2.3" || hosts[0].Labels != nil || hosts[0].Version != 0 || hosts[0].SeenAt == nil {
 		t.Errorf("%+v", hosts)
 	}
 	for i, after := range append([]string{""}, names...) {

@@ -55,6 +55,7 @@ type link interface {
 type host struct {
 	name, start, zone string
 	labels            map[string]string
+	program           string // its version
 	// addr is where its swarm listens; the zero value where it does not.
 	addr netip.AddrPort
 	link link // nil while it is lost
@@ -211,7 +212,7 @@ func (m *machine) join(hello *hostwire.Hello, from netip.Addr, l link) {
 		m.named(h.name, hello.Start, true)
 	}
 	h.start, h.zone, h.addr, h.link, h.lostAt = hello.Start, hello.Zone, addr, l, time.Time{}
-	h.labels = hello.Labels
+	h.labels, h.program = hello.Labels, hello.Program
 	h.whole = make(map[string]bool)
 	for _, holds := range hello.Holds {
 		if holds.Whole {

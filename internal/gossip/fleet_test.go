@@ -420,6 +420,7 @@ func TestFleetIsBounded(t *testing.T) {
 		"hosts in no state":           {kindHosts, `{"h":[{"host":"h1","state":"asleep"}]}`},
 		"hosts without a name":        {kindHosts, `{"h":[{"state":"ready"}]}`},
 		"too many hosts":              {kindHosts, `{"a":1000001}`},
+		"a long program":              {kindHosts, `{"h":[{"host":"h1","state":"ready","program":"` + strings.Repeat("x", maxHostText+1) + `"}]}`},
 		"long words of a host":        {kindHosts, `{"h":[{"host":"h1","state":"ready","error":"` + strings.Repeat("x", maxHostText+1) + `"}]}`},
 		"too many labels":             {kindHosts, `{"h":[{"host":"h1","state":"ready","labels":{` + labels.String() + `"x":""}}]}`},
 		"a long label":                {kindHosts, `{"h":[{"host":"h1","state":"ready","labels":{"x":"` + strings.Repeat("x", hostwire.MaxLabel+1) + `"}}]}`},

@@ -128,7 +128,7 @@ func decodeHosts(body []byte) (a hostsAnswer, err error) {
 		if !slices.Contains(api.HostStates(), h.State) {
 			return a, fmt.Errorf("hosts: %s is %.40q", h.Host, h.State)
 		}
-		if max(len(h.Zone), len(h.Running), len(h.Phase), len(h.Error)) > maxHostText || len(h.Output) > goal.MaxOutput {
+		if max(len(h.Zone), len(h.Program), len(h.Running), len(h.Phase), len(h.Error)) > maxHostText || len(h.Output) > goal.MaxOutput {
 			return a, fmt.Errorf("hosts: what is said of %s is too long", h.Host)
 		}
 		h.Key = "" // which is not an agent's to say

@@ -200,7 +200,7 @@ func (cfg Config) check() error {
 			return fmt.Errorf("service %s: %w", s, err)
 		}
 	}
-	_, err := hostwire.Encode(&hostwire.Hello{Version: hostwire.Version, Host: cfg.Name, Start: ulid.Make().String(), Zone: cfg.Zone, Labels: cfg.Labels})
+	_, err := hostwire.Encode(&hostwire.Hello{Version: hostwire.Version, Host: cfg.Name, Start: ulid.Make().String(), Zone: cfg.Zone, Labels: cfg.Labels, Program: cfg.Version})
 	return err
 }
 

@@ -250,7 +250,7 @@ func TestAnotherAgent(t *testing.T) {
 	second.mu.Lock()
 	hello := second.hellos[len(second.hellos)-1]
 	second.mu.Unlock()
-	if hello.Host != "host-1" || hello.Zone != "a" || hello.Labels["rack"] != "7" || hello.PeerPort == 0 || len(hello.Services) != 1 || hello.Services[0].State != goal.Waiting {
+	if hello.Host != "host-1" || hello.Zone != "a" || hello.Labels["rack"] != "7" || hello.Program == "" || hello.PeerPort == 0 || len(hello.Services) != 1 || hello.Services[0].State != goal.Waiting {
 		t.Errorf("%+v", hello)
 	}
 	back := newAgentAt(t, addr)

@@ -164,6 +164,7 @@ func (l *link) dial(ctx context.Context, url string) (*connected, error) {
 	l.mu.Unlock()
 	hello := &hostwire.Hello{
 		Version: hostwire.Version, Host: h.cfg.Name, Start: h.start, Zone: h.cfg.Zone, Labels: h.cfg.Labels, PeerPort: h.peerPort(),
+		Program: h.cfg.Version,
 	}
 	for _, name := range h.cfg.Services {
 		hello.Services = append(hello.Services, c.states[name])

@@ -92,6 +92,9 @@ func (h *Hello) check() error {
 	if err := checkText("zone", h.Zone, MaxLabel); err != nil {
 		return err
 	}
+	if err := checkText("program", h.Program, MaxLabel); err != nil {
+		return err
+	}
 	switch {
 	case h.Version < 1:
 		return fmt.Errorf("%w: version %d", ErrInvalid, h.Version)

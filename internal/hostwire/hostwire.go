@@ -84,6 +84,8 @@ type Hello struct {
 	// Zone is where in the region it is; empty where there are none.
 	Zone   string            `json:"zone,omitempty"`
 	Labels map[string]string `json:"labels,omitempty"`
+	// Program is its program's version; empty of one from before it was said.
+	Program string `json:"program,omitempty"`
 	// PeerPort is where its swarm listens, at the address that the stream comes from; 0
 	// for a host that others can't connect to.
 	PeerPort uint16 `json:"peerPort,omitempty"`

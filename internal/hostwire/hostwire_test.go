@@ -29,7 +29,7 @@ func state() ServiceState {
 
 func hello() *Hello {
 	return &Hello{Version: Version, Host: "host-1", Start: ulid1, Zone: "zone-a", PeerPort: 7000,
-		Labels: map[string]string{"rack": "7"}, Services: []ServiceState{state()}, Holds: []Holds{{ulid1, 2, true}}}
+		Labels: map[string]string{"rack": "7"}, Program: "1.2.3", Services: []ServiceState{state()}, Holds: []Holds{{ulid1, 2, true}}}
 }
 
 func peers(n int) (peers []Peer) {

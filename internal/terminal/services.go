@@ -190,11 +190,11 @@ func Hosts(w io.Writer, list *api.HostViews) error {
 		if h.Held {
 			why = strings.TrimSuffix("held; "+why, "; ")
 		}
-		rows = append(rows, []string{h.Host, h.Region, dash(h.Zone), h.State, dash(cmp.Or(h.Key, h.Running)), fmt.Sprint(h.Version), countedAt(h.SeenAt), dash(labelsOf(h.Labels)), why})
+		rows = append(rows, []string{h.Host, h.Region, dash(h.Zone), h.State, dash(cmp.Or(h.Key, h.Running)), fmt.Sprint(h.Version), countedAt(h.SeenAt), dash(labelsOf(h.Labels)), dash(h.Program), why})
 	}
 	return table(w, []column{
 		{head: "HOST", least: 8}, {head: "REGION", least: 6, rank: 1}, {head: "ZONE", least: 4, rank: 4}, {head: "STATE"},
-		{head: "RUNNING", rank: 2}, {head: "GOAL", rank: 5}, {head: "SEEN", rank: 3}, {head: "LABELS", rank: 6}, {note: true},
+		{head: "RUNNING", rank: 2}, {head: "GOAL", rank: 5}, {head: "SEEN", rank: 3}, {head: "LABELS", rank: 6}, {head: "PROGRAM", rank: 7}, {note: true},
 	}, rows)
 }
 
