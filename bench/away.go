@@ -44,7 +44,6 @@ type homingHosts struct {
 
 // run keeps a stream until ctx ends.
 func (h *homing) run(ctx context.Context) {
-	wait := retry.Policy{First: time.Second, Max: 30 * time.Second}
 	h.all.dialing <- struct{}{}
 	came := sync.OnceFunc(func() { <-h.all.dialing })
 	defer came()
@@ -54,7 +53,7 @@ func (h *homing) run(ctx context.Context) {
 		if err != nil {
 			try++
 			h.all.refused.Add(1)
-			retry.Wait(ctx, wait.Delay(try))
+			retry.Wait(ctx, dialAgain.Delay(try))
 			continue
 		}
 		came()

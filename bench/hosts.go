@@ -55,7 +55,8 @@ func hostsCommands() []*cli.Command {
 			rollBack, command.Int("hosts", 100, "how many, over both regions"), command.Int("mib", 8, "a build's size"), command.Int("rounds", 3, "how often")),
 		of("host-memory", "peak memory of a host with neighbours, and of its agent, while a build comes",
 			hostMemory, command.Int("mib", 10<<10, "the build's size"), command.Int("neighbours", 8, "hosts beside the one that is measured; each takes the build's length twice on disk"),
-			command.String("neighbour-rate", "", "`RATE` at which each neighbour downloads, such as 8Mbit, so that it takes less of the disk; nobody waits for it then (default: no limit)")),
+			command.String("neighbour-rate", "", "`RATE` at which each neighbour downloads, such as 8Mbit, so that it takes less of the disk; nobody waits for it then (default: no limit)"),
+			command.Bool("compressible", "a build of which a file system that compresses needs a thirtieth, for a disk with less room")),
 		of("agree", "the simulation of `bench fleet` beside real hosts: how long each needs for a build that its region has, by rates of the programs' own flags", agree, agreeFlags()...),
 		of("streams", "what idle streams of hosts cost an agent, and what it costs when all of them come back; or those of another agent, which is away",
 			idleStreams, command.Int("streams", 5000, "how many an agent bears; of several, when one is away"),
@@ -522,6 +523,7 @@ func hostMemory(ctx context.Context, s *fleetStack, c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	s.repeats = c.Bool("compressible")
 	if err := s.run(ctx, 0); err != nil {
 		return err
 	}

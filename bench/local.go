@@ -75,6 +75,7 @@ type stack struct {
 
 	destinations []string
 	key          string // file of the seeder's
+	repeats      bool   // what is put compresses
 }
 
 func withStack(c *cli.Context, f func(*stack) error) (err error) {
@@ -234,7 +235,11 @@ func (s *stack) publish(ctx context.Context, keys ...string) error {
 // put stores an object of size bytes, different for each seed, in the global
 // bucket.
 func (s *stack) put(ctx context.Context, key string, seed byte, size int64) error {
-	_, err := s.source.Upload(ctx, key, io.LimitReader(noise(seed), size), size, bucket.Headers{ContentType: "application/zip"})
+	content := noise(seed)
+	if s.repeats {
+		content = &repeats{from: content}
+	}
+	_, err := s.source.Upload(ctx, key, io.LimitReader(content, size), size, bucket.Headers{ContentType: "application/zip"})
 	return err
 }
 

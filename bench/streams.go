@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"github.com/landfall-dist/landfall/internal/goal"
 	"github.com/landfall-dist/landfall/internal/hostwire"
 	"github.com/landfall-dist/landfall/internal/identity"
+	"github.com/landfall-dist/landfall/internal/retry"
 )
 
 const (
@@ -28,7 +30,12 @@ const (
 	// rejoinWithin is the time in which hosts that have lost their agent come back, as real
 	// ones do.
 	rejoinWithin = 5 * time.Second
+	// backWithin is how long all of that may take.
+	backWithin = 2 * time.Minute
 )
+
+// dialAgain is when hosts dial again that were refused, or did not come through.
+var dialAgain = retry.Policy{First: time.Second, Max: 30 * time.Second}
 
 // idle is a host that has a stream and says nothing.
 type idle struct {
@@ -146,24 +153,32 @@ func idleStreams(ctx context.Context, s *fleetStack, c *cli.Context) (err error)
 	if err := s.runAgent(ctx, a, addrs{}); err != nil {
 		return err
 	}
-	group, dialCtx = errgroup.WithContext(ctx)
+	back, cancel := context.WithTimeout(ctx, backWithin)
+	defer cancel()
+	group, dialCtx = errgroup.WithContext(back)
+	var again atomic.Int64
 	for n, i := range all {
 		group.Go(func() error {
 			at := began.Add(rejoinWithin * time.Duration(n) / time.Duration(len(all)))
-			select {
-			case <-dialCtx.Done():
+			if !retry.Wait(dialCtx, time.Until(at)) {
 				return dialCtx.Err()
-			case <-time.After(time.Until(at)):
 			}
-			return i.dial(dialCtx)
+			for try := 1; ; try++ {
+				err := i.dial(dialCtx)
+				if err == nil || dialCtx.Err() != nil {
+					return err
+				}
+				again.Add(1)
+				retry.Wait(dialCtx, dialAgain.Delay(try))
+			}
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	back := time.Since(began).Seconds()
+	took := time.Since(began).Seconds()
 	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "STREAMS\tKiB EACH\tCORES, IDLE\tALL BACK AFTER, s\tCORES MEANWHILE\tPEAK MEMORY, MiB")
-	fmt.Fprintf(t, "%d\t%.1f\t%.2f\t%.1f\t%.2f\t%d\n", len(all), float64(with-without)/1024/float64(len(all)), idleCPU, back, a.CPU().Seconds()/back, a.Memory("VmHWM")/mib)
+	fmt.Fprintln(t, "STREAMS\tKiB EACH\tCORES, IDLE\tALL BACK AFTER, s\tCORES MEANWHILE\tTRIES THAT FAILED\tPEAK MEMORY, MiB")
+	fmt.Fprintf(t, "%d\t%.1f\t%.2f\t%.1f\t%.2f\t%d\t%d\n", len(all), float64(with-without)/1024/float64(len(all)), idleCPU, took, a.CPU().Seconds()/took, again.Load(), a.Memory("VmHWM")/mib)
 	return t.Flush()
 }

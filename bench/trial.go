@@ -360,6 +360,33 @@ func makeFile(file string, seed byte, size int64) error {
 // noise is bytes without end that do not compress, the same for the same seed.
 func noise(seed byte) io.Reader { return rand.NewChaCha8([32]byte{seed}) }
 
+// repeats is noise of which each block comes lean times: a file system that compresses has
+// room for a lot of it.
+type repeats struct {
+	from  io.Reader
+	block [repeated]byte
+	left  []byte
+	times int
+}
+
+const repeated, lean = 4 << 10, 32
+
+func (r *repeats) Read(b []byte) (int, error) {
+	if len(r.left) == 0 {
+		if r.times == 0 {
+			if _, err := io.ReadFull(r.from, r.block[:]); err != nil {
+				return 0, err
+			}
+			r.times = lean
+		}
+		r.left = r.block[:]
+		r.times--
+	}
+	n := copy(b, r.left)
+	r.left = r.left[n:]
+	return n, nil
+}
+
 // start runs a program on a member. One of ours is named without a path.
 func (r *trial) start(m *member, name string, env []string, args ...string) (*process, error) {
 	if own := filepath.Join(r.bins, args[0]); exists(own) {
