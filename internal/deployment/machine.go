@@ -486,7 +486,7 @@ func (m *Machine) back() {
 		m.wait("agents are still being met")
 		return
 	}
-	failed := 0
+	failed, silent, settled := 0, 0, true
 	all := make(map[string]bool)
 	for name, r := range d.Regions {
 		if r.Roster > 0 && !r.Skipped {
@@ -501,18 +501,20 @@ func (m *Machine) back() {
 			continue
 		}
 		c := m.look(name)
-		if !c.settled {
-			failed = -1
-		} else if failed >= 0 {
-			failed += c.failed
-		}
+		settled = settled && c.settled
+		failed, silent = failed+c.failed-c.silent, silent+c.silent
 	}
-	switch {
-	case failed > 0:
-		m.end(WentBack, strings.TrimPrefix(fmt.Sprintf("%s; %s failed to go back", d.Reason, hosts(failed)), "; "))
-	case failed == 0:
-		m.end(WentBack, d.Reason)
+	if !settled {
+		return
 	}
+	reason := d.Reason
+	if failed > 0 {
+		reason += fmt.Sprintf("; %s failed to go back", hosts(failed))
+	}
+	if silent > 0 { // they may have been switched off long ago
+		reason += "; not heard of: " + hosts(silent)
+	}
+	m.end(WentBack, strings.TrimPrefix(reason, "; "))
 }
 
 // turn ends what goes wrong.

@@ -178,19 +178,19 @@ func (m *Machine) wave() {
 		m.wait("agents are still being met")
 		return
 	}
-	below, failed, settled, known := 0, 0, true, true
+	below, failed, silent, settled, known := 0, 0, 0, true, true
 	for _, name := range taking {
 		c := m.look(name)
-		below, failed = below+max(c.below, d.Regions[name].Below), failed+c.failed
+		below, failed, silent = below+max(c.below, d.Regions[name].Below), failed+c.failed, silent+c.silent
 		settled = settled && c.settled
 		known = known && c.known
 		if c.known && c.alive > 0 && c.healthy == 0 && c.failed >= c.alive {
-			m.turn(fmt.Sprintf("all of the %s switched in %s have failed", hosts(c.failed), name))
+			m.turn(fmt.Sprintf("all of the %s switched in %s have failed%s", hosts(c.failed), name, ofThem(c.silent)))
 			return
 		}
 	}
 	if most := d.Policy.MaxFailed.Within(below); failed > most {
-		m.turn(fmt.Sprintf("%s of %d have failed, at most %d may", hosts(failed), below, most))
+		m.turn(fmt.Sprintf("%s of %d have failed%s, at most %d may", hosts(failed), below, ofThem(silent), most))
 		return
 	}
 	if m.join(taking) {
@@ -241,6 +241,8 @@ type seen struct {
 	// known: every agent that lives has counted them under the newest goal, of late.
 	known                         bool
 	below, alive, healthy, failed int
+	// silent are those of failed that were not heard of.
+	silent int
 	// settled: each of them is healthy, or counts as failed or as out.
 	settled bool
 }
@@ -263,7 +265,7 @@ func (m *Machine) look(name string) (s seen) {
 		}
 		c = add(c, of.Counts)
 	}
-	s.below, s.alive, s.healthy, s.failed = c.Below, c.Below-c.Out, c.Healthy, c.Failed
+	s.below, s.alive, s.healthy, s.failed, s.silent = c.Below, c.Below-c.Out, c.Healthy, c.Failed, min(c.Silent, c.Failed)
 	switch {
 	case len(agents) == 0:
 		m.wait("no agent of %s is there", name)
@@ -284,7 +286,7 @@ func (m *Machine) look(name string) (s seen) {
 			m.wait("not heard of in %s: %s", name, hosts(unseen))
 			return s
 		}
-		s.failed += unseen
+		s.failed, s.silent = s.failed+unseen, s.silent+unseen
 	}
 	s.settled = c.Healthy+c.Failed+c.Out >= c.Below
 	if !s.settled {
@@ -300,10 +302,19 @@ func hosts(n int) string {
 	return fmt.Sprintf("%d hosts", n)
 }
 
+// ofThem says how many of those that have failed were not heard of.
+func ofThem(silent int) string {
+	if silent == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %d of them not heard of", silent)
+}
+
 func add(a, b goal.Counts) goal.Counts {
 	a.InStates.Add(b.InStates)
 	a.Below += b.Below
 	a.Out += b.Out
+	a.Silent += b.Silent
 	a.Zones = goal.JoinZones(a.Zones, b.Zones)
 	return a
 }

@@ -2,6 +2,7 @@ package deployment
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -164,7 +165,7 @@ func TestSilent(t *testing.T) {
 	clear(w.agents["ra"]["b"].hosts)
 	began := w.now
 	d := w.until(Stopped)
-	if took := w.now.Sub(began); took < SilentFor || !strings.Contains(d.Reason, "3 hosts of 3") {
+	if took := w.now.Sub(began); took < SilentFor || !strings.Contains(d.Reason, "3 hosts of 3 have failed, 3 of them not heard of") {
 		t.Errorf("after %s: %s", took, d.Reason)
 	}
 }
@@ -229,6 +230,42 @@ func TestReturningAsItGoesBack(t *testing.T) {
 	a.hosts = hosts
 	if w.until(WentBack); w.on("ra", 2) != 0 {
 		t.Errorf("went back, and %d hosts run the target", w.on("ra", 2))
+	}
+}
+
+// TestGoneAsItGoesBack: hosts that are gone, forgotten by their agents or not yet, have not failed
+// to go back.
+func TestGoneAsItGoesBack(t *testing.T) {
+	for name, c := range map[string]struct {
+		forgotten, silent, fail int
+		want                    string
+	}{
+		"none":                {0, 0, 0, "rolled back by carol"},
+		"forgotten":           {3, 0, 0, "rolled back by carol; not heard of: 3 hosts"},
+		"silent":              {0, 1, 0, "rolled back by carol; not heard of: 1 host"},
+		"both, and one fails": {2, 1, 1, "rolled back by carol; 1 host failed to go back; not heard of: 3 hosts"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, Service{Name: "web", Version: 1, Completed: whole(1)}, map[string]int{"ra": 10})
+			w.deploy(2, policy(t, nil))
+			w.land(2, "ra")
+			w.until(Done)
+			a := w.agents["ra"]["a"]
+			for i, host := range slices.Sorted(maps.Keys(a.hosts)) {
+				switch h := a.hosts[host]; {
+				case i < c.forgotten:
+					delete(a.hosts, host)
+				case i < c.forgotten+c.silent:
+					h.silent = true
+				case i < c.forgotten+c.silent+c.fail:
+					h.stays = true
+				}
+			}
+			w.step(Command{Kind: api.CommandRollback, ID: id(3), By: "carol"})
+			if d := w.until(WentBack); d.Reason != c.want {
+				t.Errorf("%s, want %s", d.Reason, c.want)
+			}
+		})
 	}
 }
 

@@ -57,6 +57,8 @@ type host struct {
 	goal    *goal.Goal
 	running string
 	fails   bool // to switch to anything but the build that is stable
+	stays   bool // with what it runs: it fails to switch to any other
+	silent  bool // it is gone, and its agent has counted it as failed
 	slow    bool // does nothing yet
 	state   string
 }
@@ -149,7 +151,7 @@ func (w *world) hear(a *agent, i int) {
 
 // move has a host do what its agent's goal says, one step.
 func (w *world) move(region, name string, a *agent, h *host) {
-	if a.goal == nil || h.slow {
+	if a.goal == nil || h.slow || h.silent {
 		return
 	}
 	if h.goal == nil || h.goal.Version < a.goal.Version {
@@ -160,7 +162,7 @@ func (w *world) move(region, name string, a *agent, h *host) {
 	}
 	g := h.goal
 	if b := g.For(region, name); b != nil && g.Leave(region, name, h.running) {
-		if h.fails && (g.Stable == nil || b.ExecutionID != g.Stable.ExecutionID) {
+		if h.stays || h.fails && (g.Stable == nil || b.ExecutionID != g.Stable.ExecutionID) {
 			h.state = goal.Failed
 			return
 		}
@@ -187,7 +189,11 @@ func (w *world) count(region, name string, a *agent) goal.Counts {
 			c.OnTarget++
 		}
 		state := h.state
-		if h.goal != a.goal {
+		switch {
+		case h.silent:
+			state = goal.Failed
+			c.Silent++
+		case h.goal != a.goal:
 			state = goal.Waiting
 		}
 		held := slices.Contains(a.goal.Held, host)

@@ -130,6 +130,9 @@ func (m *machine) counted(s *service) goal.Counts {
 		if s.goal == nil {
 			continue
 		}
+		if state == goal.Failed && r.silent {
+			n.Silent++
+		}
 		if m.below(r) {
 			n.Below++
 			if state == goal.Absent || state == goal.Sick || state != goal.Healthy && r.held() {
@@ -181,7 +184,7 @@ func same(a, b goal.Counts) bool {
 	a.Failures, b.Failures = nil, nil
 	return a.Service == b.Service && a.Version == b.Version && a.Hosts == b.Hosts && a.Waiting == b.Waiting && a.Ready == b.Ready &&
 		a.Switching == b.Switching && a.Healthy == b.Healthy && a.Failed == b.Failed && a.Absent == b.Absent && a.Sick == b.Sick &&
-		a.OnTarget == b.OnTarget && a.HoldStable == b.HoldStable && a.Below == b.Below && a.Out == b.Out && slices.Equal(a.Zones, b.Zones)
+		a.OnTarget == b.OnTarget && a.HoldStable == b.HoldStable && a.Below == b.Below && a.Out == b.Out && a.Silent == b.Silent && slices.Equal(a.Zones, b.Zones)
 }
 
 // roster is the hashes of a service's hosts that were seen of late, in order. Those that

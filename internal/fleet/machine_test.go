@@ -275,7 +275,7 @@ func TestLostHosts(t *testing.T) {
 	if len(take[*hostwire.Leave](h(3))) != 1 {
 		t.Error("nobody else has leave")
 	}
-	if n := w.counts(); n.Failed != 2 || n.Absent != 1 || n.Ready != 1 {
+	if n := w.counts(); n.Failed != 2 || n.Silent != 2 || n.Absent != 1 || n.Ready != 1 {
 		t.Errorf("silent for long: %+v", n)
 	}
 	reports := w.m.report()
@@ -285,7 +285,7 @@ func TestLostHosts(t *testing.T) {
 	// It comes back, and tells how it went.
 	h(1).state.State, h(1).state.Running, h(1).state.Wants = goal.Healthy, target, ""
 	w.hello(h(1))
-	if n := w.counts(); n.Healthy != 1 || n.Failed != 1 {
+	if n := w.counts(); n.Healthy != 1 || n.Failed != 1 || n.Silent != 1 {
 		t.Errorf("back: %+v", n)
 	}
 	w.m.ended(w.m.hosts[h(1).name], h(1), true)

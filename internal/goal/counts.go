@@ -54,6 +54,8 @@ type Counts struct {
 	// the target.
 	Below int `json:"below,omitempty"`
 	Out   int `json:"out,omitempty"`
+	// Silent are those of Failed that were not heard of for two minutes.
+	Silent int `json:"silent,omitempty"`
 	// Zones are the same hosts by zone: the MaxZones that have most, in order of name. None
 	// where no host says that it is in one.
 	Zones []Zone `json:"zones,omitempty"`
@@ -200,7 +202,7 @@ func (c *Counts) Check() error {
 	if err := c.InStates.check(); err != nil {
 		return fmt.Errorf("counts of %s: %w", c.Service, err)
 	}
-	for _, n := range []int{c.Below, c.Out} {
+	for _, n := range []int{c.Below, c.Out, c.Silent} {
 		if n < 0 || n > MaxHosts {
 			return fmt.Errorf("%w: counts of %s: %d hosts", ErrInvalid, c.Service, n)
 		}

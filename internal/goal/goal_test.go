@@ -349,7 +349,7 @@ func TestCountsCheck(t *testing.T) {
 		t.Errorf("%d, %d and %d bytes", len(f.Phase), len(f.Error), len(f.Output))
 	}
 	for _, bad := range []Counts{
-		{Service: "a/b"}, {Service: "web", InStates: InStates{Sick: -1}}, {Service: "web", Below: -1}, {Service: "web", InStates: InStates{Hosts: MaxHosts + 1}},
+		{Service: "a/b"}, {Service: "web", InStates: InStates{Sick: -1}}, {Service: "web", Below: -1}, {Service: "web", Silent: -1}, {Service: "web", Silent: MaxHosts + 1}, {Service: "web", InStates: InStates{Hosts: MaxHosts + 1}},
 		{Service: "web", Failures: make([]Failure, MaxFailures+1)}, {Service: "web", Failures: []Failure{{Host: "../a"}}},
 		{Service: "web", Zones: make([]Zone, MaxZones+1)}, {Service: "web", Zones: []Zone{{Zone: "b"}, {Zone: "a"}}}, {Service: "web", Zones: make([]Zone, 2)},
 		{Service: "web", Zones: []Zone{{Zone: strings.Repeat("z", MaxZone+1)}}}, {Service: "web", Zones: []Zone{{Zone: "a", InStates: InStates{Ready: -1}}}},
