@@ -18,8 +18,7 @@ import (
 
 const (
 	// logHostsWithin bounds the writing of a service's hosts into the table: at a thousand a
-	// second it is enough for half a million, while all agents answer: one that does not costs
-	// each page hostsPatience.
+	// second it is enough for half a million.
 	logHostsWithin = 10 * time.Minute
 	// maxLoggings bounds the services whose hosts are written at a time.
 	maxLoggings = 4

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -65,6 +66,10 @@ const (
 	rosterAskedFor = 30 * time.Second
 	// maxQuestions bounds the questions about hosts that wait for answers.
 	maxQuestions = 64
+	// muteFor is for how long an agent that has left a question about hosts without an answer is
+	// asked by those alone that begin with the first host: else it would hold up each page of a
+	// list of all.
+	muteFor = time.Minute
 	// maxHostText bounds each text of a host's view in bytes, but for its hook's output.
 	maxHostText = 512
 )
@@ -90,6 +95,7 @@ type fleet struct {
 	closed    bool
 	asked     map[string]time.Time // rosters, by service
 	questions map[uint64]*question
+	mute      map[string]time.Time // by name, who has not answered, and when that was found out
 }
 
 // fleetMessage is one that was received, and by whom it is vouched for; the zero identity
@@ -110,7 +116,7 @@ func newFleet(g *Gossip) *fleet {
 	f := &fleet{
 		g:       g,
 		goalsIn: make(chan fleetMessage, maxGoalMessages), in: make(chan fleetMessage, maxFleetMessages),
-		asked: make(map[string]time.Time), questions: make(map[uint64]*question),
+		asked: make(map[string]time.Time), questions: make(map[uint64]*question), mute: make(map[string]time.Time),
 	}
 	f.goals = newMailing(g, kindGoals, "goals not delivered yet, they are sent again", packFrames, func(m Member) bool {
 		return m.Role == Agent && (g.cfg.Role == Seeder || m.Region == g.cfg.Region)
@@ -385,8 +391,9 @@ func (f *fleet) wasAsked(service string) bool {
 	return ok && time.Since(at) <= rosterAskedFor
 }
 
-// HostsOf asks every agent that serves hosts for those of a service, and returns their answers once all have
-// answered or ctx has ended, and the agents that have not.
+// HostsOf asks every agent that serves hosts for those of a service, and returns their answers once
+// all have answered or ctx has ended, and the agents that have not. Those that have not answered
+// in time of late are not asked after the first page, unless there are no others.
 func (g *Gossip) HostsOf(ctx context.Context, asked HostsQuestion) (answers []HostsAnswer, silent []Member, err error) {
 	asked.ID = rand.Uint64()
 	if err := asked.check(); err != nil {
@@ -402,29 +409,33 @@ func (g *Gossip) HostsOf(ctx context.Context, asked HostsQuestion) (answers []Ho
 	if err != nil {
 		return nil, nil, err
 	}
-	f := g.fleet
-	q := &question{silent: make(map[string]bool), done: make(chan struct{})}
-	var names, later []string
+	var members []Member
 	for _, m := range g.roster.now().members {
-		switch {
-		case m.Name == g.name || !hasHosts(m):
-			continue
-		case asked.After != (HostPlace{}) && m.Region > asked.After.Region:
-			later = append(later, m.Name)
-		default:
-			names = append(names, m.Name)
+		if m.Name != g.name && hasHosts(m) {
+			members = append(members, m)
 		}
-		q.silent[m.Name] = true
 	}
-	if len(q.silent) == 0 {
+	if len(members) == 0 {
 		return nil, nil, nil
 	}
+	f := g.fleet
+	q := &question{silent: make(map[string]bool), done: make(chan struct{})}
 	f.mu.Lock()
 	if len(f.questions) >= maxQuestions {
 		f.mu.Unlock()
 		return nil, nil, fmt.Errorf("asking for hosts of %s: %w", asked.Service, errBusy)
 	}
 	f.questions[asked.ID] = q
+	members, silent = f.speaking(members, asked.After)
+	var names, later []string
+	for _, m := range members {
+		q.silent[m.Name] = true
+		if asked.After != (HostPlace{}) && m.Region > asked.After.Region {
+			later = append(later, m.Name)
+		} else {
+			names = append(names, m.Name)
+		}
+	}
 	f.mu.Unlock()
 	f.send(names, kindHostsOf, body)
 	f.send(later, kindHostsOf, fewBody)
@@ -433,16 +444,42 @@ func (g *Gossip) HostsOf(ctx context.Context, asked HostsQuestion) (answers []Ho
 	case <-q.done:
 	case <-g.ctx.Done():
 	}
+	late := errors.Is(ctx.Err(), context.DeadlineExceeded)
 	f.mu.Lock()
 	delete(f.questions, asked.ID)
 	answers = q.answers
+	if late {
+		for name := range q.silent {
+			f.mute[name] = time.Now()
+		}
+	}
 	f.mu.Unlock()
-	for _, m := range g.roster.now().members {
+	for _, m := range members {
 		if q.silent[m.Name] { // which nobody changes any more
 			silent = append(silent, m)
 		}
 	}
 	return answers, silent, nil
+}
+
+// speaking are those of the members that are asked, silent those that are not, since they have
+// not answered of late. It is called with mu held.
+func (f *fleet) speaking(members []Member, after HostPlace) (asked, silent []Member) {
+	maps.DeleteFunc(f.mute, func(_ string, since time.Time) bool { return time.Since(since) >= muteFor })
+	if after == (HostPlace{}) {
+		return members, nil
+	}
+	for _, m := range members {
+		if f.mute[m.Name].IsZero() {
+			asked = append(asked, m)
+		} else {
+			silent = append(silent, m)
+		}
+	}
+	if len(asked) == 0 {
+		return members, nil
+	}
+	return asked, silent
 }
 
 // answered takes an agent's answer to a question that waits for it.
@@ -454,6 +491,7 @@ func (f *fleet) answered(from Member, a hostsAnswer) {
 		return
 	}
 	delete(q.silent, from.Name)
+	delete(f.mute, from.Name)
 	for i := range a.Hosts {
 		a.Hosts[i].Region = from.Region // which is not a host's to say
 	}

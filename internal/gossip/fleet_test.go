@@ -516,6 +516,98 @@ func TestFleetIsBounded(t *testing.T) {
 	waiting.Wait()
 }
 
+// TestMuteAgentsAreAskedOnce: by the first page of a list of hosts, and by no other, until they
+// have answered in time again.
+func TestMuteAgentsAreAskedOnce(t *testing.T) {
+	var atSeeder, atOne, atMute heardOf
+	s := start(t, seeder("s"), inFleet(&atSeeder))
+	one := start(t, agent("a", "region-a"), sequence(join(s), inFleet(&atOne, "h1", "h2")))
+	var mu sync.Mutex
+	speaks := make(chan struct{}) // closed when mute may answer
+	mute := start(t, agent("m", "region-a"), sequence(join(s), inFleet(&atMute, "h3"), func(c *Config) {
+		listed := c.OnHostsAsked
+		c.OnHostsAsked = func(q HostsQuestion) HostsAnswer {
+			mu.Lock()
+			may := speaks
+			mu.Unlock()
+			select {
+			case <-may:
+			case <-t.Context().Done():
+			}
+			return listed(q)
+		}
+	}))
+	for _, n := range []*node{s, one, mute} {
+		n.await(t, 3)
+	}
+	first := HostsQuestion{Service: "web", Limit: 1}
+	next := first
+	next.After = HostPlace{"region-a", "h1"}
+	// listed asks, and returns who is silent and whether that took all of the time.
+	listed := func(q HostsQuestion, within time.Duration) (silent []string, late bool) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), within)
+		defer cancel()
+		_, members, err := s.HostsOf(ctx, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range members {
+			silent = append(silent, m.ID)
+		}
+		return silent, ctx.Err() != nil
+	}
+	all := func() bool { silent, _ := listed(first, time.Minute); return len(silent) == 0 }
+	short, long := 300*time.Millisecond, time.Minute
+
+	s.untilTrue(t, "not only the one that is mute is silent", func() bool { // who is slow is silent, too
+		silent, late := listed(first, short)
+		return slices.Equal(silent, []string{"m"}) && late
+	})
+	never := func() { // muteFor is over on no machine
+		s.fleet.mu.Lock()
+		defer s.fleet.mu.Unlock()
+		s.fleet.mute[mute.Name()] = time.Now().Add(time.Hour)
+	}
+	never()
+	if silent, late := listed(next, long); !slices.Equal(silent, []string{"m"}) || late {
+		t.Errorf("the next page: %v are silent", silent)
+	}
+	if _, late := listed(first, short); !late {
+		t.Error("the first page of another list does not wait for it")
+	}
+	// Who has asked and gone says nothing of the agents.
+	s.fleet.mu.Lock()
+	clear(s.fleet.mute)
+	s.fleet.mu.Unlock()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, silent, err := s.HostsOf(ctx, first); err != nil || len(silent) == 0 {
+		t.Errorf("%v, %v", silent, err)
+	}
+	if _, late := listed(next, short); !late {
+		t.Error("an agent is not waited for of which nobody has waited for an answer")
+	}
+
+	never()
+	close(speaks)
+	s.untilTrue(t, "not all answer", all)
+	mu.Lock()
+	speaks = make(chan struct{})
+	mu.Unlock()
+	if _, late := listed(next, short); !late {
+		t.Error("who has answered in time again is not waited for")
+	}
+	// Where there are no others, they are waited for all the same.
+	never()
+	s.fleet.mu.Lock()
+	s.fleet.mute[one.Name()] = time.Now().Add(time.Hour)
+	s.fleet.mu.Unlock()
+	if _, late := listed(next, short); !late {
+		t.Error("nobody is waited for, since all are said to be mute")
+	}
+}
+
 // TestLettersAreTriedAgain: the newest of each name, in as many messages as it takes, until
 // the member has them or is gone.
 func TestLettersAreTriedAgain(t *testing.T) {
