@@ -68,6 +68,9 @@ func (a *Agent) openFleet(g *gossip.Config) error {
 	if cfg.Fleet.Listener == nil {
 		return nil
 	}
+	if err := goal.CheckName("region", cfg.Region); err != nil {
+		return fmt.Errorf("serving hosts: %w", err)
+	}
 	shelf, odd := goal.OpenShelf(cfg.Fleet.Goals, cfg.Trust)
 	switch {
 	case shelf == nil:

@@ -79,6 +79,7 @@ func mergeHosts(answers []gossip.HostsAnswer, silent []gossip.Member, after goss
 			continue // all its hosts stand before
 		}
 		var last gossip.HostPlace
+		named := 0
 		for _, h := range a.Hosts {
 			at := gossip.PlaceOf(&h)
 			if at.Compare(after) <= 0 { // of a program from before there was an after
@@ -86,6 +87,7 @@ func mergeHosts(answers []gossip.HostsAnswer, silent []gossip.Member, after goss
 			}
 			if at.Compare(last) > 0 {
 				last = at
+				named++
 			}
 			if before, ok := hosts[at]; ok {
 				out.All--
@@ -97,7 +99,7 @@ func mergeHosts(answers []gossip.HostsAnswer, silent []gossip.Member, after goss
 		}
 		switch {
 		case a.Rest == 0:
-		case last == gossip.HostPlace{}: // it does not get on: nobody waits for what it keeps back
+		case named < min(limit, gossip.LeastHosts): // it does not get on, or hardly: nobody waits for what it keeps back
 			out.Unanswered = append(out.Unanswered, a.From.Region)
 		case end == gossip.HostPlace{} || last.Compare(end) < 0:
 			end = last

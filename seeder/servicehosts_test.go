@@ -13,16 +13,22 @@ import (
 )
 
 // listedAgent is an agent that is asked for its hosts, some at a time. An old one always
-// names its first ones.
+// names its first ones; one that invents names others at each question, and is never done.
 type listedAgent struct {
 	from  gossip.Member
 	hosts []api.HostView // in order
 	fits  int
 	old   bool
+
+	invents, invented int
 }
 
 func (a *listedAgent) answer(after gossip.HostPlace) gossip.HostsAnswer {
 	out := gossip.HostsAnswer{From: a.from, All: len(a.hosts)}
+	for range a.invents {
+		a.invented++
+		out.Hosts, out.Rest = append(out.Hosts, api.HostView{Region: a.from.Region, Host: fmt.Sprintf("i%06d", a.invented)}), 1
+	}
 	for i := range a.hosts {
 		h := &a.hosts[i]
 		switch {
@@ -75,9 +81,9 @@ func TestListOfAllHosts(t *testing.T) {
 		for _, region := range []string{"a", "a/b", "b", "c"} {
 			at := make([]*listedAgent, 1+rng.IntN(3))
 			for i := range at {
-				at[i] = &listedAgent{from: gossip.Member{Meta: gossip.Meta{Region: region}}, fits: 1 + rng.IntN(9)}
+				at[i] = &listedAgent{from: gossip.Member{Meta: gossip.Meta{Region: region}}, fits: gossip.LeastHosts + rng.IntN(9)}
 			}
-			for i := range rng.IntN(30) {
+			for i := range rng.IntN(60) {
 				name := fmt.Sprintf("h%03d", i)
 				want = append(want, region+"/"+name)
 				has := rng.IntN(len(at))
@@ -132,7 +138,7 @@ func TestAgentsThatDoNotGetOn(t *testing.T) {
 		"it names none of 20": {agent("region-b", "old", 20, 0), 0, "[region-b]"},
 	} {
 		c.old.old = true
-		hosts, unanswered := pagedThrough(t, []*listedAgent{agent("region-b", "h", 25, 4), c.old, agent("region-c", "x", 5, 3)}, 6)
+		hosts, unanswered := pagedThrough(t, []*listedAgent{agent("region-b", "h", 25, 5), c.old, agent("region-c", "x", 5, 4)}, 6)
 		old := 0
 		for _, h := range hosts {
 			if h.Host[:1] == c.old.hosts[0].Host[:1] {
@@ -143,12 +149,20 @@ func TestAgentsThatDoNotGetOn(t *testing.T) {
 			t.Errorf("%s: %d hosts, %d of the old agent's; unanswered %v", name, len(hosts), old, unanswered)
 		}
 	}
+	// One that names fewer hosts than fit, and says that it has more, holds nobody up.
+	for _, region := range []string{"region-a", "region-b", "region-c"} {
+		liar := &listedAgent{from: gossip.Member{Meta: gossip.Meta{Region: region}}, invents: gossip.LeastHosts - 1}
+		hosts, unanswered := pagedThrough(t, []*listedAgent{agent("region-b", "h", 25, 5), liar, agent("region-c", "x", 5, 4)}, 6)
+		if n := len(hosts); n < 30 || n > 30+liar.invented || fmt.Sprint(unanswered) != fmt.Sprint([]string{region}) {
+			t.Errorf("%s: %d hosts, of which %d may be invented; unanswered %v", region, n, liar.invented, unanswered)
+		}
+	}
 	// What an agent says in no order, or of places before, takes nobody's place.
 	odd := gossip.HostsAnswer{From: gossip.Member{Meta: gossip.Meta{Region: "region-a"}}, All: 9, Rest: 5, Hosts: []api.HostView{
 		{Region: "region-a", Host: "h7"}, {Region: "region-a", Host: "h3"}, {Region: "region-a", Host: "h1"}, {Region: "region-a", Host: "h7"},
 	}}
 	got := mergeHosts([]gossip.HostsAnswer{odd}, nil, gossip.HostPlace{Region: "region-a", Host: "h2"}, 10)
-	if len(got.Hosts) != 2 || got.Hosts[0].Host != "h3" || got.Next != "region-a/h7" {
+	if len(got.Hosts) != 2 || got.Hosts[0].Host != "h3" || got.Next != "" || fmt.Sprint(got.Unanswered) != "[region-a]" {
 		t.Errorf("%+v", got)
 	}
 	odd.All, odd.Rest = 0, 0

@@ -2,12 +2,13 @@ package seeder
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
 	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/goal"
@@ -20,8 +21,9 @@ const (
 	// logHostsWithin bounds the writing of a service's hosts into the table: at a thousand a
 	// second it is enough for half a million.
 	logHostsWithin = 10 * time.Minute
-	// maxLoggings bounds the services whose hosts are written at a time.
-	maxLoggings = 4
+	// maxLoggings bounds the services whose hosts are written at a time, maxRegionsLogged the
+	// regions of one whose agents are asked then: half of the questions that gossip takes.
+	maxLoggings, maxRegionsLogged = 4, 8
 	// logHostsRetry is when it may be asked for again.
 	logHostsRetry = 30 * time.Second
 )
@@ -79,50 +81,80 @@ func (o *serviceOwners) endLogging(name string) {
 	delete(o.logging, name)
 }
 
-// logHosts writes a service's hosts under a deployment, as the agents know them, page by page.
-// With an error it returns what was written before.
+// logHosts writes a service's hosts under a deployment, as the agents know them: each region by
+// itself, so that its agents hold up no other. With an error it returns what was written before.
 func (s *Seeder) logHosts(ctx context.Context, name, deploymentID string) (*api.HostsLogged, error) {
+	living := s.living()
+	regions := slices.Sorted(maps.Keys(living))
+	logged := make([]regionLogged, len(regions))
+	writing := make(chan struct{}, 1)
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(maxRegionsLogged)
+	for i, region := range regions {
+		most := min(len(living[region])*goal.MaxHostsOfAgent, goal.MaxHosts)
+		group.Go(func() error {
+			if err := s.logRegion(ctx, name, deploymentID, region, most, writing, &logged[i]); err != nil {
+				return fmt.Errorf("%s: %w", region, err)
+			}
+			return nil
+		})
+	}
+	err := group.Wait()
 	out := &api.HostsLogged{DeploymentID: deploymentID, Regions: []api.RegionLogged{}}
-	written := make(map[string]int) // by region
-	asked := gossip.HostsQuestion{Service: name, Limit: gossip.MaxHosts}
+	for i, of := range logged {
+		out.Hosts += of.hosts
+		if of.hosts > 0 {
+			out.Regions = append(out.Regions, api.RegionLogged{Region: regions[i], Hosts: of.hosts})
+		}
+		if of.incomplete {
+			out.Unanswered = append(out.Unanswered, regions[i])
+		}
+	}
+	return out, err
+}
+
+// regionLogged is what was written of a region: its hosts, and whether some of its agents have
+// not said all of theirs.
+type regionLogged struct {
+	hosts      int
+	incomplete bool
+}
+
+// logRegion writes the hosts of a region page by page, in turn with others, which writing has
+// room for one of: no more than the most that its agents can have.
+func (s *Seeder) logRegion(ctx context.Context, name, deploymentID, region string, most int, writing chan struct{}, out *regionLogged) error {
+	asked := gossip.HostsQuestion{Service: name, Region: region, Limit: gossip.MaxHosts}
 	for {
 		page, err := s.hosts(ctx, asked)
 		if err != nil {
-			return out, err
+			return err
 		}
 		if ctx.Err() != nil { // for which agents that have not answered were not waited for
-			return out, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
-		out.Unanswered = append(out.Unanswered, page.Unanswered...)
-		for hosts := page.Hosts; len(hosts) > 0; {
-			region := hosts[0].Region
-			n := slices.IndexFunc(hosts, func(h api.HostView) bool { return h.Region != region })
-			if n < 0 {
-				n = len(hosts)
-			}
-			if err := s.cfg.Services.LogHosts(ctx, region, deploymentID, loggedOf(hosts[:n])); err != nil {
-				return out, err
-			}
-			written[region] += n
-			out.Hosts += n
-			hosts = hosts[n:]
+		out.incomplete = out.incomplete || len(page.Unanswered) > 0
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case writing <- struct{}{}:
 		}
-		if page.Next == "" {
-			break
+		err = s.cfg.Services.LogHosts(ctx, region, deploymentID, loggedOf(page.Hosts))
+		<-writing
+		if err != nil {
+			return err
 		}
-		if out.Hosts >= goal.MaxHosts {
-			return out, errors.New("there are more")
+		out.hosts += len(page.Hosts)
+		switch {
+		case page.Next == "":
+			return nil
+		case out.hosts >= most: // an agent names what there is not
+			out.incomplete = true
+			return nil
 		}
 		if asked.After, err = gossip.ParseHostPlace(page.Next); err != nil {
-			return out, err
+			return err
 		}
 	}
-	for _, region := range slices.Sorted(maps.Keys(written)) {
-		out.Regions = append(out.Regions, api.RegionLogged{Region: region, Hosts: written[region]})
-	}
-	slices.Sort(out.Unanswered)
-	out.Unanswered = slices.Compact(out.Unanswered)
-	return out, nil
 }
 
 // loggedOf is what the table gets of hosts.

@@ -4,22 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 
-	"github.com/landfall-dist/landfall/internal/announce"
 	"github.com/landfall-dist/landfall/internal/api"
 	"github.com/landfall-dist/landfall/internal/deployment"
+	"github.com/landfall-dist/landfall/internal/goal"
 	"github.com/landfall-dist/landfall/internal/gossip"
 	"github.com/landfall-dist/landfall/internal/ledger"
-	"github.com/landfall-dist/landfall/internal/signing"
 	"github.com/landfall-dist/landfall/internal/web"
 )
 
@@ -40,18 +39,22 @@ func (w *fleetWorld) logHosts(ctx context.Context, name string) (out *api.HostsL
 func (w *fleetWorld) logged(deploymentID string) map[string]*ledger.Attributes {
 	w.t.Helper()
 	logs := w.tables.Names().Logs
-	out, err := cloud.DynamoDB.Scan(w.t.Context(), &dynamodb.ScanInput{TableName: &logs})
-	if err != nil {
-		w.t.Fatal(err)
-	}
 	all := make(map[string]*ledger.Attributes)
-	for _, i := range out.Items {
-		of := ledger.Read(i, time.Now())
-		if at := strings.Split(of.Text("deployment"), "#"); len(at) == 3 && at[1] == deploymentID && at[2] != "rest" {
-			all[at[0]+"/"+of.Text("host")] = of
+	for in := (&dynamodb.ScanInput{TableName: &logs}); ; {
+		out, err := cloud.DynamoDB.Scan(w.t.Context(), in)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, i := range out.Items {
+			of := ledger.Read(i, time.Now())
+			if at := strings.Split(of.Text("deployment"), "#"); len(at) == 3 && at[1] == deploymentID && at[2] != "rest" {
+				all[at[0]+"/"+of.Text("host")] = of
+			}
+		}
+		if in.ExclusiveStartKey = out.LastEvaluatedKey; len(out.LastEvaluatedKey) == 0 {
+			return all
 		}
 	}
-	return all
 }
 
 // buildFailing is build, of one to which the hosts of some regions cannot switch.
@@ -83,19 +86,7 @@ func TestAllHostsAreLogged(t *testing.T) {
 	id := w.deploy(second, api.Policy{Waves: []string{"100%"}, Bake: "0s", MaxFailed: "0"}).DeploymentID
 	w.until("it has stopped", w.is(deployment.Stopped))
 	w.until("the failures are in the table", func() bool { return len(w.logged(id)) == 5 })
-	trust := signing.TrustIn(w.key.Public())
-	mute, err := gossip.New(gossip.Config{
-		Meta:   gossip.Meta{ID: "mute", Role: gossip.Agent, Region: "region-c", Bucket: cloud.Bucket(t), Fleet: 1, Trusts: trust.IDs()},
-		Listen: "127.0.0.1:0", Join: []string{w.s.GossipAddr()}, Book: announce.NewBook(trust, nil), OnDocument: func(announce.Added) {},
-		Logger: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- mute.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-ended })
+	w.agent("mute", "region-c", nil)
 	w.until("the mute agent is here", func() bool { return len(w.s.living()) == 3 })
 
 	w.until("all hosts of those who answer are written", func() bool { // who is slow does not answer either
@@ -126,6 +117,77 @@ func TestAllHostsAreLogged(t *testing.T) {
 		t.Errorf("without the table: %d, %v", status, err)
 	}
 	w.away.Store(false)
+}
+
+// TestInventedHosts: agents that name ever other hosts hold up no other region, and those of one
+// region end where there cannot be more.
+func TestInventedHosts(t *testing.T) {
+	w := newFleetWorld(t, 5)
+	r := w.build("web-1.zip")
+	w.land(r, "region-a", "region-b")
+	id := w.deploy(r, api.Policy{Waves: []string{"100%"}, Bake: "0s"}).DeploymentID
+	w.until("it is done", w.is(deployment.Done))
+	var invented atomic.Int64
+	w.agent("liar", "a-region", func(gossip.HostsQuestion) (out gossip.HostsAnswer) {
+		for range gossip.LeastHosts {
+			out.Hosts = append(out.Hosts, api.HostView{Host: fmt.Sprintf("h%09d", invented.Add(1)), State: api.HostHealthy})
+		}
+		out.All, out.Rest = goal.MaxHostsOfAgent, goal.MaxHostsOfAgent
+		return out
+	})
+	w.until("it is here", func() bool { return len(w.s.living()) == 3 })
+	w.until("it is asked first", func() bool {
+		page, err := w.s.hosts(t.Context(), gossip.HostsQuestion{Service: "web", Limit: 100})
+		return err == nil && len(page.Hosts) > 0 && page.Hosts[0].Region == "a-region"
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		_, _, err := w.logHosts(ctx, "web")
+		ended <- err
+	}()
+	w.until("hosts of the others are written", func() bool {
+		others := 0
+		for at := range w.logged(id) {
+			if !strings.HasPrefix(at, "a-region/") {
+				others++
+			}
+		}
+		return others == 10
+	})
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "a-region") {
+		t.Errorf("the one that goes on for ever: %v", err)
+	}
+	const most = 50
+	w.until("no more is written than there can be", func() bool { // in one go, where the agent is not slow
+		var out regionLogged
+		if err := w.s.logRegion(t.Context(), "web", id, "a-region", most, make(chan struct{}, 1), &out); err != nil {
+			t.Fatal(err)
+		}
+		return out.incomplete && out.hosts >= most && out.hosts < most+gossip.LeastHosts
+	})
+}
+
+// TestRegionsThatNoGoalNames: an agent that says that it is of one keeps no service from being
+// deployed, nor its hosts from being listed.
+func TestRegionsThatNoGoalNames(t *testing.T) {
+	w := newFleetWorld(t, 2)
+	for i, region := range []string{"", "Region A", "region/a"} {
+		w.agent(fmt.Sprint("odd-", i), region, func(gossip.HostsQuestion) gossip.HostsAnswer {
+			return gossip.HostsAnswer{All: 7, Hosts: []api.HostView{{Host: "h1", State: api.HostHealthy}}, Rest: 6}
+		})
+	}
+	w.until("they are here", func() bool { return len(w.s.gossip.Members()) == 6 })
+	r := w.build("web-1.zip")
+	w.land(r, "region-a", "region-b")
+	id := w.deploy(r, api.Policy{Waves: []string{"100%"}, Bake: "0s"}).DeploymentID
+	w.until("it is done", w.is(deployment.Done))
+	w.until("the others' are written", func() bool {
+		out, _, err := w.logHosts(t.Context(), "web")
+		return err == nil && out.DeploymentID == id && out.Hosts == 4 && out.Unanswered == nil
+	})
 }
 
 // TestLoggingHoldsNothingUp: while the table does not answer about hosts, goals and failures are

@@ -247,7 +247,7 @@ func (s *Seeder) sendBeat(ctx context.Context) error {
 func (s *Seeder) living() map[string][]string {
 	out := make(map[string][]string)
 	for _, m := range s.gossip.Members() {
-		if m.Role == gossip.Agent && m.Fleet != 0 {
+		if m.HasHosts() {
 			out[m.Region] = append(out[m.Region], m.Name)
 		}
 	}

@@ -133,6 +133,25 @@ func newFleetWorld(t *testing.T, hosts int) *fleetWorld {
 	return w
 }
 
+// agent has another agent come that serves hosts, and says which by listed; nil for one that does
+// not answer.
+func (w *fleetWorld) agent(id, region string, listed func(gossip.HostsQuestion) gossip.HostsAnswer) {
+	w.t.Helper()
+	trust := signing.TrustIn(w.key.Public())
+	g, err := gossip.New(gossip.Config{
+		Meta:   gossip.Meta{ID: id, Role: gossip.Agent, Region: region, Bucket: cloud.Bucket(w.t), Fleet: 1, Trusts: trust.IDs()},
+		Listen: "127.0.0.1:0", Join: []string{w.s.GossipAddr()}, Book: announce.NewBook(trust, nil), OnDocument: func(announce.Added) {},
+		OnHostsAsked: listed, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- g.Run(ctx) }()
+	w.t.Cleanup(func() { cancel(); <-ended })
+}
+
 // away is a client of DynamoDB whose other end is away while on, and does not answer updates
 // while it hangs.
 type away struct {
@@ -275,7 +294,7 @@ func (a *playedAgent) roster(string) (out []uint32) {
 	return out
 }
 
-// listed names the hosts, three at a time at most.
+// listed names the hosts, some at a time.
 func (a *playedAgent) listed(q gossip.HostsQuestion) (out gossip.HostsAnswer) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -283,7 +302,7 @@ func (a *playedAgent) listed(q gossip.HostsQuestion) (out gossip.HostsAnswer) {
 	for _, host := range slices.Sorted(maps.Keys(a.hosts)) {
 		switch out.All++; {
 		case !some || host <= after:
-		case len(out.Hosts) == 3:
+		case len(out.Hosts) == gossip.LeastHosts:
 			out.Rest++
 		default:
 			out.Hosts = append(out.Hosts, api.HostView{Host: host, Zone: "z", State: api.HostHealthy, Running: a.hosts[host], Version: 7})

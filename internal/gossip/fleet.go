@@ -51,6 +51,10 @@ const (
 	_ = uint(call.MaxFleet - maxRoster)
 	// MaxHosts bounds the hosts in one answer about them.
 	MaxHosts = 1000
+	// LeastHosts is how many hosts an answer has at least that keeps others back, where so many
+	// are asked for: of the longest that hosts can say of themselves eight fit, and half of that
+	// leaves room for what later versions say.
+	LeastHosts = 4
 	// fewHosts are those that an agent of a later region is asked for than that of the place
 	// where they are to begin: they have their turn when those before them have all been
 	// named, and would be named again and again until then.
@@ -362,9 +366,6 @@ func (g *Gossip) SendTally(service string, tally []byte) error {
 	return g.fleet.tallies.put(service, func(l *letter) { l.text = slices.Clone(tally) })
 }
 
-// hasHosts reports whether a member serves hosts.
-func hasHosts(m Member) bool { return m.Role == Agent && m.Fleet != 0 }
-
 // AskRoster asks every agent that serves hosts for those of a service; OnRoster has the answers. It does
 // not block. It returns the names of the agents that are asked.
 func (g *Gossip) AskRoster(service string) []string {
@@ -379,7 +380,7 @@ func (g *Gossip) AskRoster(service string) []string {
 		f.asked[service] = time.Now()
 	}
 	f.mu.Unlock()
-	names := g.namesOf(hasHosts)
+	names := g.namesOf(Member.HasHosts)
 	f.send(names, kindRosterOf, []byte(service))
 	return names
 }
@@ -391,7 +392,7 @@ func (f *fleet) wasAsked(service string) bool {
 	return ok && time.Since(at) <= rosterAskedFor
 }
 
-// HostsOf asks every agent that serves hosts for those of a service, and returns their answers once
+// HostsOf asks agents that serve hosts for those of a service, and returns their answers once
 // all have answered or ctx has ended, and the agents that have not. Those that have not answered
 // in time of late are not asked after the first page, unless there are no others.
 func (g *Gossip) HostsOf(ctx context.Context, asked HostsQuestion) (answers []HostsAnswer, silent []Member, err error) {
@@ -411,7 +412,7 @@ func (g *Gossip) HostsOf(ctx context.Context, asked HostsQuestion) (answers []Ho
 	}
 	var members []Member
 	for _, m := range g.roster.now().members {
-		if m.Name != g.name && hasHosts(m) {
+		if m.Name != g.name && m.HasHosts() && (asked.Region == "" || m.Region == asked.Region) {
 			members = append(members, m)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -419,8 +420,8 @@ func TestFleetIsBounded(t *testing.T) {
 		"no hosts":                    {kindHosts, `[`},
 		"hosts in no state":           {kindHosts, `{"h":[{"host":"h1","state":"asleep"}]}`},
 		"hosts without a name":        {kindHosts, `{"h":[{"state":"ready"}]}`},
-		"too many hosts":              {kindHosts, `{"a":1000001}`},
 		"a long program":              {kindHosts, `{"h":[{"host":"h1","state":"ready","program":"` + strings.Repeat("x", maxHostText+1) + `"}]}`},
+		"too many hosts":              {kindHosts, `{"a":100001}`},
 		"long words of a host":        {kindHosts, `{"h":[{"host":"h1","state":"ready","error":"` + strings.Repeat("x", maxHostText+1) + `"}]}`},
 		"too many labels":             {kindHosts, `{"h":[{"host":"h1","state":"ready","labels":{` + labels.String() + `"x":""}}]}`},
 		"a long label":                {kindHosts, `{"h":[{"host":"h1","state":"ready","labels":{"x":"` + strings.Repeat("x", hostwire.MaxLabel+1) + `"}}]}`},
@@ -721,13 +722,52 @@ func TestLongestRosterFitsACall(t *testing.T) {
 	}
 }
 
+// TestLeastHostsOfAnAnswer: of hosts that say as much as they can of themselves some fit a message,
+// and of others as many as there is room for.
+func TestLeastHostsOfAnAnswer(t *testing.T) {
+	text := func(n int) string { return strings.Repeat(`"`, n) } // of two bytes each in JSON
+	now := time.Now()
+	longest := api.HostView{
+		Host: strings.Repeat("h", hostwire.MaxName), Region: text(maxName), Zone: text(hostwire.MaxLabel), Labels: make(map[string]string),
+		State: api.HostSwitching, Held: true, Running: ulid.Make().String(), Version: math.MaxInt64,
+		Phase: text(hostwire.MaxLabel), Error: text(hostwire.MaxError), Output: text(hostwire.MaxOutput), SeenAt: &now,
+	}
+	for i := range hostwire.MaxLabels {
+		longest.Labels[fmt.Sprintf("%s%02d", text(hostwire.MaxLabel-2), i)] = text(hostwire.MaxLabel)
+	}
+	for what, c := range map[string]struct {
+		first, then api.HostView
+		least, most int
+	}{
+		"the longest":               {longest, longest, LeastHosts + 2, MaxHosts / 4},
+		"short ones, and long ones": {api.HostView{Host: "h", State: api.HostReady}, longest, MaxHosts / 4, MaxHosts/4 + 9},
+		"for a page":                {api.HostView{Host: "h", State: api.HostFailed, Output: strings.Repeat("<", 100)}, longest, MaxHosts / 4, MaxHosts/4 + 9},
+	} {
+		hosts := make([]api.HostView, MaxHosts)
+		for i := range hosts {
+			if hosts[i] = c.then; i < MaxHosts/4 {
+				hosts[i] = c.first
+			}
+		}
+		rest := 0
+		b, err := encodeHosts(hostsAnswer{math.MaxUint64, goal.MaxHostsOfAgent, hosts, &rest})
+		if message := packFleet(kindHosts, strings.Repeat("a", maxName)+"-"+ulid.Make().String(), b); err != nil || len(message) > maxFleet {
+			t.Errorf("%s: %d bytes, %v", what, len(message), err)
+		}
+		a, err := decodeHosts(b)
+		if err != nil || len(a.Hosts) < c.least || len(a.Hosts) > c.most || a.rest() != MaxHosts-len(a.Hosts) {
+			t.Errorf("%s: %d hosts, %d more, %v", what, len(a.Hosts), a.rest(), err)
+		}
+	}
+}
+
 // TestRestOfHosts: who does not say how many hosts are left is of a version that names the first
 // alone, and numbers that nobody can have are refused.
 func TestRestOfHosts(t *testing.T) {
 	const host = `"h":[{"host":"h1","state":"ready"}]`
 	for body, want := range map[string]int{
 		`{"a":3,` + host + `}`: 2, `{"a":0,` + host + `}`: 0, `{"a":3,` + host + `,"r":0}`: 0, `{"a":3,` + host + `,"r":5}`: 5,
-		`{"a":3,` + host + `,"r":-1}`: -1, `{"a":3,` + host + `,"r":1000001}`: -1, `{"a":1000001,` + host + `}`: -1,
+		`{"a":3,` + host + `,"r":-1}`: -1, `{"a":3,` + host + `,"r":100001}`: -1, `{"a":100001,` + host + `}`: -1,
 	} {
 		a, err := decodeHosts([]byte(body))
 		if want < 0 != (err != nil) || err == nil && a.rest() != want {

@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -60,6 +61,8 @@ type HostsQuestion struct {
 	State   string `json:"t,omitempty"` // empty for all
 	Limit   int    `json:"l"`           // 1 to MaxHosts
 	ID      uint64 `json:"i"`
+	// Region has its agents alone be asked; empty for all.
+	Region string `json:"-"`
 	// After is the host after whose place they are to begin; the zero value for the first.
 	After HostPlace `json:"a,omitzero"`
 }
@@ -117,7 +120,7 @@ func decodeHosts(body []byte) (a hostsAnswer, err error) {
 	if err := json.Unmarshal(body, &a); err != nil {
 		return a, fmt.Errorf("hosts: %w", err)
 	}
-	if rest := a.rest(); min(a.All, rest) < 0 || max(a.All, rest) > goal.MaxHosts || len(a.Hosts) > MaxHosts {
+	if rest := a.rest(); min(a.All, rest) < 0 || max(a.All, rest) > goal.MaxHostsOfAgent || len(a.Hosts) > MaxHosts {
 		return a, fmt.Errorf("hosts: %d of %d, and %d more", len(a.Hosts), a.All, rest)
 	}
 	for i := range a.Hosts {
@@ -219,18 +222,33 @@ func eachFrame(body []byte, f func(wire []byte) bool) error {
 	return nil
 }
 
-// encodeHosts leaves out hosts, the last first, until the rest fits a message.
+// encodeHosts leaves out the last hosts, those that a message has no room for.
 func encodeHosts(a hostsAnswer) ([]byte, error) {
-	for {
-		b, err := json.Marshal(a)
-		if err != nil || len(b)+2+2*maxName+64 <= maxFleet || len(a.Hosts) == 0 {
-			return b, err
+	n, room := 0, maxFleet-2-2*maxName-128 // kind, sender, and all but the hosts
+	for ; n < len(a.Hosts); n++ {
+		b, err := compact(&a.Hosts[n])
+		if err != nil {
+			return nil, err
 		}
-		n := len(a.Hosts) / 2
-		if a.Rest != nil {
-			rest := *a.Rest + len(a.Hosts) - n
-			a.Rest = &rest
+		if room -= len(b) + 1; room < 0 {
+			break
 		}
-		a.Hosts = a.Hosts[:n]
 	}
+	if left := len(a.Hosts) - n; left > 0 && a.Rest != nil {
+		rest := *a.Rest + left
+		a.Rest = &rest
+	}
+	a.Hosts = a.Hosts[:n]
+	return compact(&a)
+}
+
+// compact is JSON as it is, for no page: each <, > and & takes one byte, not six.
+func compact(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }

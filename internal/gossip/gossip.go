@@ -115,6 +115,11 @@ type Member struct {
 // PeerAddr is where its swarm listens.
 func (m Member) PeerAddr() netip.AddrPort { return netip.AddrPortFrom(m.Addr, m.PeerPort) }
 
+// HasHosts reports whether it serves hosts, in a region that a goal can name.
+func (m Member) HasHosts() bool {
+	return m.Role == Agent && m.Fleet != 0 && goal.CheckName("region", m.Region) == nil
+}
+
 // Config says who this member is and whom it serves.
 type Config struct {
 	Meta
