@@ -19,6 +19,8 @@ const (
 	// SilentFor is how long a host below the cut of which no agent knows counts for nothing,
 	// before it counts as failed.
 	SilentFor = 2 * time.Minute
+	// maxCounted bounds the regions that are counted; those without an agent make room.
+	maxCounted = 2 * goal.MaxRegions
 	// askAgain is when agents that have not answered with a roster are asked again.
 	askAgain = 3 * time.Second
 	// gatherFor is how long a deployment looks for its regions: one whose agents have not
@@ -225,7 +227,10 @@ func (m *Machine) hold(e Event, ask string) {
 func (m *Machine) count(e Counted) {
 	of := m.counts[e.Region]
 	if of == nil {
-		if len(m.counts) >= 2*goal.MaxRegions {
+		if len(m.counts) >= maxCounted {
+			maps.DeleteFunc(m.counts, func(region string, _ map[string]counted) bool { return len(m.living[region]) == 0 })
+		}
+		if len(m.counts) >= maxCounted {
 			return
 		}
 		of = make(map[string]counted)

@@ -2,6 +2,7 @@ package deployment
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -266,6 +267,27 @@ func TestGoneAsItGoesBack(t *testing.T) {
 				t.Errorf("%s, want %s", d.Reason, c.want)
 			}
 		})
+	}
+}
+
+// TestInventedRegions: an agent that counts for one region after the other takes the place of none
+// where there are agents.
+func TestInventedRegions(t *testing.T) {
+	w := newWorld(t, Service{Name: "web", Version: 1, Completed: whole(1)}, map[string]int{"ra": 5})
+	for i := range 3 * maxCounted {
+		w.step(Counted{Region: fmt.Sprint("invented-", i), Agent: "liar", Counts: goal.Counts{Service: "web", InStates: goal.InStates{Hosts: 1}}})
+		if len(w.m.counts) > maxCounted {
+			t.Fatalf("%d regions are counted", len(w.m.counts))
+		}
+	}
+	w.deploy(2, policy(t, nil))
+	w.land(2, "ra")
+	w.until(Done)
+	for i := range 3 * maxCounted {
+		w.step(Counted{Region: fmt.Sprint("others-", i), Agent: "liar", Counts: goal.Counts{Service: "web"}})
+	}
+	if c, _ := w.m.Counts("ra"); c.Hosts != 5 {
+		t.Errorf("%d hosts are counted", c.Hosts)
 	}
 }
 
