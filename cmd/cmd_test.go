@@ -106,6 +106,7 @@ func TestProcesses(t *testing.T)     { script(t, "processes.txtar") }
 func TestKeys(t *testing.T)          { script(t, "keys.txtar") }
 func TestHostKeys(t *testing.T)      { script(t, "hostkeys.txtar") }
 func TestFleetCommands(t *testing.T) { script(t, "fleet.txtar") }
+func TestWithoutTable(t *testing.T)  { script(t, "withouttable.txtar") }
 func TestTLS(t *testing.T)           { script(t, "tls.txtar") }
 func TestAuthority(t *testing.T)     { script(t, "ca.txtar") }
 func TestNewAuthority(t *testing.T)  { script(t, "authority.txtar") }

@@ -30,6 +30,9 @@ const (
 	// meetWithin is how long after its start a seeder may still be meeting agents: those that
 	// it remembers, or is given, it meets within a second or two.
 	meetWithin = 5 * time.Second
+	// answerWithin is how long a command about a service waits for the table: one write that
+	// nobody answers, and most of the next. It is written all the same when that can be.
+	answerWithin = 2 * writeTimeout
 	// maxBucketRegions bounds the buckets whose regions are remembered.
 	maxBucketRegions = 4 * goal.MaxRegions
 )
@@ -369,8 +372,11 @@ func (v *service) newest() int64 {
 	return v.view.Version
 }
 
-// do tells a service's owner what is wanted, and waits for what came of it.
+// do tells a service's owner what is wanted, and waits for what came of it, answerWithin at
+// most.
 func (v *service) do(ctx context.Context, e deployment.Event, withoutTable bool) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, answerWithin, fmt.Errorf("%s have passed", answerWithin))
+	defer cancel()
 	answer := make(chan error, 1)
 	v.owner.Tell(request{e, answer, withoutTable})
 	var err error

@@ -318,7 +318,7 @@ func openNotifier(cfg notify.Config, m *command.Member) (*notify.Notifier, error
 // readArrivals returns the table of arrivals; nil where it cannot be read, as after an
 // upgrade: agents then go on to write into the executions' items.
 func readArrivals(ctx context.Context, m *command.Member) (*arrivals.Table, error) {
-	err := m.Arrivals.Check(ctx)
+	err := m.FindArrivals(ctx)
 	switch {
 	case err == nil:
 		return m.Arrivals, nil

@@ -60,7 +60,8 @@ func withoutTableFlag() cli.Flag {
 // warnWithoutTable says what --without-table means, whoever reads the output.
 func warnWithoutTable(c *cli.Context) {
 	if c.Bool("without-table") {
-		fmt.Fprintln(os.Stderr, "WITHOUT THE TABLE: hosts are told what only this seeder's disk remembers, until the table of services can be written again. Have no other seeder do the same.")
+		fmt.Fprintln(os.Stderr, "WITHOUT THE TABLE: hosts are told what only this seeder's disk remembers, until the table of services can be written again. Have no other seeder do the same. "+
+			"Where the table of arrivals is away, too, agents let nobody switch but by `seeder rollback --without-table --now`.")
 	}
 }
 

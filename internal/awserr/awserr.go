@@ -94,6 +94,19 @@ func reason(err error, call *smithy.OperationError, on string) string {
 	return transportReason(err, call, service)
 }
 
+// Unreached reports whether a call of the SDK had no answer, or one that only says that the
+// service cannot answer now: what it was asked for may well be there.
+func Unreached(err error) bool {
+	var call *smithy.OperationError
+	if !errors.As(err, &call) || errors.Is(err, context.Canceled) || credentialsReason(err) != "" {
+		return false
+	}
+	var failed *url.Error
+	status := Status(err)
+	return errors.As(err, &failed) || errors.Is(err, context.DeadlineExceeded) ||
+		status >= http.StatusInternalServerError || status == http.StatusTooManyRequests || throttled[Code(err)]
+}
+
 // answerReason explains what a server said.
 func answerReason(err error, call *smithy.OperationError, service, on string, status int) string {
 	code, message := Code(err), message(err)

@@ -120,6 +120,9 @@ func TestAnswers(t *testing.T) {
 			}
 			cause := c.call(t.Context(), settings(server.URL))
 			check(t, cause, Explain(cause, on), c.want...)
+			if got, want := Unreached(Explain(cause, on)), strings.HasPrefix(name, "throttled") || strings.HasPrefix(name, "out of order"); got != want {
+				t.Errorf("unreached: %t, expected %t", got, want)
+			}
 		})
 	}
 }
@@ -163,6 +166,9 @@ func TestNoAnswer(t *testing.T) {
 	if check(t, err, Explain(err, "table Copies"), "nothing answers at "+nobody); strings.Contains(Explain(err, "").Error(), "AWS_ENDPOINT_URL_S3") {
 		t.Error("S3's variable is named for DynamoDB")
 	}
+	if !Unreached(err) {
+		t.Errorf("%v is an answer", err)
+	}
 
 	hung := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hung }))
@@ -173,8 +179,13 @@ func TestNoAnswer(t *testing.T) {
 	<-ctx.Done()
 	err = list(ctx, settings(server.URL))
 	check(t, err, Explain(err, "bucket builds"), "no answer in time")
-	if err = Explain(err, ""); !errors.Is(err, context.DeadlineExceeded) {
+	if err = Explain(err, ""); !errors.Is(err, context.DeadlineExceeded) || !Unreached(err) {
 		t.Errorf("%v is no time-out any more", err)
+	}
+	cancelled, end := context.WithCancel(t.Context())
+	end()
+	if err = list(cancelled, settings(server.URL)); err == nil || Unreached(err) {
+		t.Errorf("cancelled: %v", err)
 	}
 
 	lost := settings("http://nowhere.invalid")
@@ -186,6 +197,9 @@ func TestNoAnswer(t *testing.T) {
 	for _, call := range []func(context.Context, aws.Config) error{list, scan} {
 		err = call(t.Context(), nowhere)
 		check(t, err, Explain(err, "it"), "no AWS region is set", "AWS_REGION", "--table-region", "--bucket-region")
+		if Unreached(err) {
+			t.Errorf("without a region it was asked: %v", err)
+		}
 	}
 }
 
@@ -205,6 +219,9 @@ func TestCredentials(t *testing.T) {
 			cfg.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return aws.Credentials{}, c.err })
 			err := list(t.Context(), cfg)
 			check(t, err, Explain(err, "bucket builds"), c.want)
+			if Unreached(err) {
+				t.Errorf("without credentials it was asked: %v", err)
+			}
 		})
 	}
 }

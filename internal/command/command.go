@@ -362,7 +362,7 @@ type Member struct {
 	AWS         aws.Config // its clients are counted by AWSMetrics
 	AWSMetrics  *awsmetrics.Metrics
 	Ledger      *ledger.Ledger
-	Arrivals    *arrivals.Table // need not exist
+	Arrivals    *arrivals.Table // need not exist, see FindArrivals
 	Cache       *cache.Cache
 	Peers, HTTP net.Listener
 	Gossip      gossip.Config
@@ -377,6 +377,8 @@ type Member struct {
 	// flush sends the last spans.
 	flush func()
 	audit *audit.Log // nil before Secure
+	// known is what a seeder's process before has found of its tables; nil for nothing.
+	known *knownTables
 }
 
 // OpenMember opens what the MemberFlags name: data directory, table, listeners.
@@ -433,7 +435,7 @@ func OpenMember(c *cli.Context, kind string) (_ *Member, err error) {
 	m.AWS = m.AWSMetrics.Instrument(cfg)
 	m.Ledger = OpenLedger(m.AWS, c.String("table"), c.String("table-region"))
 	m.Arrivals = OpenArrivals(m.AWS, c.String("arrivals-table"), c.String("table-region"))
-	if err := m.Ledger.Check(c.Context); err != nil {
+	if err := m.findTable(c.Context, kind); err != nil {
 		return nil, err
 	}
 	if place := m.Ledger.Place(); place.Eventual() {

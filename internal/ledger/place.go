@@ -34,14 +34,17 @@ type Place struct {
 // different regions: one region's arrival overwrites another's.
 var ErrGlobalTable = errors.New("global table is only eventually consistent")
 
-// Place is where the table is, as the last Check or Create found; zero before, and
-// for a store that keeps no regions apart.
+// Place is where the table is, as the last Check or Create found, or Expect was told; zero
+// before, and for a store that keeps no regions apart.
 func (l *Ledger) Place() Place {
 	if p := l.place.Load(); p != nil {
 		return *p
 	}
 	return Place{}
 }
+
+// Expect has Place be what an earlier process has found, until Check finds it out.
+func (l *Ledger) Expect(p Place) { l.place.Store(&p) }
 
 // placeOf is nil where the store names no ARN: such a one keeps no regions apart, and
 // what its clients call theirs says nothing.
