@@ -230,6 +230,10 @@ func action(call *smithy.OperationError) string {
 	return service + ":" + call.OperationName
 }
 
+// Skewed reports whether a server refuses the time of a request: this host's clock, or the
+// server's, is off.
+func Skewed(err error) bool { return err != nil && skewed(err, Code(err), message(err)) }
+
 // skewed reports whether it is the clock: by code, by words, or, where a HEAD's answer
 // has neither, by the server's own clock.
 func skewed(err error, code, message string) bool {

@@ -164,7 +164,13 @@ func (b *Bucket) Clock(ctx context.Context) (time.Time, error) {
 
 // head calls HeadBucket. The region may be known even when the call failed.
 func (b *Bucket) head(ctx context.Context) (region string, err error) {
-	out, err := b.client.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &b.name})
+	in := &s3.HeadBucketInput{Bucket: &b.name}
+	out, err := b.client.HeadBucket(ctx, in)
+	if awserr.Skewed(err) {
+		// An answer to HEAD has no code by which the SDK would try again; from its time the
+		// client knows by now how far this host's clock is off.
+		out, err = b.client.HeadBucket(ctx, in)
+	}
 	if err == nil {
 		return aws.ToString(out.BucketRegion), nil
 	}
