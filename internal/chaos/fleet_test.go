@@ -45,6 +45,9 @@ func TestFleet(t *testing.T) {
 		{"an agent hangs in mid-wave", true, agentHangs},
 		{"old and new programs", false, oldAndNew},
 		{"a host and an agent hang until they are lost", false, hangUntilLost},
+		{"clocks an hour off, with certificates", false, clocksAndCertificates},
+		{"clocks an hour off, the seeder's ahead", false, func(t *testing.T) { clocks(t, time.Hour) }},
+		{"clocks an hour off, the seeder's behind", false, func(t *testing.T) { clocks(t, -time.Hour) }},
 	} {
 		if c.short || *longFlag {
 			t.Run(c.name, func(t *testing.T) { t.Parallel(); c.run(t) })
@@ -388,4 +391,49 @@ func oldAndNew(t *testing.T) {
 		w.settleFleet("web-1.zip", api.DeploymentWentBack)
 		w.Seeder.Upgrade()
 	}
+}
+
+// clocksAndCertificates has a region's agent and one of its hosts an hour ahead, and two hosts of
+// the other region an hour behind: certificates, which hosts renew at once, are for clocks up to
+// an hour apart.
+func clocksAndCertificates(t *testing.T) {
+	withClocks(t, Options{
+		Agents: []int{1, 1}, Seed: 43, Certificates: true,
+		Before: func(w *World) { w.Agents[0].clock = time.Hour },
+		HostClock: func(bucket, number int) time.Duration {
+			return time.Duration((number+bucket)%2-bucket) * time.Hour
+		},
+	})
+}
+
+// clocks has the seeder's clock off, a region's agent an hour ahead, and hosts of each region an
+// hour ahead, an hour behind and right.
+func clocks(t *testing.T, seeder time.Duration) {
+	withClocks(t, Options{
+		Agents: []int{2, 1}, Seed: 44,
+		Before:    func(w *World) { w.Seeder.clock, w.Agents[0].clock = seeder, time.Hour },
+		HostClock: func(_, number int) time.Duration { return time.Duration(number%3-1) * time.Hour },
+	})
+}
+
+// withClocks deploys, restarts an agent whose clock is off in mid-wave, and rolls back.
+func withClocks(t *testing.T, o Options) {
+	var err error
+	if o.Programs, err = host.withClock(); err != nil {
+		t.Fatal(err)
+	}
+	w := startFleet(t, o, 3)
+	w.Completed(w.Put("web-2.zip", 5<<20))
+	w.DeployService("web-2.zip", "50%,100%", "2s")
+	w.Until("hosts switch", func() bool { d := w.state(); return d != nil && (d.Wave > 0 || d.Ended()) })
+	w.Agents[0].Kill()
+	w.Agents[0].Run()
+	w.ready()
+	w.SettleFleet("web-2.zip")
+	w.Completed(w.Put("web-3.zip", 1<<20))
+	w.DeployService("web-3.zip", "50%,100%", "1m")
+	w.Until("it bakes", func() bool { d := w.state(); return d != nil && d.State == api.DeploymentBaking })
+	w.seen() // or it would not know why hosts run the target
+	w.rollback()
+	w.settleFleet("web-2.zip", api.DeploymentWentBack)
 }

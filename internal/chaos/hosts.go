@@ -39,7 +39,8 @@ type Host struct {
 	mu      sync.Mutex
 	process *processtest.Process // nil when it was told to end
 	started time.Time
-	stopped bool // by SIGSTOP
+	stopped bool          // by SIGSTOP
+	clock   time.Duration // as Member's
 }
 
 // addFleet has agents serve hosts, and the seeder use tables of this world's own.
@@ -98,6 +99,9 @@ func (w *World) AddHosts(bucket, n int) (hosts []*Host) {
 		if err := os.Mkdir(h.Dir, 0o755); err != nil {
 			w.t().Fatal(err)
 		}
+		if w.options.HostClock != nil {
+			h.clock = w.options.HostClock(bucket, number)
+		}
 		h.Run()
 		hosts = append(hosts, h)
 	}
@@ -126,7 +130,7 @@ func (h *Host) Run() {
 	if h.process != nil {
 		return
 	}
-	p, err := processtest.Start(processtest.Config{Name: h.Name, Log: h.log(), Dir: h.w.dir, Args: h.args, Env: []string{"PATH=" + os.Getenv("PATH")}, OnEnd: h.ended})
+	p, err := processtest.Start(processtest.Config{Name: h.Name, Log: h.log(), Dir: h.w.dir, Args: h.args, Env: []string{"PATH=" + os.Getenv("PATH"), processtest.ClockEnv(h.clock)}, OnEnd: h.ended})
 	if err != nil {
 		h.w.owner.Error(err)
 		return

@@ -96,6 +96,9 @@ type shared struct {
 	mu     sync.Mutex
 	keep   bool
 	worlds int
+
+	clockOnce sync.Once
+	clockErr  error
 }
 
 // cloudAddr is the embedded S3 and DynamoDB that stand behind every Gate.
@@ -120,6 +123,16 @@ func (s *shared) start() error {
 		})
 	})
 	return s.err
+}
+
+// withClock builds programs whose clock can be off, once, and returns their directory.
+func (s *shared) withClock() (dir string, err error) {
+	if err := s.start(); err != nil {
+		return "", err
+	}
+	dir = filepath.Join(s.dir, "with-clock") // where every member gets in
+	s.clockOnce.Do(func() { s.clockErr = processtest.BuildWithClock(dir) })
+	return dir, s.clockErr
 }
 
 func (s *shared) bin(name string) string { return filepath.Join(s.dir, "bin", name) }

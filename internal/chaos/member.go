@@ -44,6 +44,7 @@ type Member struct {
 	upLine string // is logged once it runs
 	stores string // is where it reaches S3 and DynamoDB
 	linked bool
+	clock  time.Duration // is how far its clock is ahead, with programs of BuildWithClock
 
 	mu      sync.Mutex
 	process *processtest.Process // nil when it was told to end
@@ -175,7 +176,7 @@ func (m *Member) log() string { return filepath.Join(m.w.dir, m.Name+".log") }
 
 // env is the member's environment.
 func (m *Member) env() []string {
-	return append(processtest.AWSEnv("http://"+m.stores), "HOME="+m.Dir, "PATH="+os.Getenv("PATH"), "TMPDIR="+os.TempDir())
+	return append(processtest.AWSEnv("http://"+m.stores), processtest.ClockEnv(m.clock), "HOME="+m.Dir, "PATH="+os.Getenv("PATH"), "TMPDIR="+os.TempDir())
 }
 
 // Harm harms the member's connections to the stores until its Gate is healed.

@@ -65,6 +65,9 @@ type Options struct {
 	// Programs is the directory of the programs that run until Upgrade; empty for those of this
 	// tree.
 	Programs string
+	// HostClock is how far the clock of a host is ahead, by the index of its region's bucket and
+	// its number in the world, with programs of processtest.BuildWithClock; nil for none.
+	HostClock func(bucket, number int) time.Duration
 	// OperatorToken makes the seeder ask for a token, which its Member then has.
 	OperatorToken bool
 	// Seed makes all that is random.

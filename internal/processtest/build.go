@@ -22,8 +22,11 @@ var Root = func() string {
 // Build puts the programs of cmd/ into a directory. They are built just as `make
 // build` does it, without cgo and with the same flags, so that in `make test`
 // nothing is compiled for it once more.
-func Build(dir string) error {
-	c := exec.Command("go", "build", "-trimpath", "-o", dir+string(filepath.Separator), "./cmd/...")
+func Build(dir string) error { return build(dir, "./cmd/...") }
+
+// build is Build of some packages, with more flags before them.
+func build(dir string, more ...string) error {
+	c := exec.Command("go", append([]string{"build", "-trimpath", "-o", dir + string(filepath.Separator)}, more...)...)
 	c.Dir = Root
 	c.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := c.CombinedOutput(); err != nil {
