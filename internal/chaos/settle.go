@@ -190,7 +190,7 @@ func (w *World) restless() (left []string) {
 }
 
 // known are the files that a member may have.
-var known = regexp.MustCompile(`^(name|audit\.jsonl(\.[1-7])?|members\.json|arrivals|cache/lock|cache/pulls/[0-9A-Z]{26}\.segments|cache/[0-9a-f]{40}/(info|have|data|build))$`)
+var known = regexp.MustCompile(`^(name|audit\.jsonl(\.[1-7])?|members\.json|tables\.json|arrivals|cache/lock|cache/pulls/[0-9A-Z]{26}\.segments|cache/[0-9a-f]{40}/(info|have|data|build))$`)
 
 // strange returns the files of a member that should not be there.
 func (m *Member) strange() (left []string) {
