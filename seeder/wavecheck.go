@@ -21,8 +21,9 @@ import (
 const (
 	// checkTimeout bounds a wave's check.
 	checkTimeout = 30 * time.Second
-	// maxCheckAnswer bounds what is read of a URL's answer, in bytes.
-	maxCheckAnswer = 64 << 10
+	// maxCheckAnswer bounds what is read of a URL's answer, in bytes; maxCheckWords what is
+	// told of a program's, the end of it.
+	maxCheckAnswer, maxCheckWords = 64 << 10, 200
 )
 
 // waveChecks is the directory of the programs that a deployment may name as its check;
@@ -61,8 +62,6 @@ func (dir waveChecks) find(check string) (u *url.URL, program string, err error)
 // ask asks whether a wave of a service may begin: yes is an answer of 200 to 299, or a
 // program's exit status of 0.
 func (dir waveChecks) ask(ctx context.Context, service string, a deployment.Check) error {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
 	u, program, err := dir.find(a.Ask)
 	switch {
 	case err != nil:
@@ -80,7 +79,10 @@ func (dir waveChecks) ask(ctx context.Context, service string, a deployment.Chec
 			Env: append(hook.Environment(), "LANDFALL_SERVICE="+service, "LANDFALL_DEPLOYMENT="+a.Deployment, "LANDFALL_WAVE="+strconv.Itoa(a.Wave)),
 		}.Run(ctx)
 		if err != nil {
-			err = fmt.Errorf("%s: %w: %.200s", a.Ask, err, hostwire.Line(output))
+			err = fmt.Errorf("%s: %w", a.Ask, err)
+			if said := strings.ToValidUTF8(output[max(0, len(output)-maxCheckWords):], ""); said != "" {
+				err = fmt.Errorf("%w: %s", err, hostwire.Line(said))
+			}
 		}
 	}
 	if err != nil {
@@ -90,6 +92,8 @@ func (dir waveChecks) ask(ctx context.Context, service string, a deployment.Chec
 }
 
 func askURL(ctx context.Context, u *url.URL) error {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return err

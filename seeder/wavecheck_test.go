@@ -52,16 +52,18 @@ func TestCheckWaveProgram(t *testing.T) {
 	}
 	write("yes", `test "$LANDFALL_SERVICE $LANDFALL_DEPLOYMENT $LANDFALL_WAVE $LANDFALL_OPERATOR_TOKEN" = "web 01K 2 "`, 0o700)
 	write("no", "echo frozen until Monday; yes more | head -c 100000; printf '\\033[2Jmetrics are red'; exit 3", 0o700)
+	write("says", "yes more | head -c 100000; echo metrics are red; exit 3", 0o700)
+	write("mute", "exit 4", 0o700)
 	write("text", "exit 0", 0o600)
 	if err := os.Mkdir(filepath.Join(dir, "more"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{
-		"yes": "", "no": "exit status 3", "text": "chmod +x", "more": "directory", "gone": "no such program",
+		"yes": "", "no": "exit status 3", "says": "metrics are red", "mute": "exit status 4", "text": "chmod +x", "more": "directory", "gone": "no such program",
 		"": "name", "..": "name", "../yes": "name", dir + "/yes": "name", "yes; true": "name", "file://" + dir + "/yes": "http://", "http://": "http://",
 	} {
 		err := waveChecks(dir).ask(t.Context(), "web", deployment.Check{Deployment: "01K", Wave: 2, Ask: name})
-		if (err == nil) != (want == "") || err != nil && (!strings.Contains(err.Error(), want) || len(err.Error()) > 400 || strings.Contains(err.Error(), "\033")) {
+		if (err == nil) != (want == "") || err != nil && (!strings.Contains(err.Error(), want) || len(err.Error()) > 400 || strings.Contains(err.Error(), "\033") || strings.HasSuffix(err.Error(), ": ")) {
 			t.Errorf("%q: %v", name, err)
 		}
 	}

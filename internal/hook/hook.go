@@ -43,10 +43,12 @@ func Environment() (env []string) {
 
 // Hook is a command to run.
 type Hook struct {
-	// Args are the program and its arguments.
-	Args  []string
-	Dir   string
-	Env   []string
+	// Args are the program and its arguments, Dir is where it is run, and Env its environment
+	// as os/exec has it.
+	Args []string
+	Dir  string
+	Env  []string
+	// Limit is how long it may take.
 	Limit time.Duration
 	// Started is called before the command begins; its error keeps it from it. May be nil.
 	Started func(Process) error
