@@ -78,18 +78,18 @@ func (s *Seeder) mux() (_ web.Protection, mux *web.Mux, all http.Handler) {
 	mux.JSON("POST /builds", s.postBuild)
 	mux.Limits(s.cfg.Limits, false)
 	mux.Costly("GET /executions", mux.Answer(s.getExecutions))
-	mux.JSON("GET /executions/{id}", s.getExecution)
-	mux.JSON("POST /executions/{id}/cancel", func(r *http.Request) (int, any, error) {
+	mux.JSON("GET /executions/{id}", s.whenRead(s.getExecution))
+	mux.JSON("POST /executions/{id}/cancel", s.whenRead(func(r *http.Request) (int, any, error) {
 		if s.uploads.get(r.PathValue("id")) != nil {
 			e, err := s.cancelUpload(r.Context(), r.PathValue("id"))
 			return http.StatusOK, e, err
 		}
 		return s.change(r, s.cancel(r.Context(), r.PathValue("id")))
-	})
-	mux.JSON("POST /executions/{id}/retry", func(r *http.Request) (int, any, error) {
+	}))
+	mux.JSON("POST /executions/{id}/retry", s.whenRead(func(r *http.Request) (int, any, error) {
 		return s.change(r, s.retry(r.Context(), r.PathValue("id")))
-	})
-	mux.Costly("GET /executions/{id}/swarm", mux.Answer(s.getSwarm))
+	}))
+	mux.Costly("GET /executions/{id}/swarm", mux.Answer(s.whenRead(s.getSwarm)))
 	mux.Costly("GET /executions/{id}/torrent", mux.File("application/x-bittorrent", s.getTorrent))
 	uploads := func(w http.ResponseWriter, r *http.Request) {
 		control := http.NewResponseController(w)
@@ -221,6 +221,7 @@ func (s *Seeder) change(r *http.Request, err error) (int, any, error) {
 }
 
 func (s *Seeder) getTorrent(r *http.Request) (name string, file []byte, err error) {
+	s.reading.wait(r.Context())
 	id := r.PathValue("id")
 	record, ok := s.index.get(id)
 	if !ok {

@@ -40,7 +40,7 @@ func (s *Seeder) load(ctx context.Context) error {
 	}
 	var left []*ledger.Record
 	again := retry.Policy{
-		First: firstRetry, Max: maxRetry, Failed: func(_ int, err error) { s.setReady(err) },
+		First: firstRetry, Max: maxRetry, Failed: func(_ int, err error) { s.setReady(err); s.reading.executions.done() },
 		Logger: s.cfg.Logger.With("table", s.cfg.Ledger.Table()), Level: slog.LevelError, Message: "table not read, trying again",
 	}
 	err := again.Do(ctx, func() (err error) {
@@ -57,6 +57,7 @@ func (s *Seeder) load(ctx context.Context) error {
 	s.loaded = true // from here on membersChanged sees to whoever comes
 	served := s.served
 	s.mu.Unlock()
+	s.reading.executions.done()
 	resumed := 0
 	for _, r := range s.index.unfinished() {
 		if (r.Status == ledger.InProgress || lacks(r, served)) && s.start(ctx, r, asResumed) {

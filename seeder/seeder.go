@@ -170,6 +170,7 @@ type Seeder struct {
 	builds   buildSource // nil for none
 	services *serviceOwners
 	recalls  *recallList
+	reading  *firstReading
 
 	mu      sync.Mutex
 	running context.Context // set by Run
@@ -234,6 +235,7 @@ func New(cfg Config) (_ *Seeder, err error) {
 		distrust:   seldom.New(distrustInterval, maxDistrust),
 		services:   newServiceOwners(),
 		recalls:    newRecallList(),
+		reading:    newFirstReading(),
 	}
 	s.sources.Limit(cfg.Limits.Source)
 	g := cfg.Gossip
@@ -300,6 +302,8 @@ func (s *Seeder) Run(ctx context.Context) error {
 	}
 	if s.cfg.Services != nil {
 		group.Go(func() error { return s.loadServices(ctx) })
+	} else {
+		s.reading.services.done()
 	}
 	group.Go(func() error {
 		if err := s.load(ctx); err != nil {

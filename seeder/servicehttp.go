@@ -14,16 +14,16 @@ func (s *Seeder) serveServices(mux *web.Mux) {
 	mux.Costly("GET /services", mux.Answer(func(*http.Request) (int, any, error) {
 		return http.StatusOK, s.servicesView(), nil
 	}))
-	mux.JSON("GET /services/{name}", func(r *http.Request) (int, any, error) {
+	mux.JSON("GET /services/{name}", s.whenRead(func(r *http.Request) (int, any, error) {
 		view, err := s.serviceView(r.PathValue("name"))
 		return http.StatusOK, view, err
-	})
-	mux.Costly("GET /services/{name}/deployments", mux.Answer(func(r *http.Request) (int, any, error) {
+	}))
+	mux.Costly("GET /services/{name}/deployments", mux.Answer(s.whenRead(func(r *http.Request) (int, any, error) {
 		list, err := s.deploymentsView(r.Context(), r.PathValue("name"))
 		return http.StatusOK, list, err
-	}))
-	mux.Costly("GET /services/{name}/hosts", mux.Answer(s.getHosts))
-	mux.JSON("POST /services/{name}/hosts/log", s.postHostsLog)
+	})))
+	mux.Costly("GET /services/{name}/hosts", mux.Answer(s.whenRead(s.getHosts)))
+	mux.JSON("POST /services/{name}/hosts/log", s.whenRead(s.postHostsLog))
 	mux.JSON("POST /services/{name}/deployments", s.postDeployment)
 	mux.JSON("POST /services/{name}/pause", s.serviceCommand(api.CommandPause))
 	mux.JSON("POST /services/{name}/resume", s.serviceCommand(api.CommandResume))
@@ -32,11 +32,11 @@ func (s *Seeder) serveServices(mux *web.Mux) {
 	mux.JSON("POST /services/{name}/skip", s.serviceCommand(api.CommandSkip))
 	mux.JSON("POST /services/{name}/hold", s.serviceCommand(api.CommandHold))
 	mux.JSON("POST /services/{name}/release", s.serviceCommand(api.CommandRelease))
-	mux.JSON("GET /recalls", func(*http.Request) (int, any, error) {
+	mux.JSON("GET /recalls", s.whenRead(func(*http.Request) (int, any, error) {
 		view, err := s.recallsView()
 		return http.StatusOK, view, err
-	})
-	mux.JSON("POST /recalls", s.postRecalls)
+	}))
+	mux.JSON("POST /recalls", s.whenRead(s.postRecalls))
 }
 
 // postDeployment begins a deployment, or says what it would do.
@@ -52,6 +52,8 @@ func (s *Seeder) postDeployment(r *http.Request) (int, any, error) {
 	web.About(r, "sourceBucket", request.SourceBucket)
 	if request.WithoutTable {
 		web.About(r, "withoutTable", "true")
+	} else {
+		s.reading.wait(r.Context())
 	}
 	answer, err := s.deployService(r.Context(), r.PathValue("name"), request, web.By(r))
 	if err != nil {
@@ -92,6 +94,8 @@ func (s *Seeder) serviceCommand(command string) func(*http.Request) (int, any, e
 		web.About(r, "hosts", strings.Join(request.Hosts, ","))
 		if request.WithoutTable {
 			web.About(r, "withoutTable", "true")
+		} else {
+			s.reading.wait(r.Context())
 		}
 		answer, err := s.commandService(r.Context(), r.PathValue("name"), command, request, web.By(r))
 		return http.StatusOK, answer, err

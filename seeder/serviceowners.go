@@ -138,6 +138,7 @@ func (s *Seeder) loadServices(ctx context.Context) error {
 			if s.services.wait(err) {
 				s.cfg.Logger.Warn("no service can be deployed before the tables of services can be read", "error", err)
 			}
+			s.reading.services.done()
 		},
 	}
 	ahead, err := s.cfg.Copies.Ahead()
@@ -174,6 +175,7 @@ func (s *Seeder) loadServices(ctx context.Context) error {
 		s.beginService(s.newService(of.Name, of))
 	}
 	s.services.wait(nil)
+	s.reading.services.done()
 	s.livingChanged()
 	return s.beat(ctx)
 }
