@@ -9,6 +9,7 @@
 package fetch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,6 +43,9 @@ const (
 	// DefaultLimit is how much of the disk builds may take that nobody wants any more, in
 	// bytes: none, for a host's disk is its services'.
 	DefaultLimit = 0
+	// maxChunk is what is asked of a peer at a time, in bytes: a whole piece, but of a build
+	// of more than 8 GiB. With 256 KiB at a time a host needed some 20 MiB more.
+	maxChunk = 128 << 10
 )
 
 // tick is how often peers are dialled that are not connected.
@@ -106,6 +110,8 @@ type Config struct {
 	// Logger may be nil.
 	Logger *slog.Logger
 
+	// chunk is asked of a peer at a time, in bytes; 0 for maxChunk. Tests ask for less.
+	chunk int64
 	// reached is called at each step of a build; tests fail there.
 	reached func(step string)
 }
@@ -145,6 +151,7 @@ func New(cfg Config) (_ *Fetcher, err error) {
 	if cfg.Again.First <= 0 {
 		cfg.Again = DefaultAgain
 	}
+	cfg.chunk = cmp.Or(cfg.chunk, maxChunk)
 	if cfg.reached == nil {
 		cfg.reached = func(string) {}
 	}
@@ -160,7 +167,7 @@ func New(cfg Config) (_ *Fetcher, err error) {
 		err = f.cache.ForgetPulls(func(string) bool { return false })
 	}
 	if err == nil {
-		f.swarm, err = swarm.New(swarm.Config{Cache: f.cache, Name: cfg.Name, Config: peerwire.Config{
+		f.swarm, err = swarm.New(swarm.Config{Cache: f.cache, Name: cfg.Name, MaxChunk: cfg.chunk, Config: peerwire.Config{
 			Listener: cfg.Listener, AllowPeer: f.mayConnect, Member: f.member, Mine: f.mine, Vital: f.isAgent,
 			Upload: cfg.Limits.Upload, Download: cfg.Limits.Download,
 			TLS: cfg.TLS, Identity: cfg.Identity, Logger: cfg.Logger,

@@ -217,10 +217,18 @@ func arrive(t *testing.T, got *Build, want *build) {
 // One agent has a build segment by segment, while its region still downloads; six hosts
 // follow the recipe as it grows, trade, and the agent sends about one copy.
 func TestInStep(t *testing.T) {
-	for name, certs := range map[string]*certificates{"plain": nil, "over TLS": {identitytest.New(t, "test", nil)}} {
+	for name, c := range map[string]struct {
+		certs *certificates
+		hosts int
+		chunk int64
+	}{
+		"plain":           {hosts: 6},
+		"over TLS":        {hosts: 6, certs: &certificates{identitytest.New(t, "test", nil)}},
+		"pieces by parts": {hosts: 2, chunk: manifest.MinPieceLength / 4},
+	} {
+		certs, hosts := c.certs, c.hosts
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			const hosts = 6
 			b := newBuildOf(t, 1, 22<<20+5)
 			var names []string
 			for i := range hosts {
@@ -230,7 +238,7 @@ func TestInStep(t *testing.T) {
 			var all []*host
 			var peers []Peer
 			for _, name := range names {
-				h := newHost(t, certs, name, t.TempDir(), nil)
+				h := newHost(t, certs, name, t.TempDir(), func(cfg *Config) { cfg.chunk = c.chunk })
 				all, peers = append(all, h), append(peers, h.peer)
 			}
 			for _, h := range all {
@@ -603,7 +611,12 @@ func eventually(t *testing.T, holds func() bool) {
 // Neighbours that send noise, nothing, or another info dictionary hold a host up for a
 // moment; what it has at the end is the build.
 func TestBadNeighbours(t *testing.T) {
-	t.Parallel()
+	for name, chunk := range map[string]int64{"whole pieces": 0, "pieces by parts": manifest.MinPieceLength / 4} {
+		t.Run(name, func(t *testing.T) { t.Parallel(); badNeighbours(t, chunk) })
+	}
+}
+
+func badNeighbours(t *testing.T, chunk int64) {
 	b := newBuildOf(t, 12, 4<<20)
 	a := newAgent(t, nil, "host")
 	a.has(t, b, 0)
@@ -622,7 +635,7 @@ func TestBadNeighbours(t *testing.T) {
 		})
 		neighbours = append(neighbours, Peer{Name: name, ID: name, Addr: addrOf(l)})
 	}
-	h := newHost(t, nil, "host", t.TempDir(), nil)
+	h := newHost(t, nil, "host", t.TempDir(), func(cfg *Config) { cfg.chunk = chunk })
 	h.Peers(neighbours, []Peer{a.peer})
 	got, err := h.Build(b.whole())
 	if err != nil {

@@ -251,7 +251,7 @@ func (t *Torrent) engine() *torrent.Torrent { return t.inEngine.Load() }
 // begin gives the torrent to the engine, with what the cache has of it; nil for nothing.
 // The caller has the turn, and a place in openings.
 func (t *Torrent) begin(e *cache.Entry) error {
-	opts := torrent.AddTorrentOpts{InfoHash: metainfo.Hash(t.fetch.InfoHash), ChunkSize: chunkSize(t.fetch.Shape), DeferStorageOpen: true}
+	opts := torrent.AddTorrentOpts{InfoHash: metainfo.Hash(t.fetch.InfoHash), ChunkSize: t.swarm.chunkSize(t.fetch.Shape), DeferStorageOpen: true}
 	if e != nil {
 		if err := t.use(e); err != nil {
 			return err

@@ -29,7 +29,7 @@ import (
 )
 
 const (
-	// maxChunk bounds what is asked of a peer at a time, in bytes.
+	// maxChunk, where Config has no less, bounds what is asked of a peer at a time, in bytes.
 	maxChunk = 256 << 10
 	// stealGrace keeps the engine from asking a second peer for what the first
 	// is about to send. Two pieces of 128 KiB at a sixteenth of 20 Mbit/s take
@@ -61,6 +61,9 @@ type Config struct {
 	Fleet *Fleet
 	// OpenOfBuild is how many segments of a build the engine holds; 0 for 8.
 	OpenOfBuild int
+	// MaxChunk bounds what is asked of a peer at a time, in bytes; 0 for 256 KiB. Each
+	// connection by which such a peer sends keeps three times as much in memory.
+	MaxChunk int64
 
 	// patience is shortened by tests; the zero value means defaultPatience.
 	patience patience
@@ -406,7 +409,9 @@ func (s *Swarm) add(f Fetch, e *cache.Entry) (*Torrent, error) {
 // less the engine's queue of requests runs dry between pieces and a round trip is
 // lost each time. It follows from what was announced, since the engine fixes it
 // before the info is known.
-func chunkSize(s manifest.Shape) pp.Integer { return pp.Integer(min(s.PieceLength, maxChunk)) }
+func (s *Swarm) chunkSize(shape manifest.Shape) pp.Integer {
+	return pp.Integer(min(shape.PieceLength, maxChunk, cmp.Or(s.cfg.MaxChunk, maxChunk)))
+}
 
 // debugOnly lets the engine's own words through as debug output. It never says that they
 // could not be written: the engine panics then, and the reader of a log may go away.

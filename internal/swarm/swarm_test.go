@@ -576,3 +576,20 @@ func TestLogThatCannotBeWritten(t *testing.T) {
 	n := start(t, "agent", t.TempDir(), noLog)
 	finish(t, n.fetch(t, from, size, nil), content, s.addr)
 }
+
+// What is asked of a peer at a time is a piece, or what the Config or the engine bears.
+func TestChunkSize(t *testing.T) {
+	for _, c := range []struct{ piece, most, want int64 }{
+		{128 << 10, 0, 128 << 10},
+		{128 << 10, 1 << 20, 128 << 10},
+		{128 << 10, 32 << 10, 32 << 10},
+		{256 << 10, 128 << 10, 128 << 10},
+		{512 << 10, 0, maxChunk},
+		{512 << 10, 1 << 20, maxChunk},
+	} {
+		s := &Swarm{cfg: Config{MaxChunk: c.most}}
+		if got := s.chunkSize(manifest.Shape{PieceLength: c.piece}); int64(got) != c.want {
+			t.Errorf("pieces of %d, at most %d: %d, want %d", c.piece, c.most, got, c.want)
+		}
+	}
+}

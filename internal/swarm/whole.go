@@ -81,7 +81,7 @@ func (s *Swarm) SeedWhole(name string, shape manifest.Shape, entries []*cache.En
 		storage.entries = append(storage.entries, e)
 	}
 	w.torrent, _ = s.client.AddTorrentOpt(torrent.AddTorrentOpts{
-		InfoHash: w.infohash, InfoBytes: info, ChunkSize: chunkSize(shape), Storage: storage,
+		InfoHash: w.infohash, InfoBytes: info, ChunkSize: s.chunkSize(shape), Storage: storage,
 	})
 	s.wholes = append(s.wholes, w)
 	return file, nil
