@@ -25,8 +25,8 @@ import (
 const zoneLabel = "zone"
 
 // hostGCPercent is the garbage collector's setting, usually 100: the machine is its services'.
-// Most of the heap is buffers of connections, which are used again and again: 160 MB were
-// allocated while 1 GiB came, so that there is little to collect.
+// Most of the heap is buffers of connections, which are used again and again
+// (docs/performance.md has what it costs).
 const hostGCPercent = 10
 
 func hostCommand() *cli.Command {

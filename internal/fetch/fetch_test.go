@@ -214,7 +214,7 @@ func arrive(t *testing.T, got *Build, want *build) {
 	}
 }
 
-// One agent has a build segment by segment, while its region still downloads; six hosts
+// One agent has a build segment by segment, while its region still downloads; hosts
 // follow the recipe as it grows, trade, and the agent sends about one copy.
 func TestInStep(t *testing.T) {
 	for name, c := range map[string]struct {
