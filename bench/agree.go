@@ -80,7 +80,7 @@ func agree(ctx context.Context, s *fleetStack, c *cli.Context) error {
 			real[i] /= bound
 		}
 		row("real", real, float64(sent)/float64(cfg.Size), float64(twice-before)/float64(cfg.Size), fmt.Sprintf("%.2f", busy))
-		simulated, err := fleetsim.Run(cfg)
+		simulated, err := simulate(ctx, cfg, os.Stderr)
 		if err != nil {
 			return err
 		}

@@ -3,7 +3,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -12,6 +14,9 @@ import (
 	"github.com/landfall-dist/landfall/internal/command"
 	"github.com/landfall-dist/landfall/internal/size"
 )
+
+// fleetProgress is how often a simulation says how far it is.
+const fleetProgress = 10 * time.Second
 
 // fleetCommand is `make bench-fleet`.
 func fleetCommand() *cli.Command {
@@ -52,7 +57,7 @@ func fleetCommand() *cli.Command {
 				cfg.Pieces = fleetsim.Grain(cfg.Hosts, cfg.Size)
 			}
 			began := time.Now()
-			result, err := fleetsim.Run(cfg)
+			result, err := simulate(c.Context, cfg, c.App.ErrWriter)
 			if err != nil {
 				return err
 			}
@@ -63,4 +68,18 @@ func fleetCommand() *cli.Command {
 			return err
 		},
 	}
+}
+
+// simulate says meanwhile how far it is.
+func simulate(ctx context.Context, cfg fleetsim.Config, out io.Writer) (*fleetsim.Result, error) {
+	began := time.Now()
+	last := began
+	return fleetsim.Run(ctx, cfg, func(now time.Duration, lack int) {
+		if time.Since(last) < fleetProgress {
+			return
+		}
+		last = time.Now()
+		fmt.Fprintf(out, "after %.0f s: %.1f s are simulated, the bound is %.1f s; %d hosts lack the build\n",
+			last.Sub(began).Seconds(), now.Seconds(), cfg.Bound().Seconds(), lack)
+	})
 }

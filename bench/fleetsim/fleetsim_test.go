@@ -2,6 +2,8 @@ package fleetsim
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"math/rand/v2"
 	"reflect"
 	"testing"
@@ -21,14 +23,16 @@ func small() Config {
 	return c
 }
 
+func quiet(time.Duration, int) {}
+
 // Equal seeds give equal results; every host that lives comes to its end, and the agents
 // send little more than one copy.
 func TestSmall(t *testing.T) {
-	first, err := Run(small())
+	first, err := Run(t.Context(), small(), quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := Run(small())
+	again, err := Run(t.Context(), small(), quiet)
 	if err != nil || !reflect.DeepEqual(first, again) {
 		t.Errorf("the same seed gives another result: %v", err)
 	}
@@ -49,8 +53,24 @@ func TestSmall(t *testing.T) {
 	}
 	other := small()
 	other.Seed++
-	if second, err := Run(other); err != nil || reflect.DeepEqual(first.Fast, second.Fast) {
+	if second, err := Run(t.Context(), other, quiet); err != nil || reflect.DeepEqual(first.Fast, second.Fast) {
 		t.Errorf("another seed gives the same result: %v", err)
+	}
+}
+
+// Progress is told from the beginning, and a simulation ends with its context.
+func TestEndedEarly(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	told := 0
+	_, err := Run(ctx, small(), func(_ time.Duration, lack int) {
+		if told++; lack != 198 {
+			t.Errorf("at the beginning %d hosts lack the build, expected 198", lack)
+		}
+		cancel()
+	})
+	if !errors.Is(err, context.Canceled) || told != 1 {
+		t.Errorf("progress was told %d times, then: %v", told, err)
 	}
 }
 
@@ -59,7 +79,7 @@ func TestOneHost(t *testing.T) {
 	c := Default()
 	c.Hosts, c.Zones, c.Agents, c.AgentDies = 1, 1, 1, false
 	c.Slow, c.Dying, c.Late, c.Inflow, c.Size, c.Pieces = 0, 0, 0, 0, 1e8, 1
-	r, err := Run(c)
+	r, err := Run(t.Context(), c, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package fleetsim
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -35,6 +36,8 @@ const (
 	warmUp = 5 * time.Second
 	// mostBounds ends a simulation that does not.
 	mostBounds = 40
+	// progressEvents is after how many events progress is told: well below a second of one core.
+	progressEvents = 1 << 16
 )
 
 var epoch = time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
@@ -116,13 +119,20 @@ type world struct {
 	result    Result
 }
 
-// Run simulates.
-func Run(cfg Config) (*Result, error) {
+// Run simulates until ctx ends. progress is called now and then with the simulation's
+// time and how many hosts lack the build still.
+func Run(ctx context.Context, cfg Config, progress func(now time.Duration, lack int)) (*Result, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
 	w := newWorld(cfg)
 	for w.lack > 0 {
+		if w.result.Events%progressEvents == 0 {
+			if ctx.Err() != nil {
+				return nil, fmt.Errorf("simulating a region, %v of its time in: %w", w.now.Round(time.Millisecond), context.Cause(ctx))
+			}
+			progress(w.now, w.lack)
+		}
 		e, ok := w.agenda.next()
 		if !ok || e.at > mostBounds*cfg.Bound() {
 			break
