@@ -33,6 +33,10 @@ const (
 	minBuffer = 64 << 10
 	// maxTransportFrame bounds frames of HTTP/2 in bytes: the least that there may be.
 	maxTransportFrame = 16 << 10
+	// headerTable bounds what is kept of headers, so as to send them shorter the next time
+	// (RFC 7541, 2.3.2), in bytes, by both ends: nothing, since a stream has headers once. It
+	// would be 1 KiB a stream.
+	headerTable = 1
 )
 
 // RefusedError is an agent's answer to who may not have a stream, or not now.
@@ -111,7 +115,8 @@ func dial(ctx context.Context, cfg DialConfig) (*Stream, error) {
 		Protocols:           &protocols,
 		DisableCompression:  true,
 		HTTP2: &http.HTTP2Config{
-			MaxReadFrameSize: maxTransportFrame, MaxReceiveBufferPerConnection: minBuffer, MaxReceiveBufferPerStream: minBuffer,
+			MaxReadFrameSize: maxTransportFrame, MaxEncoderHeaderTableSize: headerTable,
+			MaxReceiveBufferPerConnection: minBuffer, MaxReceiveBufferPerStream: minBuffer,
 			SendPingTimeout: cfg.timing.lost, PingTimeout: cfg.timing.ping, WriteByteTimeout: cfg.timing.lost,
 		},
 	}

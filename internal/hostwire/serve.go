@@ -109,7 +109,7 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 		IdleTimeout:       helloTimeout,
 		MaxHeaderBytes:    maxHeader,
 		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: streamsPerConn, MaxReadFrameSize: maxTransportFrame,
+			MaxConcurrentStreams: streamsPerConn, MaxReadFrameSize: maxTransportFrame, MaxEncoderHeaderTableSize: headerTable,
 			MaxReceiveBufferPerConnection: minBuffer, MaxReceiveBufferPerStream: minBuffer,
 			SendPingTimeout: cfg.timing.lost, PingTimeout: cfg.timing.ping, WriteByteTimeout: cfg.timing.lost,
 		},
