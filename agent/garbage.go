@@ -15,8 +15,8 @@ const (
 	// to have 82 KiB each.
 	manyHosts        = 500
 	manyHostsPercent = 10
-	// freeInterval is how often what is free is given back to the system then: handshakes of
-	// TLS leave 4 KiB a stream.
+	// freeInterval is how often what is free is given back to the system then: hosts that come
+	// leave some 4 KiB each behind that nothing uses.
 	freeInterval = 10 * time.Second
 	// garbageInterval is how often it is looked how many there are.
 	garbageInterval = time.Second
